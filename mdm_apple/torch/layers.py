@@ -1,0 +1,245 @@
+"""The layers of a Matryoshka UNet in PyTorch, channels first.
+
+Attribute names are those of Apple's published checkpoints, so a state dict loads strictly.
+Sources: Gu et al. 2023 (arXiv:2310.15111) for the network, Perez et al. 2018 (FiLM) for the modulation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdm_apple.config import ATTENTION_GROUPS, ATTENTION_HEADS
+
+KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
+
+TEMPORAL_HEAD_WIDTH = 32
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with weight and bias at zero: a residual branch that starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def sinusoid(values: Tensor, width: int) -> Tensor:
+    """Sine then cosine of `values` (B,) at width/2 frequencies: (B, width), always fp32.
+
+    The exponent runs over k / (width / 2), not over k / (width / 2 - 1) as in some other code.
+    """
+    half = width // 2
+    steps = torch.arange(half, device=values.device, dtype=torch.float32)
+    angles = values.float()[:, None] * torch.exp(steps * (-math.log(10_000.0) / half))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def embed_scalar(values: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """Sinusoid, Linear, SiLU, Linear in fp32 whatever the surrounding precision: (B,) to (B, D)."""
+    with torch.autocast(values.device.type, enabled=False):
+        hidden = F.silu(_linear_fp32(first, sinusoid(values, first.in_features)))
+        return _linear_fp32(second, hidden)
+
+
+def _linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.float()
+    return F.linear(x, layer.weight.float(), bias)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class ResNet(nn.Module):
+    """Residual block whose second norm is scaled and shifted by the time embedding (FiLM)."""
+
+    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time_layer = nn.Linear(time_dim, 2 * c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
+        if c_in != c_out:
+            self.conv3 = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        film = self.time_layer(F.silu(temb))
+        if len(film) != len(h):  # video: every frame of a sample shares its row
+            film = film.repeat_interleave(len(h) // len(film), dim=0)
+        scale, shift = film[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        h = self.conv2(self.dropout(h))
+        shortcut = self.conv3(x) if hasattr(self, "conv3") else x
+        return shortcut + h
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels plus cross-attention to text with the same queries, then an FFN."""
+
+    def __init__(self, channels: int, text_width: int | None, ffn: bool) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(ATTENTION_GROUPS, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv2d(channels, channels, 1))
+        if text_width:
+            self.norm_cond = nn.LayerNorm(text_width)
+            self.kv_cond = nn.Linear(text_width, 2 * channels)
+        if ffn:
+            self.ffn = nn.Sequential(
+                nn.GroupNorm(ATTENTION_GROUPS, channels),
+                nn.Conv2d(channels, 4 * channels, 1),
+                nn.GELU(),
+                zeroed(nn.Conv2d(4 * channels, channels, 1)),
+            )
+
+    def keys_values(self, features: Tensor, mask: Tensor | None) -> KeysValues:
+        """Cross-attention keys and values of text features (B, L, width); they ignore the timestep.
+
+        Values of masked tokens are zeroed, so that a fully masked prompt contributes nothing.
+        """
+        k, v = self.kv_cond(self.norm_cond(features)).chunk(2, dim=-1)
+        if mask is not None:
+            v = v * mask[:, :, None].to(v.dtype)
+        return split_heads(k, ATTENTION_HEADS), split_heads(v, ATTENTION_HEADS)
+
+    def forward(self, x: Tensor, text: KeysValues | None, mask: Tensor | None) -> Tensor:
+        """x (B, C, H, W); text from `keys_values`; mask (B, 1, 1, L), True where attended."""
+        batch, channels, height, width = x.shape
+        pixels = pointwise(self.qkv, self.norm(x))  # (B, HW, 3C)
+        q, k, v = (split_heads(part, ATTENTION_HEADS) for part in pixels.chunk(3, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v)
+        if text is not None:
+            k, v = (_per_frame(part, batch) for part in text)
+            mask = None if mask is None else _per_frame(mask, batch)
+            out = out + F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = merge_heads(out).transpose(1, 2).reshape(batch, channels, height, width)
+        x = x + self.proj_out(out)
+        return x + self.ffn(x) if hasattr(self, "ffn") else x
+
+
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution as a matrix product: (B, C, H, W) to (B, HW, C_out)."""
+    rows = x.flatten(2).transpose(1, 2)
+    return F.linear(rows, conv.weight[:, :, 0, 0], conv.bias)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, C) to (B, heads, L, C / heads); a head is a contiguous group of channels."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, L, width) to (B, L, heads * width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _per_frame(x: Tensor, rows: int) -> Tensor:
+    return x if len(x) == rows else x.repeat_interleave(rows // len(x), dim=0)
+
+
+class SelfAttention1D(nn.Module):
+    """Self-attention over a sequence: text tokens, or the frames of one pixel."""
+
+    def __init__(self, channels: int, heads: int, rotary: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj_out = zeroed(nn.Linear(channels, channels))
+        if rotary:
+            self.pos_emb = RotaryEmbedding(channels // heads)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, C); mask (B, L), nonzero where a token may be attended."""
+        q, k, v = (split_heads(p, self.heads) for p in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        if hasattr(self, "pos_emb"):
+            q, k = self.pos_emb(q), self.pos_emb(k)
+        attend = None
+        if mask is not None:
+            mask = mask.bool()
+            v = v * mask[:, None, :, None].to(v.dtype)
+            attend = attendable(mask)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        return x + self.proj_out(merge_heads(out))
+
+
+def attendable(mask: Tensor) -> Tensor:
+    """Boolean (B, 1, 1, L) for attention from a boolean (B, L).
+
+    A fully masked row attends everywhere instead: softmax stays finite, and since masked values
+    are zeroed by the caller the result is zero.
+    """
+    return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary positions over neighbouring pairs of channels (Su et al. 2021, arXiv:2104.09864)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
+        self.freqs = nn.Parameter(10_000.0**-exponents, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, heads, T, width), rotated by its index along T."""
+        positions = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
+        angles = positions[:, None] * self.freqs.float()
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+
+
+class MLP(nn.Module):
+    """Residual LayerNorm, Linear, GELU, Linear."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 4 * channels),
+            nn.GELU(),
+            zeroed(nn.Linear(4 * channels, channels)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.main(x)
+
+
+class TextHeadLayer(nn.Module):
+    """One transformer layer over the projected text features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn = SelfAttention1D(width, ATTENTION_HEADS)
+        self.mlp = MLP(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.mlp(self.attn(x, mask))
+
+
+class TemporalAttention(nn.Module):
+    """Attention between frames at half the side of each frame, as a residual branch."""
+
+    def __init__(self, channels: int, rotary: bool) -> None:
+        super().__init__()
+        self.down_conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.up_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.attn = SelfAttention1D(channels, channels // TEMPORAL_HEAD_WIDTH, rotary)
+        self.mlp = MLP(channels)
+
+    def forward(self, x: Tensor, samples: int) -> Tensor:
+        """x (B T, C, H, W) with the T frames of each of `samples` = B in a row."""
+        h = self.down_conv(x)
+        rows, channels, height, width = h.shape
+        frames = rows // samples
+        tokens = h.unflatten(0, (samples, frames)).permute(0, 3, 4, 1, 2)  # (B, H, W, T, C)
+        tokens = self.mlp(self.attn(tokens.reshape(-1, frames, channels)))
+        h = tokens.reshape(samples, height, width, frames, channels).permute(0, 3, 4, 1, 2)
+        return x + self.up_conv(upsample_nearest(h.reshape(rows, channels, height, width)))
