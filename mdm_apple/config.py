@@ -141,7 +141,6 @@ class ScheduleConfig:
     beta_start: float = 1e-4  # linear only
     beta_end: float = 2e-2  # linear only
     shift_power: float | None = None  # SNR of a level is divided by scale**power; None: no shift
-    base_shift: float = 1.0  # SNR of every level is divided by this as well; 1 or less only
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_steps <= 100_000:
@@ -459,7 +458,9 @@ def _convert(kind: Any, value: object, where: str) -> object:
         return _convert(inner[0], value, where)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}.")
+            raise ConfigError(
+                f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}."
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -483,7 +484,9 @@ def _convert_dataclass(kind: Any, value: object, where: str) -> object:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {key!r}. {unknown_name(str(key), fields)}")
     for name, spec in fields.items():
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        required = (
+            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        )
         if required and name not in value:
             raise ConfigError(f"{where}: key {name!r} is missing.")
     built = {k: _convert(hints[k], v, f"{where}.{k}") for k, v in value.items()}

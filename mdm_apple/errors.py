@@ -1,4 +1,4 @@
-"""Refusals: errors whose message is one sentence for a person. The command line prints just that."""
+"""Refusals: errors whose message is a sentence for a person. The command line prints just that."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.split(".")[0]:
+        if error.name != package.split(".", maxsplit=1)[0]:
             raise
-        extra = _EXTRAS[package.split(".")[0]]
+        extra = _EXTRAS[package.split(".", maxsplit=1)[0]]
         raise MissingPackageError(
             f"{error.name} is not installed. Run: pip install 'mdm-apple[{extra}]'"
         ) from None

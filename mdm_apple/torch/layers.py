@@ -1,12 +1,14 @@
 """The layers of a Matryoshka UNet in PyTorch, channels first.
 
 Attribute names are those of Apple's published checkpoints, so a state dict loads strictly.
-Sources: Gu et al. 2023 (arXiv:2310.15111) for the network, Perez et al. 2018 (FiLM) for the modulation.
+Sources: Gu et al. 2023 (arXiv:2310.15111) for the network, Perez et al. 2018 (arXiv:1709.07871)
+for the modulation by time (FiLM).
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,10 @@ KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
 TEMPORAL_HEAD_WIDTH = 32
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def zeroed(layer: Layer) -> Layer:
     """The layer with weight and bias at zero: a residual branch that starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -45,8 +50,7 @@ def embed_scalar(values: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
 
 
 def _linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
-    bias = None if layer.bias is None else layer.bias.float()
-    return F.linear(x, layer.weight.float(), bias)
+    return F.linear(x, layer.weight.float(), layer.bias.float())
 
 
 def upsample_nearest(x: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        film = self.time_layer(F.silu(temb))
+        film = self.time_layer(F.silu(temb).to(self.time_layer.weight.dtype))
         if len(film) != len(h):  # video: every frame of a sample shares its row
             film = film.repeat_interleave(len(h) // len(film), dim=0)
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
@@ -81,7 +85,7 @@ class ResNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels plus cross-attention to text with the same queries, then an FFN."""
+    """Self-attention over pixels and cross-attention to text with the same queries, then an FFN."""
 
     def __init__(self, channels: int, text_width: int | None, ffn: bool) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class NestedUNet(UNet):
         x = unfold(x_t[0], grid_in)
         if self.config.normalize_input:
             x = x / x.flatten(1).std(dim=1)[:, None, None, None]
-        h = fold(self.conv_in(x), grid_in)
+        h = fold(self.conv_in(x.to(self.conv_in.weight.dtype)), grid_in)
         if features is not None:
             h = h + features
 
@@ -114,7 +114,5 @@ def build_on_meta(config: UNetConfig) -> UNet:
         return build_unet(config)
 
 
-def _first_rows(
-    keys_values: tuple[BlockKeysValues, ...], rows: int
-) -> tuple[BlockKeysValues, ...]:
+def _first_rows(keys_values: tuple[BlockKeysValues, ...], rows: int) -> tuple[BlockKeysValues, ...]:
     return tuple(tuple((k[:rows], v[:rows]) for k, v in block) for block in keys_values)

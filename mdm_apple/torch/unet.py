@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_apple.config import UNetConfig
+from mdm_apple.torch.inputs import check_images, checked_text
 from mdm_apple.torch.layers import (
     Attention,
     KeysValues,
@@ -24,7 +26,6 @@ from mdm_apple.torch.layers import (
     TextHeadLayer,
     attendable,
     embed_scalar,
-    sinusoid,
     upsample_nearest,
     zeroed,
 )
@@ -74,12 +75,12 @@ class Block(nn.Module):
                 TemporalAttention(width, config.temporal_positional_encoding)
                 for _ in range(layers * temporal_attention)
             )
-        if resample is not None:
-            self.resample = resample
+        self.resample = resample
         self.attention, self.temporal_attention = attention, temporal_attention
 
     def keys_values(self, features: Tensor, mask: Tensor | None) -> BlockKeysValues:
-        return tuple(a.keys_values(features, mask) for a in self.attn) if self.attention else ()
+        layers = cast("list[Attention]", list(self.attn)) if self.attention else []
+        return tuple(layer.keys_values(features, mask) for layer in layers)
 
     def layer(
         self, j: int, x: Tensor, temb: Tensor, text: BlockKeysValues, mask: Tensor | None
@@ -144,6 +145,7 @@ class UNet(nn.Module):
     def _add_blocks(self, text_width: int | None) -> None:
         config, channels = self.config, self.config.channels
         last = len(channels) - 1
+        attention = config.num_attention_layers
         temporal = config.num_temporal_attention_layers or (0,) * len(channels)
         skips = [channels[0]]
         down = []
@@ -151,8 +153,8 @@ class UNet(nn.Module):
             widths_in = [channels[max(i - 1, 0)]] + [width] * (config.num_resnets[i] - 1)
             resample = self._resample(width, stride=2) if i < last else None
             down.append(
-                Block(config, widths_in, width, config.num_attention_layers[i], temporal[i], resample, text_width)
-            )  # fmt: skip
+                Block(config, widths_in, width, attention[i], temporal[i], resample, text_width)
+            )
             skips += [width] * (config.num_resnets[i] + (i < last))
         self.down_blocks = nn.ModuleList(down)
         if config.mid_blocks:
@@ -171,8 +173,8 @@ class UNet(nn.Module):
                 running = width
             resample = self._resample(width, stride=1) if i else None
             up.append(
-                Block(config, widths_in, width, config.num_attention_layers[i], temporal[i], resample, text_width)
-            )  # fmt: skip
+                Block(config, widths_in, width, attention[i], temporal[i], resample, text_width)
+            )
         self.up_blocks = nn.ModuleList(up)
 
     def _resample(self, width: int, stride: int) -> nn.Module:
@@ -182,7 +184,9 @@ class UNet(nn.Module):
 
     # --- once per prompt ------------------------------------------------------------------
 
-    def condition(self, text_features: Tensor | None, text_mask: Tensor | None = None) -> Conditioning:
+    def condition(
+        self, text_features: Tensor | None, text_mask: Tensor | None = None
+    ) -> Conditioning:
         """Everything a prompt contributes, computed once for all timesteps.
 
         Args:
@@ -191,8 +195,8 @@ class UNet(nn.Module):
         """
         if self.config.text_width is None:
             return Conditioning(None, None, tuple(() for _ in self.config.levels))
-        check_text(self.config, text_features, text_mask)
-        pooled, features, mask = self.encode_text(text_features, text_mask)
+        given = checked_text(self.config, text_features, text_mask)
+        pooled, features, mask = self.encode_text(given, text_mask)
         return Conditioning(
             pooled,
             None if mask is None else attendable(mask),
@@ -222,8 +226,9 @@ class UNet(nn.Module):
 
     def run_blocks(self) -> list[Block]:
         """Blocks in the order in which a forward pass runs them."""
-        middle = list(self.mid_blocks) if self.config.inner is None and self.config.mid_blocks else []
-        return [*self.down_blocks, *middle, *self.up_blocks]  # type: ignore[list-item]
+        down, up = _blocks(self.down_blocks), _blocks(self.up_blocks)
+        runs_middle = self.config.inner is None and self.config.mid_blocks
+        return [*down, *(_blocks(self.mid_blocks) if runs_middle else []), *up]
 
     def level_modules(self) -> list[UNet]:
         """This level and those inside it, highest resolution first."""
@@ -261,13 +266,17 @@ class UNet(nn.Module):
         for name, default in self.config.micro_conditions.items():
             value = micros[name] if name in micros else torch.full_like(temb[:, 0], default)
             value = micro_value(name, value.float(), default)
-            first, second = self.cond_layers[name]  # type: ignore[misc]
+            first, second = cast("tuple[nn.Linear, nn.Linear]", self.cond_layers[name])
             temb = temb + embed_scalar(value, first, second)
         student = self.config.student
         if student and student.target_time and target_times is not None:
-            temb = temb + embed_scalar(target_times, self.temb_target_layer1, self.temb_target_layer2)
+            temb = temb + embed_scalar(
+                target_times, self.temb_target_layer1, self.temb_target_layer2
+            )
         if student and student.guidance and guidance is not None:
-            temb = temb + embed_scalar(guidance, self.temb_guidance_layer1, self.temb_guidance_layer2)
+            temb = temb + embed_scalar(
+                guidance, self.temb_guidance_layer1, self.temb_guidance_layer2
+            )
         return temb
 
     # --- once per step --------------------------------------------------------------------
@@ -298,13 +307,13 @@ class UNet(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """This level and all inside: predictions highest first, and the last hidden state."""
         (temb,), (text,) = tembs, keys_values
-        h = self.conv_in(x_t[0])
+        h = self.conv_in(x_t[0].to(self.conv_in.weight.dtype))
         if features is not None:
             h = h + features
         h, skips = self.run_down(h, temb, text, mask)
         if self.config.mid_blocks:
             n = len(self.down_blocks)
-            for k, block in enumerate(self.mid_blocks):
+            for k, block in enumerate(_blocks(self.mid_blocks)):
                 h = self._run(block, 0, h, temb, text[n + k] if text else (), mask)
         h = self.run_up(h, skips, temb, text, mask)
         return [self.output(h)], h
@@ -317,11 +326,11 @@ class UNet(nn.Module):
         mask: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
-        for i, block in enumerate(self.down_blocks):
+        for i, block in enumerate(_blocks(self.down_blocks)):
             for j in range(len(block.resnets)):
                 h = self._run(block, j, h, temb, text[i] if text else (), mask)
                 skips.append(h)
-            if hasattr(block, "resample"):
+            if block.resample is not None:
                 h = self._downsample(block.resample, h, len(temb))
                 skips.append(h)
         return h, skips
@@ -335,20 +344,20 @@ class UNet(nn.Module):
         mask: Tensor | None,
     ) -> Tensor:
         first = len(text) - len(self.up_blocks)
-        for i, block in enumerate(self.up_blocks):
+        for i, block in enumerate(_blocks(self.up_blocks)):
             for j in range(len(block.resnets)):
                 h = torch.cat([h, skips.pop()], dim=1)
                 h = self._run(block, j, h, temb, text[first + i] if text else (), mask)
-            if hasattr(block, "resample"):
+            if block.resample is not None:
                 h = self._upsample(block.resample, h, len(temb))
         return h
 
     def output(self, h: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(h))).float()
 
     def _run(
         self,
-        block: nn.Module,
+        block: Block,
         j: int,
         h: Tensor,
         temb: Tensor,
@@ -383,8 +392,12 @@ class UNet(nn.Module):
         )
 
 
+def _blocks(modules: nn.ModuleList) -> list[Block]:
+    return cast("list[Block]", list(modules))
+
+
 def micro_value(name: str, value: Tensor, default: float) -> Tensor:
-    """What is embedded for a micro-condition: `scale` is capped at its default, others times 1000."""
+    """What is embedded: `scale` capped at its default, any other micro-condition times 1000."""
     return value.clamp(max=default) if name == "scale" else value * 1000
 
 
@@ -403,31 +416,3 @@ def _pool(h: Tensor, mask: Tensor | None) -> Tensor:
         return h.mean(dim=1)
     weights = mask[:, :, None].to(h.dtype)
     return (h * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def check_text(config: UNetConfig, features: Tensor | None, mask: Tensor | None) -> None:
-    """Refuse text of the wrong shape at the public door. Raises ValueError."""
-    width = config.innermost.text_dim
-    if features is None or features.ndim != 3 or features.shape[2] != width:
-        got = None if features is None else tuple(features.shape)
-        raise ValueError(f"text_features: expected (B, L, {width}), got {got}.")
-    if mask is not None and mask.shape != features.shape[:2]:
-        raise ValueError(
-            f"text_mask: expected {tuple(features.shape[:2])} to match text_features, "
-            f"got {tuple(mask.shape)}. Pad or truncate the tokens."
-        )
-
-
-def check_images(config: UNetConfig, x_t: Sequence[Tensor], times: Tensor) -> None:
-    """Refuse images of the wrong count, side or batch at the public door. Raises ValueError."""
-    if len(x_t) != len(config.levels):
-        raise ValueError(f"x_t: expected {len(config.levels)} levels, got {len(x_t)}.")
-    rows = [len(x) for x in x_t]
-    if rows != sorted(rows) or rows[-1] != len(times):
-        raise ValueError(
-            f"x_t: batches may only grow towards lower resolution and the last must equal "
-            f"times, got {rows} and {len(times)}."
-        )
-    side = x_t[0].shape[-1]
-    if side % config.side_multiple:
-        raise ValueError(f"x_t: side must be a multiple of {config.side_multiple}, got {side}.")

@@ -1,0 +1,62 @@
+"""The `mdm` command. Each command lives in a module of its own, imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from mdm_apple import __version__
+from mdm_apple.errors import MdmError
+
+COMMANDS = {
+    "train": "Train a model on captioned pictures.",
+    "sample": "Make pictures from prompts.",
+    "import": "Turn an Apple checkpoint into a model folder.",
+    "fetch": "Download one of Apple's checkpoints and import it.",
+    "embed": "Compute text features once, for training or for apps.",
+    "convert": "Make a Core ML bundle from a model folder.",
+    "palettize": "Compress the weights of a bundle.",
+    "verify": "Prove a bundle against the model it came from.",
+    "inspect": "Parameters, sizes and operations of a model or a bundle.",
+    "demo": "The whole way, small: train, sample, convert, palettize, verify.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mdm_apple.cli.{cmd_name}_command")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mdm")
+def group() -> None:
+    """Matryoshka diffusion models from training to a phone."""
+
+
+def main() -> None:
+    """Run a command; a refusal is one sentence on stderr and exit code 1."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except MdmError as error:
+        click.echo(f"mdm: {error}", err=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

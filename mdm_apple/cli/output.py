@@ -1,0 +1,54 @@
+"""Results on stdout (text, or one JSON object), progress on stderr; options that commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mdm_apple.errors import MdmError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command says things."""
+
+    as_json: bool
+    quiet: bool
+
+    def say(self, text: str) -> None:
+        """Progress, for a person."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def result(self, values: dict[str, Any], text: str) -> None:
+        """What the command found or made."""
+        click.echo(json.dumps(values, ensure_ascii=False) if self.as_json else text)
+        sys.stdout.flush()
+
+
+def output_options(command: Command) -> Command:
+    """Adds --json and --quiet."""
+    command = click.option("--quiet", is_flag=True, help="No progress on stderr.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
+        command
+    )
+
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace what is there; without it nothing is overwritten."
+)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, unless told otherwise. An empty folder counts as absent."""
+    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    if occupied and not overwrite:
+        raise MdmError(f"{path} exists; choose another --out or add --overwrite.")

@@ -1,0 +1,105 @@
+"""Made pictures as files: bytes per pixel, grids, and PNGs that remember how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from mdm_apple.config import from_json
+from mdm_apple.errors import MdmError
+from mdm_apple.files import atomic_file
+
+RECIPE_KEY = "mdm"
+MAX_RECIPE = 1 << 16
+
+Pixels = NDArray[np.uint8]  # (B, H, W, 3)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What reproduces a picture: `mdm sample --like FILE.png`."""
+
+    prompt: str
+    negative: str
+    seed: int
+    sampler: str
+    steps: int | None
+    eta: float
+    guidance: float
+    threshold: str | None
+    grid: str
+    stop_at: int | None
+    model: str  # SHA-256 of the weights
+    backend: str
+    precision: str
+    version: str
+
+
+def to_pixels(images: NDArray[np.float32]) -> Pixels:
+    """(B, 3, H, W) in [-1, 1] to (B, H, W, 3) bytes."""
+    scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
+    return scaled.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def enlarge(pixels: Pixels, side: int) -> Pixels:
+    """Nearest-neighbour enlargement to `side`, so that low levels can stand beside high ones."""
+    factor = max(1, side // pixels.shape[1])
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def tile(pixels: Pixels, columns: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Pictures (B, H, W, 3) row by row on white: one (H', W', 3)."""
+    count, height, width, _ = pixels.shape
+    rows = -(-count // columns)
+    canvas = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8
+    )
+    for k in range(count):
+        top, left = k // columns * (height + gap), k % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = pixels[k]
+    return canvas
+
+
+def tile_levels(levels: Sequence[Pixels]) -> NDArray[np.uint8]:
+    """Every level of every picture, lowest first, enlarged to one size: a row per picture."""
+    side = max(level.shape[1] for level in levels)
+    shown = np.stack([enlarge(level, side) for level in reversed(levels)], axis=1)
+    return tile(shown.reshape(-1, side, side, 3), columns=len(levels))
+
+
+def save_png(path: Path, pixels: NDArray[np.uint8], recipe: Recipe | None = None) -> None:
+    """Write one picture (H, W, 3), atomically."""
+    info = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        info.add_itxt(RECIPE_KEY, json.dumps(asdict(recipe), ensure_ascii=False))
+    with atomic_file(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=info)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe inside a PNG made by `mdm sample`. Raises MdmError."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+            text = getattr(picture, "text", {}).get(RECIPE_KEY)
+    except FileNotFoundError:
+        raise MdmError(f"{path}: no such file.") from None
+    except (
+        OSError,
+        UnidentifiedImageError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):
+        raise MdmError(
+            f"{path}: expected a PNG made by mdm sample, but it is not readable."
+        ) from None
+    if text is None or len(text) > MAX_RECIPE:
+        raise MdmError(f"{path}: carries no recipe; only PNGs made by mdm sample do.")
+    return from_json(Recipe, str(text), str(path))

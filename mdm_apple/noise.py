@@ -1,0 +1,46 @@
+"""The one documented stream of noise, so that a seed means the same picture in every runtime.
+
+Level k, counted from the innermost = 0, of seed s reads
+`numpy.random.RandomState([s, k]).standard_normal` in (C, H, W) order, float64 rounded to float32:
+the initial noise first, then one draw per step. No level touches another's stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.errors import MdmError
+
+CHANNELS = 3
+MAX_SEED = 2**32 - 1
+
+
+class NoiseStream:
+    """Draws for one picture.
+
+    Args:
+        seed: 0 to 2**32 - 1.
+        sides: pixels of each level, highest first; a run that stops early names fewer levels.
+    """
+
+    def __init__(self, seed: int, sides: Sequence[int]) -> None:
+        if not 0 <= seed <= MAX_SEED:
+            raise MdmError(f"seed: expected 0 to {MAX_SEED}, got {seed}.")
+        levels = len(sides)
+        self._shapes = [(CHANNELS, side, side) for side in sides]
+        self._states = [np.random.RandomState([seed, levels - 1 - i]) for i in range(levels)]
+
+    def draw(self) -> list[NDArray[np.float32]]:
+        """The next normal of every level, highest first: float32 (3, side, side) each."""
+        return [
+            state.standard_normal(shape).astype(np.float32)
+            for state, shape in zip(self._states, self._shapes, strict=True)
+        ]
+
+
+def draw_batch(streams: Sequence[NoiseStream]) -> list[NDArray[np.float32]]:
+    """One draw of several pictures, stacked per level: float32 (B, 3, side, side) each."""
+    return [np.stack(level) for level in zip(*(s.draw() for s in streams), strict=True)]

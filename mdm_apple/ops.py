@@ -1,0 +1,75 @@
+"""The few things that operators cannot say, as a protocol and in NumPy.
+
+Images are (B, C, H, W) here and in torch, (B, H, W, C) in MLX; each implementation knows its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+
+
+class Ops(Protocol):
+    """What diffusion needs of a framework beyond arithmetic."""
+
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
+        """Elementwise clip; a bound is a number, an array that broadcasts, or None."""
+        ...
+
+    def abs_quantile(self, x: Array, q: float) -> Array:
+        """Quantile q of |x| per sample, linearly interpolated: (B, 1, 1, 1)."""
+        ...
+
+    def tanh(self, x: Array) -> Array: ...
+
+    def avg_pool(self, x: Array, factor: int) -> Array:
+        """Average over factor x factor squares of pixels."""
+        ...
+
+    def sample_mean(self, x: Array) -> Array:
+        """Mean over everything but the batch: (B,)."""
+        ...
+
+    def pad_rows(self, x: Array, rows: int) -> Array:
+        """x with zero rows appended up to a batch of `rows`."""
+        ...
+
+    def pick_frames(self, x: Array, grid: int, every: int) -> Array:
+        """Of images that tile grid x grid frames, keep each `every`-th frame, tiled again."""
+        ...
+
+
+class NumpyOps:
+    """Ops on (B, C, H, W) NumPy arrays."""
+
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
+        return np.clip(x, low, high)
+
+    def abs_quantile(self, x: Array, q: float) -> Array:
+        return np.quantile(np.abs(x).reshape(len(x), -1), q, axis=1).astype(x.dtype)[
+            :, None, None, None
+        ]
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def avg_pool(self, x: Array, factor: int) -> Array:
+        b, c, h, w = x.shape
+        return x.reshape(b, c, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
+
+    def sample_mean(self, x: Array) -> Array:
+        return x.reshape(len(x), -1).mean(axis=1)
+
+    def pad_rows(self, x: Array, rows: int) -> Array:
+        return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
+
+    def pick_frames(self, x: Array, grid: int, every: int) -> Array:
+        b, c, h, w = x.shape
+        frames = x.reshape(b, c, grid, h // grid, grid, w // grid).transpose(0, 2, 4, 1, 3, 5)
+        frames = frames.reshape(b, grid * grid, c, h // grid, w // grid)[:, ::every]
+        side = round(frames.shape[1] ** 0.5)
+        frames = frames.reshape(b, side, side, c, h // grid, w // grid).transpose(0, 3, 1, 4, 2, 5)
+        return frames.reshape(b, c, side * (h // grid), side * (w // grid))

@@ -1,0 +1,112 @@
+"""What a room of captioned pictures hands out: `Item`, `Dataset`, and the refusal `DataError`.
+
+Enters: captions and a function that reads one picture. Leaves: square RGB pictures, kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.errors import MdmError
+
+Pixels = NDArray[np.uint8]
+MAX_CAPTION_BYTES = 64 * 1024
+MAX_CACHE_BYTES = 1 << 30
+
+_BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
+
+
+class DataError(MdmError):
+    """Pictures or captions that cannot be used; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One captioned picture.
+
+    image: uint8 (side, side, 3), RGB in sRGB, read-only. caption: may be empty.
+    scale: pixels that the picture's shorter side really had, for the micro-condition of that name.
+    """
+
+    image: Pixels
+    caption: str
+    scale: float
+
+
+class Dataset:
+    """Captioned pictures in a fixed order, each read once and kept (the first 1 GiB of them).
+
+    Args:
+        side: pixels of the square pictures handed out.
+        captions: one per picture; the order is the order of the data set.
+        read: index to picture (uint8 (side, side, 3)) and its `scale`; may run in several threads.
+        fingerprint: hex SHA-256 over what defines content and order, to compare on resume.
+        warnings: sentences for the user about what was skipped or is poor.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        captions: Sequence[str],
+        read: Callable[[int], tuple[Pixels, float]],
+        fingerprint: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.side = side
+        self.fingerprint = fingerprint
+        self.warnings = list(warnings)
+        self._captions = list(captions)
+        self._read = read
+        kept = min(len(captions), MAX_CACHE_BYTES // (3 * side * side))
+        self._images = np.empty((kept, side, side, 3), np.uint8)  # pages are taken as they fill
+        self._scales = np.zeros(kept)
+        self._ready = np.zeros(kept, bool)
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def captions(self) -> list[str]:
+        """All captions in order; no picture is read."""
+        return list(self._captions)
+
+    def item(self, index: int) -> Item:
+        """The picture at `index` (0 to len - 1); raises DataError if its file cannot be read."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}.")
+        if index >= len(self._images):
+            image, scale = self._read(index)
+        else:
+            # Two threads may read one picture: both write the same bytes, and `ready` comes last.
+            if not self._ready[index]:
+                self._images[index], self._scales[index] = self._read(index)
+                self._ready[index] = True
+            image, scale = self._images[index], float(self._scales[index])
+        image.flags.writeable = False
+        return Item(image, self._captions[index], scale)
+
+
+def clean_caption(text: str) -> str:
+    """One line without control characters, lone surrogates or direction overrides; may be empty."""
+    kept = (
+        " " if char.isspace() else char
+        for char in text
+        if char.isspace()
+        or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS)
+    )
+    return " ".join("".join(kept).split())
+
+
+def hash_fields(fields: Iterable[object]) -> str:
+    """Hex SHA-256 of the fields in order; lengths are hashed too, so borders cannot shift."""
+    digest = hashlib.sha256()
+    for field in fields:
+        data = str(field).encode("utf-8", "surrogateescape")
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()

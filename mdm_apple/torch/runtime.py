@@ -1,0 +1,89 @@
+"""A model folder in PyTorch, ready to sample: `mdm_apple.generate.Runtime`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mdm_apple.config import ModelConfig
+from mdm_apple.diffusion import guide
+from mdm_apple.generate import Prompt
+from mdm_apple.loss import limit_output
+from mdm_apple.sampling import Denoise
+from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.train import EncodeText
+from mdm_apple.torch.unet import UNet
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FP32_MODULES = ("temb_", "cond_layers", "cond_emb", "lm_proj", "lm_head", "norm")
+
+
+class TorchRuntime:
+    """Network, text and device of one loaded model.
+
+    Args:
+        net: weights in place. encode: captions to features and mask; None without text.
+        precision: of convolutions and matrix products; embeddings, norms and the sampler stay fp32.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        net: UNet,
+        encode: EncodeText | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.config, self.ops = config, TorchOps()
+        self.device = torch.device(device)
+        self.net = prepare(net, self.device, precision)
+        self._encode = encode
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        """See `generate.Runtime`. Guidance runs as one batch, unconditional rows first."""
+        config, rows = self.config, len(prompts)
+        guided = guidance_scale != 1 and self._encode is not None
+        level = self.net.level_modules()[first_level]
+        with torch.inference_mode():
+            captions = [p.text for p in prompts]
+            if guided:
+                captions = [p.negative for p in prompts] + captions
+            text = self._encode(captions) if self._encode else (None, None)
+            conditioning = level.condition(*text)
+
+        @torch.inference_mode()
+        def denoise(x_t: list[Tensor], time: int) -> list[Tensor]:
+            times = torch.full((1,), time, device=self.device)
+            tembs = [t.expand(rows * (2 if guided else 1), -1) for t in level.embed(times)]
+            if guided:
+                x_t = [torch.cat([x, x]) for x in x_t]
+            out = level.denoise(x_t, tembs, conditioning)
+            out = [limit_output(o, config.diffusion, len(config.sides), self.ops) for o in out]
+            return [guide(o[rows:], o[:rows], guidance_scale) for o in out] if guided else out
+
+        return denoise
+
+    def image(self, x: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)
+
+    def numpy(self, x: Tensor) -> NDArray[np.float32]:
+        return x.float().cpu().numpy()
+
+
+def prepare(net: UNet, device: torch.device, precision: Precision = "fp32") -> UNet:
+    """The network on a device for inference: channels last, reduced precision where it is safe."""
+    net = net.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if precision != "fp32":
+        for name, module in net.named_modules():
+            keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not keep:
+                module.to(DTYPES[precision])
+    return net

@@ -1,0 +1,250 @@
+"""The training loop of both backends: schedule, metrics, checkpoints, validation, sample grids.
+
+Enters: a `Stepper` (torch or MLX), batches, a folder. Leaves: a model folder that can be sampled,
+converted, and resumed bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mdm_apple.batches import Batch, Loader
+from mdm_apple.config import ConfigError
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Batch sizes count pictures over all processes and accumulation steps."""
+
+    steps: int
+    batch_size: int = 32
+    accumulate: int = 1
+    lr: float = 1e-4
+    embedding_lr_scale: float = 1.0  # learning rate of token embeddings over the others'
+    warmup_steps: int = 100
+    decay_share: float = 0.0  # share of the run, at its end, over which lr falls to zero (cosine)
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    clip_norm: float = 2.0  # global gradient norm
+    ema_decay: float | None = 0.9999  # None: no averaged weights
+    ema_ramp: bool = True  # smaller decay at first, so that a short run shows in the average
+    ema_warmup_steps: int = 0  # updates during which the average just follows
+    caption_dropout: float = 0.1  # share of captions replaced by the empty one, for guidance
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False  # recompute activations instead of keeping them
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 10
+    validate_every: int = 500
+    sample_every: int = 0  # 0: none
+    validation_share: float = 0.0  # share of the pictures held out
+
+    def __post_init__(self) -> None:
+        positive = (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "lr",
+            "clip_norm",
+            "save_every",
+            "log_every",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}.")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"batch_size: expected a multiple of accumulate ({self.accumulate}), "
+                f"got {self.batch_size}."
+            )
+        for name in ("decay_share", "caption_dropout", "beta1", "beta2", "validation_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected 0 up to but not 1, got {getattr(self, name)}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: expected 0 up to but not 1, got {self.ema_decay}.")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Rate of step `step` (counted from 0): linear warm-up, flat, then a cosine to zero."""
+    rate = config.lr * min(1.0, max(1, step) / max(1, config.warmup_steps))
+    start = config.steps * (1 - config.decay_share)
+    if config.decay_share and step > start:
+        progress = (step - start) / max(1.0, config.steps - start)
+        rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return rate
+
+
+def ema_decay_at(config: TrainConfig, step: int) -> float:
+    """Decay of the average at update `step` (from 0)."""
+    if config.ema_decay is None or step < config.ema_warmup_steps:
+        return 0.0
+    return min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_ramp else config.ema_decay
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    loss: float
+    level_losses: tuple[float, ...]  # unweighted squared error per level, highest first
+    grad_norm: float  # before clipping
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a resumed run needs, as NumPy arrays by name."""
+
+    weights: Mapping[str, NDArray[np.float32]]
+    ema: Mapping[str, NDArray[np.float32]] | None
+    encoder: Mapping[str, NDArray[np.float32]] | None
+    encoder_ema: Mapping[str, NDArray[np.float32]] | None
+    optimizer: Mapping[str, NDArray[np.float32]]
+
+
+class Stepper(Protocol):
+    """One backend's network, optimiser and average."""
+
+    rank: int
+    world: int
+
+    def step(self, batch: Batch, index: int) -> StepMetrics:
+        """One optimisation step on this process's rows."""
+        ...
+
+    def validate(self, batch: Batch) -> float:
+        """Loss of the averaged weights, averaged over processes."""
+        ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+Save = Callable[[Snapshot, int], None]
+Draw = Callable[[Snapshot, Path], None]
+
+
+def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
+    """Rows of the whole batch that a process takes, in the order of its accumulation steps.
+
+    Strided, so that the first rows of the whole batch (which mixed-resolution training treats
+    differently) are the first rows of every part.
+    """
+    parts = world * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"batch_size: expected a multiple of processes x accumulate ({parts}), "
+            f"got {config.batch_size}."
+        )
+    strides = [
+        np.arange(rank + world * k, config.batch_size, parts) for k in range(config.accumulate)
+    ]
+    return np.concatenate(strides)
+
+
+def split_rows(batch: Batch, parts: int) -> list[Batch]:
+    """The accumulation steps of a batch, in order."""
+    size = len(batch.times) // parts
+    return [batch.rows(k * size, (k + 1) * size) for k in range(parts)]
+
+
+def train(
+    stepper: Stepper,
+    loader: Loader,
+    config: TrainConfig,
+    folder: Path,
+    start: int,
+    save: Save,
+    validation: Sequence[Batch] = (),
+    draw: Draw | None = None,
+    quiet: bool = False,
+) -> None:
+    """Run steps `start` .. `config.steps` - 1 and leave the folder at the last one.
+
+    Args:
+        loader: yields the batch of each step from `start` on, with this process's rows.
+        save: writes a snapshot as "all steps below N done"; called on rank 0 only.
+        draw: paints a sample grid from a snapshot to a file.
+    """
+    first = stepper.rank == 0
+    log = MetricsLog(folder / METRICS, start) if first else None
+    bar = tqdm(
+        total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
+    )
+    began, seen = time.perf_counter(), 0
+    for index, batch in zip(range(start, config.steps), loader, strict=False):
+        metrics = stepper.step(batch, index)
+        seen += config.batch_size
+        done = index + 1
+        if not math.isfinite(metrics.loss):
+            raise TrainingDivergedError(
+                f"loss is {metrics.loss} at step {index}; the last saved step is kept. "
+                "Lower --lr or raise --warmup."
+            )
+        rate = seen / (time.perf_counter() - began)
+        bar.set_postfix_str(f"loss {metrics.loss:.4f}, {rate:.1f} images/s", refresh=False)
+        bar.update()
+        if log and (done % config.log_every == 0 or done == config.steps):
+            log.write(index, metrics, learning_rate(config, index), rate)
+        if validation and (done % config.validate_every == 0 or done == config.steps):
+            losses = [stepper.validate(b) for b in validation]
+            if log:
+                log.write_validation(index, float(np.mean(losses)))
+        painting = draw and config.sample_every and done % config.sample_every == 0
+        if first and (done % config.save_every == 0 or done == config.steps or painting):
+            snapshot = stepper.snapshot()
+            save(snapshot, done)
+            if painting and draw:
+                (folder / SAMPLES).mkdir(exist_ok=True)
+                draw(snapshot, folder / SAMPLES / f"step_{done:07d}.png")
+    bar.close()
+
+
+class TrainingDivergedError(ConfigError):
+    """The loss stopped being a number."""
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl; a resumed run first drops lines at or after its first step."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path = path
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:  # the last line of a killed run
+                    continue
+                if entry["step"] < start:
+                    kept.append(line)
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, step: int, metrics: StepMetrics, lr: float, images_per_second: float) -> None:
+        self._append(
+            {
+                "step": step,
+                "loss": metrics.loss,
+                "level_losses": metrics.level_losses,
+                "grad_norm": metrics.grad_norm,
+                "lr": lr,
+                "images_per_second": round(images_per_second, 2),
+            }
+        )
+
+    def write_validation(self, step: int, loss: float) -> None:
+        self._append({"step": step, "validation_loss": loss})
+
+    def _append(self, entry: dict[str, object]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,17 @@
+"""Every tolerance of the parity tests, with its reason.
+
+Errors are relative to the largest |reference| unless said otherwise.
+"""
+
+FORWARD = 1e-5  # fp32 network against the reference's fp32 network
+LOSS = 1e-5  # with the alpha_bar table rounded as the reference rounds it
+TRAJECTORY = {"torch": 1e-4, "mlx": 1e-3}  # errors of up to 1000 steps add up
+FLOAT64_TABLE = 1e-3  # losses and trajectories with our float64 table instead
+BASE_SCHEDULE = 1e-6  # absolute; the reference rounds to float32
+SHIFTED_SCHEDULE = 1e-5  # absolute; the reference shifts in float32
+VDM_WEIGHTS = 1e-3  # relative; float32 cancellation in the reference, 8e-4 at the last step
+TRAIN_WEIGHTS = 5e-5  # absolute, where some |grad| is at least TRAIN_GRAD_FLOOR
+# Biases in front of a norm have a true gradient of zero; fp32 noise there reaches 2e-8, and Adam
+# turns any noise into full steps. Elements below the floor are held only to the sum of the steps.
+TRAIN_GRAD_FLOOR = 1e-7
+TRAIN_SCALARS = 1e-5  # relative: loss and gradient norm per step
