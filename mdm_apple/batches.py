@@ -117,16 +117,15 @@ class BatchPlan:
         """Pictures in an epoch."""
         return len(self._pool)
 
-    def indices(self, step: int, start: int = 0, stop: int | None = None) -> Indices:
-        """Data set indices of rows start to stop of `step`: int64."""
-        stop = self.batch_size if stop is None else stop
-        if step < 0 or not 0 <= start <= stop <= self.batch_size:
+    def indices(self, step: int, rows: Sequence[int] | Indices | None = None) -> Indices:
+        """Data set indices of some rows of `step`, by default all: int64."""
+        wanted = np.arange(self.batch_size) if rows is None else np.asarray(rows, np.int64)
+        if step < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.batch_size):
             raise DataError(
-                f"rows: expected a part of the {self.batch_size} rows of a step from 0 on, got "
-                f"{start} to {stop} of step {step}."
+                f"rows: expected some of the {self.batch_size} rows of a step from 0 on, got "
+                f"{wanted.tolist()} of step {step}."
             )
-        first = step * self.batch_size
-        positions = np.arange(first + start, first + stop)
+        positions = step * self.batch_size + wanted
         epochs, within = np.divmod(positions, self.epoch_len)
         chosen = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -148,9 +147,13 @@ def validation_rows(n: int, share: float, seed: int) -> Indices:
 
 
 def make_batch(
-    dataset: Dataset, indices: Sequence[int] | Indices, draws: Draws, step: int, first_row: int = 0
+    dataset: Dataset,
+    indices: Sequence[int] | Indices,
+    draws: Draws,
+    step: int,
+    rows: Sequence[int] | Indices | None = None,
 ) -> Batch:
-    """Read the pictures at `indices` and draw for rows first_row, first_row + 1, ... of `step`.
+    """Read the pictures at `indices` and draw for those rows of `step`, by default 0, 1, ...
 
     Raises DataError if a picture cannot be read.
     """
@@ -166,20 +169,21 @@ def make_batch(
     times = np.empty(count, np.int64)
     noise = [np.empty((count, CHANNELS, side, side), np.float32) for side in draws.sides]
     stream = _RowStream(draws.seed)
-    for row, index in enumerate(indices):
+    numbers = range(count) if rows is None else rows
+    for row, (number, index) in enumerate(zip(numbers, indices, strict=True)):
         item = dataset.item(int(index))
         images[row] = item.image.transpose(2, 0, 1)
         scale[row] = item.scale
-        uniform = stream.at(0, first_row + row, step).random(3)
+        uniform = stream.at(0, int(number), step).random(3)
         captions.append("" if uniform[0] < draws.caption_dropout else item.caption)
         times[row] = _timestep(draws.diffusion, uniform[1], uniform[2])
         for place, level in enumerate(noise):
-            normal = stream.at(len(noise) - place, first_row + row, step)
+            normal = stream.at(len(noise) - place, int(number), step)
             normal.standard_normal(dtype=np.float32, out=level[row])
     images /= np.float32(127.5)
     images -= np.float32(1)
-    rows = np.asarray(indices, np.int64)
-    return Batch(images, captions, {"scale": scale}, rows, times, noise)
+    picked = np.asarray(indices, np.int64)
+    return Batch(images, captions, {"scale": scale}, picked, times, noise)
 
 
 class Loader:
@@ -189,7 +193,7 @@ class Loader:
     worker raises is raised at the step it belongs to, and ends the loader.
 
     Args:
-        rows: start and stop of the rows of each step that this rank takes; None for all.
+        rows: the rows of each step that this process takes, in its order; None for all.
         start_step: number of steps done; the only state to save. stop_step: None for no end.
         workers: threads, each making one batch at a time; 0 to make batches when asked for.
     """
@@ -200,7 +204,7 @@ class Loader:
         plan: BatchPlan,
         draws: Draws,
         *,
-        rows: tuple[int, int] | None = None,
+        rows: Sequence[int] | Indices | None = None,
         start_step: int = 0,
         stop_step: int | None = None,
         workers: int = 1,
@@ -208,8 +212,8 @@ class Loader:
         if workers < 0:
             raise DataError(f"workers: expected 0 or more, got {workers}.")
         self._dataset, self._plan, self._draws = dataset, plan, draws
-        self._rows = rows or (0, plan.batch_size)
-        plan.indices(start_step, *self._rows)  # refuses impossible rows here, not in a thread
+        self._rows = np.arange(plan.batch_size) if rows is None else np.asarray(rows, np.int64)
+        plan.indices(start_step, self._rows)  # refuses impossible rows here, not in a thread
         ahead = itertools.count(start_step)
         self._ahead = ahead if stop_step is None else iter(range(start_step, stop_step))
         self._depth = workers + 1
@@ -252,9 +256,8 @@ class Loader:
         self.close()
 
     def _make(self, step: int) -> Batch:
-        start, stop = self._rows
-        indices = self._plan.indices(step, start, stop)
-        return make_batch(self._dataset, indices, self._draws, step, start)
+        indices = self._plan.indices(step, self._rows)
+        return make_batch(self._dataset, indices, self._draws, step, self._rows)
 
 
 class _RowStream:

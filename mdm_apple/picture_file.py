@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -96,7 +95,7 @@ def _square(image: Image.Image, side: int) -> Pixels:
     if alpha:
         square = Image.composite(square, Image.new("RGB", square.size, "white"), alpha)
     # The centre square turns into itself, so turning it last gives the same picture for less work.
-    return np.array(square.transpose(turn) if turn else square)
+    return np.array(square if turn is None else square.transpose(turn))
 
 
 def _resizable(image: Image.Image) -> Image.Image:
@@ -113,7 +112,7 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
     if isinstance(profile, bytes) and profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            target: Any = ImageCms.createProfile("sRGB")  # pyright: ignore[reportUnknownMemberType]
+            target = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
             return converted or image.convert("RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):

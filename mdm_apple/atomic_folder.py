@@ -1,0 +1,220 @@
+"""The files of a model folder, replaced all together or not at all.
+
+A save writes every file into `.saving`, then renames that folder to `.commit`: this one rename is
+the moment at which the new save counts. Then the files move to their places and `.commit` goes.
+Whatever moment a process is killed at, a reader finds one complete save: the files that are still
+in `.commit`, the rest in place. The next save, or `finish_save`, completes the moves.
+
+`hashes.json` lists size and SHA-256 of the files. It stands apart from them because no file can
+hold its own hash, and because it doubles as the list of what belongs to a save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import TypeVar, cast
+
+from mdm_apple.errors import MdmError
+from mdm_apple.files import file_sha256
+from mdm_apple.tensorfile import Written, write_bytes
+
+HASHES = "hashes.json"
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "ema.safetensors",
+    "text_encoder.safetensors",
+    "text_encoder_ema.safetensors",
+    "tokenizer.model",
+    "training.safetensors",
+    "training.json",
+)
+_SAVING, _COMMIT = ".saving", ".commit"
+
+T = TypeVar("T")
+
+
+class CheckpointError(MdmError):
+    """A model folder that cannot be written, or does not hold what it should; one sentence."""
+
+
+def replace_files(folder: Path, writers: Mapping[str, Callable[[Path], Written]]) -> None:
+    """Make the files of `writers` the contents of the folder, and remove the other FILES.
+
+    Each writer creates and syncs the file at the path it is given. Other files, such as
+    metrics.jsonl, are left alone. Raises CheckpointError, with the previous save untouched.
+    """
+    assert set(writers) <= set(FILES), "a save consists of known names"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            _finish(folder)
+            _stage(folder / _SAVING, writers)
+            os.rename(folder / _SAVING, folder / _COMMIT)
+            _sync(folder)
+            _finish(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be saved; {_reason(error)}") from None
+
+
+def finish_save(folder: Path) -> None:
+    """Complete a save that was interrupted after it counted; call before training resumes."""
+    try:
+        with _locked(folder):
+            _finish(folder)
+            _remove(folder / _SAVING)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be tidied; {_reason(error)}") from None
+
+
+def read_file(folder: Path, name: str, read: Callable[[Path], T]) -> T:
+    """Apply `read` to the current version of one file, also while a save is moving it."""
+    path = locate(folder, name)
+    try:
+        return read(path)
+    except MdmError:
+        moved = locate(folder, name)
+        if moved == path:
+            raise
+        return read(moved)
+
+
+def locate(folder: Path, name: str) -> Path:
+    """Where the current version of a file is; raises CheckpointError where there is none."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such model folder.")
+    commit = folder / _COMMIT
+    pending = _read_hashes(commit / HASHES)
+    place = commit / name if pending is not None and (commit / name).exists() else folder / name
+    if (pending is not None and name not in pending) or not place.is_file():
+        raise CheckpointError(f"{folder}: holds no {name}.")
+    return place
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Whether the current save has this file."""
+    try:
+        locate(folder, name)
+    except CheckpointError:
+        return False
+    return True
+
+
+def recorded_hashes(folder: Path) -> dict[str, Written]:
+    """Size and SHA-256 of every file of the current save, as they were written."""
+    hashes = _read_hashes(folder / _COMMIT / HASHES) or _read_hashes(folder / HASHES)
+    if hashes is None:
+        raise CheckpointError(f"{folder}: holds no {HASHES}, so its files cannot be checked.")
+    return hashes
+
+
+def verify_files(folder: Path) -> None:
+    """Raise CheckpointError unless every file is byte for byte what was saved; reads them all."""
+    changed = [
+        name
+        for name, written in recorded_hashes(folder).items()
+        if not has_file(folder, name) or file_sha256(locate(folder, name)) != written.sha256
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: {', '.join(changed)} changed since the save; restore the folder from a "
+            "copy."
+        )
+
+
+def _stage(saving: Path, writers: Mapping[str, Callable[[Path], Written]]) -> None:
+    _remove(saving)
+    saving.mkdir()
+    try:
+        hashes = {name: write(saving / name) for name, write in writers.items()}
+        listing = {name: {"size": w.size, "sha256": w.sha256} for name, w in hashes.items()}
+        write_bytes(saving / HASHES, (json.dumps(listing, indent=2) + "\n").encode())
+        _sync(saving)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(saving)
+        raise
+
+
+def _finish(folder: Path) -> None:
+    """Move the files of a save that counts into place; may be interrupted and repeated."""
+    commit = folder / _COMMIT
+    if commit.is_symlink():
+        raise CheckpointError(f"{folder}: {_COMMIT} is a link, which no save leaves; remove it.")
+    hashes = _read_hashes(commit / HASHES)
+    if hashes is not None:
+        for name in FILES:
+            if name in hashes and (commit / name).exists():
+                os.replace(commit / name, folder / name)
+            elif name not in hashes:
+                (folder / name).unlink(missing_ok=True)
+        _sync(folder)
+        os.replace(commit / HASHES, folder / HASHES)
+        _sync(folder)
+    _remove(commit)
+
+
+def _read_hashes(path: Path) -> dict[str, Written] | None:
+    """The listing, or None where there is none; raises CheckpointError where it is no listing."""
+    try:
+        with path.open("rb") as file:
+            data: object = json.loads(file.read(1 << 16))
+        entries = cast("dict[str, dict[str, object]]", data)
+        if not set(entries) <= set(FILES):
+            raise ValueError
+        return {
+            name: Written(int(str(entry["size"])), str(entry["sha256"]))
+            for name, entry in entries.items()
+        }
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: damaged; restore the folder from a copy.") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Hold the folder for one writer; the system lets go when the process ends, however it ends."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder}: another process is saving there; choose a different folder or stop it."
+            ) from None
+        except OSError as error:  # some network drives know no locks
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full or a file size limit is reached. Free space and try again."
+    return f"{(error.strerror or str(error)).lower()}."
