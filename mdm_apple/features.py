@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mdm_apple.config import TextConfig
 from mdm_apple.files import atomic_file
+from mdm_apple.tensorfile import from_bfloat16, to_bfloat16
 from mdm_apple.text import TextError, TextFeatures, clean_caption, shown
 
 Encode = Callable[[list[str]], TextFeatures[NDArray[np.float32]]]
@@ -227,17 +228,6 @@ class FeatureCache:
 
 def caption_digest(cleaned: str) -> bytes:
     return hashlib.sha256(cleaned.encode()).digest()
-
-
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, ties to even; a NaN stays one."""
-    bits = np.ascontiguousarray(values, "<f4").view("<u4").astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2")
-
-
-def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    return (bits.astype("<u4") << 16).view("<f4")
 
 
 Tensors = dict[str, tuple[str, tuple[int, ...], int]]  # name -> dtype, shape, first byte

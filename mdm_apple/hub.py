@@ -103,15 +103,16 @@ def fetch_encoder(source: str, revision: str | None, into: Path) -> FetchedEncod
 
 def _download(source: str, revision: str | None, into: Path, names: Iterable[str]) -> str:
     """Fetch those of the files that the repository has; returns the commit they come from."""
-    hub = require("huggingface_hub")
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     try:
         commit = hub.HfApi().model_info(source, revision=revision, timeout=30).sha
         hub.snapshot_download(
             source, revision=commit, local_dir=into, allow_patterns=list(names), max_workers=4
         )
-    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise HubError(
-            f"{source}: no such public repository or revision {revision!r} on Hugging Face."
+            f"{source}: Hugging Face has no such repository at revision {revision or 'main'!r}, "
+            "or it is not open to you; check the name."
         ) from None
     except Exception as error:  # the client raises whatever its transport does, which has changed
         if not _is_transport_error(error):
@@ -125,8 +126,9 @@ def _download(source: str, revision: str | None, into: Path, names: Iterable[str
 
 def _is_transport_error(error: Exception) -> bool:
     """Errors of the system, of the hub client, and of the HTTP client under it."""
-    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError) or bool(modules & {"huggingface_hub", "httpx", "requests"})
+    origins = tuple(kind.__module__ for kind in type(error).__mro__)
+    clients = ("huggingface_hub", "httpx", "requests", "urllib3")
+    return isinstance(error, OSError) or any(origin.startswith(clients) for origin in origins)
 
 
 def read_encoder_folder(folder: Path) -> EncoderFolder:

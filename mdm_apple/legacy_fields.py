@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from mdm_apple.config import (
     MAX_NEST,
@@ -21,8 +21,8 @@ from mdm_apple.config import (
     ScheduleKind,
     Threshold,
     UNetConfig,
-    unknown_name,
 )
+from mdm_apple.legacy_values import Fields
 
 _SCHEDULES: dict[str, ScheduleKind] = {
     "COSINE": "cosine",
@@ -37,8 +37,6 @@ _THRESHOLDS: dict[str, Threshold] = {
     "DYNAMIC": "dynamic",
     "DYNAMIC_IF": "dynamic_if",
 }
-
-Choice = TypeVar("Choice", bound=str)
 
 
 def unet_config_from_apple(
@@ -288,123 +286,3 @@ def _nested_loss(
 
 def _broadcast(values: tuple[int, ...], stages: int) -> tuple[int, ...]:
     return values * stages if len(values) == 1 else values
-
-
-class Fields:
-    """One mapping of Apple's fields: each is taken by name with its type checked, the rest reported."""
-
-    def __init__(self, fields: Mapping[str, Any], where: str, notices: list[str] | None) -> None:
-        self.where, self._fields, self._notices = where, fields, notices
-        self._known: set[str] = set()
-
-    def value(self, name: str, default: Any) -> Any:
-        """The field, or `default` where it is absent."""
-        self._known.add(name)
-        return self._fields.get(name, default)
-
-    def discard(self, *names: str) -> None:
-        """Mark fields as known that need no conversion."""
-        self._known.update(names)
-
-    def notice(self, sentence: str) -> None:
-        if self._notices is None:
-            raise ConfigError(sentence)
-        self._notices.append(sentence)
-
-    def close(self) -> None:
-        """Report every field that nothing took."""
-        for name in self._fields:
-            if name not in self._known:
-                hint = unknown_name(str(name), self._known)
-                hint = f" {hint}" if hint.startswith("Did") else ""
-                self.notice(f"{self.where}: unknown key {str(name)[:60]!r} is not used.{hint}")
-
-    def mapping(self, name: str) -> Mapping[str, Any] | None:
-        value = self.value(name, None)
-        if value is not None and not isinstance(value, Mapping):
-            raise self._unexpected(name, "a group of fields", value)
-        return value  # pyright: ignore[reportUnknownVariableType]
-
-    def section(self, name: str) -> Fields:
-        return Fields(self.mapping(name) or {}, f"{self.where}.{name}", self._notices)
-
-    def integer(self, name: str, default: int) -> int:
-        value = self.value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._unexpected(name, "a whole number", value)
-        return value
-
-    def dimension(self, name: str) -> int | None:
-        """A width; -1, 0 and null all mean that there is none."""
-        value = self.value(name, None)
-        if value is None:
-            return None
-        return self.integer(name, -1) if self.integer(name, -1) > 0 else None
-
-    def number(self, name: str, default: float) -> float:
-        value = self.value(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._unexpected(name, "a number", value)
-        if abs(value) > 1e30 or not math.isfinite(value):
-            raise self._unexpected(name, "a finite number", value)
-        return float(value)
-
-    def optional_number(self, name: str) -> float | None:
-        return None if self.value(name, None) is None else self.number(name, 0.0)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.value(name, default)
-        if value not in (True, False, 0, 1):
-            raise self._unexpected(name, "true or false", value)
-        return bool(value)
-
-    def text(self, name: str, default: str) -> str:
-        value = self.value(name, None)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self._unexpected(name, "text in quotes", value)
-        return value
-
-    def numbers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A list of whole numbers, as a list, as text with commas, or as one number."""
-        value = self.value(name, default)
-        if value is None:
-            return ()
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",")] if value.strip() else []
-            if not all(part.lstrip("-").isdigit() and len(part) <= 9 for part in value):
-                raise self._unexpected(name, "whole numbers with commas between", value)
-            value = [int(part) for part in value]
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = [value]
-        if not isinstance(value, (list, tuple)) or len(value) > 64:  # pyright: ignore[reportUnknownArgumentType]
-            raise self._unexpected(name, "a list of at most 64 whole numbers", value)
-        items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            raise self._unexpected(name, "a list of whole numbers", items)
-        return tuple(item for item in items if isinstance(item, int))
-
-    def ratio(self, name: str, levels: int) -> tuple[float, ...] | None:
-        """Numbers with colons between, one per level, such as '16:4:1'."""
-        text = self.text(name, "")
-        if text in ("", "None"):
-            return None
-        try:
-            parts = tuple(float(part) for part in text.split(":"))
-        except ValueError:
-            parts = ()
-        if len(parts) != levels or not all(math.isfinite(p) and p >= 0 for p in parts):
-            raise self._unexpected(name, f"{levels} numbers with colons between", text)
-        return parts
-
-    def choice(self, name: str, options: dict[str, Choice], default: str) -> Choice:
-        value = self.value(name, default)
-        if not isinstance(value, str) or value.upper() not in options:
-            raise self._unexpected(name, f"one of {', '.join(options)}", value)
-        return options[value.upper()]
-
-    def _unexpected(self, name: str, expected: str, value: object) -> ConfigError:
-        huge = isinstance(value, int) and value.bit_length() > 64  # too long to print
-        shown = "a huge number" if huge else repr(value)[:60]
-        return ConfigError(f"{self.where}.{name}: expected {expected}, got {shown}.")

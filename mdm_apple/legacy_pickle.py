@@ -1,4 +1,4 @@
-"""A pickle walked without unpickling: tensors and plain values come out, nothing is imported or run.
+"""A pickle walked without unpickling: tensors and plain values come out, nothing is run.
 
 Enters: the bytes of a `data.pkl` that torch.save wrote. Leaves: the object they describe, in which
 tensors are `TensorRef`s (where in which storage), and whatever would need a class or a call is an
@@ -327,9 +327,9 @@ def _tensor(values: tuple[object, ...]) -> TensorRef:
 
 
 def _storage(argument: object) -> StorageRef:
-    values = cast("tuple[object, ...]", argument) if isinstance(argument, tuple) else ()
+    values = list(cast("tuple[object, ...]", argument)) if isinstance(argument, tuple) else []
     if len(values) in (5, 6) and values[0] == "storage":
-        _, kind, key, location, count = values[:5]
+        kind, key, location, count = values[1:5]
         known = isinstance(kind, _Global) and kind.name in _STORAGES
         if known and isinstance(key, str) and isinstance(location, str) and _is_count(count):
             return StorageRef(key, _STORAGES[cast(_Global, kind).name], cast(int, count))
@@ -352,9 +352,12 @@ def _are_counts(value: object) -> bool:
 
 
 _LITERALS = frozenset(
-    """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
-    UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8""".split()
-)
+    {
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+        "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
+        "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"
+    }
+)  # fmt: skip
 _CONSTANTS: dict[str, Callable[[], object]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,

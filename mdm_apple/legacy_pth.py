@@ -104,7 +104,7 @@ def read_pth(path: Path) -> PthReport:
 
 
 def check_zip(path: Path) -> None:
-    """Raise PthError unless the file is one whole archive of torch.save; reads its directory only."""
+    """Raise PthError unless the file is one whole archive of torch.save; reads no tensors."""
     try:
         _Archive(_map(path))
     except PthError as error:
@@ -203,8 +203,8 @@ class _Archive:
         start, size = self._place(f"data/{storage.key}")
         if size != storage.count * item:
             raise PthError(
-                f"{name!r}: its storage should be {storage.count * item} bytes, but the archive holds "
-                f"{size}."
+                f"{name!r}: its storage should be {storage.count * item} bytes, but the archive "
+                f"holds {size}."
             )
         count = math.prod(ref.shape)
         reach = sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
@@ -288,7 +288,8 @@ class _Archive:
             packed, size, header = _wide(extra, fields[8], fields[9], fields[16])
             if fields[3] & 1 or fields[4] != 0 or packed != size:
                 raise PthError(
-                    f"its entry {name[:60]!r} is compressed or encrypted, which torch.save never does."
+                    f"its entry {name[:60]!r} is compressed or encrypted, which torch.save never "
+                    "does."
                 )
             entries[name] = _Entry(header, size)
             at = name_end + fields[11] + fields[12]

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from mdm_apple.config import ConfigError, ModelConfig, Provenance, TextConfig, unknown_name
-from mdm_apple.legacy_fields import Fields, diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.legacy_fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.legacy_values import Fields
 from mdm_apple.presets import FLAN_T5
 
 MAX_BYTES = 256 * 1024
@@ -29,41 +30,52 @@ _DEPTH_OF_MODEL = {
     "nested4_unet": 5,
 }
 
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
 # settings of the original's programs that say nothing about the network, the noise or the text
-_PROGRAM_KEYS = frozenset(
-    """avg_lm_steps batch_size dataset_config device epochs eval_freq file_list fp16
-    gradient_clip_norm local_rank log_freq loglevel loss_factor lr lr_scaling_factor metrics
-    min_examples model_config_file model_file multinode name num_epochs num_eval_batches
-    num_gradient_accumulations num_training_steps output_dir port prediction_length
-    pretrained_vision_file reader_config_file resume_from_ema sample_dir save_freq seed
-    test_file_list use_adamw use_lm_mask use_precomputed_text_embeddings vocab_file
-    warmup_steps""".split()
+_PROGRAM_KEYS = _names(
+    "avg_lm_steps batch_size dataset_config device epochs eval_freq file_list fp16 "
+    "gradient_clip_norm local_rank log_freq loglevel loss_factor lr lr_scaling_factor metrics "
+    "min_examples model_config_file model_file multinode name num_epochs num_eval_batches "
+    "num_gradient_accumulations num_training_steps output_dir port prediction_length "
+    "pretrained_vision_file reader_config_file resume_from_ema sample_dir save_freq seed "
+    "test_file_list use_adamw use_lm_mask use_precomputed_text_embeddings vocab_file "
+    "warmup_steps"
 )
-_READER_KEYS = (
+_READER_KEYS = _names(
     "append_eos bucket endpoint_url max_caption_length num_kept_files num_readers "
     "pad_to_max_length padding_token prepad_bos prepad_caption_with_space random_crop "
     "reader_buffer_size shuffle_buffer_size smaller_side_size use_tokenizer_scores"
-).split()
+)
 
 # keys that belong inside a section; at the top level the original does not read them either
 _SECTION_OF = {
     **dict.fromkeys(
-        "sampler_config model_output_scale use_vdm_loss_weights use_double_loss multi_res_weights "
-        "no_use_residual use_random_interp mixed_ratio random_downsample average_downsample "
-        "mid_downsample".split(),
+        _names(
+            "sampler_config model_output_scale use_vdm_loss_weights use_double_loss "
+            "multi_res_weights no_use_residual use_random_interp mixed_ratio random_downsample "
+            "average_downsample mid_downsample"
+        ),
         "diffusion_config",
     ),
     **dict.fromkeys(
-        "num_diffusion_steps reproject_signal schedule_type prediction_type loss_target_type "
-        "beta_start beta_end rescale_schedule rescale_signal schedule_shifted "
-        "schedule_shifted_power".split(),
+        _names(
+            "num_diffusion_steps reproject_signal schedule_type prediction_type loss_target_type "
+            "beta_start beta_end rescale_schedule rescale_signal schedule_shifted "
+            "schedule_shifted_power"
+        ),
         "diffusion_config.sampler_config",
     ),
     **dict.fromkeys(
-        "num_resnets_per_resolution temporal_dim attention_levels num_attention_layers "
-        "conditioning_feature_dim conditioning_feature_proj_dim num_lm_head_layers "
-        "masked_cross_attention resolution_channels skip_mid_blocks skip_cond_emb nesting "
-        "micro_conditioning temporal_mode resnet_config inner_config skip_normalization".split(),
+        _names(
+            "num_resnets_per_resolution temporal_dim attention_levels num_attention_layers "
+            "conditioning_feature_dim conditioning_feature_proj_dim num_lm_head_layers "
+            "masked_cross_attention resolution_channels skip_mid_blocks skip_cond_emb nesting "
+            "micro_conditioning temporal_mode resnet_config inner_config skip_normalization"
+        ),
         "unet_config",
     ),
     **dict.fromkeys([*_READER_KEYS, "image_size", "max_token_length"], "reader_config"),
@@ -129,7 +141,8 @@ def _check_architecture(taken: Fields, levels: int) -> None:
             )
         if name and _DEPTH_OF_MODEL[name] != levels:
             raise ConfigError(
-                f"{key}: {name} has {_DEPTH_OF_MODEL[name]} levels, but unet_config describes {levels}."
+                f"{key}: {name} has {_DEPTH_OF_MODEL[name]} levels, but unet_config describes "
+                f"{levels}."
             )
 
 
@@ -226,9 +239,8 @@ class _Loader(yaml.SafeLoader):
                 )
             key = str(key_node.value)
             if key in seen:
-                self.duplicates.append(
-                    f"{key}: appears twice (line {key_node.start_mark.line + 1}); the last one counts."
-                )
+                line = key_node.start_mark.line + 1
+                self.duplicates.append(f"{key}: appears twice (line {line}); the last one counts.")
             seen.add(key)
         built = super().construct_mapping(node, deep=True)
         return {str(key): value for key, value in built.items()}

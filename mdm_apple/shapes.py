@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from mdm_apple.config import T5Config, UNetConfig
+from mdm_apple.config import UNetConfig
 
 IMAGE_CHANNELS = 3
 TEMPORAL_HEAD_WIDTH = 32
@@ -51,15 +51,6 @@ def state_shapes(config: UNetConfig) -> Shapes:
 def parameter_count(config: UNetConfig) -> int:
     """Number of weights of the network, rotary frequencies included."""
     return sum(math.prod(shape) for shape in state_shapes(config).values())
-
-
-def t5_parameter_count(config: T5Config) -> int:
-    """Number of weights of the encoder: tokens, positions, layers, norms."""
-    width, inner = config.d_model, config.num_heads * config.d_kv
-    projections = 3 if config.feed_forward == "gated-gelu" else 2
-    layer = 4 * width * inner + projections * width * config.d_ff + 2 * width
-    tables = config.vocab_size * width + config.relative_buckets * config.num_heads
-    return tables + config.num_layers * layer + width
 
 
 def _blocks(shapes: Shapes, config: UNetConfig) -> None:

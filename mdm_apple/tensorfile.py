@@ -1,8 +1,8 @@
 """Safetensors files with numpy, written durably and read defensively.
 
-Enters and leaves: arrays by name, in order. The `safetensors` package knows no bfloat16 in numpy and
-neither hashes nor syncs what it writes; the format is an 8-byte length, a JSON header and raw bytes,
-so it is written and read here. Files are the same as the package's and load in it.
+Enters and leaves: arrays by name, in order. The `safetensors` package knows no bfloat16 in numpy
+and neither hashes nor syncs what it writes; the format is an 8-byte length, a JSON header and raw
+bytes, so it is written and read here. The files load in the package and the other way round.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def read_tensors(path: Path) -> dict[str, Array]:
         tensors[name] = from_bfloat16(view) if entry.kind == "BF16" else view
     if end != len(data):
         raise TensorFileError(
-            f"{path}: its header describes {end} bytes of tensors, but {len(data)} follow; the file "
-            "is cut off or damaged."
+            f"{path}: its header describes {end} bytes of tensors, but {len(data)} follow; the "
+            "file is cut off or damaged."
         )
     return {name: tensors[name] for name in header}
 
@@ -170,7 +170,7 @@ def _encoded(array: Array, kind: str) -> memoryview:
     if kind == "BF16":
         array = to_bfloat16(array)
     flat = np.ascontiguousarray(array, _NUMPY_TYPES[kind]).reshape(-1)
-    return memoryview(flat.view(np.uint8)).cast("B")
+    return flat.view(np.uint8).data
 
 
 def _open(path: Path) -> tuple[dict[str, _Entry], Array]:
@@ -208,7 +208,9 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
     fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(kind, str) or kind not in _NUMPY_TYPES:
-        raise TensorFileError(f"{path}: {name[:80]!r} has the unknown number type {str(kind)[:20]!r}.")
+        raise TensorFileError(
+            f"{path}: {name[:80]!r} has the unknown number type {str(kind)[:20]!r}."
+        )
     if not _are_counts(shape) or not _are_counts(offsets) or len(cast("list[int]", offsets)) != 2:
         raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
     shape, (begin, end) = tuple(cast("list[int]", shape)), cast("list[int]", offsets)

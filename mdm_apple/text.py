@@ -139,9 +139,9 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    captions: Iterable[str], vocab_size: int, path: Path, *, lowercase: bool
+    captions: Iterable[str], vocab_size: int, path: Path | None = None, *, lowercase: bool
 ) -> Tokenizer:
-    """Train a unigram model of at most vocab_size pieces on the captions and write it to `path`.
+    """Train a unigram model of at most vocab_size pieces on the captions; write it to `path`.
 
     The same captions in the same order give the same bytes. Few captions give fewer pieces.
     Source: Kudo 2018 (arXiv:1804.10959).
@@ -176,7 +176,8 @@ def train_tokenizer(
             f"({_reason(error)})."
         ) from None
     tokenizer = Tokenizer(written.getvalue(), lowercase=lowercase)
-    tokenizer.save(path)
+    if path is not None:
+        tokenizer.save(path)
     return tokenizer
 
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mdm_apple.batches import Batch, Loader
+from mdm_apple.batches import Batch
 from mdm_apple.config import ConfigError
+from mdm_apple.errors import MdmError
+from mdm_apple.generate import Runtime
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
@@ -129,9 +133,15 @@ class Stepper(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
+    def restore(self, snapshot: Snapshot) -> None: ...
+
+    def averaged(self) -> AbstractContextManager[Runtime]:
+        """The network with its averaged weights, for sampling while this lasts."""
+        ...
+
 
 Save = Callable[[Snapshot, int], None]
-Draw = Callable[[Snapshot, Path], None]
+Draw = Callable[[Path], None]
 
 
 def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
@@ -160,11 +170,12 @@ def split_rows(batch: Batch, parts: int) -> list[Batch]:
 
 def train(
     stepper: Stepper,
-    loader: Loader,
+    loader: Iterable[Batch],
     config: TrainConfig,
     folder: Path,
     start: int,
     save: Save,
+    stop: Event,
     validation: Sequence[Batch] = (),
     draw: Draw | None = None,
     quiet: bool = False,
@@ -173,8 +184,9 @@ def train(
 
     Args:
         loader: yields the batch of each step from `start` on, with this process's rows.
+        stop: set it to save after the current step and raise TrainingStoppedError.
         save: writes a snapshot as "all steps below N done"; called on rank 0 only.
-        draw: paints a sample grid from a snapshot to a file.
+        draw: paints a sample grid to a file.
     """
     first = stepper.rank == 0
     log = MetricsLog(folder / METRICS, start) if first else None
@@ -200,18 +212,24 @@ def train(
             losses = [stepper.validate(b) for b in validation]
             if log:
                 log.write_validation(index, float(np.mean(losses)))
-        painting = draw and config.sample_every and done % config.sample_every == 0
-        if first and (done % config.save_every == 0 or done == config.steps or painting):
-            snapshot = stepper.snapshot()
-            save(snapshot, done)
-            if painting and draw:
-                (folder / SAMPLES).mkdir(exist_ok=True)
-                draw(snapshot, folder / SAMPLES / f"step_{done:07d}.png")
+        asked = stop.is_set()
+        if first and (done % config.save_every == 0 or done == config.steps or asked):
+            save(stepper.snapshot(), done)
+        if first and draw and config.sample_every and done % config.sample_every == 0:
+            (folder / SAMPLES).mkdir(exist_ok=True)
+            draw(folder / SAMPLES / f"step_{done:07d}.png")
+        if asked and done < config.steps:
+            bar.close()
+            raise TrainingStoppedError(f"stopped after step {done} and saved; go on with --resume.")
     bar.close()
 
 
-class TrainingDivergedError(ConfigError):
+class TrainingDivergedError(MdmError):
     """The loss stopped being a number."""
+
+
+class TrainingStoppedError(MdmError):
+    """The user asked to stop; everything is saved."""
 
 
 class MetricsLog:

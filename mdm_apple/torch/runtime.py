@@ -16,7 +16,7 @@ from mdm_apple.generate import Prompt
 from mdm_apple.loss import limit_output
 from mdm_apple.sampling import Denoise
 from mdm_apple.torch.ops import TorchOps
-from mdm_apple.torch.train import EncodeText
+from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import UNet
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from mdm_apple.pyramid import build_pyramid
 from mdm_apple.schedule import build_schedule, vdm_weights
 from mdm_apple.torch.ema import Ema
 from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.runtime import TorchRuntime
+from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training import (
     Snapshot,
@@ -27,9 +30,6 @@ from mdm_apple.training import (
     learning_rate,
     split_rows,
 )
-
-# captions -> features (B, L, text_dim) and mask (B, L), with gradients where the encoder learns
-EncodeText = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 class TorchStepper:
@@ -100,6 +100,16 @@ class TorchStepper:
         if self.world > 1:
             dist.all_reduce(loss)
         return float(loss) / self.world
+
+    @contextmanager
+    def averaged(self) -> Iterator[TorchRuntime]:
+        """The network with its averaged weights, for sampling while this lasts."""
+        self._set_mode(training=False)
+        self._swap_averages()
+        try:
+            yield TorchRuntime(self.config, self.net, self._encode, self.device)
+        finally:
+            self._swap_averages()
 
     def snapshot(self) -> Snapshot:
         return Snapshot(

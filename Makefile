@@ -1,0 +1,42 @@
+# Everything runs in .venv, which `make setup` makes. Only Python 3.11 or newer is needed beforehand
+# (and a C++ compiler where a package has no wheel; Swift for the Swift package).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := mdm_apple conversion benchmarks tests
+
+.PHONY: setup demo test test-all check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/mdm demo --out out/demo --overwrite
+	@echo "Open out/demo/report.html in a browser."
+
+test: setup check
+	$(BIN)/pytest -m "not slow"
+
+test-all: setup check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: setup
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info

@@ -1,0 +1,38 @@
+"""Which model a command means: --preset or --config, and which backend runs it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import click
+
+from mdm_apple.config import ModelConfig, read_config
+from mdm_apple.errors import MdmError
+from mdm_apple.presets import PRESETS, preset
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+preset_option = click.option(
+    "--preset", "preset_name", type=click.Choice(sorted(PRESETS)), help="A named model."
+)
+config_option = click.option(
+    "--config", "config_path", type=FILE, metavar="F", help="A config.json instead of a preset."
+)
+
+
+def chosen_config(preset_name: str | None, config_path: Path | None) -> ModelConfig:
+    """The configuration that exactly one of the two options names."""
+    if (preset_name is None) == (config_path is None):
+        raise MdmError("give either --preset or --config.")
+    if config_path is not None:
+        return read_config(ModelConfig, config_path)
+    assert preset_name is not None
+    return preset(preset_name)
+
+
+def default_backend() -> str:
+    """MLX on Apple silicon, PyTorch elsewhere."""
+    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"

@@ -1,0 +1,135 @@
+"""`mdm train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdm_apple.checkpoint import load_model_config
+from mdm_apple.cli.model_options import FILE, FOLDER, chosen_config, config_option, preset_option
+from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.config import ModelConfig
+from mdm_apple.errors import MdmError, require
+from mdm_apple.training import TrainConfig
+
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+
+
+def _setting(flag: str, field: str, kind: Any, text: str) -> Any:
+    """An option whose default is that of the training configuration."""
+    return click.option(
+        flag, field, type=kind, default=DEFAULTS[field], show_default=True, help=text
+    )
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdm train --preset emoji --data twemoji --steps 20000 --out runs/emoji
+  mdm train --init flickr64 --data photos --features photos.features --steps 1000 --out tuned
+"""
+)
+@preset_option
+@config_option
+@click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned pictures.")
+@click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
+@click.option("--backend", type=click.Choice(["torch", "mlx"]), default="torch", show_default=True)
+@_setting("--batch-size", "batch_size", click.IntRange(1), "Pictures per step, over all processes.")
+@_setting("--accumulate", "accumulate", click.IntRange(1), "Parts that a batch is split into.")
+@_setting("--lr", "lr", click.FloatRange(0, 1, min_open=True), "Learning rate.")
+@_setting(
+    "--embedding-lr-scale", "embedding_lr_scale", float, "Token embeddings learn so much faster."
+)
+@_setting("--warmup", "warmup_steps", click.IntRange(0), "Steps of linear warm-up.")
+@_setting(
+    "--decay-share", "decay_share", float, "Share of the run in which the rate falls to zero."
+)
+@_setting("--beta2", "beta2", float, "AdamW's second decay.")
+@_setting("--weight-decay", "weight_decay", float, "AdamW's weight decay.")
+@_setting("--clip-norm", "clip_norm", float, "Largest gradient norm.")
+@_setting("--ema-decay", "ema_decay", float, "Decay of the averaged weights.")
+@click.option("--no-ema", is_flag=True, help="Keep no averaged weights.")
+@_setting("--caption-dropout", "caption_dropout", float, "Share of empty captions, for guidance.")
+@_setting("--precision", "precision", click.Choice(["fp32", "bf16"]), "Of matrix products.")
+@_setting("--checkpointing", "checkpointing", bool, "Recompute activations to save memory.")
+@_setting("--seed", "seed", click.IntRange(0, 2**32 - 1), "Order, noise and initial weights.")
+@_setting("--save-every", "save_every", click.IntRange(1), "Steps between checkpoints.")
+@_setting("--log-every", "log_every", click.IntRange(1), "Steps between lines of metrics.jsonl.")
+@_setting("--validate-every", "validate_every", click.IntRange(1), "Steps between validations.")
+@_setting(
+    "--sample-every", "sample_every", click.IntRange(0), "Steps between sample grids; 0: none."
+)
+@_setting("--validation-share", "validation_share", float, "Share of the pictures held out.")
+@click.option("--init", type=FOLDER, help="Start from this model folder: settings and weights.")
+@click.option("--grow", type=FOLDER, help="Start with this smaller model as the inner levels.")
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
+@click.option("--features", type=FILE, help="Text features made by mdm embed.")
+@click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
+@click.option("--background", type=click.Choice(["white", "color"]), default="white")
+@click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
+@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+@overwrite_option
+@output_options
+def command(**options: Any) -> None:
+    """Train a model on captioned pictures.
+
+    Ctrl-C saves and stops; --resume goes on exactly there. With torchrun the batch is shared
+    between the processes.
+    """
+    output = Output(options["as_json"], options["quiet"])
+    train = _train_config(options)
+    out: Path = options["out"]
+    if options["resume"]:
+        from mdm_apple.fit import resumed_config
+
+        config, train = resumed_config(out, train)
+    else:
+        config = _model_config(options)
+    if options["dry_run"]:
+        settings = {"model": dataclasses.asdict(config), "train": dataclasses.asdict(train)}
+        output.result(settings, _summary(config, train))
+        return
+    if not options["resume"]:
+        refuse_existing(out, options["overwrite"])
+    if options["backend"] == "mlx":
+        raise MdmError("backend: training in MLX is not part of this version; use torch.")
+    require("torch")
+    from mdm_apple.fit import Job, fit
+    from mdm_apple.torch.fit import open_stepper
+
+    shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
+    fit(Job(config=config, train=train, **shared), open_stepper, output.say)
+    output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
+
+
+def _train_config(options: dict[str, Any]) -> TrainConfig:
+    values = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options}
+    if options["no_ema"]:
+        values["ema_decay"] = None
+    return TrainConfig(**values)
+
+
+def _model_config(options: dict[str, Any]) -> ModelConfig:
+    if options["init"] is not None:
+        if options["preset_name"] or options["config_path"]:
+            raise MdmError(
+                "init: brings its own configuration, so leave out --preset and --config."
+            )
+        return load_model_config(options["init"])
+    return chosen_config(options["preset_name"], options["config_path"])
+
+
+def _summary(config: ModelConfig, train: TrainConfig) -> str:
+    from mdm_apple.shapes import parameter_count
+
+    sides = " > ".join(map(str, config.sides))
+    millions = parameter_count(config.model) / 1e6
+    return (
+        f"{millions:.2f} M parameters, {sides} px; {train.steps} steps of {train.batch_size} "
+        f"pictures, lr {train.lr:g}, {train.precision}."
+    )

@@ -1,0 +1,279 @@
+"""A training run from its settings to a finished model folder, for either backend.
+
+Enters: a `Job`. Leaves: the model folder. Fresh, from another folder (`init`), around a smaller
+trained model (`grow`), or where an interrupted run stopped (`resume`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple import checkpoint
+from mdm_apple.atomic_folder import finish_save, has_file
+from mdm_apple.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.config import ConfigError, ModelConfig, from_dict
+from mdm_apple.data import Background, Dataset, open_dataset
+from mdm_apple.errors import MdmError
+from mdm_apple.gallery import save_png, tile, to_pixels
+from mdm_apple.generate import Prompt, finish, generate
+from mdm_apple.sampling import SamplerConfig
+from mdm_apple.text import Tokenizer, train_tokenizer
+from mdm_apple.training import (
+    METRICS,
+    SAMPLES,
+    Snapshot,
+    Stepper,
+    TrainConfig,
+    rows_of,
+    train,
+)
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+VALIDATION_PICTURES = 64
+GRID_PROMPTS = 16
+# what may differ between an interrupted run and the one that resumes it
+FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, and where it goes."""
+
+    config: ModelConfig
+    train: TrainConfig
+    data: str
+    out: Path
+    resume: bool = False
+    init: Path | None = None
+    grow: Path | None = None
+    features: Path | None = None
+    text_encoder: Path | None = None
+    background: Background = "white"
+    skin_tones: bool = False
+    workers: int = 1
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: weights by name (None: fresh), and the state of an interrupted one."""
+
+    step: int = 0
+    weights: Weights | None = None  # of the network; for `grow` only those of the inner levels
+    encoder: Weights | None = None
+    snapshot: Snapshot | None = None
+
+
+# (configuration, job, tokenizer, start) -> a stepper with its weights in place
+OpenStepper = Callable[[ModelConfig, Job, Tokenizer | None, Start], Stepper]
+
+
+def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> ModelConfig:
+    """Train, and return the configuration that was saved. Raises MdmError."""
+    _check_resume(job)
+    dataset = open_dataset(
+        job.data, job.config.side, background=job.background, skin_tones=job.skin_tones
+    )
+    for warning in dataset.warnings:
+        say(warning)
+    tokenizer = _tokenizer(job, dataset)
+    config = _with_tokenizer(job.config, tokenizer)
+    start = _start(job, config, dataset)
+    stepper = open_stepper(config, job, tokenizer, start)
+    if start.snapshot is not None:
+        stepper.restore(start.snapshot)
+    held_out = validation_rows(len(dataset), job.train.validation_share, job.train.seed)
+    plan = BatchPlan(len(dataset), job.train.batch_size, job.train.seed, held_out)
+    draws = Draws(job.train.seed, config.sides, config.diffusion, job.train.caption_dropout)
+    meta = {
+        "train": dataclasses.asdict(job.train),
+        "data": job.data,
+        "fingerprint": dataset.fingerprint,
+    }
+
+    def save(snapshot: Snapshot, done: int) -> None:
+        checkpoint.save_model(
+            job.out,
+            config,
+            snapshot.weights,
+            ema=snapshot.ema,
+            text_encoder=snapshot.encoder,
+            text_encoder_ema=snapshot.encoder_ema,
+            tokenizer=tokenizer.model if tokenizer and snapshot.encoder is not None else None,
+            training=checkpoint.Training(dict(snapshot.optimizer), {**meta, "step": done}),
+        )
+
+    def draw(path: Path) -> None:
+        captions = dataset.captions()[:: max(1, len(dataset) // GRID_PROMPTS)][:GRID_PROMPTS]
+        prompts = [Prompt(caption, seed) for seed, caption in enumerate(captions)]
+        sampler = SamplerConfig("ddim", num_steps=20, guidance_scale=3.0)
+        with stepper.averaged() as runtime:
+            pictures = finish(generate(runtime, prompts, sampler))[0]
+        save_png(path, tile(to_pixels(pictures), columns=4))
+
+    if stepper.rank == 0:
+        job.out.mkdir(parents=True, exist_ok=True)
+    loader = Loader(
+        dataset,
+        plan,
+        draws,
+        rows=rows_of(job.train, stepper.rank, stepper.world),
+        start_step=start.step,
+        stop_step=job.train.steps,
+        workers=job.workers,
+    )
+    with loader, _stop_on_interrupt() as stop:
+        train(
+            stepper,
+            loader,
+            job.train,
+            job.out,
+            start.step,
+            save,
+            stop,
+            _validation(dataset, held_out, draws, stepper),
+            draw,
+            job.quiet,
+        )
+    return config
+
+
+def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+    """Configuration of an interrupted run; its training settings but for the free ones."""
+    finish_save(out)
+    saved = checkpoint.load_training(out).meta
+    before = from_dict(TrainConfig, saved["train"], f"{out}: training.json")
+    for field in dataclasses.fields(TrainConfig):
+        asked, had = getattr(train_config, field.name), getattr(before, field.name)
+        if field.name not in FREE_ON_RESUME and asked != had:
+            raise ConfigError(
+                f"{field.name}: the run in {out} was started with {had}, this command says {asked}; "
+                "resume with the same settings, or start anew with --init."
+            )
+    return checkpoint.load_model_config(out), train_config
+
+
+def _check_resume(job: Job) -> None:
+    if job.resume and (job.init or job.grow):
+        raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
+    if job.init and job.grow:
+        raise ConfigError("init, grow: choose one of them.")
+
+
+def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
+    """The tokenizer of an encoder that is trained along: from where the run starts, or a new one."""
+    text = job.config.text
+    if text is None or not text.trainable or text.encoder is None:
+        return None
+    source = job.out if job.resume else job.init or job.grow
+    if source is not None:
+        return Tokenizer(checkpoint.load_tokenizer(source), lowercase=text.lowercase)
+    return train_tokenizer(
+        dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase
+    )
+
+
+def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    if tokenizer is None or config.text is None:
+        return config
+    text = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.sha256)
+    return dataclasses.replace(config, text=text)
+
+
+def _start(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
+    if job.resume:
+        return _resumed(job.out, dataset)
+    source = job.init or job.grow
+    if source is None:
+        return Start()
+    weights = _best_weights(source, "model", "ema")
+    if job.grow:
+        weights = _inner_weights(config, checkpoint.load_model_config(source), weights, source)
+    encoder = None
+    if has_file(source, "text_encoder.safetensors"):
+        encoder = _best_weights(source, "text_encoder", "text_encoder_ema")
+    return Start(weights=weights, encoder=encoder)
+
+
+def _resumed(out: Path, dataset: Dataset) -> Start:
+    state = checkpoint.load_training(out)
+    if state.meta["fingerprint"] != dataset.fingerprint:
+        raise MdmError(
+            f"{out}: was trained on other pictures than --data holds now; restore them, or start "
+            "anew with --init."
+        )
+    optional: dict[str, Any] = {
+        name: checkpoint.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
+        for name in ("ema", "text_encoder", "text_encoder_ema")
+    }
+    snapshot = Snapshot(
+        weights=checkpoint.load_weights(out),
+        ema=optional["ema"],
+        encoder=optional["text_encoder"],
+        encoder_ema=optional["text_encoder_ema"],
+        optimizer=state.tensors,
+    )
+    return Start(int(state.meta["step"]), snapshot.weights, snapshot.encoder, snapshot)
+
+
+def _best_weights(folder: Path, live: checkpoint.Which, averaged: checkpoint.Which) -> Weights:
+    name = averaged if has_file(folder, f"{averaged}.safetensors") else live
+    return checkpoint.load_weights(folder, name)
+
+
+def _inner_weights(
+    config: ModelConfig, smaller: ModelConfig, weights: Weights, source: Path
+) -> Weights:
+    """Weights of a trained smaller model under the names that they have as inner levels."""
+    for depth, level in enumerate(config.model.levels):
+        if depth and level == smaller.model:
+            prefix = "inner_unet." * depth
+            return {prefix + name: value for name, value in weights.items()}
+    raise ConfigError(
+        f"grow: {source} holds a {smaller.side} px model that is not an inner level of this one; "
+        "its settings must equal those of an inner level."
+    )
+
+
+def _validation(
+    dataset: Dataset, held_out: NDArray[np.int64], draws: Draws, stepper: Stepper
+) -> list[Batch]:
+    """Fixed batches of held-out pictures, split over the processes."""
+    if not len(held_out):
+        return []
+    chosen = held_out[:VALIDATION_PICTURES]
+    chosen = chosen[: len(chosen) // stepper.world * stepper.world] if stepper.world > 1 else chosen
+    fixed = dataclasses.replace(draws, caption_dropout=0.0)
+    rows = np.arange(stepper.rank, len(chosen), stepper.world)
+    return [make_batch(dataset, chosen[rows], fixed, 2**31, rows)] if len(rows) else []
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Event]:
+    """Ctrl-C saves after the current step; a second one ends at once."""
+    stop = Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+__all__ = ["METRICS", "SAMPLES", "Job", "OpenStepper", "Start", "fit", "resumed_config"]
