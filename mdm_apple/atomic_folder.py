@@ -76,13 +76,14 @@ def finish_save(folder: Path) -> None:
 def read_file(folder: Path, name: str, read: Callable[[Path], T]) -> T:
     """Apply `read` to the current version of one file, also while a save is moving it."""
     path = locate(folder, name)
-    try:
-        return read(path)
-    except MdmError:
-        moved = locate(folder, name)
-        if moved == path:
-            raise
-        return read(moved)
+    while True:
+        try:
+            return read(path)
+        except MdmError:
+            moved = locate(folder, name)
+            if moved == path:
+                raise
+            path = moved
 
 
 def locate(folder: Path, name: str) -> Path:
@@ -91,10 +92,12 @@ def locate(folder: Path, name: str) -> Path:
         raise CheckpointError(f"{folder}: no such model folder.")
     commit = folder / _COMMIT
     pending = _read_hashes(commit / HASHES)
-    place = commit / name if pending is not None and (commit / name).exists() else folder / name
-    if (pending is not None and name not in pending) or not place.is_file():
-        raise CheckpointError(f"{folder}: holds no {name}.")
-    return place
+    if pending is None or name in pending:
+        places = [commit / name, folder / name] if pending else [folder / name]
+        for place in places:  # in this order: files move from the first to the second
+            if place.is_file():
+                return place
+    raise CheckpointError(f"{folder}: holds no {name}.")
 
 
 def has_file(folder: Path, name: str) -> bool:

@@ -32,6 +32,7 @@ CheckpointName = Literal["flickr64", "flickr256", "flickr1024"]
 
 MAX_BYTES = 32 << 30
 CHUNK = 1 << 20
+WORTHWHILE = 1 << 16  # bytes that a failed try must have brought to count as progress
 
 
 class FetchError(MdmError):
@@ -75,7 +76,7 @@ def fetch(
 
     Args:
         timeout: seconds without a byte after which a connection counts as stalled.
-        attempts: tries in a row that bring nothing new before giving up.
+        attempts: tries in a row that bring (almost) nothing before giving up.
         pause: seconds before the second try; doubles with each further one.
         progress: called with (bytes so far, bytes in all).
 
@@ -142,7 +143,7 @@ def _download(
     pause: float,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Ask again until all bytes are there; gives up after `attempts` tries without a new byte."""
+    """Ask again until all bytes are there; gives up after `attempts` tries without progress."""
     failures = 0
     while True:
         before = part.size()
@@ -158,7 +159,7 @@ def _download(
             reason = _transport_reason(error)
         except ConnectionError:
             reason = "the connection broke"
-        failures = 0 if part.size() >= before + CHUNK else failures + 1
+        failures = 0 if part.size() >= before + WORTHWHILE else failures + 1
         if failures >= attempts:
             raise FetchError(
                 f"{part.url}: {reason}, {attempts} times in a row; check the network and run the "
@@ -195,7 +196,7 @@ def _request(
         else:
             offset = 0
             part.restart(now)
-        _check_space(part.path.parent, now.size - offset)
+        check_space(part.path.parent, now.size - offset)
         _append(part, now, offset, response, progress)
 
 
@@ -276,7 +277,8 @@ def _finish(part: _Part) -> Fetched:
     return fetched
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse a download that the disk cannot hold, in bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FetchError(

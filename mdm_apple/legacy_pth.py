@@ -211,7 +211,7 @@ class _Archive:
         last = ref.offset + reach if count else 0
         if count > storage.count or last >= max(storage.count, 1):
             raise PthError(f"{name!r}: reaches outside its storage of {storage.count} elements.")
-        if not count and max(ref.shape) > 1 << 31:
+        if not count and math.prod(n for n in ref.shape if n) > 1 << 31:  # numpy refuses these
             raise PthError(f"{name!r}: has an impossible shape.")
         return PthTensor(
             ref.shape,

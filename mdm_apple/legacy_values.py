@@ -54,7 +54,7 @@ class Fields:
 
     def integer(self, name: str, default: int) -> int:
         value = self.value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not _is_whole(value):
             raise self._unexpected(name, "a whole number", value)
         return value
 
@@ -100,13 +100,13 @@ class Fields:
             if not all(part.lstrip("-").isdigit() and len(part) <= 9 for part in value):
                 raise self._unexpected(name, "whole numbers with commas between", value)
             value = [int(part) for part in value]
-        if isinstance(value, int) and not isinstance(value, bool):
+        if _is_whole(value):
             value = [value]
         if not isinstance(value, (list, tuple)) or len(value) > 64:  # pyright: ignore[reportUnknownArgumentType]
             raise self._unexpected(name, "a list of at most 64 whole numbers", value)
         items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            raise self._unexpected(name, "a list of whole numbers", items)
+        if not all(map(_is_whole, items)):
+            raise self._unexpected(name, "a list of whole numbers", value)
         return tuple(item for item in items if isinstance(item, int))
 
     def ratio(self, name: str, levels: int) -> tuple[float, ...] | None:
@@ -129,6 +129,15 @@ class Fields:
         return options[value.upper()]
 
     def _unexpected(self, name: str, expected: str, value: object) -> ConfigError:
-        huge = isinstance(value, int) and value.bit_length() > 64  # too long to print
-        shown = "a huge number" if huge else repr(value)[:60]
-        return ConfigError(f"{self.where}.{name}: expected {expected}, got {shown}.")
+        return ConfigError(f"{self.where}.{name}: expected {expected}, got {_shown(value)}.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:60]
+    except (ValueError, RecursionError):  # Python does not print numbers of thousands of digits
+        return "a huge number"

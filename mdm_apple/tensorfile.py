@@ -94,21 +94,8 @@ def read_tensors(path: Path) -> dict[str, Array]:
     Raises TensorFileError when the header does not describe exactly the bytes that follow it.
     """
     header, data = _open(path)
-    tensors: dict[str, Array] = {}
-    end = 0
-    entries = sorted(header.items(), key=lambda item: item[1].begin)
-    for name, entry in entries:
-        if entry.begin != end:
-            raise TensorFileError(f"{path}: {name!r} overlaps another tensor or leaves a gap.")
-        end = entry.end
-        view = data[entry.begin : entry.end].view(_NUMPY_TYPES[entry.kind]).reshape(entry.shape)
-        tensors[name] = from_bfloat16(view) if entry.kind == "BF16" else view
-    if end != len(data):
-        raise TensorFileError(
-            f"{path}: its header describes {end} bytes of tensors, but {len(data)} follow; the "
-            "file is cut off or damaged."
-        )
-    return {name: tensors[name] for name in header}
+    _check_layout(path, header, len(data))
+    return {name: _array(entry, data) for name, entry in header.items()}
 
 
 def to_bfloat16(array: Array) -> Array:
@@ -192,6 +179,28 @@ def _open(path: Path) -> tuple[dict[str, _Entry], Array]:
     return header, data
 
 
+def _check_layout(path: Path, header: dict[str, _Entry], size: int) -> None:
+    """Refuse tensors that overlap, leave gaps, or do not end where the file does."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end:
+            raise TensorFileError(f"{path}: {name!r} overlaps another tensor or leaves a gap.")
+        end = entry.end
+    if end != size:
+        raise TensorFileError(
+            f"{path}: its header describes {end} bytes of tensors, but {size} follow; the file is "
+            "cut off or damaged."
+        )
+
+
+def _array(entry: _Entry, data: Array) -> Array:
+    kind = _NUMPY_TYPES[entry.kind]
+    if entry.begin == entry.end:
+        return np.zeros(entry.shape, kind)
+    view = data[entry.begin : entry.end].view(kind).reshape(entry.shape)
+    return from_bfloat16(view) if entry.kind == "BF16" else view
+
+
 def _parse(path: Path, text: bytes) -> dict[str, _Entry]:
     try:
         data: object = json.loads(text, object_pairs_hook=_no_duplicates)
@@ -214,6 +223,8 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
     if not _are_counts(shape) or not _are_counts(offsets) or len(cast("list[int]", offsets)) != 2:
         raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
     shape, (begin, end) = tuple(cast("list[int]", shape)), cast("list[int]", offsets)
+    if not all(shape) and math.prod(n for n in shape if n) > 1 << 31:  # numpy refuses these
+        raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
     if math.prod(shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize != end - begin:
         raise TensorFileError(f"{path}: {name[:80]!r} has a size that is not that of its shape.")
     return _Entry(kind, shape, begin, end)

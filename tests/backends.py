@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from mdm_apple.config import ModelConfig, UNetConfig
+from mdm_apple.fit import Job, Start
+from mdm_apple.generate import Runtime
 from mdm_apple.ops import Ops
+from mdm_apple.text import Tokenizer
 from mdm_apple.training import Stepper, TrainConfig
 
 
@@ -24,6 +28,20 @@ class Backend(Protocol):
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Stepper: ...
+    def open_stepper(
+        self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
+    ) -> Stepper:
+        """What `fit` is handed: on the CPU, so that runs repeat bit for bit."""
+        ...
+
+    def runtime(self, folder: Path) -> Runtime:
+        """A model folder opened for sampling, on the CPU."""
+        ...
+
+    def initial_state(self, config: UNetConfig, seed: int) -> dict[str, np.ndarray]:
+        """Weights of a network that was just built."""
+        ...
+
     def image(self, x: np.ndarray) -> Any: ...
     def array(self, x: np.ndarray) -> Any: ...
     def numpy(self, x: Any) -> np.ndarray: ...
@@ -61,6 +79,30 @@ class TorchBackend:
 
         return TorchStepper(self.network(config.model, state), config, train, encode)
 
+    def open_stepper(
+        self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
+    ) -> Stepper:
+        import torch
+
+        from mdm_apple.torch.fit import open_stepper
+
+        return open_stepper(config, job, tokenizer, start, torch.device("cpu"))
+
+    def runtime(self, folder: Path) -> Runtime:
+        import torch
+
+        from mdm_apple.torch.open import open_runtime
+
+        return open_runtime(folder, device=torch.device("cpu"))
+
+    def initial_state(self, config: UNetConfig, seed: int) -> dict[str, np.ndarray]:
+        import torch
+
+        from mdm_apple.torch.nested_unet import build_unet
+
+        torch.manual_seed(seed)
+        return {k: v.numpy() for k, v in build_unet(config).state_dict().items()}
+
     def image(self, x: np.ndarray) -> Any:
         return self.array(x)
 
@@ -71,6 +113,9 @@ class TorchBackend:
 
     def numpy(self, x: Any) -> np.ndarray:
         return x.detach().numpy()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"torch": TorchBackend}
 
 
 def predict(

@@ -118,7 +118,12 @@ def test_text_width_comes_from_the_fields_where_it_is_not_handed_in() -> None:
         ({"temporal_dim": 64}, "temb_dim: all levels of a nest share one"),
         ({"resolution_channels": "32,x"}, "resolution_channels: expected whole numbers"),
         ({"resolution_channels": [32, 32.5]}, "resolution_channels: expected a list of whole"),
-        ({"resolution_channels": 10**40}, "channels: expected 1 to 8192"),
+        ({"resolution_channels": [32, 10**18]}, "channels: expected 1 to 8192"),
+        (
+            {"resolution_channels": [32, 1 << 99999]},
+            "resolution_channels: expected a list of whole",
+        ),
+        ({"temporal_dim": 1 << 99999}, "temporal_dim: expected a whole number, got a huge number"),
         ({"num_resnets_per_resolution": 1.5}, "expected a list of at most 64 whole numbers"),
         ({"skip_normalization": "yes"}, "skip_normalization: expected true or false, got 'yes'"),
         ({"micro_conditioning": "scale"}, "micro_conditioning: expected different NAME:DEFAULT"),
@@ -130,7 +135,9 @@ def test_text_width_comes_from_the_fields_where_it_is_not_handed_in() -> None:
         ({"skip_normalisation": True}, "Did you mean 'skip_normalization'"),
     ],
 )
-def test_networks_that_cannot_run_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_networks_that_cannot_run_are_refused_by_name(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         unet_config_from_apple({**NESTED, **changes}, 24)
 
@@ -174,6 +181,7 @@ def test_absent_diffusion_fields_have_the_originals_defaults() -> None:
         ({"use_double_loss": False, "multi_res_weights": "4:1"}, "needs use_double_loss"),
         ({"multi_res_weights": "16:4:1"}, "multi_res_weights: expected 2 numbers"),
         ({"mixed_ratio": "2:x"}, "mixed_ratio: expected 2 numbers"),
+        ({"model_output_scale": 1 << 99999}, "model_output_scale: expected a finite number"),
         ({"mixed_ratio": 121}, "mixed_ratio: expected text in quotes, got 121"),
         ({"mixed_ratio": "0:0"}, "mixed_ratio: expected one weight"),
         ({"model_output_scale": 2}, "model_output_scale: 2.0 has no effect"),
@@ -253,9 +261,9 @@ lr: 5.0e-05
 
 MIDDLE = "[64, 128, 256]"
 DOCUMENTS = {
-    "mdm64": document("unet", INNERMOST, 64, "").replace("  use_double_loss: true\n", "").replace(
-        "  no_use_residual: true\n", ""
-    ),
+    "mdm64": document("unet", INNERMOST, 64, "")
+    .replace("  use_double_loss: true\n", "")
+    .replace("  no_use_residual: true\n", ""),
     "mdm256": document(
         "nested_unet",
         outer(MIDDLE, 256, True, -1, INNERMOST),
@@ -353,10 +361,22 @@ BOMB = "a: &a [x, x]\n" + "".join(
         (DOCUMENTS["mdm64"].replace("flan-t5-xl", "flan-t5-x"), "Did you mean 'google/flan-t5-xl'"),
         (DOCUMENTS["mdm64"].replace("model: unet", "model: nested_unet"), "has 2 levels, but"),
         (DOCUMENTS["mdm64"].replace("model: unet", "model: vit"), "model: 'vit' is not known"),
-        (DOCUMENTS["mdm64"].replace("image_size: 64", "image_size: 66"), "side: expected a multiple"),
-        (DOCUMENTS["mdm64"].replace("image_size: 64", "x: 64"), "expected the side of the pictures"),
-        (DOCUMENTS["mdm64"] + "categorical_conditioning: 1\n", "categorical_conditioning: 1 is not"),
-        (DOCUMENTS["mdm64"].replace("diffusion_config", "diffusion"), "'diffusion_config' is missing"),
+        (
+            DOCUMENTS["mdm64"].replace("image_size: 64", "image_size: 66"),
+            "side: expected a multiple",
+        ),
+        (
+            DOCUMENTS["mdm64"].replace("image_size: 64", "x: 64"),
+            "expected the side of the pictures",
+        ),
+        (
+            DOCUMENTS["mdm64"] + "categorical_conditioning: 1\n",
+            "categorical_conditioning: 1 is not",
+        ),
+        (
+            DOCUMENTS["mdm64"].replace("diffusion_config", "diffusion"),
+            "'diffusion_config' is missing",
+        ),
     ],
 )
 def test_files_that_are_no_configuration_are_refused_in_one_sentence(

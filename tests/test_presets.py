@@ -59,7 +59,8 @@ def test_emoji_with_its_text_encoder_has_at_most_8_million_weights(student: Stud
     for level in reversed(model.levels):
         inner = None if level.inner is None else model
         model = dataclasses.replace(level, student=student, inner=inner)
-    assert config.text is not None and config.text.encoder is not None
+    assert config.text is not None
+    assert config.text.encoder is not None
     text = sum(math.prod(s) for s in encoder_shapes(config.text.encoder).values())
     assert parameter_count(model) + text <= 8_000_000
     assert config.sides == (64, 32, 16)

@@ -115,22 +115,36 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues | None, mask: Tensor | None) -> Tensor:
         """x (B, C, H, W); text from `keys_values`; mask (B, 1, 1, L), True where attended."""
-        batch, channels, height, width = x.shape
-        pixels = pointwise(self.qkv, self.norm(x))  # (B, HW, 3C)
-        q, k, v = (split_heads(part, ATTENTION_HEADS) for part in pixels.chunk(3, dim=-1))
+        batch = len(x)
+        rows = pointwise(self.qkv, as_rows(self.norm(x)))
+        q, k, v = (split_heads(part, ATTENTION_HEADS) for part in rows.chunk(3, dim=-1))
         out = F.scaled_dot_product_attention(q, k, v)
         if text is not None:
             k, v = (_per_frame(part, batch) for part in text)
             mask = None if mask is None else _per_frame(mask, batch)
             out = out + F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out = merge_heads(out).transpose(1, 2).reshape(batch, channels, height, width)
-        x = x + self.proj_out(out)
-        return x + self.ffn(x) if hasattr(self, "ffn") else x
+        x = x + as_image(pointwise(self.proj_out, merge_heads(out)), x)
+        return x + self.feed_forward(x) if hasattr(self, "ffn") else x
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        norm, widen, activation, narrow = self.ffn
+        hidden = activation(pointwise(widen, as_rows(norm(x))))
+        return as_image(pointwise(narrow, hidden), x)
 
 
-def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution as a matrix product: (B, C, H, W) to (B, HW, C_out)."""
-    rows = x.flatten(2).transpose(1, 2)
+def as_rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, HW, C): a view where x is channels last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def as_image(rows: Tensor, like: Tensor) -> Tensor:
+    """(B, HW, C) to the (B, C, H, W) of `like`, channels last in memory."""
+    return rows.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+def pointwise(conv: nn.Module, rows: Tensor) -> Tensor:
+    """A 1x1 convolution as a matrix product over pixels: (B, HW, C) to (B, HW, C_out)."""
+    assert isinstance(conv, nn.Conv2d)
     return F.linear(rows, conv.weight[:, :, 0, 0], conv.bias)
 
 

@@ -1,0 +1,25 @@
+"""What several test files need. One thread per process: results repeat, and tests share a machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a framework is imported, so before that
+
+import pytest
+from backends import BACKENDS, Backend
+from small import save_random_model
+
+from mdm_apple.presets import preset
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny preset with random weights; tests read it and leave it as it is."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "tiny", preset("tiny"))
