@@ -21,6 +21,7 @@ from mdm_apple.errors import MdmError
 
 ATTENTION_HEADS = 8  # fixed in the published networks, not a setting
 ATTENTION_GROUPS = 32  # likewise: the GroupNorm in front of every 2-D attention
+TEMPORAL_HEAD_WIDTH = 32  # likewise: channels of a head of temporal attention
 
 MAX_NEST = 5
 MAX_CHANNELS = 8192
@@ -363,6 +364,16 @@ def _check_temporal(config: UNetConfig) -> None:
             f"num_temporal_attention_layers: expected {len(config.channels)} values, "
             f"one per stage, got {len(layers)}."
         )
+    if layers and (min(layers) < 0 or max(layers) > 64):
+        raise ConfigError(
+            f"num_temporal_attention_layers: expected 0 to 64 per stage, got {layers}."
+        )
+    for width, count in zip(config.channels, layers, strict=False):
+        if count and width % TEMPORAL_HEAD_WIDTH:
+            raise ConfigError(
+                "channels: stages with temporal attention need a multiple of "
+                f"{TEMPORAL_HEAD_WIDTH}, got {width}."
+            )
     if any(layers) and config.temporal_spatial_resampling:
         raise ConfigError(
             "num_temporal_attention_layers: not available with temporal_spatial_resampling."
@@ -406,7 +417,7 @@ def from_json(kind: type[T], text: str, where: str = "config") -> T:
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid JSON ({error}).") from None
     return from_dict(kind, data, where)
 
@@ -498,7 +509,7 @@ def _convert_dataclass(kind: Any, value: object, where: str) -> object:
 
 def _convert_scalar(kind: Any, value: object, where: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1023 else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):

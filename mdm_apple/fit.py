@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +158,8 @@ def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, T
         asked, had = getattr(train_config, field.name), getattr(before, field.name)
         if field.name not in FREE_ON_RESUME and asked != had:
             raise ConfigError(
-                f"{field.name}: the run in {out} was started with {had}, this command says {asked}; "
-                "resume with the same settings, or start anew with --init."
+                f"{field.name}: the run in {out} was started with {had}, now it is {asked}; resume "
+                "with the same settings, or start anew with --init."
             )
     return checkpoint.load_model_config(out), train_config
 
@@ -172,7 +172,7 @@ def _check_resume(job: Job) -> None:
 
 
 def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
-    """The tokenizer of an encoder that is trained along: from where the run starts, or a new one."""
+    """The tokenizer of an encoder that learns: from where the run starts, or a new one."""
     text = job.config.text
     if text is None or not text.trainable or text.encoder is None:
         return None
@@ -260,7 +260,7 @@ def _validation(
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Event]:
+def _stop_on_interrupt() -> Generator[Event]:
     """Ctrl-C saves after the current step; a second one ends at once."""
     stop = Event()
 

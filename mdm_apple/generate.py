@@ -45,8 +45,11 @@ class Preview:
 class Runtime(Protocol):
     """A loaded model on some backend."""
 
-    config: ModelConfig
-    ops: Ops
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def ops(self) -> Ops: ...
 
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int

@@ -23,6 +23,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILE = "spiece.model"
+ENCODER_FOLDER = "encoder"  # of a model folder: where its frozen encoder is fetched to
 
 MAX_JSON_BYTES = 16 << 20
 IGNORED_PREFIXES = ("decoder.", "lm_head.")  # the half of a T5 that is not used here

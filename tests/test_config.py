@@ -103,6 +103,10 @@ def test_a_whole_number_too_large_for_a_float_is_refused() -> None:
     assert "output_scale: expected a finite number" in message
 
 
+def test_a_number_of_too_many_digits_is_refused() -> None:
+    assert "not valid JSON" in refusal(DiffusionConfig, f'{{"output_scale": 1{"0" * 5000}}}')
+
+
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
@@ -220,6 +224,7 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
         "num_temporal_attention_layers",
         lambda: video(plain(), num_temporal_attention_layers=(0, -1, 0)),
     ),
+    ("channels", lambda: video(plain(), channels=(32, 48, 32), num_groups=16)),
     ("channels", lambda: around(plain(), temporal=True)),  # two stages halve the frames once
     ("schedule.num_steps", lambda: ScheduleConfig(num_steps=1)),
     ("schedule.beta_start", lambda: ScheduleConfig(beta_start=0.5, beta_end=0.1)),

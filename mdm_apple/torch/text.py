@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mdm_apple import checkpoint
+from mdm_apple.atomic_folder import has_file
 from mdm_apple.config import ModelConfig, T5Config, TextConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.features import FeatureCache, FeatureKey
-from mdm_apple.atomic_folder import has_file
-from mdm_apple.hub import TOKENIZER_FILE
-from mdm_apple.text import Tokenizer
+from mdm_apple.hub import ENCODER_FOLDER, TOKENIZER_FILE
+from mdm_apple.text import TextFeatures, Tokenizer
 from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder, text_features
-
-ENCODER_FOLDER = "encoder"  # of a model folder: the frozen encoder fetched beside the network
 
 # captions -> features (B, L, text_dim) and mask (B, L); gradients flow where the encoder learns
 EncodeText = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -71,8 +71,8 @@ def open_text(
     source = encoder_folder or folder / ENCODER_FOLDER
     if not source.is_dir():
         raise MdmError(
-            f"{folder}: this model reads features of {text.source}, which is not here; fetch it with "
-            f"`mdm fetch text-encoder --model {folder}`, or give --features of `mdm embed`."
+            f"{folder}: this model reads features of {text.source}, which is not here; run "
+            f"`mdm fetch text-encoder --out {folder}`, or give --features made by `mdm embed`."
         )
     _, state = load_hf_encoder(source, torch.bfloat16 if device.type != "cpu" else None)
     encoder = encoder_from_state(text.encoder, state) if text.encoder else None
@@ -81,6 +81,21 @@ def open_text(
         source / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
     )
     return through_encoder(encoder.to(device), tokenizer, text)
+
+
+def open_frozen_text(
+    folder: Path, config: ModelConfig, encoder_folder: Path | None = None
+) -> Callable[[list[str]], TextFeatures[NDArray[np.float32]]]:
+    """The same as NumPy arrays and without gradients, for `features.embed_captions`."""
+    encode = open_text(folder, config, torch.device("cpu"), encoder_folder=encoder_folder)
+    assert encode is not None, "asked for a model with text only"
+
+    @torch.inference_mode()
+    def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
+        values, mask = encode(captions)
+        return TextFeatures(values.float().cpu().numpy(), mask.float().cpu().numpy())
+
+    return as_numpy
 
 
 def load_trained_encoder(folder: Path, config: T5Config, averaged: bool = True) -> T5Encoder:

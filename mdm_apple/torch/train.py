@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -102,7 +102,7 @@ class TorchStepper:
         return float(loss) / self.world
 
     @contextmanager
-    def averaged(self) -> Iterator[TorchRuntime]:
+    def averaged(self) -> Generator[TorchRuntime]:
         """The network with its averaged weights, for sampling while this lasts."""
         self._set_mode(training=False)
         self._swap_averages()

@@ -1,0 +1,236 @@
+"""The folder that an app takes: packages, tables, tokenizer, golden record, and their manifest.
+
+A bundle appears whole or not at all, and opens only if every file is byte for byte what the manifest
+lists: nothing missing, nothing more, no links, nothing outside the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from conversion.errors import BundleError
+from conversion.manifest import FileInfo, Manifest, PackageInfo, read_manifest, write_manifest
+from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from mdm_apple.config import ModelConfig, read_config
+from mdm_apple.tensorfile import Array, read_tensors, write_bytes
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Make one with `Bundle.open`; its files have been checked then."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Check everything in the folder at `path`. Raises BundleError with one sentence."""
+        if not path.is_dir():
+            raise BundleError(f"{path}: no such bundle; expected a folder made by mdm convert.")
+        manifest = read_manifest(_manifest_text(path / MANIFEST), str(path / MANIFEST))
+        _check_listing(path, manifest)
+        _check_files(path, manifest)
+        _check_wiring(path, manifest)
+        return cls(path, manifest)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return tuple(level.side for level in self.manifest.levels)
+
+    def file(self, name: str) -> Path:
+        """Where a file or package of the bundle lies."""
+        return self.path.joinpath(*PurePosixPath(name).parts)
+
+    def config(self) -> ModelConfig:
+        """The configuration of the model that was converted."""
+        return read_config(ModelConfig, self.file(self.manifest.config))
+
+    def tables(self) -> dict[str, Array]:
+        """See conversion.tables; raises BundleError when a listed table is absent."""
+        tables = read_tensors(self.file(self.manifest.tables))
+        levels = self.manifest.levels
+        for name in (self.manifest.alpha_bar, *(n for x in levels for n in (x.alpha_bar, x.time))):
+            if name not in tables:
+                raise BundleError(f"{self.path}: {self.manifest.tables} lacks the table {name!r}.")
+        return tables
+
+    def package(self, name: str) -> PackageInfo:
+        """The entry of a package. Raises BundleError."""
+        for package in self.manifest.packages:
+            if package.name == name:
+                return package
+        raise BundleError(f"{self.path}: holds no package {name!r}.")
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder is meant to be a bundle, whole or not."""
+    return (path / MANIFEST).is_file()
+
+
+@contextmanager
+def bundle_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that becomes `out` when the block ends well, and vanishes otherwise.
+
+    Raises BundleError when `out` is taken (unless told to overwrite a bundle) or the disk refuses.
+    """
+    occupied = any(out.iterdir()) if out.is_dir() else out.exists() or out.is_symlink()
+    if occupied and not overwrite:
+        raise BundleError(f"{out}: exists already; choose another --out or add --overwrite.")
+    if occupied and not is_bundle(out):
+        raise BundleError(f"{out}: is not a bundle, so it is not overwritten; choose another --out.")
+    out = out.absolute()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    previous = out.with_name(f".{out.name}.{os.getpid()}.previous")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        if occupied:
+            os.rename(out, previous)
+        elif out.is_dir():
+            out.rmdir()
+        os.rename(temporary, out)
+        _sync(out.parent)
+    except OSError as error:
+        raise BundleError(f"{out}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if previous.exists() and not out.exists():
+            os.rename(previous, out)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def finish_bundle(folder: Path, manifest: Manifest) -> None:
+    """List and hash the files of the folder, sync them, and write manifest.json last."""
+    files = [_described(folder, path) for path in sorted(_walk(folder)) if path != MANIFEST]
+    complete = dataclasses.replace(manifest, files=tuple(files))
+    write_bytes(folder / MANIFEST, write_manifest(complete))
+    for parent, _, _ in os.walk(folder):
+        _sync(Path(parent))
+
+
+def _manifest_text(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: expected a file of at most {MAX_MANIFEST_BYTES >> 20} MiB.")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file; expected a bundle made by mdm convert.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+
+
+def _check_listing(path: Path, manifest: Manifest) -> None:
+    """The manifest and the folder must name the same files, all inside."""
+    listed = [file.path for file in manifest.files]
+    for name in (*listed, *_named(manifest)):
+        parts = name.split("/")
+        if "\\" in name or "\0" in name or ":" in name or not all(parts) or {".", ".."} & {*parts}:
+            raise BundleError(f"{path}: the listed path {name!r} leads out of the bundle.")
+    if len({name.casefold() for name in listed}) != len(listed):
+        raise BundleError(f"{path}: its manifest lists a file twice.")
+    present = set(_walk(path)) - {MANIFEST}
+    missing, unlisted = sorted(set(listed) - present), sorted(present - set(listed))
+    if missing:
+        raise BundleError(f"{path}: {missing[0]} is missing; copy the whole bundle again.")
+    if unlisted:
+        raise BundleError(f"{path}: {unlisted[0]} is not listed in {MANIFEST}; remove it.")
+    folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
+    for name in _named(manifest):
+        if name not in listed and name not in folders:
+            raise BundleError(f"{path}: {MANIFEST} names {name}, which it does not list.")
+
+
+def _named(manifest: Manifest) -> list[str]:
+    tokenizer = manifest.text.tokenizer if manifest.text else None
+    fixed = [manifest.tables, manifest.config, manifest.golden.path]
+    return [*fixed, *(p.path for p in manifest.packages), *([tokenizer] if tokenizer else [])]
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
+        found = _described(path, file.path)
+        if found != file:
+            reason = "size" if found.size != file.size else "SHA-256"
+            raise BundleError(
+                f"{path}: {file.path} has another {reason} than its manifest says; it is damaged or "
+                "was altered, copy the bundle again."
+            )
+
+
+def _check_wiring(path: Path, manifest: Manifest) -> None:
+    """Every input must come from the host or from a package before; every level be predicted."""
+    sides = [level.side for level in manifest.levels]
+    if sides != sorted(set(sides), reverse=True):
+        raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
+    known = {TOKEN_IDS, TEXT_MASK, TEXT_FEATURES}
+    known |= {name for level in manifest.levels for name in (level.image, level.temb)}
+    names: set[str] = set()
+    for package in manifest.packages:
+        if package.name in names:
+            raise BundleError(f"{path}: lists the package {package.name} twice.")
+        names.add(package.name)
+        for feature in package.inputs:
+            if feature.name not in known:
+                raise BundleError(
+                    f"{path}: {package.name} takes {feature.name!r}, which nothing before provides."
+                )
+        known |= {feature.name for feature in package.outputs}
+    wanted = [level.prediction for level in manifest.levels]
+    if manifest.text:
+        wanted.append(POOLED)
+    for name in wanted:
+        if name not in known:
+            raise BundleError(f"{path}: no package puts out {name!r}.")
+
+
+def _described(folder: Path, name: str) -> FileInfo:
+    path = folder / name
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+            return FileInfo(name, os.fstat(file.fileno()).st_size, digest)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _walk(folder: Path) -> list[str]:
+    """All files below the folder, relative, with forward slashes; refuses links and devices."""
+    found: list[str] = []
+    pending = [folder]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                raise BundleError(f"{path}: is a link, which a bundle must not hold; remove it.")
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif entry.is_file(follow_symlinks=False):
+                found.append(path.relative_to(folder).as_posix())
+            else:
+                raise BundleError(f"{path}: is not a plain file; remove it.")
+            if len(found) > MAX_FILES:
+                raise BundleError(f"{folder}: holds more than {MAX_FILES} files.")
+    return found
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

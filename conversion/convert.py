@@ -1,0 +1,114 @@
+"""A model becomes a bundle: each part of its layout is captured, lowered to fp16 and saved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conversion.bundle import Bundle, bundle_folder, finish_bundle
+from conversion.coreml import quiet_coremltools
+from conversion.describe import describe
+from conversion.errors import ConversionError
+from conversion.golden import write_golden
+from conversion.mlpackage import seal_package
+from conversion.monolith import monolith
+from conversion.parts import Part
+from conversion.source import ModelSource
+from conversion.tables import write_tables
+from mdm_apple.config import to_json
+from mdm_apple.tensorfile import write_bytes
+
+Layout = Literal["monolith"]
+Target = Literal["iOS17", "iOS18", "iOS26"]
+
+LAYOUTS: dict[Layout, Callable[[ModelSource], list[Part]]] = {"monolith": monolith}
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a bundle is made. target: the oldest system that can load it, macOS versions alike."""
+
+    layout: Layout = "monolith"
+    target: Target = "iOS18"
+
+
+def convert(
+    source: ModelSource,
+    out: Path,
+    options: ConvertOptions = ConvertOptions(),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Write the bundle of a model to `out`, which appears whole or not at all.
+
+    Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
+    """
+    parts = LAYOUTS[options.layout](source)
+    with bundle_folder(out, overwrite) as folder:
+        write_bytes(folder / "config.json", to_json(source.config).encode())
+        if source.tokenizer is not None:
+            (folder / "tokenizer").mkdir()
+            write_bytes(folder / "tokenizer" / "tokenizer.model", source.tokenizer)
+        say("tables and golden record")
+        write_tables(folder, source)
+        golden = write_golden(folder, source)
+        for part in parts:
+            say(f"{part.name}: capturing and lowering")
+            convert_part(part, folder / f"{part.name}.mlpackage", options.target, source)
+        finish_bundle(folder, describe(folder, source, parts, golden, options.layout, options.target))
+    return Bundle.open(out)
+
+
+def convert_part(part: Part, path: Path, target: Target, source: ModelSource) -> None:
+    """Save one part as a package. Raises ConversionError."""
+    try:
+        with quiet_coremltools() as coremltools:
+            program = capture(part)
+            model = _lower(coremltools, program, part, target)
+            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+                saved = Path(scratch) / path.name
+                model.save(str(saved))
+                saved.rename(path)
+    except (NotImplementedError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{part.name}: cannot be converted to Core ML ({reason}).") from error
+    seal_package(path, part.name, source.config.provenance.license)
+
+
+def capture(part: Part) -> torch.export.ExportedProgram:
+    """The graph of a part in operations that coremltools knows."""
+    with torch.no_grad():
+        program = torch.export.export(part.module.eval(), tuple(part.inputs.values()), strict=False)
+        return program.run_decompositions({torch.ops.aten.addcmul.default: _addcmul})
+
+
+def _addcmul(x: Tensor, a: Tensor, b: Tensor, value: float = 1) -> Tensor:
+    """coremltools has no translation of torch's fused form."""
+    return x + a * b if value == 1 else x + value * (a * b)
+
+
+def _lower(coremltools: Any, program: Any, part: Part, target: Target) -> Any:
+    inputs = [
+        coremltools.TensorType(
+            name=name,
+            shape=tuple(value.shape),
+            dtype=np.float16 if value.is_floating_point() else np.int32,
+        )
+        for name, value in part.inputs.items()
+    ]
+    return coremltools.convert(
+        program,
+        inputs=inputs,
+        outputs=[coremltools.TensorType(name=n, dtype=np.float16) for n in part.outputs],
+        convert_to="mlprogram",
+        compute_precision=coremltools.precision.FLOAT16,
+        minimum_deployment_target=getattr(coremltools.target, target),
+        skip_model_load=True,
+    )

@@ -1,0 +1,32 @@
+"""coremltools without its chatter.
+
+On Linux it reports on import that Apple's runtime and tested versions of other packages are missing,
+and it draws four progress bars per conversion; none of that concerns the user of this project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from mdm_apple.errors import require
+
+
+@contextlib.contextmanager
+def quiet_coremltools() -> Iterator[Any]:
+    """The coremltools module, silent for the length of the block. Raises MissingPackageError."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            require("coremltools")
+            yield importlib.import_module("coremltools")
+    finally:
+        logger.setLevel(level)

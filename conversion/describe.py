@@ -1,0 +1,154 @@
+"""The manifest of a freshly converted bundle, from its model and its packages as saved."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy
+import torch
+
+from conversion.coreml import quiet_coremltools
+from conversion.execute import Package, TensorType
+from conversion.execute.liveness import peak_bytes
+from conversion.manifest import (
+    NO_DIGEST,
+    SCHEMA_VERSION,
+    Feature,
+    GoldenInfo,
+    LevelInfo,
+    Manifest,
+    PackageInfo,
+    SamplerInfo,
+    TextInfo,
+)
+from conversion.parts import Part, Phase, image_name, prediction_name, temb_name
+from conversion.source import ModelSource
+from conversion.tables import BASE_TABLE, TABLES, alpha_bar_name, time_name
+from mdm_apple import __version__
+from mdm_apple.errors import MdmError
+from mdm_apple.loss import image_scale
+from mdm_apple.sampling import SamplerConfig
+
+_FEATURE_TYPES: dict[str, Literal["fp16", "fp32", "int32"]] = {
+    "fp16": "fp16",
+    "fp32": "fp32",
+    "int32": "int32",
+}
+
+
+def describe(
+    folder: Path,
+    source: ModelSource,
+    parts: list[Part],
+    golden: GoldenInfo,
+    layout: Literal["monolith"],
+    target: Literal["iOS17", "iOS18", "iOS26"],
+) -> Manifest:
+    """Everything but the list of files and the digest, which come with the finished folder."""
+    config = source.config
+    diffusion, num_steps = config.diffusion, config.diffusion.schedule.num_steps
+    default = SamplerConfig()
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        digest=NO_DIGEST,
+        layout=layout,
+        variant="fp16",
+        target=target,
+        levels=_levels(source),
+        num_steps=num_steps,
+        alpha_bar=BASE_TABLE,
+        tables=TABLES,
+        config="config.json",
+        prediction=diffusion.prediction,
+        threshold=diffusion.threshold,
+        guidance="none" if config.text is None else "cfg",
+        sampler=SamplerInfo(default.kind, min(default.num_steps or 1, num_steps), 1, num_steps),
+        text=_text(source),
+        packages=tuple(describe_package(folder, part.name, part.phase, 16) for part in parts),
+        golden=golden,
+        provenance=config.provenance,
+        versions=_versions(),
+        created=_created(),
+        files=(),
+    )
+
+
+def describe_package(folder: Path, name: str, phase: Phase, weight_bits: int) -> PackageInfo:
+    """What the manifest says of the package `name` in the folder."""
+    path = folder / f"{name}.mlpackage"
+    package = Package.open(path)
+    return PackageInfo(
+        name=name,
+        path=path.name,
+        phase=phase,
+        precision="fp16",
+        weight_bits=weight_bits,
+        compute="cpuAndGPU",  # layers are as in training; the Neural Engine wants other ones
+        bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+        activation_bytes=peak_bytes(package.function()),
+        inputs=_features(package.inputs),
+        outputs=_features(package.outputs),
+    )
+
+
+def _features(types: dict[str, TensorType]) -> tuple[Feature, ...]:
+    return tuple(Feature(n, _FEATURE_TYPES[t.dtype], t.shape) for n, t in types.items())
+
+
+def _levels(source: ModelSource) -> tuple[LevelInfo, ...]:
+    config = source.config
+    return tuple(
+        LevelInfo(
+            side=side,
+            image=image_name(side),
+            temb=temb_name(side),
+            prediction=prediction_name(side),
+            alpha_bar=alpha_bar_name(side),
+            time=time_name(side),
+            image_scale=image_scale(config.diffusion, config.model.scales, i),
+        )
+        for i, side in enumerate(config.sides)
+    )
+
+
+def _text(source: ModelSource) -> TextInfo | None:
+    text = source.config.text
+    if text is None:
+        return None
+    return TextInfo(
+        max_tokens=text.max_tokens,
+        width=source.config.model.innermost.text_dim or 0,
+        lowercase=text.lowercase,
+        encoder="text_encoder" if source.encoder else None,
+        tokenizer="tokenizer/tokenizer.model" if source.tokenizer else None,
+        source=text.source,
+        tokenizer_sha256=_sha256(source.tokenizer) or text.tokenizer_sha256,
+    )
+
+
+def _sha256(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    with quiet_coremltools() as coremltools:
+        return {
+            "mdm_apple": __version__,
+            "coremltools": str(coremltools.__version__),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+        }
+
+
+def _created() -> str | None:
+    """A bundle is the same whenever it is made, unless SOURCE_DATE_EPOCH dates it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return None
+    if not epoch.isdigit() or int(epoch) > 1 << 36:
+        raise MdmError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {epoch[:40]!r}.")
+    return datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).isoformat()

@@ -1,0 +1,18 @@
+"""Runs a saved Core ML package (an ML program) on any machine, without Core ML.
+
+    package = Package.open("inner.mlpackage")
+    program = package.load(precision="fp16")
+    outputs = program({"x_t": array})
+
+What it certifies: the saved graph, the stored weights and, in fp16, the range and rounding of every
+intermediate value. It does not reproduce a device: how the Neural Engine fuses operations and how
+wide it accumulates is not documented.
+"""
+
+from conversion.execute.errors import ExecutionError
+from conversion.execute.graph import TensorType
+from conversion.execute.package import Package
+from conversion.execute.program import Precision, Program
+from conversion.execute.watch import Range, Watch
+
+__all__ = ["ExecutionError", "Package", "Precision", "Program", "Range", "TensorType", "Watch"]

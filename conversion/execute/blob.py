@@ -1,0 +1,169 @@
+"""Core ML's weight file: numbers by offset, every size checked against the file before it is used.
+
+Layout (little endian): a 64-byte header; then, at 64-byte boundaries, a 64-byte record for each
+tensor: sentinel, type code, bytes of data, offset of the data, unused bits of its last byte.
+Types narrower than a byte are packed from the least significant bit upwards, without gaps.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conversion.execute.errors import ExecutionError
+
+Array = npt.NDArray[Any]
+
+_RECORD = struct.Struct("<IIQQQ")
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+_ALIGNMENT = 64
+_UNPACK_CHUNK = 1 << 20  # values; a multiple of 8, so that each chunk starts on a whole byte
+
+_CODES = {
+    1: "fp16",
+    2: "fp32",
+    3: "uint8",
+    4: "int8",
+    6: "int16",
+    7: "uint16",
+    8: "int4",
+    9: "uint1",
+    10: "uint2",
+    11: "uint4",
+    12: "uint3",
+    13: "uint6",
+    14: "int32",
+    15: "uint32",
+}
+
+BITS = {
+    "bool": 8,
+    "fp16": 16,
+    "fp32": 32,
+    "fp64": 64,
+    "int4": 4,
+    "int8": 8,
+    "int16": 16,
+    "int32": 32,
+    "int64": 64,
+    "uint1": 1,
+    "uint2": 2,
+    "uint3": 3,
+    "uint4": 4,
+    "uint6": 6,
+    "uint8": 8,
+    "uint16": 16,
+    "uint32": 32,
+    "uint64": 64,
+}
+
+_NUMPY = {
+    "bool": "?",
+    "fp16": "<f2",
+    "fp32": "<f4",
+    "fp64": "<f8",
+    "int8": "i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+}
+
+
+class WeightFile:
+    """A weight file, mapped read-only; `read` returns views where the stored form allows it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ExecutionError for a file that is no weight file of a known version."""
+        self.name = path.name
+        try:
+            with path.open("rb") as file:
+                self.size = os.fstat(file.fileno()).st_size
+                if self.size < _ALIGNMENT:
+                    raise ExecutionError(
+                        f"{path}: expected a weight file, got {self.size} bytes; convert again."
+                    )
+                self._bytes = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise ExecutionError(f"{path}: cannot be read ({error.strerror}).") from None
+        version = int.from_bytes(self._bytes[4:8], "little")
+        if version != _VERSION:
+            raise ExecutionError(
+                f"{path}: expected a weight file of version {_VERSION}, got {version}."
+            )
+
+    def read(self, offset: int, dtype: str, count: int) -> Array:
+        """`count` values of `dtype` from the record at `offset`, flat; sub-byte types one per byte.
+
+        Raises ExecutionError where record or data lie outside the file or contradict the request.
+        """
+        start, stored = self._record(offset, dtype)
+        expected = packed_size(dtype, count)
+        if stored != expected:
+            raise ExecutionError(
+                f"{self.name}: the record at {offset} holds {stored} bytes, but {count} values of "
+                f"type {dtype} need {expected}; the package is damaged."
+            )
+        return unpack(np.frombuffer(self._bytes, np.uint8, stored, start), dtype, count)
+
+    def _record(self, offset: int, dtype: str) -> tuple[int, int]:
+        if offset % _ALIGNMENT or not _ALIGNMENT <= offset <= self.size - _ALIGNMENT:
+            raise ExecutionError(
+                f"{self.name}: a weight at offset {offset} lies outside the file of {self.size} "
+                "bytes or off its grid; the file is truncated or the package damaged."
+            )
+        sentinel, code, stored, start, _ = _RECORD.unpack_from(self._bytes, offset)
+        if sentinel != _SENTINEL:
+            raise ExecutionError(
+                f"{self.name}: no weight record at offset {offset}; the package is damaged."
+            )
+        if _CODES.get(code) != dtype:
+            raise ExecutionError(
+                f"{self.name}: the record at {offset} holds {_CODES.get(code, f'type {code}')}, "
+                f"but the program expects {dtype}; the package is damaged."
+            )
+        if start < _ALIGNMENT or start + stored > self.size:
+            raise ExecutionError(
+                f"{self.name}: the data of the record at {offset} end at {start + stored}, but "
+                f"the file has {self.size} bytes; the file is truncated."
+            )
+        return start, stored
+
+
+def packed_size(dtype: str, count: int) -> int:
+    """Bytes that `count` values of `dtype` occupy when packed."""
+    return (count * BITS[dtype] + 7) // 8
+
+
+def unpack(data: npt.NDArray[np.uint8], dtype: str, count: int) -> Array:
+    """Packed bytes as `count` numbers: a view for whole-byte types, else one (u)int8 per value."""
+    if dtype in _NUMPY:
+        return data.view(_NUMPY[dtype])
+    bits, signed = BITS[dtype], dtype.startswith("int")
+    out = np.empty(packed_size("uint8", count), np.uint8)
+    for start in range(0, count, _UNPACK_CHUNK):
+        stop = min(start + _UNPACK_CHUNK, count)
+        chunk = data[start * bits // 8 : packed_size(dtype, stop)]
+        out[start:stop] = _unpack_chunk(chunk, bits)[: stop - start]
+    if signed:  # move the sign bit to the top and shift back arithmetically
+        return (out << (8 - bits)).view(np.int8) >> (8 - bits)
+    return out
+
+
+def _unpack_chunk(data: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        return ((data[:, None] >> shifts) & (2**bits - 1)).reshape(-1)
+    singles = np.unpackbits(data, bitorder="little")
+    values = singles[: singles.size // bits * bits].reshape(-1, bits)
+    return np.packbits(values, axis=1, bitorder="little").reshape(-1)

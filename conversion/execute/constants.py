@@ -1,0 +1,73 @@
+"""The constants of a function: every weight and setting that its operations read, decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from conversion.execute.blob import WeightFile
+from conversion.execute.compressed import Value, decode
+from conversion.execute.errors import ExecutionError
+from conversion.execute.graph import BlobReference, Function, Literal, Operation
+from conversion.execute.liveness import last_uses, names_read
+from conversion.execute.values import round_to_fp16, to_tensor
+
+OpenFile = Callable[[str], WeightFile]
+
+
+def load_constants(function: Function, open_file: OpenFile, fp16: bool) -> dict[str, Tensor | str]:
+    """Constants by name, as tensors or text: those that are not merely parts of other constants.
+
+    Args:
+        fp16: round what is typed as fp16 to it. Stored numbers are already; products are not.
+
+    Raises ExecutionError for weights that are damaged or contradict their declaration.
+    """
+    wanted = {n for o in function.operations if not o.is_constant for n in names_read(o)}
+    wanted.update(function.outputs)
+    last = last_uses(function)
+    parts: dict[str, Value] = {}
+    out: dict[str, Tensor | str] = {}
+    for index, operation in enumerate(function.operations):
+        if not operation.is_constant:
+            continue
+        inputs = {k: _part(v, parts, open_file, operation) for k, v in operation.inputs.items()}
+        for (name, kind), value in zip(operation.outputs, decode(operation, inputs), strict=True):
+            if name in wanted:
+                out[name] = _finish(value, fp16 and kind.dtype == "fp16")
+            if last.get(name, index) > index:
+                parts[name] = value
+        for name in names_read(operation):
+            if last.get(name) == index:
+                parts.pop(name, None)
+    return out
+
+
+def literal_value(literal: Literal, open_file: OpenFile) -> Value:
+    """The text or the array of a literal, in its stored type. Raises ExecutionError."""
+    if not isinstance(literal.value, BlobReference):
+        return literal.value
+    kind, blob = literal.type, literal.value
+    return open_file(blob.file).read(blob.offset, kind.dtype, kind.count).reshape(kind.shape)
+
+
+def _part(
+    bindings: tuple[str | Literal, ...],
+    parts: dict[str, Value],
+    open_file: OpenFile,
+    operation: Operation,
+) -> Value:
+    binding = bindings[0] if len(bindings) == 1 else None
+    if isinstance(binding, Literal):
+        return literal_value(binding, open_file)
+    if binding is None or binding not in parts:
+        raise ExecutionError(f"{operation.label}: is made from something that is no constant.")
+    return parts[binding]
+
+
+def _finish(value: Value, rounded: bool) -> Tensor | str:
+    if isinstance(value, str):
+        return value
+    tensor = to_tensor(value)
+    return round_to_fp16(tensor, owned=False) if rounded else tensor

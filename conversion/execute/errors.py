@@ -1,0 +1,9 @@
+"""The one refusal of this package."""
+
+from __future__ import annotations
+
+from mdm_apple.errors import MdmError
+
+
+class ExecutionError(MdmError):
+    """A package that cannot be read or run, or inputs that do not fit it, in one sentence."""

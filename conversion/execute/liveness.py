@@ -1,0 +1,72 @@
+"""When each value of a function is needed for the last time, and what that means for memory."""
+
+from __future__ import annotations
+
+import os
+
+from conversion.execute.errors import ExecutionError
+from conversion.execute.graph import Function, Operation
+from conversion.execute.opset import VIEWS
+
+
+def names_read(operation: Operation) -> set[str]:
+    """Names of the values that an operation reads."""
+    return {b for bindings in operation.inputs.values() for b in bindings if isinstance(b, str)}
+
+
+def last_uses(function: Function) -> dict[str, int]:
+    """Index of the last operation that reads each value, or that makes it if none reads it.
+
+    Outputs of the function are absent: they stay.
+    """
+    last: dict[str, int] = {}
+    for index, operation in enumerate(function.operations):
+        for name in names_read(operation) | {name for name, _ in operation.outputs}:
+            last[name] = index
+    return {name: index for name, index in last.items() if name not in function.outputs}
+
+
+def peak_bytes(function: Function) -> int:
+    """The most bytes that values in their declared types occupy at once, constants not included.
+
+    A view (a reshape, say) costs nothing and keeps alive what it looks at.
+    """
+    owner = {name: name for name in function.inputs}
+    size = {name: kind.bytes for name, kind in function.inputs.items()}
+    for operation in function.operations:
+        if operation.is_constant:
+            continue
+        seen = operation.inputs.get("x", (None,))[0] if operation.kind in VIEWS else None
+        for name, kind in operation.outputs:
+            owner[name] = owner[seen] if isinstance(seen, str) and seen in owner else name
+            size.setdefault(owner[name], kind.bytes)
+
+    last, end = last_uses(function), len(function.operations)
+    until: dict[str, int] = {}
+    for name, root in owner.items():
+        until[root] = max(until.get(root, 0), last.get(name, end))
+    freed: dict[int, int] = {}
+    for root, index in until.items():
+        freed[index] = freed.get(index, 0) + size[root]
+
+    live = peak = sum(size[name] for name in function.inputs)
+    for index, operation in enumerate(function.operations):
+        live += sum(size[name] for name, _ in operation.outputs if owner.get(name) == name)
+        peak = max(peak, live)
+        live -= freed.get(index, 0)
+    return peak
+
+
+def check_memory(function: Function, peak: int) -> None:
+    """Refuse what this machine cannot hold, before any of it is allocated. Raises ExecutionError.
+
+    Everything is kept in 32 bits here, so declared fp16 sizes count twice.
+    """
+    weights = sum(k.count * 4 for o in function.operations if o.is_constant for _, k in o.outputs)
+    needed = weights + 2 * peak
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise ExecutionError(
+            f"function {function.name!r}: needs {needed / 1e9:.1f} GB to run, but this machine has "
+            f"{available / 1e9:.1f} GB."
+        )

@@ -1,0 +1,14 @@
+"""Access to Core ML's protobuf messages, as coremltools ships them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from conversion.coreml import quiet_coremltools
+
+
+def model_message() -> Any:
+    """An empty `Model` message."""
+    with quiet_coremltools():
+        return importlib.import_module("coremltools.proto.Model_pb2").Model()

@@ -1,0 +1,51 @@
+"""What the numbers did during a run: how large they became, where they stopped being finite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """One value: the operation that made it, its largest finite magnitude, its non-finite count."""
+
+    operation: str
+    name: str
+    largest: float
+    nonfinite: int
+
+
+@dataclass
+class Watch:
+    """Pass one to a `Program` call: `ranges` then has an entry per computed floating value."""
+
+    ranges: list[Range] = field(default_factory=list[Range])
+
+    def see(self, operation: str, name: str, value: Tensor) -> None:
+        if not value.is_floating_point() or value.numel() == 0:
+            return
+        finite = torch.isfinite(value)
+        bad = value.numel() - int(finite.sum())
+        kept = value[finite] if bad else value
+        largest = float(kept.abs().amax()) if kept.numel() else 0.0
+        self.ranges.append(Range(operation, name, largest, bad))
+
+    @property
+    def largest(self) -> Range | None:
+        """The value of the largest finite magnitude."""
+        return max(self.ranges, key=lambda r: r.largest, default=None)
+
+    @property
+    def first_nonfinite(self) -> Range | None:
+        """The first value with an infinity or NaN; that is where to look for the cause."""
+        return next((r for r in self.ranges if r.nonfinite), None)
+
+    @property
+    def beyond_fp16(self) -> list[Range]:
+        """Values that fp16 cannot hold; meaningful after an fp32 run."""
+        return [r for r in self.ranges if r.largest > FP16_MAX or r.nonfinite]

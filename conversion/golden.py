@@ -1,0 +1,74 @@
+"""The golden record of a bundle: what the torch network answered when it was converted.
+
+`golden.safetensors` lets a bundle be checked where the model is not: `times` (3,), per side `x_t_<side>`
+and `prediction_<side>` (3, P, 3, side, side) at those table indices, `picture_<side>`
+(P, 3, side, side) at the end of the same trajectory, and the text it was made with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.manifest import GoldenInfo
+from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from conversion.reference import (
+    PROMPTS,
+    SEED,
+    Floats,
+    Probe,
+    TextInputs,
+    Walk,
+    text_inputs,
+    walk,
+    walk_sampler,
+)
+from conversion.source import ModelSource
+from mdm_apple.tensorfile import read_tensors, write_tensors
+
+GOLDEN = "golden.safetensors"
+LARGE_SIDE = 512  # from here on one prompt makes tens of megabytes, and a walk takes minutes
+
+
+def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
+    """Run the network along a short trajectory and keep what it saw and said."""
+    prompts = PROMPTS[: 1 if source.config.side >= LARGE_SIDE else 2]
+    text = text_inputs(source, prompts)
+    record = walk(source, text, len(prompts))
+    times = tuple(probe.t for probe in record.probes)
+    tensors: dict[str, NDArray[Any]] = {"times": np.array(times, np.int64)}
+    for i, side in enumerate(source.config.sides):
+        tensors[f"x_t_{side}"] = np.stack([p.x_t[i] for p in record.probes])
+        tensors[f"prediction_{side}"] = np.stack([p.prediction[i] for p in record.probes])
+        tensors[f"picture_{side}"] = record.pictures[i]
+    if text is not None:
+        tensors |= {TEXT_MASK: text.mask, TEXT_FEATURES: text.features}
+        if text.ids is not None:
+            tensors[TOKEN_IDS] = text.ids
+    write_tensors(folder / GOLDEN, tensors)
+    sampler = walk_sampler(source.config.diffusion.schedule.num_steps)
+    kind = None if text is None else text.source
+    return GoldenInfo(GOLDEN, prompts, kind, SEED, sampler.kind, sampler.num_steps or 0, times)
+
+
+def read_golden(path: Path, info: GoldenInfo, sides: tuple[int, ...]) -> tuple[TextInputs | None, Walk]:
+    """The record as `text_inputs` and `walk` gave it. Raises TensorFileError."""
+    tensors = read_tensors(path)
+    probes = [
+        Probe(
+            int(t),
+            [np.array(tensors[f"x_t_{s}"][k]) for s in sides],
+            [np.array(tensors[f"prediction_{s}"][k]) for s in sides],
+        )
+        for k, t in enumerate(info.times)
+    ]
+    text = None
+    if info.text is not None:
+        mask, features = (np.array(tensors[n]) for n in (TEXT_MASK, TEXT_FEATURES))
+        ids = np.array(tensors[TOKEN_IDS]) if TOKEN_IDS in tensors else None
+        text = TextInputs(info.text, mask, features, ids)
+    pictures: list[Floats] = [np.array(tensors[f"picture_{s}"]) for s in sides]
+    return text, Walk(probes, pictures)

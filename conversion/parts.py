@@ -1,0 +1,58 @@
+"""What a layout is made of: networks that become packages, and the names by which they are wired.
+
+A tensor name means the same in every package of a bundle: what one package puts out under a name
+enters every later one that takes that name. The host provides the rest (images, time embeddings,
+tokens). So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+Phase = Literal["text", "prompt", "step"]  # how often a package runs
+
+TOKEN_IDS = "token_ids"  # (1, L) int32
+TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding
+TEXT_FEATURES = "text_features"  # (1, L, text_dim)
+POOLED = "pooled"  # (1, D), which the host adds to the rows of the time tables
+ATTENTION_MASK = "attention_mask"  # (1, 1, 1, L), 0 where attended and MASKED elsewhere
+
+# Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
+MASKED = -1e4
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network that becomes one package.
+
+    inputs: an example tensor per input name, in the order of the module's arguments; integers are
+    int32. outputs: names in the order of the module's results.
+    """
+
+    name: str
+    phase: Phase
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def image_name(side: int) -> str:
+    """Noisy image of a level, (1, 3, side, side)."""
+    return f"x_{side}"
+
+
+def temb_name(side: int) -> str:
+    """Finished embedding of a level, (1, D): its row of the time table plus the pooled text."""
+    return f"temb_{side}"
+
+
+def prediction_name(side: int) -> str:
+    return f"prediction_{side}"
+
+
+def keys_values_names(side: int, index: int) -> tuple[str, str]:
+    """Cross-attention keys and values of one layer, (1, heads, L, head width) each."""
+    return f"keys_{side}_{index}", f"values_{side}_{index}"

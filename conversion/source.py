@@ -1,0 +1,93 @@
+"""Where a conversion starts: network, text encoder and tokenizer of a model folder, or random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from conversion.errors import ConversionError
+from mdm_apple.atomic_folder import has_file
+from mdm_apple.checkpoint import load_model_config, load_tokenizer
+from mdm_apple.config import ModelConfig
+from mdm_apple.hub import TOKENIZER_FILE
+from mdm_apple.text import Tokenizer
+from mdm_apple.torch.nested_unet import build_unet
+from mdm_apple.torch.open import open_network
+from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder
+from mdm_apple.torch.text import ENCODER_FOLDER, load_trained_encoder
+from mdm_apple.torch.unet import UNet
+
+TextEncoderChoice = Literal["auto", "yes", "no"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model in evaluation mode. encoder and tokenizer are None where the features come from a cache."""
+
+    config: ModelConfig
+    net: UNet
+    encoder: T5Encoder | None = None
+    tokenizer: bytes | None = None
+
+
+def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> ModelSource:
+    """What a model folder holds, averaged weights where there are any. Raises MdmError.
+
+    Args:
+        text_encoder: "auto" takes one that was trained with the model, "yes" also a frozen one that
+            was fetched beside it, and refuses a folder with neither.
+    """
+    config = load_model_config(folder)
+    net = open_network(folder)
+    text = config.text
+    if text is None or text.encoder is None or text_encoder == "no":
+        return ModelSource(config, net, None, _tokenizer(folder))
+    if text.trainable:
+        return ModelSource(
+            config, net, load_trained_encoder(folder, text.encoder), _tokenizer(folder)
+        )
+    fetched = folder / ENCODER_FOLDER
+    if text_encoder == "auto":
+        return ModelSource(config, net, None, _tokenizer(folder))
+    if not fetched.is_dir():
+        raise ConversionError(
+            f"{folder}: the text encoder {text.source} is not here; fetch it with `mdm fetch "
+            f"text-encoder --model {folder}`, or leave out --text-encoder yes."
+        )
+    _, state = load_hf_encoder(fetched)
+    tokenizer = Tokenizer.load(
+        fetched / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
+    )
+    encoder = encoder_from_state(text.encoder, state).float()
+    return ModelSource(config, net, encoder, tokenizer.model)
+
+
+def random_source(
+    config: ModelConfig, seed: int, with_encoder: bool = True, tokenizer: bytes | None = None
+) -> ModelSource:
+    """A network of seeded random weights; what starts at zero is random too, so that it counts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = build_unet(config.model)
+        _fill_zeros(net)
+        encoder = None
+        if with_encoder and config.text and config.text.encoder:
+            encoder = T5Encoder(config.text.encoder).eval().requires_grad_(False)
+    return ModelSource(config, net.eval().requires_grad_(False), encoder, tokenizer)
+
+
+def _tokenizer(folder: Path) -> bytes | None:
+    return load_tokenizer(folder) if has_file(folder, "tokenizer.model") else None
+
+
+def _fill_zeros(net: nn.Module) -> None:
+    """Half of the usual deviation for zero weights, 0.02 for zero biases."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if not parameter.any():
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
+                parameter.normal_(std=0.5 * fan_in**-0.5 if fan_in else 0.02)

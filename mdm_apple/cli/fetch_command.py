@@ -1,0 +1,104 @@
+"""`mdm fetch`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from mdm_apple.checkpoint import load_model_config, load_weights, save_model
+from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
+from mdm_apple.cli.model_options import FOLDER
+from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.errors import MdmError, require
+from mdm_apple.fetch import BASE_URL, CheckpointName, fetch
+from mdm_apple.hub import ENCODER_FOLDER
+from mdm_apple.presets import preset
+
+PRESET_OF: dict[CheckpointName, str] = {
+    "flickr64": "mdm64",
+    "flickr256": "mdm256",
+    "flickr1024": "mdm1024",
+}
+TEXT_ENCODER = "text-encoder"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdm fetch flickr64 --out flickr64 --accept
+  mdm fetch text-encoder --out flickr64
+"""
+)
+@click.argument("name", type=click.Choice([*PRESET_OF, TEXT_ENCODER]))
+@click.option("--out", type=FOLDER, required=True, help="Model folder.")
+@click.option("--accept", is_flag=True, help="Go ahead with what is known of the licence.")
+@click.option("--base-url", default=BASE_URL, help="Where the checkpoints are.")
+@click.option("--keep-pth", is_flag=True, help="Keep the downloaded .pth after the import.")
+@overwrite_option
+@output_options
+def command(name: str, **options: Any) -> None:
+    """Download one of Apple's checkpoints and import it, or the text encoder of a model folder.
+
+    An interrupted download goes on where it stopped.
+    """
+    output = Output(options["as_json"], options["quiet"])
+    out: Path = options["out"]
+    if name == TEXT_ENCODER:
+        _fetch_encoder(out, output)
+        return
+    for known, preset_name in PRESET_OF.items():
+        if known == name:
+            _fetch_checkpoint(known, preset_name, out, options, output)
+
+
+def _fetch_checkpoint(
+    name: CheckpointName, preset_name: str, out: Path, options: dict[str, Any], output: Output
+) -> None:
+    downloads = out.with_name(f"{out.name}.download")
+    refuse_existing(out, options["overwrite"])
+    output.say(f"{name}: {PUBLISHED}.")
+    if not options["accept"] and not click.confirm("Download it?", err=True):
+        raise MdmError("nothing was downloaded; add --accept to agree beforehand.")
+    with tqdm(unit="B", unit_scale=True, disable=output.quiet) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        fetched = fetch(name, downloads, options["base_url"], progress=progress)
+    import_checkpoint(fetched.path, preset(preset_name), out, license_note=PUBLISHED)
+    if not options["keep_pth"]:
+        for file in downloads.iterdir():
+            file.unlink()
+        downloads.rmdir()
+    output.result(
+        {"out": str(out), "url": fetched.url, "sha256": fetched.sha256, "bytes": fetched.size},
+        f"{out}: imported from {fetched.url}, SHA-256 {fetched.sha256}.",
+    )
+
+
+def _fetch_encoder(folder: Path, output: Output) -> None:
+    """Fetch the frozen encoder that the model folder names, and note its hashes there."""
+    config = load_model_config(folder)
+    text = config.text
+    if text is None or text.source is None:
+        raise MdmError(f"{folder}: names no text encoder to fetch.")
+    require("huggingface_hub")
+    from mdm_apple.hub import fetch_encoder
+
+    fetched = fetch_encoder(text.source, text.revision, folder / ENCODER_FOLDER)
+    noted = dataclasses.replace(
+        text,
+        revision=fetched.revision,
+        encoder_sha256=fetched.encoder_sha256,
+        tokenizer_sha256=fetched.tokenizer_sha256,
+    )
+    save_model(folder, dataclasses.replace(config, text=noted), load_weights(folder))
+    output.result(
+        {"out": str(folder), "source": fetched.source, "revision": fetched.revision},
+        f"{folder}: {fetched.source} at {fetched.revision}.",
+    )

@@ -1,0 +1,77 @@
+"""`mdm import`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdm_apple.checkpoint import save_model
+from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
+from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.config import ModelConfig, Provenance
+from mdm_apple.errors import MdmError
+from mdm_apple.legacy import import_apple, read_apple_yaml
+from mdm_apple.presets import preset
+from mdm_apple.shapes import parameter_count
+
+# what is known of the published weights; the checkpoints carry no licence of their own
+PUBLISHED = (
+    "published by Apple beside github.com/apple/ml-mdm; no licence file comes with the weights"
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdm import vis_model.pth --preset mdm64 --out flickr64
+  mdm import vis_model.pth --yaml configs/models/cc12m_256x256.yaml --out flickr256
+"""
+)
+@click.argument("checkpoint", type=FILE, metavar="FILE.pth")
+@preset_option
+@click.option("--yaml", "yaml_path", type=FILE, metavar="F", help="Apple's configuration file.")
+@click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
+@overwrite_option
+@output_options
+def command(checkpoint: Path, **options: Any) -> None:
+    """Turn an Apple checkpoint into a model folder.
+
+    Nothing in the file is executed: tensors are read by a parser that knows no classes, and must
+    be exactly those of the configuration.
+    """
+    output = Output(options["as_json"], options["quiet"])
+    config, notices = _config(options["preset_name"], options["yaml_path"])
+    refuse_existing(options["out"], options["overwrite"])
+    for notice in notices:
+        output.say(notice)
+    import_checkpoint(checkpoint, config, options["out"], license_note=None)
+    count = parameter_count(config.model)
+    output.result(
+        {"out": str(options["out"]), "parameters": count, "notices": notices},
+        f"{options['out']}: {count:,} parameters, {config.side} px.",
+    )
+
+
+def import_checkpoint(
+    checkpoint: Path, config: ModelConfig, out: Path, license_note: str | None
+) -> None:
+    """Check the checkpoint against the configuration and write the model folder."""
+    weights = import_apple(checkpoint, config)
+    provenance = dataclasses.replace(
+        config.provenance, source=config.provenance.source, license=license_note
+    )
+    save_model(out, dataclasses.replace(config, provenance=provenance), weights)
+
+
+def _config(preset_name: str | None, yaml_path: Path | None) -> tuple[ModelConfig, list[str]]:
+    if (preset_name is None) == (yaml_path is None):
+        raise MdmError("give either --preset or --yaml.")
+    if yaml_path is not None:
+        read = read_apple_yaml(yaml_path)
+        config = dataclasses.replace(read.config, provenance=Provenance(notes=yaml_path.name))
+        return config, list(read.notices)
+    assert preset_name is not None
+    return preset(preset_name), []
