@@ -18,7 +18,7 @@ Halves = NDArray[np.float16]
 Doubles = NDArray[np.float64]
 
 EXACT_START_CENTROIDS = 16  # beyond, binning costs more than the asymptotic start loses
-BINS = 1024
+BINS = 512
 MAX_ROUNDS = 400
 TOLERANCE = 1e-7  # of the squared error, per round
 EQUALISING_ROUNDS = 30

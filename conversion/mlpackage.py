@@ -35,7 +35,7 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
     root = entries[content["rootModelIdentifier"]]["path"]
     content["itemInfoEntries"] = {_identifier(e["path"]): e for e in entries.values()}
     content["rootModelIdentifier"] = _identifier(root)
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(content, indent=4, sort_keys=True)  # as coremltools leaves it on opening
     manifest.write_text(text, encoding="utf-8")
 
     model = path / "Data" / root

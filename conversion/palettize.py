@@ -40,16 +40,12 @@ WEIGHTED = {
 
 @dataclass(frozen=True)
 class WeightReport:
-    """One weight of a package: bits it has now, and why it kept 16 if it did.
-
-    snr: of the new values in dB, 20 log10(rms(weight) / rms(error)); None where it kept 16.
-    """
+    """One weight of a package: bits it has now, and why it kept 16 if it did."""
 
     package: str
     name: str
     elements: int
     bits: int
-    snr: float | None
     reason: str | None
 
 
@@ -203,42 +199,38 @@ def _compress(
         if reason is None:
             chosen.append(weight)
         else:
-            reports.append(WeightReport(package, weight.name, weight.elements, 16, None, reason))
+            reports.append(WeightReport(package, weight.name, weight.elements, 16, reason))
     if not chosen:
         shutil.copytree(source, target)
         return reports
-    snrs = _apply(source, target, {w.name for w in chosen}, bits)
+    _apply(source, target, {w.name for w in chosen}, bits)
     made = Package.open(target).function()
-    compressed = {o.name for o in made.operations if o.kind == "constexpr_lut_to_dense"}
+    still_plain = {w.name for w in weights_of(made)}
     for weight in chosen:
-        taken = any(name.startswith(weight.name) for name in compressed)
-        reports.append(
-            WeightReport(
-                package,
-                weight.name,
-                weight.elements,
-                bits if taken else 16,
-                snrs.get(weight.name) if taken else None,
-                None if taken else "coremltools left it as it was",
-            )
-        )
+        taken = weight.name not in still_plain
+        reason = None if taken else "left as it was by coremltools"
+        now = bits if taken else 16
+        reports.append(WeightReport(package, weight.name, weight.elements, now, reason))
     return reports
 
 
-def _apply(source: Path, target: Path, names: set[str], bits: int) -> dict[str, float]:
-    """Let coremltools replace the named constants by palettes of ours; SNR by name."""
-    errors: dict[bytes, float] = {}
+def _apply(source: Path, target: Path, names: set[str], bits: int) -> None:
+    """Let coremltools replace the named constants by palettes of ours."""
 
     def table_and_indices(weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         halves = weight.astype(np.float16)
         palette = palette_of(halves, bits)
         return palette.values.astype(weight.dtype), palette.indices
 
-    del errors
-    with quiet_coremltools() as coremltools:
+    with (
+        quiet_coremltools() as coremltools,
+        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+    ):
         from coremltools.optimize import coreml as optimize
 
-        model = coremltools.models.MLModel(str(source), skip_model_load=True)
+        opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it only opens
+        shutil.copytree(source, opened)
+        model = coremltools.models.MLModel(str(opened), skip_model_load=True)
         each = optimize.OpPalettizerConfig(
             mode="custom", lut_function=table_and_indices, weight_threshold=0
         )
@@ -246,11 +238,9 @@ def _apply(source: Path, target: Path, names: set[str], bits: int) -> dict[str, 
             global_config=None, op_name_configs=dict.fromkeys(sorted(names), each)
         )
         model = optimize.palettize_weights(model, config)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            saved = Path(scratch) / target.name
-            model.save(str(saved))
-            saved.rename(target)
-    return {}
+        saved = Path(scratch) / target.name
+        model.save(str(saved))
+        saved.rename(target)
 
 
 def _copy_the_rest(bundle: Bundle, folder: Path) -> None:

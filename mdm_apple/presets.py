@@ -88,16 +88,17 @@ def _mdm1024() -> ModelConfig:
 def _emoji() -> ModelConfig:
     """16 inside 32 inside 64 px, small enough for a phone, with its own text encoder."""
     core = UNetConfig(
-        channels=(96, 128),
-        num_resnets=(2, 2),
-        num_attention_layers=(0, 1),
+        channels=(48, 96, 160),
+        num_resnets=(1, 1, 1),
+        num_attention_layers=(0, 1, 1),
         attention_ffn=True,
         temb_dim=128,
+        num_groups=16,
         text_dim=128,
     )
     middle = UNetConfig(
-        channels=(48, 64),
-        num_resnets=(2, 1),
+        channels=(32, 48),
+        num_resnets=(1, 1),
         num_attention_layers=(0, 0),
         mid_blocks=False,
         temb_dim=128,
@@ -105,8 +106,8 @@ def _emoji() -> ModelConfig:
         inner=core,
     )
     outer = UNetConfig(
-        channels=(32, 48),
-        num_resnets=(2, 1),
+        channels=(16, 32),
+        num_resnets=(1, 1),
         num_attention_layers=(0, 0),
         mid_blocks=False,
         temb_dim=128,

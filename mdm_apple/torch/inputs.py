@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mdm_apple.config import UNetConfig
+from mdm_apple.shapes import IMAGE_CHANNELS
 
 
 def checked_text(config: UNetConfig, features: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -23,8 +24,10 @@ def checked_text(config: UNetConfig, features: Tensor | None, mask: Tensor | Non
     return features
 
 
-def check_images(config: UNetConfig, x_t: Sequence[Tensor], times: Tensor) -> None:
-    """Refuse images of the wrong count, side or batch. Raises ValueError."""
+def check_inputs(
+    config: UNetConfig, x_t: Sequence[Tensor], times: Tensor, text_features: Tensor | None
+) -> None:
+    """Refuse images of the wrong count, shape or batch, and text of another. Raises ValueError."""
     if len(x_t) != len(config.levels):
         raise ValueError(f"x_t: expected {len(config.levels)} levels, got {len(x_t)}.")
     rows = [len(x) for x in x_t]
@@ -36,3 +39,11 @@ def check_images(config: UNetConfig, x_t: Sequence[Tensor], times: Tensor) -> No
     side = x_t[0].shape[-1]
     if side % config.side_multiple:
         raise ValueError(f"x_t: side must be a multiple of {config.side_multiple}, got {side}.")
+    for i, (x, scale) in enumerate(zip(x_t, config.scales, strict=True)):
+        wanted = (IMAGE_CHANNELS, *2 * (side * scale // config.scales[0],))
+        if x.shape[1:] != wanted:
+            raise ValueError(f"x_t: expected {wanted} at level {i}, got {tuple(x.shape[1:])}.")
+    if config.text_width and text_features is not None and len(text_features) != len(times):
+        raise ValueError(
+            f"text_features: expected {len(times)} rows to match times, got {len(text_features)}."
+        )

@@ -108,7 +108,8 @@ class Attention(nn.Module):
 
         Values of masked tokens are zeroed, so that a fully masked prompt contributes nothing.
         """
-        k, v = self.kv_cond(self.norm_cond(features)).chunk(2, dim=-1)
+        features = self.norm_cond(features).to(self.kv_cond.weight.dtype)
+        k, v = self.kv_cond(features).chunk(2, dim=-1)
         if mask is not None:
             v = v * mask[:, :, None].to(v.dtype)
         return split_heads(k, ATTENTION_HEADS), split_heads(v, ATTENTION_HEADS)

@@ -84,6 +84,6 @@ def prepare(net: UNet, device: torch.device, precision: Precision = "fp32") -> U
     if precision != "fp32":
         for name, module in net.named_modules():
             keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and not keep:
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not keep:
                 module.to(DTYPES[precision])
     return net

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_apple.config import UNetConfig
-from mdm_apple.torch.inputs import check_images, checked_text
+from mdm_apple.torch.inputs import check_inputs, checked_text
 from mdm_apple.torch.layers import (
     Attention,
     KeysValues,
@@ -386,7 +386,7 @@ class UNet(nn.Module):
     ) -> list[Tensor]:
         """Prediction per level, highest first; see `denoise`, `embed` and `condition`."""
         x_t = [x_t] if isinstance(x_t, Tensor) else list(x_t)
-        check_images(self.config, x_t, times)
+        check_inputs(self.config, x_t, times, text_features)
         return self.denoise(
             x_t, self.embed(times, micros), self.condition(text_features, text_mask)
         )

@@ -1,0 +1,79 @@
+"""The packages of a bundle, executed in order and wired by name, whatever the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.bundle import Bundle
+from conversion.execute import Package, Precision, Program, Watch
+from conversion.parts import POOLED, TOKEN_IDS, Phase
+
+Values = dict[str, NDArray[Any]]
+
+
+class Chain:
+    """Runs the packages of one phase at a time; each is loaded when it is first needed."""
+
+    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+        self.bundle, self.precision = bundle, precision
+        self._programs: dict[str, Program] = {}
+
+    def run(
+        self, phase: Phase, values: Mapping[str, NDArray[Any]], watches: dict[str, Watch] | None = None
+    ) -> Values:
+        """Everything known before, and the outputs of the packages of `phase`.
+
+        Args:
+            watches: receives one Watch per package that runs. Raises ExecutionError.
+        """
+        known = dict(values)
+        for package in self.bundle.manifest.packages:
+            if package.phase == phase:
+                watch = None if watches is None else watches.setdefault(package.name, Watch())
+                inputs = {feature.name: known[feature.name] for feature in package.inputs}
+                known |= self._program(package.name)(inputs, watch)
+        return known
+
+    def _program(self, name: str) -> Program:
+        if name not in self._programs:
+            package = Package.open(self.bundle.file(self.bundle.package(name).path))
+            self._programs[name] = package.load(precision=self.precision)
+        return self._programs[name]
+
+
+class Denoiser:
+    """The network of a bundle for one picture at a time."""
+
+    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+        self.bundle = bundle
+        self.chain = Chain(bundle, precision)
+        self._tables = bundle.tables()
+
+    def condition(
+        self, text: Mapping[str, NDArray[Any]] | None, watches: dict[str, Watch] | None = None
+    ) -> Values:
+        """What a prompt contributes: from tokens and mask, or from features and mask."""
+        if text is None:
+            return {}
+        encoded = self.chain.run("text", text, watches) if TOKEN_IDS in text else dict(text)
+        return self.chain.run("prompt", encoded, watches)
+
+    def predict(
+        self,
+        x_t: list[NDArray[np.float32]],
+        time: int,
+        conditioning: Values,
+        watches: dict[str, Watch] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Prediction per level, (1, 3, side, side) each; time is the table index less one."""
+        values = dict(conditioning)
+        for level, x in zip(self.bundle.manifest.levels, x_t, strict=True):
+            temb = self._tables[level.time][time][None]
+            values[level.image] = x
+            values[level.temb] = temb + values[POOLED] if POOLED in values else temb
+        known = self.chain.run("step", values, watches)
+        return [known[level.prediction] for level in self.bundle.manifest.levels]

@@ -1,0 +1,115 @@
+"""A bundle, ready to sample without Core ML: `mdm_apple.generate.Runtime` on the executor.
+
+Packages take one picture; a batch is a loop, and guidance calls the network twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.bundle import Bundle
+from conversion.chain import Denoiser, Values
+from conversion.errors import BundleError
+from conversion.execute import Precision
+from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from mdm_apple.diffusion import guide
+from mdm_apple.features import FeatureCache, FeatureKey
+from mdm_apple.generate import Prompt
+from mdm_apple.ops import NumpyOps
+from mdm_apple.sampling import Denoise
+from mdm_apple.text import Tokenizer
+
+Floats = NDArray[np.float32]
+
+
+class BundleRuntime:
+    """See `generate.Runtime`.
+
+    Args:
+        precision: "fp16" rounds every stored value as a device does, "fp32" none.
+        features: a cache of `mdm embed`, for bundles without a text encoder.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: Precision = "fp16", features: FeatureCache | None = None
+    ) -> None:
+        self.config, self.ops = bundle.config(), NumpyOps()
+        self.bundle, self._features = bundle, features
+        self._denoiser = Denoiser(bundle, precision)
+        self._tokenizer: Tokenizer | None = None
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
+        if first_level and self.bundle.manifest.layout == "monolith":
+            raise BundleError(
+                f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
+                f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
+            )
+        guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
+        encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
+
+        def denoise(x_t: list[Floats], time: int) -> list[Floats]:
+            rows: list[list[Floats]] = []
+            for k, prompt in enumerate(prompts):
+                own = [x[k : k + 1] for x in x_t]
+                out = self._denoiser.predict(own, time, encoded[prompt.text])
+                if guided:
+                    base = self._denoiser.predict(own, time, encoded[prompt.negative])
+                    out = [guide(c, u, guidance_scale) for c, u in zip(out, base, strict=True)]
+                rows.append(out)
+            return [np.concatenate(level) for level in zip(*rows, strict=True)]
+
+        return denoise
+
+    def image(self, x: Floats) -> Floats:
+        return x
+
+    def numpy(self, x: Any) -> Floats:
+        return np.asarray(x, np.float32)
+
+    def _condition(self, caption: str) -> Values:
+        text = self.bundle.manifest.text
+        if text is None:
+            return self._denoiser.condition(None)
+        if self._features is not None:
+            found = self._features.lookup([caption], length=text.max_tokens)
+            return self._denoiser.condition({TEXT_FEATURES: found.values, TEXT_MASK: found.mask})
+        if text.encoder is None or text.tokenizer is None:
+            raise BundleError(
+                f"{self.bundle.path}: holds no {'tokenizer' if text.encoder else 'text encoder'}, so "
+                "prompts need a feature cache; make one with `mdm embed` and give it as --features."
+            )
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(
+                self.bundle.file(text.tokenizer), lowercase=text.lowercase
+            )
+        batch = self._tokenizer.encode([caption], text.max_tokens, pad_to_max=True)
+        return self._denoiser.condition({TOKEN_IDS: batch.ids, TEXT_MASK: batch.mask})
+
+
+def open_bundle_runtime(
+    path: Path, precision: str = "fp16", features: Path | None = None
+) -> tuple[BundleRuntime, str]:
+    """A runtime for `mdm sample`, and the digest of the bundle. Raises BundleError."""
+    if precision not in ("fp16", "fp32"):
+        raise BundleError(f"dtype: a bundle runs in fp16 or fp32, not {precision}.")
+    bundle = Bundle.open(path)
+    cache = None
+    if features is not None:
+        text = bundle.config().text
+        if text is None:
+            raise BundleError(f"{path}: its model takes no text, so leave out --features.")
+        cache = FeatureCache(features, FeatureKey.of(text))
+    return BundleRuntime(bundle, precision, cache), bundle.manifest.digest
+
+
+def _captions(prompts: Sequence[Prompt], guided: bool) -> set[str]:
+    negatives = {p.negative for p in prompts} if guided else set[str]()
+    return {p.text for p in prompts} | negatives
