@@ -1,7 +1,7 @@
 """The folder that an app takes: packages, tables, tokenizer, golden record, and their manifest.
 
-A bundle appears whole or not at all, and opens only if every file is byte for byte what the manifest
-lists: nothing missing, nothing more, no links, nothing outside the folder.
+A bundle appears whole or not at all, and opens only if every file is byte for byte what the
+manifest lists: nothing missing, nothing more, no links, nothing outside the folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -80,7 +80,7 @@ def is_bundle(path: Path) -> bool:
 
 
 @contextmanager
-def bundle_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
     """A new folder that becomes `out` when the block ends well, and vanishes otherwise.
 
     Raises BundleError when `out` is taken (unless told to overwrite a bundle) or the disk refuses.
@@ -89,7 +89,9 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     if occupied and not overwrite:
         raise BundleError(f"{out}: exists already; choose another --out or add --overwrite.")
     if occupied and not is_bundle(out):
-        raise BundleError(f"{out}: is not a bundle, so it is not overwritten; choose another --out.")
+        raise BundleError(
+            f"{out}: is not a bundle, so it is not overwritten; choose another --out."
+        )
     out = out.absolute()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     previous = out.with_name(f".{out.name}.{os.getpid()}.previous")
@@ -166,8 +168,8 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         if found != file:
             reason = "size" if found.size != file.size else "SHA-256"
             raise BundleError(
-                f"{path}: {file.path} has another {reason} than its manifest says; it is damaged or "
-                "was altered, copy the bundle again."
+                f"{path}: {file.path} has another {reason} than its manifest says; it is damaged "
+                "or was altered, copy the bundle again."
             )
 
 

@@ -19,11 +19,15 @@ class Chain:
     """Runs the packages of one phase at a time; each is loaded when it is first needed."""
 
     def __init__(self, bundle: Bundle, precision: Precision) -> None:
-        self.bundle, self.precision = bundle, precision
+        self.bundle = bundle
+        self.precision: Precision = precision
         self._programs: dict[str, Program] = {}
 
     def run(
-        self, phase: Phase, values: Mapping[str, NDArray[Any]], watches: dict[str, Watch] | None = None
+        self,
+        phase: Phase,
+        values: Mapping[str, NDArray[Any]],
+        watches: dict[str, Watch] | None = None,
     ) -> Values:
         """Everything known before, and the outputs of the packages of `phase`.
 

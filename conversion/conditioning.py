@@ -22,14 +22,14 @@ from conversion.parts import (
     keys_values_names,
 )
 from conversion.source import ModelSource
-from mdm_apple.torch.layers import SelfAttention1D, TextHeadLayer, merge_heads, split_heads
+from mdm_apple.torch.layers import TextHeadLayer, merge_heads, split_heads
 from mdm_apple.torch.unet import UNet
 
 
 def conditioning_part(source: ModelSource) -> Part:
     """The part of a network with text."""
     config = source.config
-    assert config.text and config.model.text_width, "only networks with text are conditioned"
+    assert config.text, "only networks with text are conditioned"
     module = ConditioningNetwork(source.net)
     features = torch.zeros(1, config.text.max_tokens, config.model.innermost.text_dim or 0)
     mask = torch.ones(1, config.text.max_tokens)
@@ -44,7 +44,9 @@ def conditioning_part(source: ModelSource) -> Part:
 
 def cross_attention_counts(net: UNet) -> list[list[int]]:
     """Number of attention layers per level and block, in the order of execution."""
-    return [[len(b.attn) if b.attention else 0 for b in m.run_blocks()] for m in net.level_modules()]
+    return [
+        [len(b.attn) if b.attention else 0 for b in m.run_blocks()] for m in net.level_modules()
+    ]
 
 
 def cross_attention_names(source: ModelSource) -> list[str]:
@@ -78,7 +80,7 @@ class ConditioningNetwork(nn.Module):
         self.fixed_outputs = (POOLED, ATTENTION_MASK) if self.masked and counts else (POOLED,)
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """features (1, L, text_dim), mask (1, L) -> pooled, additive mask if any, keys, values..."""
+        """features (1, L, text_dim), mask (1, L) -> pooled, additive mask, keys and values."""
         core = self.core
         h = core.lm_proj(features) if hasattr(core, "lm_proj") else features
         additive = additive_mask(mask) if self.masked else None
@@ -99,7 +101,7 @@ class ConditioningNetwork(nn.Module):
 
 
 def additive_mask(mask: Tensor) -> Tensor:
-    """(1, 1, 1, L): MASKED at padding. A fully masked row is all zero: its values are zero already."""
+    """(1, 1, 1, L): MASKED at padding; all zero for a fully masked row, whose values are zero."""
     any_token = mask.amax(dim=1, keepdim=True)
     return ((1 - mask) * any_token * MASKED)[:, None, None, :]
 
@@ -113,7 +115,7 @@ def _pool(h: Tensor, mask: Tensor) -> Tensor:
 def _head_layer(
     layer: TextHeadLayer, x: Tensor, mask: Tensor | None, additive: Tensor | None
 ) -> Tensor:
-    attention = cast(SelfAttention1D, layer.attn)
+    attention = layer.attn
     parts = attention.qkv(attention.norm(x)).chunk(3, dim=-1)
     q, k, v = (split_heads(p, attention.heads) for p in parts)
     if mask is not None:

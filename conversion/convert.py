@@ -16,6 +16,7 @@ from conversion.bundle import Bundle, bundle_folder, finish_bundle
 from conversion.coreml import quiet_coremltools
 from conversion.describe import describe
 from conversion.errors import ConversionError
+from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
 from conversion.mlpackage import seal_package
 from conversion.monolith import monolith
@@ -51,6 +52,8 @@ def convert(
     Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
     """
     parts = LAYOUTS[options.layout](source)
+    for part in parts:
+        _check_range(part)
     with bundle_folder(out, overwrite) as folder:
         write_bytes(folder / "config.json", to_json(source.config).encode())
         if source.tokenizer is not None:
@@ -62,7 +65,9 @@ def convert(
         for part in parts:
             say(f"{part.name}: capturing and lowering")
             convert_part(part, folder / f"{part.name}.mlpackage", options.target, source)
-        finish_bundle(folder, describe(folder, source, parts, golden, options.layout, options.target))
+        finish_bundle(
+            folder, describe(folder, source, parts, golden, options.layout, options.target)
+        )
     return Bundle.open(out)
 
 
@@ -80,6 +85,17 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConversionError(f"{part.name}: cannot be converted to Core ML ({reason}).") from error
     seal_package(path, part.name, source.config.provenance.license)
+
+
+def _check_range(part: Part) -> None:
+    """fp16 ends at 65504; a larger weight would become infinite without a word."""
+    for name, weight in part.module.named_parameters():
+        largest = float(weight.abs().max()) if weight.numel() else 0.0
+        if not largest <= FP16_MAX:
+            raise ConversionError(
+                f"{part.name}: the weight {name} reaches {largest:g}, which fp16 cannot hold; train "
+                "the model further or clip it."
+            )
 
 
 def capture(part: Part) -> torch.export.ExportedProgram:

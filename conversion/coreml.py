@@ -1,7 +1,7 @@
 """coremltools without its chatter.
 
-On Linux it reports on import that Apple's runtime and tested versions of other packages are missing,
-and it draws four progress bars per conversion; none of that concerns the user of this project.
+On Linux it reports on import that Apple's runtime and tested versions of other packages are
+missing, and it draws four progress bars per conversion; none of that concerns the user here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from mdm_apple.errors import require
 
 
 @contextlib.contextmanager
-def quiet_coremltools() -> Iterator[Any]:
+def quiet_coremltools() -> Generator[Any]:
     """The coremltools module, silent for the length of the block. Raises MissingPackageError."""
     logger = logging.getLogger("coremltools")
     level = logger.level

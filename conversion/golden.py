@@ -1,7 +1,7 @@
 """The golden record of a bundle: what the torch network answered when it was converted.
 
-`golden.safetensors` lets a bundle be checked where the model is not: `times` (3,), per side `x_t_<side>`
-and `prediction_<side>` (3, P, 3, side, side) at those table indices, `picture_<side>`
+`golden.safetensors` lets a bundle be checked where the model is not: `times` (3,), per side
+`x_t_<side>` and `prediction_<side>` (3, P, 3, side, side) at those table indices, `picture_<side>`
 (P, 3, side, side) at the end of the same trajectory, and the text it was made with.
 """
 
@@ -54,7 +54,9 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
     return GoldenInfo(GOLDEN, prompts, kind, SEED, sampler.kind, sampler.num_steps or 0, times)
 
 
-def read_golden(path: Path, info: GoldenInfo, sides: tuple[int, ...]) -> tuple[TextInputs | None, Walk]:
+def read_golden(
+    path: Path, info: GoldenInfo, sides: tuple[int, ...]
+) -> tuple[TextInputs | None, Walk]:
     """The record as `text_inputs` and `walk` gave it. Raises TensorFileError."""
     tensors = read_tensors(path)
     probes = [

@@ -10,6 +10,7 @@ Dite 1951). Deterministic throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,8 @@ def _centroids(support: Doubles, weights: Doubles, count: int) -> Doubles:
 def _companded(support: Doubles, weights: Doubles, count: int) -> Doubles:
     """Centroids as dense as the cube root of the data's density.
 
-    The density is measured on cells that are moved until all have the same share of it, so that long
-    tails are resolved however little of the data they hold.
+    The density is measured on cells that are moved until all have the same share of it, so that
+    long tails are resolved however little of the data they hold.
     """
     mass = np.concatenate([[0.0], np.cumsum(weights)])
     edges = np.interp(np.linspace(0, mass[-1], 4 * count + 1), mass[1:], support)
@@ -146,13 +147,11 @@ def _refine(support: Doubles, weights: Doubles, centroids: Doubles) -> Doubles:
     return np.diff(moment[borders]) / np.diff(mass[borders])
 
 
-def _best_cuts(
-    mass: Doubles, moment: Doubles, candidates: NDArray[np.intp]
-) -> NDArray[np.intp]:
+def _best_cuts(mass: Doubles, moment: Doubles, candidates: NDArray[np.intp]) -> NDArray[np.intp]:
     """One candidate per row, ascending, with the largest sum of moment^2 / mass over the cells."""
     best = _gain(mass, moment, np.zeros(1, np.intp), candidates[0])[0]
     choices: list[NDArray[np.intp]] = []
-    for before, after in zip(candidates[:-1], candidates[1:], strict=True):
+    for before, after in pairwise(candidates):
         total = best[:, None] + _gain(mass, moment, before, after)
         choices.append(total.argmax(axis=0))
         best = total.max(axis=0)

@@ -39,8 +39,8 @@ class Feature:
 class PackageInfo:
     """One .mlpackage. phase: runs once per text, once per prompt, or once per step.
 
-    weight_bits: of its palettized weights, 16 where none are. activation_bytes: the most that values
-    in their declared types occupy at once, weights apart.
+    weight_bits: of its palettized weights, 16 where none are. activation_bytes: the most that
+    values in their declared types occupy at once, weights apart.
     """
 
     name: str
@@ -153,9 +153,7 @@ def digest_of(manifest: Manifest) -> str:
 
 def write_manifest(manifest: Manifest) -> bytes:
     """The text of manifest.json with its digest filled in, checked against the schema."""
-    stamped = dataclasses.replace(manifest, digest=digest_of(manifest))
-    data = dataclasses.asdict(stamped)
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    text = _text(dataclasses.replace(manifest, digest=digest_of(manifest)))
     _check_schema(json.loads(text), "manifest.json")
     return text.encode()
 
@@ -177,9 +175,13 @@ def read_manifest(text: str, where: str) -> Manifest:
         manifest = from_json(Manifest, text, where)
     except ConfigError as error:
         raise BundleError(str(error)) from None
-    if manifest.digest != digest_of(manifest):
+    if manifest.digest != digest_of(manifest) or text != _text(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
     return manifest
+
+
+def _text(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
 
 
 @cache

@@ -1,8 +1,8 @@
 """Makes a saved .mlpackage a function of its contents: same model, same bytes.
 
-coremltools gives the items of a package random identifiers, stamps the date of conversion and writes
-protobuf maps in arbitrary order. Here identifiers are derived from paths, the date goes, and maps
-are sorted.
+coremltools gives the items of a package random identifiers, stamps the date of conversion and
+writes protobuf maps in arbitrary order. Here identifiers are derived from paths, the date goes, and
+maps are sorted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
     root = entries[content["rootModelIdentifier"]]["path"]
     content["itemInfoEntries"] = {_identifier(e["path"]): e for e in entries.values()}
     content["rootModelIdentifier"] = _identifier(root)
-    text = json.dumps(content, indent=4, sort_keys=True)  # as coremltools leaves it on opening
+    # in the form to which coremltools rewrites it whenever it opens a package
+    text = json.dumps(content, indent=4, sort_keys=True) + "\n"
     manifest.write_text(text, encoding="utf-8")
 
     model = path / "Data" / root

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from conversion.source import ModelSource
 from conversion.text_encoder import text_encoder_part
 from mdm_apple.config import ATTENTION_HEADS
 from mdm_apple.loss import limit_output
+from mdm_apple.torch.layers import Attention
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import Block, BlockKeysValues
 
@@ -92,5 +93,5 @@ def _key_widths(source: ModelSource) -> list[int]:
     if source.config.model.text_width is None:
         return []
     blocks: list[Block] = [b for m in source.net.level_modules() for b in m.run_blocks()]
-    layers = [layer for block in blocks if block.attention for layer in block.attn]
+    layers = [cast(Attention, layer) for b in blocks if b.attention for layer in b.attn]
     return [layer.qkv.in_channels // ATTENTION_HEADS for layer in layers for _ in range(2)]

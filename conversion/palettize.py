@@ -7,6 +7,7 @@ kept its 16 bits and says why. Biases, norms and tables of positions are no weig
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -87,8 +88,8 @@ def palettize(
         raise ConversionError(f"bits: expected one of {', '.join(map(str, BITS))}, got {bits}.")
     if any(p.weight_bits != 16 for p in bundle.manifest.packages):
         raise ConversionError(
-            f"{bundle.path}: is compressed already ({bundle.manifest.variant}); start from the fp16 "
-            "bundle, each compression adds its error."
+            f"{bundle.path}: is compressed already ({bundle.manifest.variant}); start from the "
+            "fp16 bundle, each compression adds its error."
         )
     weights: list[WeightReport] = []
     with bundle_folder(out, overwrite) as folder:
@@ -97,7 +98,9 @@ def palettize(
         for info in bundle.manifest.packages:
             say(f"{info.name}: {bits} bits")
             target = folder / info.path
-            weights += _compress(bundle.file(info.path), target, info.name, bits, protect_ends)
+            weights += compress_package(
+                bundle.file(info.path), target, info.name, bits, protect_ends
+            )
             license_text = bundle.manifest.provenance.license
             seal_package(target, info.name, license_text)
             packages.append(describe_package(folder, info.name, info.phase, bits))
@@ -108,6 +111,38 @@ def palettize(
     before = sum(p.bytes for p in bundle.manifest.packages)
     after = sum(p.bytes for p in packages)
     return Bundle.open(out), PalettizeReport(bits, tuple(weights), before, after)
+
+
+def compress_package(
+    source: Path, target: Path, package: str, bits: int, protect_ends: bool
+) -> list[WeightReport]:
+    """Write `source` to `target` with its weights compressed; what happened to each of them."""
+    function = Package.open(source).function()
+    ends = end_convolutions(function) if protect_ends else set[str]()
+    chosen: list[Weight] = []
+    reports: list[WeightReport] = []
+    for weight in weights_of(function):
+        reason = None
+        if weight.elements < MINIMUM_ELEMENTS:
+            reason = f"fewer than {MINIMUM_ELEMENTS} numbers"
+        elif weight.name in ends:
+            reason = "first or last convolution"
+        if reason is None:
+            chosen.append(weight)
+        else:
+            reports.append(WeightReport(package, weight.name, weight.elements, 16, reason))
+    if not chosen:
+        shutil.copytree(source, target)
+        return reports
+    _apply(source, target, {w.name for w in chosen}, bits)
+    made = Package.open(target).function()
+    still_plain = {w.name for w in weights_of(made)}
+    for weight in chosen:
+        taken = weight.name not in still_plain
+        reason = None if taken else "left as it was by coremltools"
+        now = bits if taken else 16
+        reports.append(WeightReport(package, weight.name, weight.elements, now, reason))
+    return reports
 
 
 def weights_of(function: Function) -> list[Weight]:
@@ -183,37 +218,6 @@ def _is_stored(constant: Operation) -> bool:
     return in_file and kind.dtype == "fp16" and len(kind.shape) >= 2
 
 
-def _compress(
-    source: Path, target: Path, package: str, bits: int, protect_ends: bool
-) -> list[WeightReport]:
-    function = Package.open(source).function()
-    ends = end_convolutions(function) if protect_ends else set[str]()
-    chosen: list[Weight] = []
-    reports: list[WeightReport] = []
-    for weight in weights_of(function):
-        reason = None
-        if weight.elements < MINIMUM_ELEMENTS:
-            reason = f"fewer than {MINIMUM_ELEMENTS} numbers"
-        elif weight.name in ends:
-            reason = "first or last convolution"
-        if reason is None:
-            chosen.append(weight)
-        else:
-            reports.append(WeightReport(package, weight.name, weight.elements, 16, reason))
-    if not chosen:
-        shutil.copytree(source, target)
-        return reports
-    _apply(source, target, {w.name for w in chosen}, bits)
-    made = Package.open(target).function()
-    still_plain = {w.name for w in weights_of(made)}
-    for weight in chosen:
-        taken = weight.name not in still_plain
-        reason = None if taken else "left as it was by coremltools"
-        now = bits if taken else 16
-        reports.append(WeightReport(package, weight.name, weight.elements, now, reason))
-    return reports
-
-
 def _apply(source: Path, target: Path, names: set[str], bits: int) -> None:
     """Let coremltools replace the named constants by palettes of ours."""
 
@@ -226,8 +230,7 @@ def _apply(source: Path, target: Path, names: set[str], bits: int) -> None:
         quiet_coremltools() as coremltools,
         tempfile.TemporaryDirectory(dir=target.parent) as scratch,
     ):
-        from coremltools.optimize import coreml as optimize
-
+        optimize = importlib.import_module("coremltools.optimize.coreml")
         opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it only opens
         shutil.copytree(source, opened)
         model = coremltools.models.MLModel(str(opened), skip_model_load=True)

@@ -1,4 +1,4 @@
-"""The torch network as the judge of a bundle: predictions on noisy images from real trajectories."""
+"""The torch network as judge of a bundle: predictions on noisy images of real trajectories."""
 
 from __future__ import annotations
 
@@ -126,9 +126,7 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
 
         probes: list[Probe] = []
         last: list[torch.Tensor] = []
-        for step in sample(
-            denoise, draw(), draw, schedule, config.diffusion, sampler, scales, ops
-        ):
+        for step in sample(denoise, draw(), draw, schedule, config.diffusion, sampler, scales, ops):
             last = step.x_next
             if step.t in wanted:
                 probes.append(Probe(step.t, _arrays(step.x_t), _arrays(step.prediction)))

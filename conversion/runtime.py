@@ -83,7 +83,7 @@ class BundleRuntime:
             return self._denoiser.condition({TEXT_FEATURES: found.values, TEXT_MASK: found.mask})
         if text.encoder is None or text.tokenizer is None:
             raise BundleError(
-                f"{self.bundle.path}: holds no {'tokenizer' if text.encoder else 'text encoder'}, so "
+                f"{self.bundle.path}: has no {'tokenizer' if text.encoder else 'text encoder'}, so "
                 "prompts need a feature cache; make one with `mdm embed` and give it as --features."
             )
         if self._tokenizer is None:

@@ -1,4 +1,4 @@
-"""Where a conversion starts: network, text encoder and tokenizer of a model folder, or random ones."""
+"""Where a conversion starts: network, text encoder, tokenizer of a folder, or random ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TextEncoderChoice = Literal["auto", "yes", "no"]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in evaluation mode. encoder and tokenizer are None where the features come from a cache."""
+    """A model in evaluation mode; encoder and tokenizer are None where features are cached."""
 
     config: ModelConfig
     net: UNet

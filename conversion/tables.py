@@ -1,8 +1,8 @@
 """Numbers that a bundle carries so that no host derives them again.
 
-`tables.safetensors` holds, float64, `alpha_bar` (unshifted) and `alpha_bar_<side>`, T + 1 entries each;
-float32, `time_<side>` (T, D): what the network of that level makes of t - 1 and of the default
-micro-conditions. Row t - 1 belongs to table index t.
+`tables.safetensors` holds, float64, `alpha_bar` (unshifted) and `alpha_bar_<side>`, T + 1 entries
+each; float32, `time_<side>` (T, D): what the network of that level makes of t - 1 and of the
+default micro-conditions. Row t - 1 belongs to table index t.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The T5 encoder as a package: token ids and mask to text features.
 
-Everything is fp16 on the device. The norm here divides by the largest value before squaring, because
-squares of values beyond 255 exceed fp16. What remains: the second product of a feed-forward of the
-largest encoders exceeds it as well; `verify` reports the largest value of every package.
+Everything is fp16 on the device. The norm here divides by the largest value before squaring,
+because squares of values beyond 255 exceed fp16. What remains: the last product of a feed-forward
+of the largest encoders exceeds it as well; `verify` reports the largest value of every package.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class TextEncoderNetwork(nn.Module):
     def __init__(self, encoder: T5Encoder, length: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self.position_bias: Tensor
         config = encoder.config
         first = cast(AttentionLayer, cast(Block, encoder.encoder.block[0]).layer[0])
         buckets = relative_buckets(length, config.relative_buckets, config.relative_max_distance)

@@ -1,7 +1,7 @@
 """Proof of a bundle: its packages, executed, against the torch network they came from.
 
-Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with a
-row per level and noise level, holding the worst of the prompts.
+Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
+a row per level and noise level, holding the worst of the prompts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RangeRow:
-    """Largest magnitude inside a package and the operation of it; the first non-finite one if any."""
+    """Largest magnitude in a package and its operation; the first non-finite one if any."""
 
     package: str
     largest: float
@@ -190,9 +190,7 @@ def _encoder_choice(bundle: Bundle) -> Literal["yes", "no"]:
     return "yes" if text and text.encoder else "no"
 
 
-def _text_of(
-    bundle: Bundle, text: TextInputs | None, p: int
-) -> dict[str, NDArray[Any]] | None:
+def _text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
     """Text of one prompt: tokens where the bundle encodes them itself, else features."""
     if text is None:
         return None

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
@@ -36,6 +37,7 @@ FILES = (
     "training.json",
 )
 _SAVING, _COMMIT = ".saving", ".commit"
+PATIENCE = 10.0  # seconds; tidying takes milliseconds
 
 T = TypeVar("T")
 
@@ -64,9 +66,14 @@ def replace_files(folder: Path, writers: Mapping[str, Callable[[Path], Written]]
 
 
 def finish_save(folder: Path) -> None:
-    """Complete a save that was interrupted after it counted; call before training resumes."""
+    """Complete a save that was interrupted after it counted; call before training resumes.
+
+    Processes that resume together may all call it: they wait for each other.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such model folder.")
     try:
-        with _locked(folder):
+        with _locked(folder, patience=PATIENCE):
             _finish(folder)
             _remove(folder / _SAVING)
     except OSError as error:
@@ -197,24 +204,39 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """Hold the folder for one writer; the system lets go when the process ends, however it ends."""
-    import fcntl
+def _locked(folder: Path, patience: float = 0.0) -> Generator[None]:
+    """Hold the folder for one writer; the system lets go when the process ends, however it ends.
 
+    Args:
+        patience: seconds to wait for another holder.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
+        deadline = time.monotonic() + patience
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{folder}: another process is saving there; choose a different folder or stop it."
-            ) from None
+            while not _try_lock(descriptor):
+                if time.monotonic() >= deadline:
+                    raise CheckpointError(
+                        f"{folder}: another process is saving there; choose a different folder or "
+                        "stop it."
+                    )
+                time.sleep(0.02)
         except OSError as error:  # some network drives know no locks
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _reason(error: OSError) -> str:

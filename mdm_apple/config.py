@@ -1,7 +1,7 @@
 """Every setting of a model, as frozen dataclasses with strict JSON in and out.
 
-Enters: a `config.json`, a preset, or keyword arguments. Leaves: a checked, immutable configuration.
-Unknown, duplicate and missing keys are refused with the nearest known name; nothing is read silently.
+Enters: a `config.json`, a preset or keyword arguments. Leaves: a checked, immutable configuration.
+Unknown, duplicate and missing keys are refused with the nearest known name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_SIDE = 8192
 
 
 class ConfigError(MdmError):
-    """A configuration that cannot be built; the message names the field, the value and the way out."""
+    """A configuration that cannot be built; names the field, the value and the way out."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class T5Config:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a caption becomes features. `encoder` is None when the features come from elsewhere only."""
+    """How a caption becomes features; without `encoder` they come from elsewhere only."""
 
     max_tokens: int
     encoder: T5Config | None = None

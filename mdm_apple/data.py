@@ -10,9 +10,9 @@ from typing import Literal
 
 from mdm_apple import folder, twemoji
 from mdm_apple.config import MAX_SIDE
-from mdm_apple.pictures import DataError, Dataset, Item
+from mdm_apple.pictures import DataError, Dataset, Item, with_captions
 
-__all__ = ["Background", "DataError", "Dataset", "Item", "open_dataset"]
+__all__ = ["Background", "DataError", "Dataset", "Item", "open_dataset", "with_captions"]
 
 Background = Literal["white", "color"]
 TWEMOJI = "twemoji"

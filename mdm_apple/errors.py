@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 _EXTRAS = {
@@ -25,6 +26,19 @@ class MdmError(ValueError):
 
 class MissingPackageError(MdmError):
     """A package of an extra that is not installed."""
+
+
+def require_installed(*packages: str) -> None:
+    """Refuse before any work if one of the packages is not installed; imports none of them."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise _missing(package)
+
+
+def _missing(package: str) -> MissingPackageError:
+    return MissingPackageError(
+        f"{package} is not installed. Run: pip install 'mdm-apple[{_EXTRAS[package]}]'"
+    )
 
 
 def require(package: str) -> ModuleType:

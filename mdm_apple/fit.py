@@ -22,7 +22,7 @@ from mdm_apple import checkpoint
 from mdm_apple.atomic_folder import finish_save, has_file
 from mdm_apple.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
 from mdm_apple.config import ConfigError, ModelConfig, from_dict
-from mdm_apple.data import Background, Dataset, open_dataset
+from mdm_apple.data import Background, Dataset, open_dataset, with_captions
 from mdm_apple.errors import MdmError
 from mdm_apple.gallery import save_png, tile, to_pixels
 from mdm_apple.generate import Prompt, finish, generate
@@ -59,6 +59,7 @@ class Job:
     grow: Path | None = None
     features: Path | None = None
     text_encoder: Path | None = None
+    captions: tuple[str, ...] | None = None  # only the pictures called so
     background: Background = "white"
     skin_tones: bool = False
     workers: int = 1
@@ -85,6 +86,8 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
     dataset = open_dataset(
         job.data, job.config.side, background=job.background, skin_tones=job.skin_tones
     )
+    if job.captions is not None:
+        dataset = with_captions(dataset, job.captions)
     for warning in dataset.warnings:
         say(warning)
     tokenizer = _tokenizer(job, dataset)
@@ -179,9 +182,7 @@ def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
     source = job.out if job.resume else job.init or job.grow
     if source is not None:
         return Tokenizer(checkpoint.load_tokenizer(source), lowercase=text.lowercase)
-    return train_tokenizer(
-        dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase
-    )
+    return train_tokenizer(dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase)
 
 
 def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:

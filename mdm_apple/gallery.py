@@ -18,7 +18,7 @@ from mdm_apple.files import atomic_file
 RECIPE_KEY = "mdm"
 MAX_RECIPE = 1 << 16
 
-Pixels = NDArray[np.uint8]  # (B, H, W, 3)
+Pixels = NDArray[np.uint8]  # (H, W, 3), or (B, H, W, 3) where said
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def to_pixels(images: NDArray[np.float32]) -> Pixels:
 
 
 def enlarge(pixels: Pixels, side: int) -> Pixels:
-    """Nearest-neighbour enlargement to `side`, so that low levels can stand beside high ones."""
-    factor = max(1, side // pixels.shape[1])
-    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    """A picture (H, W, 3) repeated to `side`, so that low levels can stand beside high ones."""
+    factor = max(1, side // pixels.shape[0])
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def tile(pixels: Pixels, columns: int, gap: int = 2) -> NDArray[np.uint8]:
+def tile(pixels: Pixels, columns: int, gap: int = 2) -> Pixels:
     """Pictures (B, H, W, 3) row by row on white: one (H', W', 3)."""
     count, height, width, _ = pixels.shape
     rows = -(-count // columns)
@@ -66,14 +66,15 @@ def tile(pixels: Pixels, columns: int, gap: int = 2) -> NDArray[np.uint8]:
     return canvas
 
 
-def tile_levels(levels: Sequence[Pixels]) -> NDArray[np.uint8]:
-    """Every level of every picture, lowest first, enlarged to one size: a row per picture."""
-    side = max(level.shape[1] for level in levels)
-    shown = np.stack([enlarge(level, side) for level in reversed(levels)], axis=1)
-    return tile(shown.reshape(-1, side, side, 3), columns=len(levels))
+def tile_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
+    """Steps as columns, levels (H, W, 3) as rows, highest on top, all enlarged to one side."""
+    side = steps[0][0].shape[0]
+    levels = range(len(steps[0]))
+    shown = [enlarge(step[i], side) for i in levels for step in steps]
+    return tile(np.stack(shown), columns=len(steps))
 
 
-def save_png(path: Path, pixels: NDArray[np.uint8], recipe: Recipe | None = None) -> None:
+def save_png(path: Path, pixels: Pixels, recipe: Recipe | None = None) -> None:
     """Write one picture (H, W, 3), atomically."""
     info = PngImagePlugin.PngInfo()
     if recipe is not None:

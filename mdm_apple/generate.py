@@ -6,6 +6,7 @@ NumPy arrays in [-1, 1], and pictures as bytes per pixel.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -100,12 +101,15 @@ def generate(
         return [runtime.image(level) for level in draw_batch(streams)]
 
     denoise = runtime.denoiser(prompts, sampler.guidance_scale, first)
-    signal = [image_scale(config.diffusion, scales, i) for i in range(len(scales))]
+    diffusion = config.diffusion
+    if len(config.sides) > 1:  # only a plain model rescales; a level left alone is not one
+        diffusion = dataclasses.replace(diffusion, rescale_signal=None)
+    signal = [image_scale(diffusion, scales, i) for i in range(len(scales))]
 
     def shown(images: Sequence[Any]) -> list[Images]:
         return [np.clip(runtime.numpy(x) * q, -1, 1) for x, q in zip(images, signal, strict=True)]
 
-    steps = sample(denoise, draw(), draw, schedule, config.diffusion, sampler, scales, runtime.ops)
+    steps = sample(denoise, draw(), draw, schedule, diffusion, sampler, scales, runtime.ops)
     for step in steps:
         last = step.index == step.total - 1
         yield Preview(step.index, step.total, shown(step.x0), shown(step.x_next) if last else None)

@@ -91,6 +91,22 @@ class Dataset:
         return Item(image, self._captions[index], scale)
 
 
+def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
+    """Only the pictures with these captions, in that order. Raises DataError for an unknown one."""
+    position = {caption: index for index, caption in enumerate(dataset.captions())}
+    for caption in captions:
+        if caption not in position:
+            raise DataError(f"captions: no picture is called {caption!r}.")
+    chosen = [position[caption] for caption in captions]
+
+    def read(index: int) -> tuple[Pixels, float]:
+        item = dataset.item(chosen[index])
+        return item.image, item.scale
+
+    fingerprint = hash_fields([dataset.fingerprint, *captions])
+    return Dataset(dataset.side, captions, read, fingerprint, dataset.warnings)
+
+
 def clean_caption(text: str) -> str:
     """One line without control characters, lone surrogates or direction overrides; may be empty."""
     kept = (

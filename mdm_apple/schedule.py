@@ -28,7 +28,7 @@ MAX_BETA = 0.999
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha_bar of every level, highest resolution first, and the unshifted table they come from."""
+    """alpha_bar of every level, highest resolution first, and the unshifted table below them."""
 
     base: Table
     tables: tuple[Table, ...]

@@ -67,6 +67,11 @@ class TrainConfig:
             "save_every",
             "log_every",
         )
+        for name in ("lr", "embedding_lr_scale", "weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"{name}: expected a finite number of 0 or more, got {getattr(self, name)}."
+                )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}.")

@@ -1,4 +1,7 @@
-"""What several test files need. One thread per process: results repeat, and tests share a machine."""
+"""What several test files need.
+
+One thread per process: results repeat, and tests share a machine.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a framework is imported, so before that
 
+import numpy as np
 import pytest
 from backends import BACKENDS, Backend
-from small import save_random_model
+from PIL import Image
+from small import CAPTIONS, save_random_model
 
 from mdm_apple.presets import preset
 
@@ -23,3 +28,15 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny preset with random weights; tests read it and leave it as it is."""
     return save_random_model(tmp_path_factory.mktemp("models") / "tiny", preset("tiny"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sixteen captioned pictures, 8 px."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.RandomState(0)
+    for number, caption in enumerate(CAPTIONS):
+        pixels = random.randint(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(caption, encoding="utf-8")
+    return folder

@@ -18,10 +18,23 @@ from mdm_apple.text import train_tokenizer
 
 TEXT_DIM = 16
 CAPTIONS = (
-    "red heart, blue heart, grinning cat face, house with garden, green apple, yellow banana, "
-    "person running, snow-capped mountain, keycap digit three, flag of a small island, sun behind "
-    "cloud, hatching chick, evergreen tree, fork and knife, steaming bowl, jack-o-lantern"
-).split(", ")
+    "red heart",
+    "blue heart",
+    "grinning cat face",
+    "house with garden",
+    "green apple",
+    "yellow banana",
+    "person running",
+    "snow-capped mountain",
+    "keycap digit three",
+    "flag of a small island",
+    "sun behind cloud",
+    "hatching chick",
+    "evergreen tree",
+    "fork and knife",
+    "steaming bowl",
+    "jack-o-lantern",
+)
 
 
 def plain(**changes: Any) -> UNetConfig:

@@ -201,9 +201,7 @@ def test_variational_weights_count_each_sample_by_its_fall_of_snr(backend: Backe
 def test_lower_levels_are_averages_of_squares_of_pixels(backend: Backend) -> None:
     unet = around(around(plain()))
     image = normal(0, 2, 3, 16, 16)
-    levels = [
-        backend.numpy(x) for x in build_pyramid(backend.image(image), unet, backend.ops)
-    ]
+    levels = [backend.numpy(x) for x in build_pyramid(backend.image(image), unet, backend.ops)]
     assert [x.shape[-1] for x in levels] == [16, 8, 4]
     np.testing.assert_array_equal(levels[0], image)
     wanted = image.reshape(2, 3, 4, 4, 4, 4).mean(axis=(3, 5))

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from mdm_apple.errors import MdmError
 from mdm_apple.noise import MAX_SEED, NoiseStream, draw_batch
 
-
 PINNED = [  # seed 7, first row of the outer level, then of the inner one
     [-0.6358714699745178, -1.2343865633010864, 1.7795177698135376, 0.8088502883911133],
     [-0.1000841036438942, 0.2541996240615845, -1.15525221824646, -0.26454654335975647],
@@ -38,9 +37,7 @@ def test_level_k_from_the_innermost_reads_randomstate_of_seed_and_k(
 def test_the_stream_starts_with_these_numbers() -> None:
     """For whoever writes the stream in another language."""
     first = NoiseStream(7, [2, 2]).draw()
-    np.testing.assert_array_equal(
-        np.stack(first)[:, 0].reshape(2, 4), np.array(PINNED, np.float32)
-    )
+    np.testing.assert_array_equal(np.stack(first)[:, 0].reshape(2, 4), np.array(PINNED, np.float32))
 
 
 def test_no_level_consumes_another_ones_numbers() -> None:

@@ -131,7 +131,7 @@ def test_the_network_is_told_the_table_index_minus_one() -> None:
 
     sampler = SamplerConfig("ddim", None)
     config = DiffusionConfig(ScheduleConfig("cosine", num_steps=5))
-    list(sample(denoise, start(), lambda: start(), schedule, config, sampler, (1,), NumpyOps()))
+    list(sample(denoise, start(), start, schedule, config, sampler, (1,), NumpyOps()))
     assert told == [4, 3, 2, 1, 0]
 
 

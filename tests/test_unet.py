@@ -193,7 +193,8 @@ def test_normalised_video_is_measured_frame_by_frame(backend: Backend) -> None:
     one, other = run(backend, config, x_t, text), run(backend, config, [louder, x_t[1]], text)
     assert_close(one, other)
     assert differ(
-        run(backend, video(plain()), x_t, text), run(backend, video(plain()), [louder, x_t[1]], text)
+        run(backend, video(plain()), x_t, text),
+        run(backend, video(plain()), [louder, x_t[1]], text),
     )
 
 
@@ -204,7 +205,9 @@ def test_frames_meet_only_in_temporal_layers_and_in_the_level_inside(backend: Ba
     state["out_adapter.weight"] = np.zeros_like(state["out_adapter.weight"])
     x_t, text = inputs(config), random_text(3)
 
-    def reached(inside: UNetConfig, state: dict[str, np.ndarray], images: list[np.ndarray]) -> list[bool]:
+    def reached(
+        inside: UNetConfig, state: dict[str, np.ndarray], images: list[np.ndarray]
+    ) -> list[bool]:
         """Which of the four frames answer when the second one changes."""
         half = images[0].shape[-1] // 2
         changed = images[0].copy()
@@ -286,7 +289,10 @@ def test_times_are_told_apart_to_the_last(backend: Backend) -> None:
         (lambda x: [x[0], x[1][:2]], "batches may only grow"),
         (lambda x: [x[0][:2], x[1][:2]], "the last must equal"),
         (lambda x: [x[0][:, :, :14, :14], x[1]], "multiple of 4, got 14"),
-        (lambda x: [x[0], x[1][:, :, :4, :4]], r"x_t: expected \(3, 8, 8\) at level 1, got \(3, 4, 4\)"),
+        (
+            lambda x: [x[0], x[1][:, :, :4, :4]],
+            r"x_t: expected \(3, 8, 8\) at level 1, got \(3, 4, 4\)",
+        ),
         (lambda x: [x[0][:, :, :8], x[1]], r"x_t: expected \(3, 16, 16\) at level 0"),
         (lambda x: [x[0][:, :2], x[1]], r"x_t: expected \(3, 16, 16\) at level 0"),
     ],

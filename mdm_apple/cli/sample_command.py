@@ -14,7 +14,7 @@ from mdm_apple import __version__
 from mdm_apple.cli.model_options import FILE, FOLDER, default_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require
-from mdm_apple.gallery import Pixels, Recipe, read_recipe, save_png, tile, to_pixels
+from mdm_apple.gallery import Pixels, Recipe, read_recipe, save_png, tile, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, generate, level_of_side
 from mdm_apple.sampling import SamplerConfig
 
@@ -29,6 +29,7 @@ FROM_RECIPE = {
     "grid": "grid",
     "stop_at": "stop_at",
     "negative": "negative",
+    "precision": "precision",
 }
 
 
@@ -99,8 +100,7 @@ def command(**options: Any) -> None:
         files.append(str(name))
         if picture.previews:
             strip = name.with_name(f"{name.stem}_steps.png")
-            rows = [[step[i] for step in picture.previews] for i in range(len(picture.levels))]
-            save_png(strip, tile_levels_over_steps(rows))
+            save_png(strip, tile_steps(picture.previews))
             files.append(str(strip))
     if not single:
         grid = out / "grid.png"
@@ -108,18 +108,6 @@ def command(**options: Any) -> None:
         save_png(grid, tile(_stack([m.levels[0] for m in made]), columns))
         files.append(str(grid))
     output.result({"files": files}, "\n".join(files))
-
-
-def tile_levels_over_steps(rows: Sequence[Sequence[Pixels]]) -> Pixels:
-    """Levels (highest first) as rows, steps as columns, enlarged to one side."""
-    side = rows[0][0].shape[0]
-    shown = [_enlarged(picture, side) for row in rows for picture in row]
-    return tile(_stack(shown), columns=len(rows[0]))
-
-
-def _enlarged(picture: Pixels, side: int) -> Pixels:
-    factor = side // picture.shape[0]
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _stack(pictures: Sequence[Pixels]) -> Pixels:

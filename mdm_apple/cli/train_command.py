@@ -67,6 +67,7 @@ Examples:
 @click.option("--init", type=FOLDER, help="Start from this model folder: settings and weights.")
 @click.option("--grow", type=FOLDER, help="Start with this smaller model as the inner levels.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
+@click.option("--captions", "captions_file", type=FILE, help="Train on these only, one a line.")
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option("--background", type=click.Choice(["white", "color"]), default="white")
@@ -102,9 +103,20 @@ def command(**options: Any) -> None:
     from mdm_apple.fit import Job, fit
     from mdm_apple.torch.fit import open_stepper
 
+    options["captions"] = _captions(options["captions_file"])
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
     fit(Job(config=config, train=train, **shared), open_stepper, output.say)
     output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
+
+
+def _captions(path: Path | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _train_config(options: dict[str, Any]) -> TrainConfig:

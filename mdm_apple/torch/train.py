@@ -37,7 +37,7 @@ class TorchStepper:
 
     Args:
         net: on its device already. encoder: trained along when given.
-        encode: turns captions into features (through `encoder`, or from a cache); None without text.
+        encode: captions to features, through `encoder` or from a cache; None without text.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class TorchStepper:
         encode: EncodeText | None = None,
         encoder: nn.Module | None = None,
     ) -> None:
+        # before the optimiser: a layout that changes later would no longer be that of its moments
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.encoder, self._encode = net, encoder, encode
         self.config, self.train = config, train
         self.device = next(net.parameters()).device
@@ -64,7 +66,8 @@ class TorchStepper:
 
     def step(self, batch: Batch, index: int) -> StepMetrics:
         self._set_mode(training=True)
-        torch.manual_seed((self.train.seed << 40) + (index << 12) + self.rank)  # for dropout
+        seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
+        torch.manual_seed(seed % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
         losses, levels = [], []
         for part in split_rows(batch, self.train.accumulate):
@@ -73,7 +76,10 @@ class TorchStepper:
             losses.append(loss.detach())
             levels.append(
                 torch.stack(
-                    [m.detach()[:n].mean() for m, n in zip(parts.mse, parts.seen, strict=True)]
+                    [
+                        m.detach()[:n].sum() / max(n, 1)
+                        for m, n in zip(parts.mse, parts.seen, strict=True)
+                    ]
                 )
             )
         parameters = [p for p in self._parameters() if p.grad is not None]
@@ -190,7 +196,7 @@ class TorchStepper:
             if f"exp_avg.{name}" not in saved:
                 continue
             state = self.optimizer.state[parameter]
-            state["step"] = torch.tensor(float(saved[f"step.{name}"]))
+            state["step"] = torch.tensor(float(saved[f"step.{name}"]), device=parameter.device)
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = torch.empty_like(parameter)
                 state[key].copy_(torch.from_numpy(saved[f"{key}.{name}"]))

@@ -288,7 +288,7 @@ class UNet(nn.Module):
 
         Args:
             x_t: one (B_i, 3, H_i, W_i) per level, highest first; B_i may only grow downwards.
-            tembs: from `embed`. conditioning: from `condition`. Both hold the rows of the last level.
+            tembs: from `embed`. conditioning: from `condition`. Both hold the last level's rows.
         """
         if conditioning.pooled is not None:
             tembs = [temb + conditioning.pooled for temb in tembs]

@@ -1,0 +1,113 @@
+"""What a model or a bundle consists of: parameters per level, operations and bytes per package."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conversion.bundle import Bundle
+from conversion.execute import Package
+from conversion.palettize import weights_of
+from mdm_apple.config import ModelConfig, T5Config
+from mdm_apple.hub import encoder_shapes
+from mdm_apple.shapes import state_shapes
+
+INNER = "inner_unet."
+
+
+@dataclass(frozen=True)
+class LevelSize:
+    """Parameters of one level, those inside it not counted."""
+
+    side: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class PackageCensus:
+    """operations: how often each kind occurs, constants left out. The last two count weights."""
+
+    name: str
+    path: str
+    phase: str
+    bytes: int
+    precision: str
+    weight_bits: int
+    activation_bytes: int
+    operations: dict[str, int]
+    plain_weights: int
+    compressed_weights: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """files: bytes by name. packages: empty for a model folder or preset."""
+
+    name: str
+    levels: tuple[LevelSize, ...]
+    parameters: int
+    text_encoder_parameters: int | None
+    variant: str | None
+    files: dict[str, int]
+    packages: tuple[PackageCensus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -> Inspection:
+    """Sizes of a model; `folder` adds its files."""
+    return Inspection(
+        name, *_parameters(config), None, {} if folder is None else _file_sizes(folder), ()
+    )
+
+
+def inspect_bundle(bundle: Bundle) -> Inspection:
+    """Sizes of a bundle and the census of its packages."""
+    files = {file.path: file.size for file in bundle.manifest.files}
+    parameters = _parameters(bundle.config())
+    packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
+    return Inspection(bundle.path.name, *parameters, bundle.manifest.variant, files, packages)
+
+
+def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
+    counts = [0] * len(config.sides)
+    for name, shape in state_shapes(config.model).items():
+        depth = 0
+        while name.startswith(INNER * (depth + 1)):
+            depth += 1
+        counts[depth] += math.prod(shape)
+    levels = tuple(LevelSize(s, n) for s, n in zip(config.sides, counts, strict=True))
+    encoder = config.text.encoder if config.text else None
+    return levels, sum(counts), _encoder_parameters(encoder) if encoder else None
+
+
+def _encoder_parameters(config: T5Config) -> int:
+    return sum(math.prod(shape) for shape in encoder_shapes(config).values())
+
+
+def _census(bundle: Bundle, name: str) -> PackageCensus:
+    info = bundle.package(name)
+    function = Package.open(bundle.file(info.path)).function()
+    kinds = Counter(o.kind for o in function.operations if not o.is_constant)
+    compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)
+    return PackageCensus(
+        name=info.name,
+        path=info.path,
+        phase=info.phase,
+        bytes=info.bytes,
+        precision=info.precision,
+        weight_bits=info.weight_bits,
+        activation_bytes=info.activation_bytes,
+        operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
+        plain_weights=len(weights_of(function)),
+        compressed_weights=compressed,
+    )
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """Files directly inside a model folder."""
+    return {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}

@@ -1,0 +1,275 @@
+"""What `mdm demo` does: train, sample, convert, palettize, verify, and tell about it."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mdm_apple.config import ModelConfig, T5Config, TextConfig, UNetConfig
+from mdm_apple.data import open_dataset
+from mdm_apple.gallery import Pixels, tile_steps, to_pixels
+from mdm_apple.generate import Preview, Prompt, Runtime, finish, generate
+from mdm_apple.presets import preset
+from mdm_apple.report import Report, Stage, Variant, read_metrics, write_report
+from mdm_apple.sampling import SamplerConfig
+from mdm_apple.training import METRICS, TrainConfig
+
+CAPTIONS = (
+    "red heart",
+    "green heart",
+    "blue heart",
+    "yellow heart",
+    "red apple",
+    "green apple",
+    "lemon",
+    "tangerine",
+    "watermelon",
+    "strawberry",
+    "cherries",
+    "cookie",
+    "soccer ball",
+    "basketball",
+    "full moon",
+    "star",
+    "grinning face",
+    "dog face",
+    "cat face",
+    "panda",
+    "frog",
+    "pig face",
+    "red circle",
+    "stop sign",
+)
+SHOWN = (
+    "red heart",
+    "green apple",
+    "lemon",
+    "basketball",
+    "grinning face",
+    "panda",
+    "frog",
+    "star",
+)
+IN_STEPS = ("grinning face", "frog")
+BITS = (8, 6, 4, 2)
+SAMPLER = SamplerConfig("ddim", num_steps=24, guidance_scale=2.0)
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    report: Path
+    seconds: float
+    variants: list[Variant]
+
+
+def demo_config() -> ModelConfig:
+    """16 inside 32 inside 64 px, like the emoji preset but quick to train on a laptop."""
+    core = UNetConfig(
+        channels=(32, 64, 128),
+        num_resnets=(1, 1, 1),
+        num_attention_layers=(0, 1, 1),
+        attention_ffn=True,
+        temb_dim=128,
+        num_groups=16,
+        text_dim=128,
+    )
+    middle = _outer((32, 32), core)
+    encoder = T5Config(vocab_size=512, d_model=128, d_kv=32, d_ff=320, num_layers=2, num_heads=4)
+    diffusion = replace(
+        preset("emoji").diffusion,
+        loss_weighting="snr_plus_one",
+        mixed_ratio=(1.0, 1.0, 2.0),
+        high_noise_share=0.3,
+        high_noise_start=0.7,
+    )
+    return ModelConfig(
+        model=_outer((16, 32), middle),
+        side=64,
+        diffusion=diffusion,
+        text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
+        mixed_training=True,
+    )
+
+
+def _outer(channels: tuple[int, int], inner: UNetConfig) -> UNetConfig:
+    return UNetConfig(
+        channels=channels,
+        num_resnets=(1, 1),
+        num_attention_layers=(0, 0),
+        mid_blocks=False,
+        temb_dim=128,
+        num_groups=16,
+        inner=inner,
+    )
+
+
+def run_demo(out: Path, steps: int, quiet: bool, say: Say) -> DemoResult:
+    """The whole way, into folders below `out`; ends with `out/report.html`."""
+    began = time.perf_counter()
+    stages: list[Stage] = []
+
+    def timed(name: str, work: Callable[[], T], outcome: Callable[[T], str]) -> T:
+        say(f"{name} ...")
+        start = time.perf_counter()
+        value = work()
+        stages.append(Stage(name, time.perf_counter() - start, outcome(value)))
+        say(f"{name}: {stages[-1].outcome} ({stages[-1].seconds:.0f} s)")
+        return value
+
+    model, bundle = out / "model", out / "bundle"
+    timed(
+        f"Training on {len(CAPTIONS)} emoji",
+        lambda: _train(model, steps, quiet, say),
+        lambda c: f"{c.side} px model folder",
+    )
+    previews = timed(
+        "Sampling every scale",
+        lambda: _sample(model),
+        lambda p: f"{len(SHOWN)} prompts, {len(p)} steps",
+    )
+    timed("Converting", lambda: _convert(model, bundle), lambda b: f"{b:.1f} MB at fp16")
+    bundles = {"fp16": bundle}
+    for bits in BITS:
+        bundles[f"{bits} bits"] = out / f"bundle_{bits}bit"
+
+    def compress() -> float:
+        return min(_palettize(bundle, bundles[f"{bits} bits"], bits) for bits in BITS)
+
+    timed("Palettizing", compress, lambda mb: f"{len(BITS)} variants, the smallest {mb:.1f} MB")
+    variants = timed(
+        "Verifying without Core ML",
+        lambda: [_variant(name, path, model, previews) for name, path in bundles.items()],
+        lambda v: f"fp16 worst {min(v[0].psnr_by_side.values()):.1f} dB",
+    )
+    page = out / "report.html"
+    write_report(_report(model, steps, stages, variants, previews), page)
+    return DemoResult(page, time.perf_counter() - began, variants)
+
+
+def _train(model: Path, steps: int, quiet: bool, say: Say) -> ModelConfig:
+    from mdm_apple.fit import Job, fit
+    from mdm_apple.torch.fit import open_stepper
+
+    train = TrainConfig(
+        steps=steps,
+        batch_size=32,
+        lr=2e-3,
+        embedding_lr_scale=3.0,
+        warmup_steps=20,
+        decay_share=0.5,
+        ema_decay=0.95,
+        save_every=max(1, steps // 4),
+        log_every=max(1, steps // 60),
+    )
+    job = Job(demo_config(), train, "twemoji", model, captions=CAPTIONS, quiet=quiet)
+    return fit(job, open_stepper, say)
+
+
+def _prompts() -> list[Prompt]:
+    return [Prompt(text, seed=7) for text in SHOWN]
+
+
+def _sample(model: Path) -> list[Preview]:
+    from mdm_apple.torch.open import open_runtime
+
+    return list(generate(open_runtime(model), _prompts(), SAMPLER))
+
+
+def _convert(model: Path, bundle: Path) -> float:
+    from conversion.convert import ConvertOptions, convert
+    from conversion.source import load_source
+
+    made = convert(load_source(model, "auto"), bundle, ConvertOptions(), overwrite=True)
+    return _megabytes(made)
+
+
+def _palettize(bundle: Path, out: Path, bits: int) -> float:
+    from conversion.bundle import Bundle
+    from conversion.palettize import palettize
+
+    made, _ = palettize(Bundle.open(bundle), out, bits, overwrite=True)
+    return _megabytes(made)
+
+
+def _megabytes(bundle: Any) -> float:
+    return sum(p.bytes for p in bundle.manifest.packages) / 1e6
+
+
+def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) -> Variant:
+    """Fidelity of one bundle: its predictions, and one finished picture."""
+    from conversion.bundle import Bundle
+    from conversion.quality import picture_psnr
+    from conversion.runtime import open_bundle_runtime
+    from conversion.verify import verify
+
+    bundle = Bundle.open(path)
+    report = verify(bundle, model, precision="fp16", prompts=2)
+    psnr: dict[int, float] = {}
+    for row in report.rows:
+        psnr[row.side] = min(psnr.get(row.side, np.inf), row.psnr)
+    runtime: Runtime = open_bundle_runtime(path, "fp16")[0]
+    picture = finish(generate(runtime, _prompts()[:1], SAMPLER))[0]
+    wanted = previews[-1].final
+    assert wanted is not None
+    return Variant(
+        name=name,
+        megabytes=_megabytes(bundle),
+        packages={p.path: p.bytes / 1e6 for p in bundle.manifest.packages},
+        psnr_by_side=psnr,
+        picture_psnr=picture_psnr(wanted[0][:1], picture),
+        picture=to_pixels(picture)[0],
+    )
+
+
+def _report(
+    model: Path,
+    steps: int,
+    stages: list[Stage],
+    variants: list[Variant],
+    previews: Sequence[Preview],
+) -> Report:
+    from mdm_apple.hub import encoder_shapes
+    from mdm_apple.shapes import parameter_count
+
+    config = demo_config()
+    assert config.text is not None
+    assert config.text.encoder is not None
+    final = previews[-1].final
+    assert final is not None
+    real = open_dataset("twemoji", config.side)
+    names = real.captions()
+    levels = [to_pixels(level) for level in final]
+    gallery = [
+        [real.item(names.index(text)).image, *(level[k] for level in reversed(levels))]
+        for k, text in enumerate(SHOWN)
+    ]
+    return Report(
+        prompts=list(SHOWN),
+        gallery=gallery,
+        strips=[(text, _strip(previews, SHOWN.index(text))) for text in IN_STEPS],
+        sides=list(reversed(config.sides)),
+        stages=stages,
+        metrics=read_metrics(model / METRICS),
+        variants=variants,
+        pictures=len(CAPTIONS),
+        steps=steps,
+        parameters=parameter_count(config.model)
+        + sum(math.prod(s) for s in encoder_shapes(config.text.encoder).values()),
+        machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def _strip(previews: Sequence[Preview], row: int) -> Pixels:
+    """Every third step of one picture, the finished one last."""
+    shown = [p.x0 for p in previews[::3]] + [previews[-1].final or []]
+    return tile_steps([[to_pixels(level)[row] for level in step] for step in shown])

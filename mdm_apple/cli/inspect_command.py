@@ -1,0 +1,66 @@
+"""`mdm inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdm_apple.cli.model_options import FOLDER, preset_option
+from mdm_apple.cli.output import Output, output_options
+from mdm_apple.errors import MdmError, require
+
+if TYPE_CHECKING:
+    from conversion.inspect import Inspection
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdm inspect --preset mdm1024
+  mdm inspect emoji.bundle --json
+"""
+)
+@click.argument("path", type=FOLDER, required=False, metavar="[DIR|BUNDLE]")
+@preset_option
+@output_options
+def command(**options: Any) -> None:
+    """Parameters, sizes and operations of a model or a bundle."""
+    output = Output(options["as_json"], options["quiet"])
+    path: Path | None = options["path"]
+    if (path is None) == (options["preset_name"] is None):
+        raise MdmError("give either a model folder, a bundle, or --preset.")
+    require("torch")
+    from conversion.bundle import Bundle, is_bundle
+    from conversion.inspect import inspect_bundle, inspect_config
+    from mdm_apple.checkpoint import load_model_config
+    from mdm_apple.presets import preset
+
+    if path is None:
+        found = inspect_config(options["preset_name"], preset(options["preset_name"]))
+    elif is_bundle(path):
+        require("jsonschema")
+        found = inspect_bundle(Bundle.open(path))
+    else:
+        found = inspect_config(path.name, load_model_config(path), path)
+    output.result(found.as_json(), _text(found))
+
+
+def _text(found: Inspection) -> str:
+    lines = [f"{found.name}: {found.parameters:,} parameters"]
+    lines += [f"  level {level.side}: {level.parameters:,}" for level in found.levels]
+    if found.text_encoder_parameters is not None:
+        lines.append(f"  text encoder: {found.text_encoder_parameters:,}")
+    if found.variant:
+        lines.append(f"variant {found.variant}")
+    for package in found.packages:
+        lines.append(
+            f"{package.path}: {package.bytes / 1e6:.2f} MB, {package.precision}, weights "
+            f"{package.weight_bits} bit, activations {package.activation_bytes / 1e6:.2f} MB, "
+            f"runs per {package.phase}"
+        )
+        census = [f"{kind} {count}" for kind, count in package.operations.items()]
+        lines.append(f"  {sum(package.operations.values())} operations: {', '.join(census)}")
+    lines += [f"{size:>12,} {name}" for name, size in found.files.items()]
+    return "\n".join(lines)

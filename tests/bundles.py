@@ -1,0 +1,31 @@
+"""The bundles made of the small model, shared by the conversion tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conversion.bundle import Bundle
+from conversion.convert import convert
+from conversion.palettize import PalettizeReport, palettize
+from conversion.source import ModelSource, load_source
+
+
+@pytest.fixture(scope="session")
+def tiny_source(model_folder: Path) -> ModelSource:
+    return load_source(model_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The fp16 bundle of the model; tests copy it before they change anything."""
+    return convert(tiny_source, tmp_path_factory.mktemp("bundles") / "tiny.bundle")
+
+
+@pytest.fixture(scope="session")
+def tiny_palettized(
+    tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, PalettizeReport]:
+    """`tiny_bundle` at 4 bits."""
+    return palettize(tiny_bundle, tmp_path_factory.mktemp("bundles") / "tiny-4.bundle", 4)

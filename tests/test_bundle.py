@@ -1,0 +1,183 @@
+"""A bundle is whole, unaltered and self-contained, or it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from conversion.bundle import MANIFEST, Bundle, bundle_folder, finish_bundle
+from conversion.coreml import quiet_coremltools
+from conversion.errors import BundleError
+from conversion.manifest import FileInfo, Manifest, schema, write_manifest
+from conversion.source import ModelSource
+from mdm_apple.schedule import build_schedule
+
+pytest_plugins = ["bundles"]
+
+
+@pytest.fixture
+def copied(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy.bundle"))
+
+
+def rewrite(path: Path, change: Callable[[Manifest], Manifest]) -> None:
+    """Alter a manifest as someone would who knows how the digest is made."""
+    manifest = Bundle.open(path).manifest
+    (path / MANIFEST).write_bytes(write_manifest(change(manifest)))
+
+
+def test_manifest_is_valid_by_its_schema(tiny_bundle: Bundle) -> None:
+    data = json.loads((tiny_bundle.path / MANIFEST).read_text())
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator(schema()).validate(data)
+    assert [level["side"] for level in data["levels"]] == [16, 8]
+    assert [package["phase"] for package in data["packages"]] == ["text", "prompt", "step"]
+    assert data["created"] is None
+
+
+def test_tables_are_the_schedule_to_the_last_bit(
+    tiny_bundle: Bundle, tiny_source: ModelSource
+) -> None:
+    tables = tiny_bundle.tables()
+    config = tiny_source.config
+    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    assert tables["alpha_bar"].dtype == np.float64
+    assert np.array_equal(tables["alpha_bar"], schedule.base)
+    for side, table in zip(config.sides, schedule.tables, strict=True):
+        assert np.array_equal(tables[f"alpha_bar_{side}"], table)
+        assert tables[f"time_{side}"].shape == (1000, 64)
+        assert tables[f"time_{side}"].dtype == np.float32
+
+
+def test_flipped_byte_in_any_file_is_refused(copied: Path) -> None:
+    pick = random.Random(0)
+    files = [p for p in copied.rglob("*") if p.is_file()]
+    assert len(files) > 10
+    for file in files:
+        whole = file.read_bytes()
+        for _ in range(4):
+            place, bit = pick.randrange(len(whole)), 1 << pick.randrange(8)
+            damaged = bytearray(whole)
+            damaged[place] ^= bit
+            file.write_bytes(damaged)
+            with pytest.raises(BundleError):
+                Bundle.open(copied)
+        file.write_bytes(whole)
+    Bundle.open(copied)
+
+
+def test_reformatted_manifest_is_refused(copied: Path) -> None:
+    manifest = copied / MANIFEST
+    manifest.write_text(manifest.read_text().replace("  ", "\t", 1))
+    with pytest.raises(BundleError, match="altered"):
+        Bundle.open(copied)
+
+
+def test_missing_truncated_and_extra_files_are_refused(copied: Path) -> None:
+    golden = copied / "golden.safetensors"
+    whole = golden.read_bytes()
+    golden.unlink()
+    with pytest.raises(BundleError, match=r"golden\.safetensors is missing"):
+        Bundle.open(copied)
+    golden.write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match="another size"):
+        Bundle.open(copied)
+    golden.write_bytes(whole)
+    (copied / "notes.txt").write_text("hello")
+    with pytest.raises(BundleError, match=r"notes\.txt is not listed"):
+        Bundle.open(copied)
+
+
+def test_links_are_refused(copied: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    shutil.move(copied / "golden.safetensors", outside)
+    (copied / "golden.safetensors").symlink_to(outside)
+    with pytest.raises(BundleError, match="is a link"):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize(
+    "name", ["../config.json", "/etc/hosts", "a/../../b", "a\\b", "./x", "C:x"]
+)
+def test_paths_that_lead_out_are_refused(copied: Path, name: str) -> None:
+    (copied.parent / "config.json").write_text("{}")
+
+    def escape(manifest: Manifest) -> Manifest:
+        return dataclasses.replace(manifest, files=(*manifest.files, FileInfo(name, 2, "0" * 64)))
+
+    rewrite(copied, escape)
+    with pytest.raises(BundleError, match="leads out"):
+        Bundle.open(copied)
+
+
+def test_named_files_must_be_listed(copied: Path) -> None:
+    rewrite(copied, lambda m: dataclasses.replace(m, tables="other.safetensors"))
+    with pytest.raises(BundleError, match=r"other\.safetensors, which it does not list"):
+        Bundle.open(copied)
+
+
+def test_unknown_schema_version_is_refused(copied: Path) -> None:
+    manifest = copied / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(BundleError, match="schema 2, this version reads 1"):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": 1}', '{"schema": true}', "null"])
+def test_manifest_that_is_none_is_refused(copied: Path, text: str) -> None:
+    (copied / MANIFEST).write_text(text)
+    with pytest.raises(BundleError):
+        Bundle.open(copied)
+
+
+def test_input_that_nothing_provides_is_refused(copied: Path) -> None:
+    rewrite(copied, lambda m: dataclasses.replace(m, packages=m.packages[:1] + m.packages[2:]))
+    with pytest.raises(BundleError, match="which nothing before provides"):
+        Bundle.open(copied)
+
+
+def test_opening_a_package_by_coremltools_leaves_the_bundle_intact(copied: Path) -> None:
+    with quiet_coremltools() as coremltools:
+        coremltools.models.MLModel(str(copied / "conditioning.mlpackage"), skip_model_load=True)
+    Bundle.open(copied)
+
+
+def test_failure_leaves_what_was_there(copied: Path) -> None:
+    before = sorted(copied.parent.rglob("*"))
+
+    def fail_halfway() -> None:
+        with bundle_folder(copied, overwrite=True) as folder:
+            (folder / "half").write_text("written")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert sorted(copied.parent.rglob("*")) == before
+    Bundle.open(copied)
+
+
+def test_only_bundles_are_overwritten_and_only_when_told(
+    copied: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="--overwrite"), bundle_folder(copied):
+        pass
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.jpg").write_text("precious")
+    with pytest.raises(BundleError, match="not a bundle"), bundle_folder(photos, overwrite=True):
+        pass
+    with bundle_folder(copied, overwrite=True) as folder:
+        for entry in tiny_bundle.path.iterdir():
+            copy = shutil.copytree if entry.is_dir() else shutil.copyfile
+            copy(entry, folder / entry.name)
+        finish_bundle(folder, dataclasses.replace(tiny_bundle.manifest, variant="renamed"))
+    assert Bundle.open(copied).manifest.variant == "renamed"
+    assert {p.name for p in tmp_path.iterdir()} == {"copy.bundle", "photos"}

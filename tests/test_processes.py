@@ -1,0 +1,98 @@
+"""Training as people run it: stopped with Ctrl-C, or spread over processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from small import trainable_model
+from train_process import (
+    arguments,
+    finish,
+    hashes,
+    lines_logged,
+    logged,
+    resuming,
+    started,
+    wait_until,
+)
+
+from mdm_apple.atomic_folder import finish_save
+from mdm_apple.config import to_json
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(to_json(trainable_model()), encoding="utf-8")
+    return path
+
+
+def test_ctrl_c_saves_and_resume_ends_where_an_undisturbed_run_does(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    # the number of steps may change between the parts of a run
+    asked = arguments(config_file, pictures, out, 100_000, "--save-every", "100000")
+    with started(asked) as process:
+        assert wait_until(lambda: lines_logged(out) >= 2, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 1
+        assert process.stderr is not None
+        said = process.stderr.read()
+    done = json.loads((out / "training.json").read_text())["step"]
+    assert f"mdm: stopped after step {done} and saved; go on with --resume." in said
+    assert "Traceback" not in said
+    assert list(logged(out)) == list(range(done))
+
+    more = str(done + 2)
+    asked[asked.index("100000")] = more
+    resumed = finish(resuming([*asked[:-1], "1000"]))
+    assert resumed.returncode == 0, resumed.stderr
+    straight = finish(arguments(config_file, pictures, whole, done + 2, "--save-every", "1000"))
+    assert straight.returncode == 0, straight.stderr
+    assert hashes(out) == hashes(whole)
+    assert logged(out) == logged(whole)
+    assert list(logged(out)) == list(range(done + 2))
+
+
+def test_two_processes_learn_what_one_does_with_the_whole_batch(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """The first 20 losses, to 1e-5."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, how in ((one, ()), (two, launcher)):
+        done = finish(arguments(config_file, pictures, out, 20), how)
+        assert done.returncode == 0, done.stderr
+    alone, together = logged(one), logged(two)
+    assert list(alone) == list(together) == list(range(20))
+    assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_in_one_sentence(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    asked = arguments(config_file, pictures, tmp_path / "out", 1, "--accumulate", "3")
+    done = finish(asked)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mdm: batch_size: expected a multiple of accumulate (3)")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_that_resume_together_wait_for_each_other(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=finish_save, args=[tmp_path])
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    os.close(descriptor)
+    waiting.join(5)
+    assert not waiting.is_alive()

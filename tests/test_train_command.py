@@ -1,0 +1,120 @@
+"""`mdm train`: what a run starts from, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from small import save_random_model, trainable_model
+
+from mdm_apple import checkpoint
+from mdm_apple.cli import group
+from mdm_apple.config import to_json
+from mdm_apple.errors import MdmError
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(to_json(trainable_model()), encoding="utf-8")
+    return path
+
+
+def train(*arguments: str | Path) -> Result:
+    asked = ["train", "--steps", "1", "--batch-size", "2", "--quiet", *map(str, arguments)]
+    return CliRunner().invoke(group, asked)
+
+
+def refusal(*arguments: str | Path) -> str:
+    result = train(*arguments)
+    assert isinstance(result.exception, MdmError), (result.exception, result.output)
+    message = str(result.exception)
+    assert message.endswith(".")
+    return message
+
+
+def test_init_brings_configuration_schedule_and_text_settings(
+    pictures: Path, tmp_path: Path
+) -> None:
+    first, out = save_random_model(tmp_path / "first", trainable_model()), tmp_path / "tuned"
+    result = train("--init", first, "--data", pictures, "--out", out, "--json", "--lr", "1e-9")
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout) == {"out": str(out), "steps": 1}
+    assert (out / "config.json").read_bytes() == (first / "config.json").read_bytes()
+    assert (out / "tokenizer.model").read_bytes() == (first / "tokenizer.model").read_bytes()
+    for which in ("model", "text_encoder"):
+        before, after = checkpoint.load_weights(first, which), checkpoint.load_weights(out, which)  # type: ignore[arg-type]
+        for name, value in before.items():
+            np.testing.assert_allclose(after[name], value, atol=1e-7)
+
+
+def test_a_dry_run_prints_the_settings_and_makes_nothing(config_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = train(
+        "--config",
+        config_file,
+        "--data",
+        "twemoji",
+        "--out",
+        out,
+        "--dry-run",
+        "--json",
+        "--no-ema",
+    )
+    assert result.exit_code == 0, result.exception
+    settings = json.loads(result.stdout)
+    assert settings["train"]["steps"] == 1
+    assert settings["train"]["ema_decay"] is None
+    assert settings["model"]["side"] == 8
+    assert not out.exists()
+
+
+def test_one_source_of_settings_is_asked_for(config_file: Path, tmp_path: Path) -> None:
+    rest = ["--data", "twemoji", "--out", tmp_path / "out"]
+    assert "either --preset or --config" in refusal(*rest)
+    assert "either --preset or --config" in refusal(
+        "--preset", "tiny", "--config", config_file, *rest
+    )
+    assert "brings its own configuration" in refusal(
+        "--preset", "tiny", "--init", tmp_path / "first", *rest
+    )
+
+
+def test_a_folder_that_holds_something_is_left_alone(config_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    message = refusal("--config", config_file, "--data", "twemoji", "--out", out)
+    assert "choose another --out or add --overwrite" in message
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--data", "twemoji", "--batch-size", "3", "--accumulate", "2"], "batch_size: "),
+        (["--data", "twemoji", "--validation-share", "1.5"], "validation_share: "),
+        (["--data", "twemoji", "--resume"], "no such model folder"),
+    ],
+)
+def test_a_run_that_cannot_start_is_refused_and_makes_nothing(
+    config_file: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    out = tmp_path / "out"
+    assert expected in refusal("--config", config_file, "--out", out, *arguments)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--clip-norm", "--lr", "--beta2", "--weight-decay"])
+@pytest.mark.parametrize("value", ["nan", "-1", "inf"])
+def test_settings_that_are_no_sensible_number_are_refused(
+    config_file: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    out = tmp_path / "out"
+    result = train("--config", config_file, "--data", "twemoji", "--out", out, option, value)
+    assert result.exit_code != 0
+    assert not out.exists()
