@@ -93,8 +93,8 @@ def _check_range(part: Part) -> None:
         largest = float(weight.abs().max()) if weight.numel() else 0.0
         if not largest <= FP16_MAX:
             raise ConversionError(
-                f"{part.name}: the weight {name} reaches {largest:g}, which fp16 cannot hold; train "
-                "the model further or clip it."
+                f"{part.name}: the weight {name} reaches {largest:g}, which fp16 cannot hold; "
+                "train the model further or clip it."
             )
 
 

@@ -46,9 +46,6 @@ def require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.split(".", maxsplit=1)[0]:
+        if error.name is None or error.name != package.split(".", maxsplit=1)[0]:
             raise
-        extra = _EXTRAS[package.split(".", maxsplit=1)[0]]
-        raise MissingPackageError(
-            f"{error.name} is not installed. Run: pip install 'mdm-apple[{extra}]'"
-        ) from None
+        raise _missing(error.name) from None

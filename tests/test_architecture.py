@@ -23,7 +23,7 @@ UPPER_FLOORS = ("mdm_apple.cli", "conversion", "benchmarks")
 class Import:
     module: str  # `from a import b` counts as a.b
     line: int
-    when_run: bool  # inside a function
+    when_run: bool  # inside a function, or for type checkers only
 
 
 def imports_of(source: str) -> Iterator[Import]:
@@ -43,7 +43,9 @@ def _imports(node: ast.AST, when_run: bool) -> Iterator[Import]:
             named = child.args[0] if child.args else None
             if isinstance(named, ast.Constant):
                 yield Import(str(named.value), child.lineno, when_run)
-        inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
+            isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        )
         yield from _imports(child, when_run or inside)
 
 
@@ -73,6 +75,8 @@ import torch.nn as nn
 from mdm_apple import torch
 if True:
     import mlx
+if TYPE_CHECKING:
+    import benchmarks.table
 class A:
     from conversion import execute
 def f():
@@ -87,6 +91,7 @@ def f():
         ("conversion.execute", False),
         ("coremltools", True),
         ("benchmarks", True),
+        ("benchmarks.table", True),
     }
     assert within("torch.nn", HEAVY)
     assert not within("torchvision", HEAVY)

@@ -86,7 +86,7 @@ def check(tmp_path: Path, steps: int, kills: int, seed: int) -> Counter[str]:
 
 
 def test_a_run_that_was_killed_twice_ends_bit_identical(tmp_path: Path) -> None:
-    check(tmp_path, steps=20, kills=2, seed=0)
+    check(tmp_path, steps=14, kills=2, seed=0)
 
 
 @pytest.mark.slow

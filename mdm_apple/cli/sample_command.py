@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mdm_apple import __version__
 from mdm_apple.cli.model_options import FILE, FOLDER, default_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.gallery import Pixels, Recipe, read_recipe, save_png, tile, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, generate, level_of_side
 from mdm_apple.sampling import SamplerConfig
@@ -71,7 +71,12 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--like", type=FILE, metavar="FILE.png", help="Repeat what made this picture.")
 @click.option("--backend", type=click.Choice(BACKENDS), default=None, help="Default: by machine.")
-@click.option("--dtype", "precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32")
+@click.option(
+    "--dtype",
+    "precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Default: fp32 for a model folder, fp16 for a bundle.",
+)
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
@@ -150,15 +155,17 @@ def _open(options: dict[str, Any]) -> tuple[Runtime, str, str]:
     model: Path = options["model"]
     is_bundle = (model / "manifest.json").is_file()
     backend = options["backend"] or ("reference" if is_bundle else default_backend())
+    if options["precision"] is None:
+        options["precision"] = "fp16" if is_bundle else "fp32"
     if is_bundle != (backend in ("coreml", "reference")):
         kind = "a bundle" if is_bundle else "a model folder"
         fitting = "reference or coreml" if is_bundle else "torch or mlx"
         raise MdmError(f"backend: {model} is {kind}, which runs on {fitting}, not {backend}.")
     if backend == "reference":
-        require("coremltools")
+        require_installed("torch", "coremltools", "jsonschema")
         from conversion.runtime import open_bundle_runtime
 
-        runtime, digest = open_bundle_runtime(model, options["precision"])
+        runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
         return runtime, digest, backend
     if backend != "torch":
         raise MdmError(f"backend: {backend} is not part of this version; use torch or reference.")
