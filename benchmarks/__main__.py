@@ -1,0 +1,42 @@
+"""`python -m benchmarks`: the short set, printed and written as JSON.
+
+MDM_REFERENCE names a checkout of apple/ml-mdm to measure beside; without one the comparison is a
+plain eager reference of our own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from benchmarks.harness import Pair, machine
+from benchmarks.networks import forward_pass, guided_step, training_step
+
+SUITES: dict[str, Callable[[int], Pair]] = {
+    "guided": lambda n: guided_step("fp32", n),
+    "guided-bf16": lambda n: guided_step("bf16", n),
+    "training": training_step,
+    "forward64": lambda n: forward_pass("mdm64", n),
+}
+
+
+@click.command()
+@click.argument("suites", nargs=-1, type=click.Choice(list(SUITES)))
+@click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
+def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
+    """Measure the given suites, by default all of them."""
+    pairs: list[Pair] = []
+    for name in suites or SUITES:
+        pairs.append(SUITES[name](repetitions))
+        click.echo(pairs[-1].line())
+    if out is not None:
+        result = {"machine": machine(), "pairs": [pair.as_json() for pair in pairs]}
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
