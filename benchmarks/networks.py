@@ -44,7 +44,7 @@ def guided_step(precision: Precision, repetitions: int) -> Pair:
     name, other, run = other_network(config)
     ours = build_unet(config)
     ours.load_state_dict(other.state_dict())
-    ours = prepare(ours, torch.device("cpu"), precision)
+    ours = prepare(ours, torch.device("cpu"), precision, packed=True)
     other = other.eval()
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     text = torch.randn(2, TOKENS, 2048, generator=torch.Generator().manual_seed(2))
@@ -85,7 +85,7 @@ def forward_pass(preset_name: str, repetitions: int) -> Pair:
     name, other, run = other_network(model.model)
     ours = build_unet(model.model)
     ours.load_state_dict(other.state_dict())
-    ours, other = prepare(ours, torch.device("cpu")), other.eval()
+    ours, other = prepare(ours, torch.device("cpu"), packed=True), other.eval()
     generator = torch.Generator().manual_seed(1)
     x = [torch.randn(1, 3, side, side, generator=generator) for side in model.sides]
     text, mask = torch.randn(1, TOKENS, 2048, generator=generator), torch.ones(1, TOKENS)
@@ -131,7 +131,7 @@ def training_step(repetitions: int) -> Pair:
 def _plain_step(
     net: nn.Module, run: Forward, config: ModelConfig, batch: Batch, text: Tensor, mask: Tensor
 ) -> Callable[[], float]:
-    """Loss, backward, clip, Adam and averaging as the original trainer does them, tensor by tensor."""
+    """Loss, backward, clip, Adam and averaging as the original trainer does, tensor by tensor."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     average = {name: value.clone() for name, value in net.state_dict().items()}
     objective = Objective(config.diffusion, (1,), torch.device("cpu"))
@@ -151,7 +151,7 @@ def _plain_step(
         with torch.no_grad():
             for name, value in net.state_dict().items():
                 average[name].copy_(average[name] * 0.9999 + value * 0.0001)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

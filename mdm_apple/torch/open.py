@@ -39,4 +39,4 @@ def open_runtime(
     config = checkpoint.load_model_config(folder)
     net = open_network(folder)
     encode = open_text(folder, config, device, features=features, encoder_folder=encoder_folder)
-    return TorchRuntime(config, net, encode, device, precision)
+    return TorchRuntime(config, net, encode, device, precision, packed=True)

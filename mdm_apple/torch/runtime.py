@@ -16,6 +16,7 @@ from mdm_apple.generate import Prompt
 from mdm_apple.loss import limit_output
 from mdm_apple.sampling import Denoise
 from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.packed import can_pack, pack
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import UNet
 
@@ -30,6 +31,7 @@ class TorchRuntime:
     Args:
         net: weights in place. encode: captions to features and mask; None without text.
         precision: of convolutions and matrix products; embeddings, norms and the sampler stay fp32.
+        packed: see `prepare`.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class TorchRuntime:
         encode: EncodeText | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        packed: bool = False,
     ) -> None:
         self.config, self.ops = config, TorchOps()
         self.device = torch.device(device)
-        self.net = prepare(net, self.device, precision)
+        self.net = prepare(net, self.device, precision, packed)
         self._encode = encode
 
     def denoiser(
@@ -78,12 +81,20 @@ class TorchRuntime:
         return x.float().cpu().numpy()
 
 
-def prepare(net: UNet, device: torch.device, precision: Precision = "fp32") -> UNet:
-    """The network on a device for inference: channels last, reduced precision where it is safe."""
+def prepare(
+    net: UNet, device: torch.device, precision: Precision = "fp32", packed: bool = False
+) -> UNet:
+    """The network on a device for inference: channels last, reduced precision where it is safe.
+
+    Args:
+        packed: reorder weights for good where the device gains from it; no training afterwards.
+    """
     net = net.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if precision != "fp32":
         for name, module in net.named_modules():
             keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not keep:
                 module.to(DTYPES[precision])
+    if packed and precision != "fp16" and can_pack(device):
+        pack(net)
     return net
