@@ -13,13 +13,14 @@ from pathlib import Path
 import click
 
 from benchmarks.harness import Pair, machine
-from benchmarks.networks import forward_pass, guided_step, training_step
+from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
 
 SUITES: dict[str, Callable[[int], Pair]] = {
     "guided": lambda n: guided_step("fp32", n),
     "guided-bf16": lambda n: guided_step("bf16", n),
     "training": training_step,
     "forward64": lambda n: forward_pass("mdm64", n),
+    "eager": eager_forward,
 }
 
 
@@ -34,7 +35,13 @@ def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
         pairs.append(SUITES[name](repetitions))
         click.echo(pairs[-1].line())
     if out is not None:
-        result = {"machine": machine(), "pairs": [pair.as_json() for pair in pairs]}
+        chosen = " ".join(suites or SUITES)
+        command = f"python -m benchmarks {chosen} --repetitions {repetitions}"
+        result = {
+            "machine": machine(),
+            "command": command,
+            "pairs": [pair.as_json() for pair in pairs],
+        }
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

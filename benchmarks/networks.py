@@ -102,6 +102,26 @@ def forward_pass(preset_name: str, repetitions: int) -> Pair:
     return Pair(f"forward, {preset_name}, fp32", name, *times, worst)
 
 
+def eager_forward(repetitions: int) -> Pair:
+    """The plain eager reference itself beside the original: how fair a stand-in it is."""
+    model = preset("mdm64")
+    name, other, run = other_network(model.model)
+    eager = build_eager(model.model)
+    eager.load_state_dict(other.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    x = [torch.randn(1, 3, 64, 64, generator=generator)]
+    text, mask = torch.randn(1, TOKENS, 2048, generator=generator), torch.ones(1, TOKENS)
+    when = torch.tensor([500])
+    with torch.inference_mode():
+        wanted, got = run(other, x, when, text, mask), run_eager(eager, x, when, text, mask)
+        times = in_turn(
+            lambda: run_eager(eager, x, when, text, mask),
+            lambda: run(other, x, when, text, mask),
+            repetitions,
+        )
+    return Pair("plain eager forward, mdm64", name, *times, _difference(wanted[0], got[0]))
+
+
 def training_step(repetitions: int) -> Pair:
     """One fp32 step of a 17.6 M parameter 64 px network, batch 4."""
     unet = UNetConfig(

@@ -44,16 +44,10 @@ from mdm_apple.schedule import (
 from mdm_apple.training import Snapshot, TrainConfig, learning_rate
 
 FIXTURES = find_fixtures()
-BACKENDS = {"torch": TorchBackend}
 
 
 def of_kind(kind: str) -> list[Any]:
     return [pytest.param(f, id=f.path.stem) for f in FIXTURES if f.kind == kind]
-
-
-@pytest.fixture(params=list(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param]()
 
 
 def relative(got: np.ndarray, wanted: np.ndarray) -> float:

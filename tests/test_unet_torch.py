@@ -16,6 +16,7 @@ from mdm_apple.config import Student, UNetConfig
 from mdm_apple.presets import preset
 from mdm_apple.shapes import parameter_count, state_shapes
 from mdm_apple.torch.nested_unet import build_on_meta, build_unet, fold, unfold
+from mdm_apple.torch.packed import PackedConv2d, PackedPointwise
 from mdm_apple.torch.runtime import DTYPES, prepare
 from mdm_apple.torch.unet import UNet
 
@@ -234,3 +235,27 @@ def test_one_row_of_embeddings_serves_a_whole_batch() -> None:
     direct = net(x_t, torch.tensor([999, 999]), text)
     for a, b in zip(net.denoise(x_t, one, net.condition(text)), direct, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_weights_give_the_same_prediction() -> None:
+    config = around(plain(attention_ffn=True), channels=(32, 64))
+    backend = TorchBackend()
+    plain_net = prepare(backend.network(config, random_state(config)), torch.device("cpu"))
+    packed_net = prepare(
+        backend.network(config, random_state(config)), torch.device("cpu"), packed=True
+    )
+    assert any(isinstance(m, PackedConv2d) for m in packed_net.modules())
+    assert any(isinstance(m, PackedPointwise) for m in packed_net.modules())
+    text, mask = (
+        torch.from_numpy(random_text(2)),
+        torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]),
+    )
+    images = [torch.from_numpy(level) for level in noisy_images(config, 2, 8)]
+    times = torch.tensor([3, 700])
+    for batch in (2, 1):  # packed at the first call, for its shape; another one must work as well
+        x = [level[:batch].to(memory_format=torch.channels_last) for level in images]
+        with torch.inference_mode():
+            wanted = plain_net(x, times[:batch], text[:batch], mask[:batch])
+            got = packed_net(x, times[:batch], text[:batch], mask[:batch])
+        for a, b in zip(wanted, got, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(a.abs().max()))

@@ -59,7 +59,7 @@ SHOWN = (
 )
 IN_STEPS = ("grinning face", "frog")
 BITS = (8, 6, 4, 2)
-SAMPLER = SamplerConfig("ddim", num_steps=24, guidance_scale=2.0)
+SAMPLER = SamplerConfig("dpmpp", num_steps=16, guidance_scale=2.0)
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -83,7 +83,7 @@ def demo_config() -> ModelConfig:
         num_groups=16,
         text_dim=128,
     )
-    middle = _outer((32, 32), core)
+    middle = _outer((16, 32), core)
     encoder = T5Config(vocab_size=512, d_model=128, d_kv=32, d_ff=320, num_layers=2, num_heads=4)
     diffusion = replace(
         preset("emoji").diffusion,
@@ -162,7 +162,7 @@ def _train(model: Path, steps: int, quiet: bool, say: Say) -> ModelConfig:
 
     train = TrainConfig(
         steps=steps,
-        batch_size=32,
+        batch_size=24,
         lr=2e-3,
         embedding_lr_scale=3.0,
         warmup_steps=20,
@@ -270,6 +270,6 @@ def _report(
 
 
 def _strip(previews: Sequence[Preview], row: int) -> Pixels:
-    """Every third step of one picture, the finished one last."""
-    shown = [p.x0 for p in previews[::3]] + [previews[-1].final or []]
+    """Every second step of one picture, the finished one last."""
+    shown = [p.x0 for p in previews[::2]] + [previews[-1].final or []]
     return tile_steps([[to_pixels(level)[row] for level in step] for step in shown])

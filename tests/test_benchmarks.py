@@ -1,0 +1,37 @@
+"""The measurements run and report what they measured; no test here asks how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+from benchmarks.harness import Pair, in_turn, machine
+
+
+def test_work_is_timed_in_turn_and_the_warm_up_dropped() -> None:
+    order: list[str] = []
+    ours, other = in_turn(lambda: order.append("a"), lambda: order.append("b"), 3, warm_up=1)
+    assert order == ["a", "b"] * 4
+    assert len(ours) == len(other) == 3
+
+
+def test_ratio_is_that_of_medians() -> None:
+    pair = Pair("name", "other", [1.0, 2.0, 30.0], [4.0, 4.0, 4.0], 0.0)
+    assert pair.ratio == pytest.approx(0.5)
+
+
+def test_results_page_is_what_the_result_files_say() -> None:
+    committed = report.RESULTS.read_text(encoding="utf-8")
+    report.write_results()
+    assert report.RESULTS.read_text(encoding="utf-8") == committed
+
+
+def test_results_name_the_machine_and_the_command() -> None:
+    assert machine()["threads"] >= 1
+    for path in (Path(report.__file__).parent / "results").glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert result["command"].startswith("python -m benchmarks")
+        assert result["pairs"]
