@@ -13,7 +13,13 @@ from benchmarks.eager import build_eager, randomize_zeros, run_eager
 from benchmarks.harness import Pair, in_turn
 from benchmarks.original import build_original, reference_path, run_original
 from mdm_apple.batches import Batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig
+from mdm_apple.config import (
+    DiffusionConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
 from mdm_apple.diffusion import guide
 from mdm_apple.presets import preset
 from mdm_apple.torch.nested_unet import build_unet

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from conversion.errors import BundleError
 from conversion.manifest import FileInfo, Manifest, PackageInfo, read_manifest, write_manifest
 from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
-from mdm_apple.config import ModelConfig, read_config
+from mdm_apple.config import ModelConfig
+from mdm_apple.strict_json import read_config
 from mdm_apple.tensorfile import Array, read_tensors, write_bytes
 
 MANIFEST = "manifest.json"
@@ -54,16 +55,31 @@ class Bundle:
         return self.path.joinpath(*PurePosixPath(name).parts)
 
     def config(self) -> ModelConfig:
-        """The configuration of the model that was converted."""
-        return read_config(ModelConfig, self.file(self.manifest.config))
+        """The configuration of the model that was converted. Raises BundleError."""
+        config = read_config(ModelConfig, self.file(self.manifest.config))
+        steps = config.diffusion.schedule.num_steps
+        if (config.sides, steps) != (self.sides, self.manifest.num_steps):
+            raise BundleError(
+                f"{self.path}: {self.manifest.config} is that of another model; copy the bundle "
+                "again."
+            )
+        return config
 
     def tables(self) -> dict[str, Array]:
-        """See conversion.tables; raises BundleError when a listed table is absent."""
+        """See conversion.tables; raises BundleError when one is absent or of the wrong length."""
         tables = read_tensors(self.file(self.manifest.tables))
-        levels = self.manifest.levels
-        for name in (self.manifest.alpha_bar, *(n for x in levels for n in (x.alpha_bar, x.time))):
+        levels, steps = self.manifest.levels, self.manifest.num_steps
+        lengths = {level.alpha_bar: (1, steps + 1) for level in levels}
+        lengths |= {self.manifest.alpha_bar: (1, steps + 1)}
+        lengths |= {level.time: (2, steps) for level in levels}
+        for name, (dimensions, length) in lengths.items():
             if name not in tables:
                 raise BundleError(f"{self.path}: {self.manifest.tables} lacks the table {name!r}.")
+            if tables[name].ndim != dimensions or len(tables[name]) != length:
+                raise BundleError(
+                    f"{self.path}: expected {length} rows in the table {name!r}, got shape "
+                    f"{tables[name].shape}."
+                )
         return tables
 
     def package(self, name: str) -> PackageInfo:
@@ -178,6 +194,8 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
     sides = [level.side for level in manifest.levels]
     if sides != sorted(set(sides), reverse=True):
         raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
+    if not all(1 <= t <= manifest.num_steps for t in manifest.golden.times):
+        raise BundleError(f"{path}: its golden record names steps that its tables do not have.")
     known = {TOKEN_IDS, TEXT_MASK, TEXT_FEATURES}
     known |= {name for level in manifest.levels for name in (level.image, level.temb)}
     names: set[str] = set()

@@ -23,7 +23,7 @@ from conversion.monolith import monolith
 from conversion.parts import Part
 from conversion.source import ModelSource
 from conversion.tables import write_tables
-from mdm_apple.config import to_json
+from mdm_apple.strict_json import to_json
 from mdm_apple.tensorfile import write_bytes
 
 Layout = Literal["monolith"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conversion.errors import BundleError
 from conversion.manifest import GoldenInfo
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.reference import (
@@ -57,20 +58,32 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
 def read_golden(
     path: Path, info: GoldenInfo, sides: tuple[int, ...]
 ) -> tuple[TextInputs | None, Walk]:
-    """The record as `text_inputs` and `walk` gave it. Raises TensorFileError."""
+    """The record as `text_inputs` and `walk` gave it.
+
+    Raises TensorFileError for a damaged file, BundleError for one that holds something else.
+    """
     tensors = read_tensors(path)
+    steps, prompts = len(info.times), len(info.prompts)
+
+    def take(name: str, *shape: int) -> NDArray[Any]:
+        found = tensors.get(name)
+        if found is None or found.shape[: len(shape)] != shape:
+            raise BundleError(
+                f"{path}: expected the golden record to hold {name} of shape {shape}, got "
+                f"{'nothing' if found is None else found.shape}."
+            )
+        return np.array(found)
+
+    x_t = [take(f"x_t_{s}", steps, prompts, 3, s, s) for s in sides]
+    predictions = [take(f"prediction_{s}", steps, prompts, 3, s, s) for s in sides]
     probes = [
-        Probe(
-            int(t),
-            [np.array(tensors[f"x_t_{s}"][k]) for s in sides],
-            [np.array(tensors[f"prediction_{s}"][k]) for s in sides],
-        )
+        Probe(int(t), [x[k] for x in x_t], [p[k] for p in predictions])
         for k, t in enumerate(info.times)
     ]
     text = None
     if info.text is not None:
-        mask, features = (np.array(tensors[n]) for n in (TEXT_MASK, TEXT_FEATURES))
-        ids = np.array(tensors[TOKEN_IDS]) if TOKEN_IDS in tensors else None
+        mask, features = take(TEXT_MASK, prompts), take(TEXT_FEATURES, prompts)
+        ids = take(TOKEN_IDS, prompts) if TOKEN_IDS in tensors else None
         text = TextInputs(info.text, mask, features, ids)
-    pictures: list[Floats] = [np.array(tensors[f"picture_{s}"]) for s in sides]
+    pictures: list[Floats] = [take(f"picture_{s}", prompts, 3, s, s) for s in sides]
     return text, Walk(probes, pictures)

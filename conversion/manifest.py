@@ -17,8 +17,9 @@ from typing import Any, Literal, cast
 
 from conversion.errors import BundleError
 from conversion.parts import Phase
-from mdm_apple.config import ConfigError, Prediction, Provenance, Threshold, from_json
-from mdm_apple.errors import require
+from mdm_apple.config import Prediction, Provenance, Threshold
+from mdm_apple.errors import ConfigError, require
+from mdm_apple.strict_json import from_json
 
 SCHEMA_VERSION = 1
 NO_DIGEST = "0" * 64

@@ -17,8 +17,8 @@ from mdm_apple.hub import TOKENIZER_FILE
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open import open_network
-from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder
-from mdm_apple.torch.text import ENCODER_FOLDER, load_trained_encoder
+from mdm_apple.torch.t5 import T5Encoder
+from mdm_apple.torch.text import ENCODER_FOLDER, load_frozen_encoder, load_trained_encoder
 from mdm_apple.torch.unet import UNet
 
 TextEncoderChoice = Literal["auto", "yes", "no"]
@@ -56,13 +56,12 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
     if not fetched.is_dir():
         raise ConversionError(
             f"{folder}: the text encoder {text.source} is not here; fetch it with `mdm fetch "
-            f"text-encoder --model {folder}`, or leave out --text-encoder yes."
+            f"text-encoder --out {folder}`, or leave out --text-encoder yes."
         )
-    _, state = load_hf_encoder(fetched)
+    encoder = load_frozen_encoder(fetched, text.encoder).float()
     tokenizer = Tokenizer.load(
         fetched / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
     )
-    encoder = encoder_from_state(text.encoder, state).float()
     return ModelSource(config, net, encoder, tokenizer.model)
 
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
-from mdm_apple.errors import MdmError
-from mdm_apple.files import file_sha256
+from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.files import file_sha256, remove_empty
 from mdm_apple.tensorfile import Written, write_bytes
 
 HASHES = "hashes.json"
@@ -46,23 +46,32 @@ class CheckpointError(MdmError):
     """A model folder that cannot be written, or does not hold what it should; one sentence."""
 
 
-def replace_files(folder: Path, writers: Mapping[str, Callable[[Path], Written]]) -> None:
+def replace_files(
+    folder: Path, writers: Mapping[str, Callable[[Path], Written]], *, keep_others: bool = False
+) -> None:
     """Make the files of `writers` the contents of the folder, and remove the other FILES.
 
     Each writer creates and syncs the file at the path it is given. Other files, such as
     metrics.jsonl, are left alone. Raises CheckpointError, with the previous save untouched.
+
+    Args:
+        keep_others: the other FILES stay part of the save, as they are.
     """
     assert set(writers) <= set(FILES), "a save consists of known names"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             _finish(folder)
-            _stage(folder / _SAVING, writers)
+            kept = recorded_hashes(folder) if keep_others else {}
+            _stage(folder / _SAVING, writers, kept)
             os.rename(folder / _SAVING, folder / _COMMIT)
             _sync(folder)
             _finish(folder)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be saved; {_reason(error)}") from None
+        raise CheckpointError(f"{folder}: cannot be saved; {system_reason(error)}") from None
+    finally:
+        remove_empty(made)
 
 
 def finish_save(folder: Path) -> None:
@@ -77,7 +86,7 @@ def finish_save(folder: Path) -> None:
             _finish(folder)
             _remove(folder / _SAVING)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be tidied; {_reason(error)}") from None
+        raise CheckpointError(f"{folder}: cannot be tidied; {system_reason(error)}") from None
 
 
 def read_file(folder: Path, name: str, read: Callable[[Path], T]) -> T:
@@ -138,11 +147,14 @@ def verify_files(folder: Path) -> None:
         )
 
 
-def _stage(saving: Path, writers: Mapping[str, Callable[[Path], Written]]) -> None:
+def _stage(
+    saving: Path, writers: Mapping[str, Callable[[Path], Written]], kept: Mapping[str, Written]
+) -> None:
+    """Write the files, and the hashes of the whole save; those in `kept` lie in place already."""
     _remove(saving)
     saving.mkdir()
     try:
-        hashes = {name: write(saving / name) for name, write in writers.items()}
+        hashes = {**kept, **{name: write(saving / name) for name, write in writers.items()}}
         listing = {name: {"size": w.size, "sha256": w.sha256} for name, w in hashes.items()}
         write_bytes(saving / HASHES, (json.dumps(listing, indent=2) + "\n").encode())
         _sync(saving)
@@ -237,9 +249,3 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full or a file size limit is reached. Free space and try again."
-    return f"{(error.strerror or str(error)).lower()}."

@@ -8,6 +8,7 @@ configuration. No framework is needed, nothing is unpickled, and a save is all o
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from mdm_apple.atomic_folder import CheckpointError, read_file, replace_files
-from mdm_apple.config import ModelConfig, read_config, to_json
+from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.hub import encoder_shapes
 from mdm_apple.shapes import state_shapes
+from mdm_apple.strict_json import read_config, to_json
 from mdm_apple.tensorfile import (
     Array,
     Storage,
@@ -94,6 +96,20 @@ def save_model(
     replace_files(folder, writers)
 
 
+def save_config(folder: Path, config: ModelConfig) -> None:
+    """Replace config.json alone; every other file of the save stays as it is.
+
+    Raises CheckpointError when the weights of the folder would no longer be those of the
+    configuration, and when the disk refuses.
+    """
+    before = load_model_config(folder)
+    encoders = [c.text.encoder if c.text else None for c in (before, config)]
+    if before.model != config.model or encoders[0] != encoders[1]:
+        raise CheckpointError(f"{folder}: its weights are those of another network.")
+    write = functools.partial(write_bytes, data=to_json(config).encode())
+    replace_files(folder, {"config.json": write}, keep_others=True)
+
+
 def load_model_config(folder: Path) -> ModelConfig:
     """The configuration of a model folder; raises ConfigError or CheckpointError."""
     return read_file(folder, "config.json", functools.partial(read_config, ModelConfig))
@@ -113,8 +129,19 @@ def load_weights(folder: Path, which: Which = "model") -> Weights:
 
 
 def load_tokenizer(folder: Path) -> bytes:
-    """The SentencePiece model that was saved with the text encoder."""
-    return read_file(folder, "tokenizer.model", functools.partial(_read, limit=MAX_TOKENIZER_BYTES))
+    """The SentencePiece model that was saved with the text encoder.
+
+    Raises CheckpointError where it is not the one that config.json names by its hash.
+    """
+    read = functools.partial(_read, limit=MAX_TOKENIZER_BYTES)
+    model = read_file(folder, "tokenizer.model", read)
+    text = load_model_config(folder).text
+    if text and text.tokenizer_sha256 not in (None, hashlib.sha256(model).hexdigest()):
+        raise CheckpointError(
+            f"{folder}: tokenizer.model is not the one the model was trained with; restore it from "
+            "a copy."
+        )
+    return model
 
 
 def load_training(folder: Path) -> Training:

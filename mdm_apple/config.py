@@ -6,30 +6,21 @@ Unknown, duplicate and missing keys are refused with the nearest known name.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import ConfigError
 
 ATTENTION_HEADS = 8  # fixed in the published networks, not a setting
 ATTENTION_GROUPS = 32  # likewise: the GroupNorm in front of every 2-D attention
 TEMPORAL_HEAD_WIDTH = 32  # likewise: channels of a head of temporal attention
 
 MAX_NEST = 5
+MAX_STAGES = 14  # one more halves MAX_SIDE away
 MAX_CHANNELS = 8192
 MAX_SIDE = 8192
-
-
-class ConfigError(MdmError):
-    """A configuration that cannot be built; names the field, the value and the way out."""
+MAX_PARAMETERS = 20_000_000_000  # of network and text encoder: 80 GB in fp32
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,10 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         stages = len(self.channels)
-        if stages == 0:
-            raise ConfigError("channels: expected at least one stage, got none.")
+        if not 1 <= stages <= MAX_STAGES:
+            raise ConfigError(
+                f"channels: expected 1 to {MAX_STAGES} stages, got {stages or 'none'}."
+            )
         _check_lengths(self, stages)
         _check_widths(self)
         _check_text(self)
@@ -198,6 +191,19 @@ class DiffusionConfig:
         return tuple(out)
 
 
+# field of a T5Config -> the largest value that is believed
+T5_LIMITS = {
+    "vocab_size": 1 << 20,
+    "d_model": 1 << 14,
+    "d_kv": 1 << 10,
+    "d_ff": 1 << 17,
+    "num_layers": 256,
+    "num_heads": 1 << 10,
+    "relative_buckets": 1 << 10,
+    "relative_max_distance": 1 << 16,
+}
+
+
 @dataclass(frozen=True)
 class T5Config:
     """Encoder half of a T5. The defaults beyond the sizes are those of T5 1.1 and flan-T5."""
@@ -213,6 +219,21 @@ class T5Config:
     dropout: float = 0.0
     norm_eps: float = 1e-6
     feed_forward: Literal["relu", "gated-gelu"] = "gated-gelu"
+
+    def __post_init__(self) -> None:
+        for name, largest in T5_LIMITS.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ConfigError(f"{name}: expected 1 to {largest}, got {getattr(self, name)}.")
+        buckets, distance = self.relative_buckets, self.relative_max_distance
+        if buckets % 4 or distance <= buckets // 4:
+            raise ConfigError(
+                "relative_buckets: expected a multiple of 4, less than four times the largest "
+                f"distance {distance}, got {buckets}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout: expected 0 up to but not 1, got {self.dropout}.")
+        if not 0 < self.norm_eps < 1:
+            raise ConfigError(f"norm_eps: expected between 0 and 1, got {self.norm_eps}.")
 
 
 @dataclass(frozen=True)
@@ -231,6 +252,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= 4096:
             raise ConfigError(f"text.max_tokens: expected 1 to 4096, got {self.max_tokens}.")
+        if self.trainable and self.encoder is None:
+            raise ConfigError("text.trainable: true needs text.encoder, which is to be trained.")
 
 
 @dataclass(frozen=True)
@@ -280,6 +303,7 @@ class ModelConfig:
                 raise ConfigError(
                     f"diffusion.{name}: expected {depth} values, one per level, got {len(values)}."
                 )
+        _check_parameters(self)
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -401,125 +425,16 @@ def _check_nest(config: UNetConfig) -> None:
         raise ConfigError("student: all levels of a nest share one setting.")
 
 
-# --- strict JSON ------------------------------------------------------------------------------
+def _check_parameters(config: ModelConfig) -> None:
+    """Refuse what no machine holds while it is still a list of shapes."""
+    from mdm_apple.hub import encoder_shapes  # both count what is configured here
+    from mdm_apple.shapes import parameter_count
 
-T = TypeVar("T")
-
-
-def to_json(config: Any) -> str:
-    """The configuration as indented JSON with a trailing newline; every field is written."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
-
-
-def from_json(kind: type[T], text: str, where: str = "config") -> T:
-    """Parse strict JSON into the dataclass `kind`; raises ConfigError with the offending key."""
-    try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid JSON ({error}).") from None
-    return from_dict(kind, data, where)
-
-
-def from_dict(kind: type[T], data: object, where: str = "config") -> T:
-    """Build the dataclass `kind` from plain JSON values, refusing anything unknown or missing."""
-    return typing.cast(T, _convert(kind, data, where))
-
-
-def read_config(kind: type[T], path: Path) -> T:
-    """Read one configuration file of at most 1 MiB."""
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise ConfigError(f"{path}: expected a configuration of at most 1 MiB.")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    return from_json(kind, text, str(path))
-
-
-def unknown_name(name: str, known: typing.Iterable[str]) -> str:
-    """' Did you mean ...?' or the list of known names, to end a refusal with."""
-    options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(options)}."
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ConfigError(f"key {key!r} appears twice; keep one.")
-        seen[key] = value
-    return seen
-
-
-def _no_constant(name: str) -> float:
-    raise ConfigError(f"{name} is not a number that JSON allows.")
-
-
-def _convert(kind: Any, value: object, where: str) -> object:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        inner = [a for a in args if a is not type(None)]
-        return _convert(inner[0], value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(
-                f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}."
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, got {_shown(value)}.")
-        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected an object, got {_shown(value)}.")
-        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(kind, value, where)
-    return _convert_scalar(kind, value, where)
-
-
-def _convert_dataclass(kind: Any, value: object, where: str) -> object:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected an object, got {_shown(value)}.")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in value:
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}. {unknown_name(str(key), fields)}")
-    for name, spec in fields.items():
-        required = (
-            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+    count = parameter_count(config.model)
+    if config.text and config.text.encoder:
+        count += sum(math.prod(shape) for shape in encoder_shapes(config.text.encoder).values())
+    if count > MAX_PARAMETERS:
+        raise ConfigError(
+            f"model, text.encoder: expected at most {MAX_PARAMETERS // 10**9} billion parameters, "
+            f"got {count / 1e9:.1f} billion; choose fewer or narrower stages and layers."
         )
-        if required and name not in value:
-            raise ConfigError(f"{where}: key {name!r} is missing.")
-    built = {k: _convert(hints[k], v, f"{where}.{k}") for k, v in value.items()}
-    try:
-        return kind(**built)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _convert_scalar(kind: Any, value: object, where: str) -> object:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1 << 1023 else math.inf
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: expected a finite number, got {value}.")
-    return value
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 from types import ModuleType
@@ -24,8 +25,19 @@ class MdmError(ValueError):
     """What was wrong, what was expected, what to do: in one sentence."""
 
 
+class ConfigError(MdmError):
+    """A configuration that cannot be built; names the field, the value and the way out."""
+
+
 class MissingPackageError(MdmError):
     """A package of an extra that is not installed."""
+
+
+def system_reason(error: OSError) -> str:
+    """Why the system refused, and what to do, as the end of a sentence."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full or a file size limit is reached; free space and try again."
+    return f"{(error.strerror or str(error)).lower().rstrip('.')}."
 
 
 def require_installed(*packages: str) -> None:

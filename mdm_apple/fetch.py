@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from mdm_apple.config import unknown_name
 from mdm_apple.errors import MdmError
 from mdm_apple.files import atomic_file, file_sha256
 from mdm_apple.legacy_pth import check_zip
+from mdm_apple.strict_json import unknown_name
 
 BASE_URL = "https://docs-assets.developer.apple.com/ml-research/models/mdm"
 CheckpointName = Literal["flickr64", "flickr256", "flickr1024"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, system_reason
 
 
 class FileError(MdmError):
@@ -34,9 +35,46 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # raised by something else in the block
             raise
-        raise FileError(f"{path}: cannot be written ({error.strerror or error}).") from None
+        raise FileError(f"{path}: cannot be written; {system_reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
+    """Hands out a function that takes names and contents; all files appear in `folder` at the end.
+
+    When the block raises, none of them does, and a folder that was made for them goes again.
+    Raises FileError when the folder cannot be written or the disk is full.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    staging = folder / f".{os.getpid()}.partial"
+
+    def put(name: str, data: bytes) -> None:
+        with (staging / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+        yield put
+        for path in sorted(staging.iterdir()):
+            os.replace(path, folder / path.name)
+        _sync_folder(folder)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be written; {system_reason(error)}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        remove_empty(made)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, deepest first, that hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def file_sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import finish_save, has_file
+from mdm_apple.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
-from mdm_apple.config import ConfigError, ModelConfig, from_dict
+from mdm_apple.config import ModelConfig
 from mdm_apple.data import Background, Dataset, open_dataset, with_captions
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.files import remove_empty
 from mdm_apple.gallery import save_png, tile, to_pixels
 from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.sampling import SamplerConfig
+from mdm_apple.strict_json import from_dict
 from mdm_apple.text import Tokenizer, train_tokenizer
 from mdm_apple.training import (
     METRICS,
@@ -34,6 +36,7 @@ from mdm_apple.training import (
     Snapshot,
     Stepper,
     TrainConfig,
+    check_mixing,
     rows_of,
     train,
 )
@@ -96,9 +99,11 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
     stepper = open_stepper(config, job, tokenizer, start)
     if start.snapshot is not None:
         stepper.restore(start.snapshot)
+    check_mixing(job.train, config.diffusion, stepper.world)
     held_out = validation_rows(len(dataset), job.train.validation_share, job.train.seed)
     plan = BatchPlan(len(dataset), job.train.batch_size, job.train.seed, held_out)
     draws = Draws(job.train.seed, config.sides, config.diffusion, job.train.caption_dropout)
+    saved = Event()
     meta = {
         "train": dataclasses.asdict(job.train),
         "data": job.data,
@@ -116,6 +121,7 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
             tokenizer=tokenizer.model if tokenizer and snapshot.encoder is not None else None,
             training=checkpoint.Training(dict(snapshot.optimizer), {**meta, "step": done}),
         )
+        saved.set()
 
     def draw(path: Path) -> None:
         captions = dataset.captions()[:: max(1, len(dataset) // GRID_PROMPTS)][:GRID_PROMPTS]
@@ -125,8 +131,6 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
             pictures = finish(generate(runtime, prompts, sampler))[0]
         save_png(path, tile(to_pixels(pictures), columns=4))
 
-    if stepper.rank == 0:
-        job.out.mkdir(parents=True, exist_ok=True)
     loader = Loader(
         dataset,
         plan,
@@ -136,7 +140,8 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
         stop_step=job.train.steps,
         workers=job.workers,
     )
-    with loader, _stop_on_interrupt() as stop:
+    place = _as_it_was(job.out, saved) if stepper.rank == 0 else nullcontext()
+    with loader, _stop_on_interrupt() as stop, place:
         train(
             stepper,
             loader,
@@ -156,7 +161,7 @@ def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, T
     """Configuration of an interrupted run; its training settings but for the free ones."""
     finish_save(out)
     saved = checkpoint.load_training(out).meta
-    before = from_dict(TrainConfig, saved["train"], f"{out}: training.json")
+    before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
     for field in dataclasses.fields(TrainConfig):
         asked, had = getattr(train_config, field.name), getattr(before, field.name)
         if field.name not in FREE_ON_RESUME and asked != had:
@@ -194,7 +199,7 @@ def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelCo
 
 def _start(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
     if job.resume:
-        return _resumed(job.out, dataset)
+        return _resumed(job, dataset)
     source = job.init or job.grow
     if source is None:
         return Start()
@@ -207,12 +212,22 @@ def _start(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
     return Start(weights=weights, encoder=encoder)
 
 
-def _resumed(out: Path, dataset: Dataset) -> Start:
+def _resumed(job: Job, dataset: Dataset) -> Start:
+    out = job.out
+    verify_files(out)
     state = checkpoint.load_training(out)
-    if state.meta["fingerprint"] != dataset.fingerprint:
+    if state.meta.get("fingerprint") != dataset.fingerprint:
         raise MdmError(
             f"{out}: was trained on other pictures than --data holds now; restore them, or start "
             "anew with --init."
+        )
+    step = state.meta.get("step")
+    if type(step) is not int or step < 0:
+        raise MdmError(f"{out}: training.json is damaged; start anew with --init.")
+    if step > job.train.steps:
+        raise ConfigError(
+            f"steps: the run in {out} is already at step {step}, now it is to end at "
+            f"{job.train.steps}; ask for more."
         )
     optional: dict[str, Any] = {
         name: checkpoint.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
@@ -225,7 +240,7 @@ def _resumed(out: Path, dataset: Dataset) -> Start:
         encoder_ema=optional["text_encoder_ema"],
         optimizer=state.tensors,
     )
-    return Start(int(state.meta["step"]), snapshot.weights, snapshot.encoder, snapshot)
+    return Start(step, snapshot.weights, snapshot.encoder, snapshot)
 
 
 def _best_weights(folder: Path, live: checkpoint.Which, averaged: checkpoint.Which) -> Weights:
@@ -258,6 +273,24 @@ def _validation(
     fixed = dataclasses.replace(draws, caption_dropout=0.0)
     rows = np.arange(stepper.rank, len(chosen), stepper.world)
     return [make_batch(dataset, chosen[rows], fixed, 2**31, rows)] if len(rows) else []
+
+
+@contextmanager
+def _as_it_was(out: Path, saved: Event) -> Generator[None]:
+    """Make the folder of a run; one that fails before it saved leaves `out` as it found it."""
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = out / METRICS
+    before = metrics.read_bytes() if metrics.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if not saved.is_set():
+            metrics.unlink(missing_ok=True)
+            if before is not None:
+                metrics.write_bytes(before)
+            remove_empty(made)
+        raise
 
 
 @contextmanager

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from mdm_apple.config import from_json
+from mdm_apple.config import Threshold
 from mdm_apple.errors import MdmError
 from mdm_apple.files import atomic_file
+from mdm_apple.sampling import SamplerKind
+from mdm_apple.schedule import Grid
+from mdm_apple.strict_json import from_json
 
 RECIPE_KEY = "mdm"
 MAX_RECIPE = 1 << 16
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (B, H, W, 3) where said
 
 
@@ -28,16 +34,16 @@ class Recipe:
     prompt: str
     negative: str
     seed: int
-    sampler: str
+    sampler: SamplerKind
     steps: int | None
     eta: float
     guidance: float
-    threshold: str | None
-    grid: str
+    threshold: Threshold | None
+    grid: Grid
     stop_at: int | None
     model: str  # SHA-256 of the weights
     backend: str
-    precision: str
+    precision: Precision
     version: str
 
 
@@ -74,13 +80,20 @@ def tile_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
     return tile(np.stack(shown), columns=len(steps))
 
 
-def save_png(path: Path, pixels: Pixels, recipe: Recipe | None = None) -> None:
-    """Write one picture (H, W, 3), atomically."""
+def as_png(pixels: Pixels, recipe: Recipe | None = None) -> bytes:
+    """One picture (H, W, 3) as the contents of a PNG file."""
     info = PngImagePlugin.PngInfo()
     if recipe is not None:
         info.add_itxt(RECIPE_KEY, json.dumps(asdict(recipe), ensure_ascii=False))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def save_png(path: Path, pixels: Pixels) -> None:
+    """Write one picture (H, W, 3), atomically."""
     with atomic_file(path) as file:
-        Image.fromarray(pixels).save(file, format="PNG", pnginfo=info)
+        file.write(as_png(pixels))
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config import ConfigError, ModelConfig
+from mdm_apple.config import ModelConfig
+from mdm_apple.errors import ConfigError
 from mdm_apple.loss import image_scale
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import Ops

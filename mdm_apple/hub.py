@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mdm_apple.config import T5Config
-from mdm_apple.errors import MdmError, require
+from mdm_apple.config import T5_LIMITS, T5Config
+from mdm_apple.errors import ConfigError, MdmError, require
 from mdm_apple.files import file_sha256
 
 CONFIG_FILE = "config.json"
@@ -31,16 +31,16 @@ SHARED = "shared.weight"
 SHARED_AGAIN = "encoder.embed_tokens.weight"  # the same table under its second name
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
-# Name in Hugging Face's file -> field here, with the largest value that is believed.
+# Name in Hugging Face's file -> field here.
 _SIZES = {
-    "vocab_size": ("vocab_size", 1 << 20),
-    "d_model": ("d_model", 1 << 14),
-    "d_kv": ("d_kv", 1 << 10),
-    "d_ff": ("d_ff", 1 << 17),
-    "num_layers": ("num_layers", 256),
-    "num_heads": ("num_heads", 1 << 10),
-    "relative_attention_num_buckets": ("relative_buckets", 1 << 10),
-    "relative_attention_max_distance": ("relative_max_distance", 1 << 16),
+    "vocab_size": "vocab_size",
+    "d_model": "d_model",
+    "d_kv": "d_kv",
+    "d_ff": "d_ff",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "relative_attention_num_buckets": "relative_buckets",
+    "relative_attention_max_distance": "relative_max_distance",
 }
 _SIZE_DEFAULTS = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 
@@ -164,24 +164,21 @@ def t5_config_from_hf(data: dict[str, Any], where: str = CONFIG_FILE) -> T5Confi
     if data.get("model_type") != "t5":
         raise HubError(f"{where}: expected model_type t5, got {data.get('model_type')!r}.")
     sizes: dict[str, int] = {}
-    for name, (field, largest) in _SIZES.items():
+    for name, field in _SIZES.items():
         value = data.get(name, _SIZE_DEFAULTS.get(name))
-        if type(value) is not int or not 1 <= value <= largest:
-            raise HubError(f"{where}: {name}: expected 1 to {largest}, got {value!r}.")
+        if type(value) is not int:
+            raise HubError(f"{where}: {name}: expected 1 to {T5_LIMITS[field]}, got {value!r}.")
         sizes[field] = value
-    buckets, distance = sizes["relative_buckets"], sizes["relative_max_distance"]
-    if buckets % 4 or distance <= buckets // 4:
-        raise HubError(
-            f"{where}: relative_attention_num_buckets: expected a multiple of 4, less than four "
-            f"times the largest distance {distance}, got {buckets}."
-        )
     kind = data.get("feed_forward_proj", "relu")
     if kind not in ("relu", "gated-gelu"):
         raise HubError(f"{where}: feed_forward_proj: expected relu or gated-gelu, got {kind!r}.")
     eps = data.get("layer_norm_epsilon", 1e-6)
-    if not isinstance(eps, float) or not 0 < eps < 1:
-        raise HubError(f"{where}: layer_norm_epsilon: expected between 0 and 1, got {eps!r}.")
-    return T5Config(**sizes, norm_eps=eps, feed_forward=kind)
+    if not isinstance(eps, float):
+        raise HubError(f"{where}: layer_norm_epsilon: expected a number, got {eps!r}.")
+    try:
+        return T5Config(**sizes, norm_eps=eps, feed_forward=kind)
+    except ConfigError as error:
+        raise HubError(f"{where}: {error}") from None
 
 
 def encoder_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from mdm_apple.config import (
     MAX_NEST,
-    ConfigError,
     DiffusionConfig,
     Prediction,
     ScheduleConfig,
@@ -22,6 +21,7 @@ from mdm_apple.config import (
     Threshold,
     UNetConfig,
 )
+from mdm_apple.errors import ConfigError
 from mdm_apple.legacy_values import Fields
 
 _SCHEDULES: dict[str, ScheduleKind] = {

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from mdm_apple.config import ConfigError, unknown_name
+from mdm_apple.errors import ConfigError
+from mdm_apple.strict_json import unknown_name
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -35,13 +36,16 @@ class Fields:
             raise ConfigError(sentence)
         self._notices.append(sentence)
 
-    def close(self) -> None:
-        """Report every field that nothing took."""
+    def close(self, *, refuse: bool = True) -> None:
+        """Refuse every field that nothing took, a misspelt setting most likely; or report it."""
         for name in self._fields:
             if name not in self._known:
                 hint = unknown_name(str(name), self._known)
                 hint = f" {hint}" if hint.startswith("Did") else ""
-                self.notice(f"{self.where}: unknown key {str(name)[:60]!r} is not used.{hint}")
+                sentence = f"{self.where}: unknown key {str(name)[:60]!r} is not used.{hint}"
+                if refuse:
+                    raise ConfigError(sentence)
+                self.notice(sentence)
 
     def mapping(self, name: str) -> Mapping[str, Any] | None:
         value = self.value(name, None)

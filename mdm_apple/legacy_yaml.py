@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from mdm_apple.config import ConfigError, ModelConfig, Provenance, TextConfig, unknown_name
+from mdm_apple.config import ModelConfig, Provenance, TextConfig
+from mdm_apple.errors import ConfigError
 from mdm_apple.legacy_fields import diffusion_config_from_apple, unet_config_from_apple
 from mdm_apple.legacy_values import Fields
 from mdm_apple.presets import FLAN_T5
+from mdm_apple.strict_json import unknown_name
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
@@ -93,7 +95,8 @@ class AppleYaml:
 def read_apple_yaml(path: Path) -> AppleYaml:
     """Read and convert one file; raises ConfigError with one sentence.
 
-    Of duplicate keys the last one counts, as in the original, and the others are reported.
+    Of duplicate keys at the top level and among the reader's settings, where the published files
+    have some, the last one counts, as in the original, and the others are reported.
     """
     notices: list[str] = []
     data = _load(path, notices)
@@ -177,7 +180,7 @@ def _report_unused(data: Mapping[str, Any], taken: Fields, notices: list[str]) -
                 f"read it either; its place is in {_SECTION_OF[key]}."
             )
     taken.discard(*_PROGRAM_KEYS, *_SECTION_OF)
-    taken.close()
+    taken.close(refuse=False)
 
 
 def _load(path: Path, notices: list[str]) -> Mapping[str, Any]:
@@ -194,7 +197,10 @@ def _load(path: Path, notices: list[str]) -> Mapping[str, Any]:
         text = raw.decode("utf-8")
         _check_events(text)
         loader = _Loader(text)
-        data: object = loader.get_single_data()  # pyright: ignore[reportUnknownMemberType]
+        node = loader.get_single_node()
+        if node is not None:
+            _check_keys(node, "", notices)
+        data: object = None if node is None else loader.construct_document(node)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected UTF-8 text.") from None
     except yaml.YAMLError as error:
@@ -205,7 +211,6 @@ def _load(path: Path, notices: list[str]) -> Mapping[str, Any]:
         raise ConfigError(f"{path}: holds a value that cannot be read ({error}).") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a list of 'key: value' settings.")
-    notices.extend(loader.duplicates)
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -224,26 +229,33 @@ def _check_events(text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; remembers keys that appear twice, and wants every key to be text."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.duplicates: list[str] = []
+    """Plain values only, under keys that are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(
-                    f"line {key_node.start_mark.line + 1}: expected a name as the key."
-                )
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                self.duplicates.append(f"{key}: appears twice (line {line}); the last one counts.")
-            seen.add(key)
         built = super().construct_mapping(node, deep=True)
         return {str(key): value for key, value in built.items()}
+
+
+def _check_keys(node: yaml.Node, section: str, notices: list[str]) -> None:
+    """Every key must be text, and stand once where it shapes the model."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, section, notices)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, yaml.Node] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {line}: expected a name as the key.")
+        key = str(key_node.value)
+        if key in seen:
+            if section not in ("", "reader_config"):
+                raise ConfigError(f"{section}: {key} appears twice (line {line}); keep one.")
+            notices.append(f"{key}: appears twice (line {line}); the last one counts.")
+        seen[key] = value
+    for key, value in seen.items():  # of duplicates only the one that counts
+        _check_keys(value, section or key, notices)
 
 
 def _one_line(error: yaml.YAMLError) -> str:

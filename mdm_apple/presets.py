@@ -8,7 +8,6 @@ sizes are those of T5 1.1 and flan-T5. `emoji` and `tiny` are this project's own
 from __future__ import annotations
 
 from mdm_apple.config import (
-    ConfigError,
     DiffusionConfig,
     ModelConfig,
     Provenance,
@@ -16,8 +15,9 @@ from mdm_apple.config import (
     T5Config,
     TextConfig,
     UNetConfig,
-    unknown_name,
 )
+from mdm_apple.errors import ConfigError
+from mdm_apple.strict_json import unknown_name
 
 FLAN_VOCABULARY = 32_128  # 32,100 pieces, padded by the authors to a multiple of 128
 

@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from mdm_apple import diffusion
-from mdm_apple.config import ConfigError, DiffusionConfig, Threshold
+from mdm_apple.config import DiffusionConfig, Threshold
+from mdm_apple.errors import ConfigError
 from mdm_apple.loss import image_scale, x0_of
 from mdm_apple.ops import Ops
 from mdm_apple.schedule import Grid, Schedule, timestep_grid

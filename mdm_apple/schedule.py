@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config import ConfigError, ScheduleConfig
+from mdm_apple.config import ScheduleConfig
+from mdm_apple.errors import ConfigError
 
 Table = NDArray[np.float64]
 Grid = Literal["even", "log_snr"]

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mdm_apple.batches import Batch
-from mdm_apple.config import ConfigError
-from mdm_apple.errors import MdmError
+from mdm_apple.config import DiffusionConfig
+from mdm_apple.errors import ConfigError, MdmError, system_reason
+from mdm_apple.files import FileError, atomic_file
 from mdm_apple.generate import Runtime
 
 METRICS = "metrics.jsonl"
@@ -167,6 +168,17 @@ def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
     return np.concatenate(strides)
 
 
+def check_mixing(config: TrainConfig, diffusion: DiffusionConfig, world: int) -> None:
+    """Refuse parts of a batch so small that a level of a mixed batch would never see a picture."""
+    part = config.batch_size // (world * config.accumulate)
+    shares = diffusion.mixed_fractions or (1.0,)
+    if int(min(shares) * part) < 1:
+        raise ConfigError(
+            f"batch_size: with this mixed_ratio each process and accumulation step needs "
+            f"{math.ceil(1 / min(shares))} pictures or more, got {part}."
+        )
+
+
 def split_rows(batch: Batch, parts: int) -> list[Batch]:
     """The accumulation steps of a batch, in order."""
     size = len(batch.times) // parts
@@ -241,17 +253,11 @@ class MetricsLog:
     """Appends to metrics.jsonl; a resumed run first drops lines at or after its first step."""
 
     def __init__(self, path: Path, start: int) -> None:
+        """Raises FileError where the file cannot be read or written."""
         self._path = path
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a killed run
-                    continue
-                if entry["step"] < start:
-                    kept.append(line)
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in _lines(path) if _is_before(line, start)] if start else []
+        with atomic_file(path) as file:
+            file.write(b"".join(line + b"\n" for line in kept))
 
     def write(self, step: int, metrics: StepMetrics, lr: float, images_per_second: float) -> None:
         self._append(
@@ -269,5 +275,25 @@ class MetricsLog:
         self._append({"step": step, "validation_loss": loss})
 
     def _append(self, entry: dict[str, object]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise FileError(f"{self._path}: cannot be written; {system_reason(error)}") from None
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read; {system_reason(error)}") from None
+
+
+def _is_before(line: bytes, start: int) -> bool:
+    """Whether it is a whole line of a step before `start`; a killed run leaves half a line."""
+    try:
+        return json.loads(line)["step"] < start
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

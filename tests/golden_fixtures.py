@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mdm_apple.legacy import diffusion_config_from_apple, unet_config_from_apple
 from safetensors.numpy import load_file
 
 from mdm_apple.config import DiffusionConfig, UNetConfig
+from mdm_apple.legacy import diffusion_config_from_apple, unet_config_from_apple
 from mdm_apple.schedule import Schedule, base_table
 
 OWN = Path(__file__).parent / "golden"

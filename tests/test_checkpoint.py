@@ -33,10 +33,12 @@ from mdm_apple.checkpoint import (
     load_weights,
     save_model,
 )
-from mdm_apple.config import ConfigError, ModelConfig, UNetConfig, to_json
+from mdm_apple.config import ModelConfig, UNetConfig
+from mdm_apple.errors import ConfigError
 from mdm_apple.hub import encoder_shapes
 from mdm_apple.presets import preset
 from mdm_apple.shapes import state_shapes
+from mdm_apple.strict_json import to_json
 from mdm_apple.tensorfile import TensorFileError, from_bfloat16, read_tensors, to_bfloat16
 
 TINY = preset("tiny")

@@ -15,20 +15,18 @@ from hypothesis import strategies as st
 from small import around, plain, video
 
 from mdm_apple.config import (
-    ConfigError,
     DiffusionConfig,
     ModelConfig,
     ScheduleConfig,
     Student,
+    T5Config,
     TextConfig,
     UNetConfig,
-    from_dict,
-    from_json,
-    read_config,
-    to_json,
 )
+from mdm_apple.errors import ConfigError
 from mdm_apple.presets import PRESETS, preset
 from mdm_apple.sampling import SamplerConfig
+from mdm_apple.strict_json import from_dict, from_json, read_config, to_json
 from mdm_apple.training import TrainConfig
 
 
@@ -186,6 +184,7 @@ def model(**changes: Any) -> ModelConfig:
     return dataclasses.replace(preset("tiny"), **changes)
 
 
+WIDE = {"channels": (8192, 8192), "num_resnets": (4, 4), "text_dim": 32}
 IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
     ("channels", lambda: plain(channels=(), num_resnets=(), num_attention_layers=())),
     ("channels", lambda: plain(channels=(0, 32))),
@@ -237,6 +236,20 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
     ("level_weights", lambda: model(diffusion=DiffusionConfig(level_weights=(1.0,)))),
     ("mixed_ratio", lambda: model(diffusion=DiffusionConfig(mixed_ratio=(1.0, 1.0, 1.0)))),
     ("text.max_tokens", lambda: TextConfig(max_tokens=0)),
+    ("text.trainable", lambda: TextConfig(max_tokens=8, trainable=True)),
+    ("vocab_size", lambda: encoder(vocab_size=1 << 21)),
+    ("d_model", lambda: encoder(d_model=0)),
+    ("d_kv", lambda: encoder(d_kv=-1)),
+    ("d_ff", lambda: encoder(d_ff=1 << 18)),
+    ("num_layers", lambda: encoder(num_layers=10**9)),
+    ("num_heads", lambda: encoder(num_heads=0)),
+    ("relative_buckets", lambda: encoder(relative_buckets=6)),
+    ("relative_buckets", lambda: encoder(relative_buckets=512)),
+    ("relative_max_distance", lambda: encoder(relative_max_distance=1 << 20)),
+    ("dropout", lambda: encoder(dropout=1.0)),
+    ("norm_eps", lambda: encoder(norm_eps=0.0)),
+    ("channels", lambda: plain(channels=(32,) * 15)),
+    ("billion parameters", lambda: model(model=plain(**WIDE))),
     ("side", lambda: model(side=18)),
     ("side", lambda: model(side=0)),
     ("side", lambda: model(side=1 << 20)),
@@ -249,6 +262,11 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
     ("ema_decay", lambda: TrainConfig(steps=1, ema_decay=1.0)),
     ("caption_dropout", lambda: TrainConfig(steps=1, caption_dropout=1.0)),
 ]
+
+
+def encoder(**changes: Any) -> T5Config:
+    sizes = {"vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    return T5Config(**sizes | changes)
 
 
 def one_stage() -> dict[str, Any]:

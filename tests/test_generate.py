@@ -10,7 +10,8 @@ import pytest
 from backends import Backend
 from small import around, inner_model, random_state, save_random_model
 
-from mdm_apple.config import ConfigError, ModelConfig
+from mdm_apple.config import ModelConfig
+from mdm_apple.errors import ConfigError
 from mdm_apple.generate import Images, Preview, Prompt, finish, generate
 from mdm_apple.presets import preset
 from mdm_apple.sampling import SamplerConfig

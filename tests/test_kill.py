@@ -25,7 +25,7 @@ from train_process import (
 
 from mdm_apple import checkpoint
 from mdm_apple.atomic_folder import has_file, locate
-from mdm_apple.config import to_json
+from mdm_apple.strict_json import to_json
 
 STEP = 0.3  # seconds, about: a kill falls somewhere in a step and its save
 

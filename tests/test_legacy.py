@@ -12,7 +12,8 @@ import yaml
 from golden_fixtures import Fixture, golden_folders
 from safetensors import safe_open
 
-from mdm_apple.config import ConfigError, UNetConfig
+from mdm_apple.config import UNetConfig
+from mdm_apple.errors import ConfigError
 from mdm_apple.legacy import (
     diffusion_config_from_apple,
     read_apple_yaml,

@@ -23,7 +23,7 @@ from train_process import (
 )
 
 from mdm_apple.atomic_folder import finish_save
-from mdm_apple.config import to_json
+from mdm_apple.strict_json import to_json
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdm_apple.config import ConfigError, ScheduleConfig, ScheduleKind
+from mdm_apple.config import ScheduleConfig, ScheduleKind
+from mdm_apple.errors import ConfigError
 from mdm_apple.schedule import (
     Table,
     base_table,

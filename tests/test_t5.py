@@ -299,9 +299,9 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(
         ({"d_model": None}, "d_model: expected 1 to 16384, got None"),
         ({"d_kv": 64.0}, "d_kv: expected 1 to 1024, got 64.0"),
         ({"num_heads": True}, "num_heads: expected 1 to 1024, got True"),
-        ({"relative_attention_num_buckets": 6}, "num_buckets: expected a multiple of 4"),
+        ({"relative_attention_num_buckets": 6}, "relative_buckets: expected a multiple of 4"),
         ({"relative_attention_max_distance": 8}, "less than four times the largest distance 8"),
-        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon: expected between 0 and 1"),
+        ({"layer_norm_epsilon": 0.0}, "norm_eps: expected between 0 and 1"),
     ],
 )
 def test_configurations_of_other_networks_are_refused(

@@ -12,8 +12,8 @@ from small import save_random_model, trainable_model
 
 from mdm_apple import checkpoint
 from mdm_apple.cli import group
-from mdm_apple.config import to_json
 from mdm_apple.errors import MdmError
+from mdm_apple.strict_json import to_json
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from small import (
 
 from mdm_apple import checkpoint
 from mdm_apple.batches import Batch
-from mdm_apple.config import ConfigError, DiffusionConfig, ModelConfig, ScheduleConfig
-from mdm_apple.errors import MdmError
+from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.fit import Job, fit, resumed_config
 from mdm_apple.training import (
     METRICS,

@@ -19,7 +19,7 @@ from torch import Tensor
 from conversion.execute.errors import ExecutionError
 from conversion.execute.graph import BlobReference, Literal, Operation
 from conversion.execute.values import to_tensor
-from mdm_apple.config import unknown_name
+from mdm_apple.strict_json import unknown_name
 
 Constants = Mapping[str, Tensor | str]
 

@@ -16,7 +16,7 @@ from conversion.execute.errors import ExecutionError
 from conversion.execute.graph import Function, TensorType, read_function
 from conversion.execute.program import Precision, Program, output_types
 from conversion.execute.schema import model_message
-from mdm_apple.config import unknown_name
+from mdm_apple.strict_json import unknown_name
 
 _MANIFEST_LIMIT = 1 << 20
 _MODEL_LIMIT = 1 << 30  # of the program without its weights

@@ -24,7 +24,7 @@ from conversion.execute.liveness import check_memory, last_uses, names_read, pea
 from conversion.execute.opset import EXACT, OPERATIONS
 from conversion.execute.values import round_to_fp16, tensor_kind, to_array, to_tensor
 from conversion.execute.watch import Watch
-from mdm_apple.config import unknown_name
+from mdm_apple.strict_json import unknown_name
 
 Precision = Literal["fp32", "fp16"]
 

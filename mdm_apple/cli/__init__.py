@@ -7,7 +7,7 @@ import importlib
 import click
 
 from mdm_apple import __version__
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, system_reason
 
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
@@ -47,16 +47,35 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run a command; a refusal is one sentence on stderr and exit code 1."""
+    """Run a command; a refusal is one sentence on stderr and exit code 1, or 2 for a wrong call."""
     try:
         group.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         raise SystemExit(130) from None
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         raise SystemExit(error.exit_code) from None
+    except click.ClickException as error:
+        raise _refusal(_explained(error), error.exit_code) from None
     except MdmError as error:
-        click.echo(f"mdm: {error}", err=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise _refusal(str(error)) from None
+    except OSError as error:  # rooms name the file themselves where they know more than the system
+        place = f"{error.filename}: " if error.filename is not None else ""
+        raise _refusal(f"{place}cannot go on; {system_reason(error)}") from None
+    except MemoryError:
+        raise _refusal("there is not enough memory for this; choose smaller settings.") from None
+
+
+def _refusal(sentence: str, code: int = 1) -> SystemExit:
+    """Print it on one line, whatever a file name or a library put into it."""
+    line = "".join(c if c.isprintable() else " " for c in sentence)
+    click.echo(f"mdm: {line}", err=True)
+    return SystemExit(code)
+
+
+def _explained(error: click.ClickException) -> str:
+    """click's message, and for a wrong call the help that says how it goes."""
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message} See: {error.ctx.command_path} --help"
+    return message

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from mdm_apple.checkpoint import load_model_config, load_weights, save_model
+from mdm_apple.checkpoint import load_model_config, save_config
 from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
@@ -97,7 +97,7 @@ def _fetch_encoder(folder: Path, output: Output) -> None:
         encoder_sha256=fetched.encoder_sha256,
         tokenizer_sha256=fetched.tokenizer_sha256,
     )
-    save_model(folder, dataclasses.replace(config, text=noted), load_weights(folder))
+    save_config(folder, dataclasses.replace(config, text=noted))
     output.result(
         {"out": str(folder), "source": fetched.source, "revision": fetched.revision},
         f"{folder}: {fetched.source} at {fetched.revision}.",

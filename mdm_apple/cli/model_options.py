@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from mdm_apple.config import ModelConfig, read_config
+from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.presets import PRESETS, preset
+from mdm_apple.strict_json import read_config
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

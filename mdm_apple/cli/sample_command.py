@@ -14,7 +14,8 @@ from mdm_apple import __version__
 from mdm_apple.cli.model_options import FILE, FOLDER, default_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require, require_installed
-from mdm_apple.gallery import Pixels, Recipe, read_recipe, save_png, tile, tile_steps, to_pixels
+from mdm_apple.files import new_files
+from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, generate, level_of_side
 from mdm_apple.sampling import SamplerConfig
 
@@ -93,26 +94,34 @@ def command(**options: Any) -> None:
     out: Path = options["out"]
     single = len(prompts) == 1 and out.suffix.lower() == ".png"
     refuse_existing(out, options["overwrite"])
+    if single and options["previews"]:
+        refuse_existing(_strip_of(out), options["overwrite"])
     runtime, model_hash, backend = _open(options)
     level_of_side(runtime.config, stop_at)
     made = _make(runtime, prompts, sampler, stop_at, options, output)
-    (out.parent if single else out).mkdir(parents=True, exist_ok=True)
+    folder = out.parent if single else out
     files: list[str] = []
-    for k, picture in enumerate(made):
-        name = out if single else out / f"{k:04d}_{_slug(picture.prompt)}.png"
-        recipe = _recipe(picture.prompt, sampler, stop_at, model_hash, backend, options)
-        save_png(name, picture.levels[0], recipe)
-        files.append(str(name))
-        if picture.previews:
-            strip = name.with_name(f"{name.stem}_steps.png")
-            save_png(strip, tile_steps(picture.previews))
-            files.append(str(strip))
-    if not single:
-        grid = out / "grid.png"
-        columns = min(8, len(made))
-        save_png(grid, tile(_stack([m.levels[0] for m in made]), columns))
-        files.append(str(grid))
+    with new_files(folder) as put:
+
+        def save(path: Path, pixels: Pixels, recipe: Recipe | None = None) -> None:
+            put(path.name, as_png(pixels, recipe))
+            files.append(str(path))
+
+        for k, picture in enumerate(made):
+            path = out if single else out / f"{k:04d}_{_slug(picture.prompt)}.png"
+            recipe = _recipe(picture.prompt, sampler, stop_at, model_hash, backend, options)
+            save(path, picture.levels[0], recipe)
+            if picture.previews:
+                save(_strip_of(path), tile_steps(picture.previews))
+        if not single:
+            columns = min(8, len(made))
+            save(out / "grid.png", tile(_stack([m.levels[0] for m in made]), columns))
     output.result({"files": files}, "\n".join(files))
+
+
+def _strip_of(picture: Path) -> Path:
+    """Where the previews of a picture go."""
+    return picture.with_name(f"{picture.stem}_steps.png")
 
 
 def _stack(pictures: Sequence[Pixels]) -> Pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,9 +75,10 @@ def open_text(
             f"{folder}: this model reads features of {text.source}, which is not here; run "
             f"`mdm fetch text-encoder --out {folder}`, or give --features made by `mdm embed`."
         )
-    _, state = load_hf_encoder(source, torch.bfloat16 if device.type != "cpu" else None)
-    encoder = encoder_from_state(text.encoder, state) if text.encoder else None
-    assert encoder is not None, "a text configuration without an encoder has only caches"
+    if text.encoder is None:
+        raise MdmError(f"{folder}: names no text encoder; give --features made by `mdm embed`.")
+    dtype = torch.bfloat16 if device.type != "cpu" else None
+    encoder = load_frozen_encoder(source, text.encoder, dtype)
     tokenizer = Tokenizer.load(
         source / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
     )
@@ -96,6 +98,19 @@ def open_frozen_text(
         return TextFeatures(values.float().cpu().numpy(), mask.float().cpu().numpy())
 
     return as_numpy
+
+
+def load_frozen_encoder(
+    source: Path, config: T5Config, dtype: torch.dtype | None = None
+) -> T5Encoder:
+    """The encoder of a Hugging Face folder, which must be the one that `config` describes."""
+    found, state = load_hf_encoder(source, dtype)
+    if dataclasses.replace(found, dropout=config.dropout) != config:
+        raise MdmError(
+            f"{source}: holds another text encoder than the model was trained with; fetch the one "
+            "that its config.json names."
+        )
+    return encoder_from_state(config, state)
 
 
 def load_trained_encoder(folder: Path, config: T5Config, averaged: bool = True) -> T5Encoder:

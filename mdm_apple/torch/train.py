@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mdm_apple.batches import Batch
 from mdm_apple.config import DiffusionConfig, ModelConfig
+from mdm_apple.errors import MdmError
 from mdm_apple.loss import LossParts, batch_loss, nested_loss
 from mdm_apple.pyramid import build_pyramid
 from mdm_apple.schedule import build_schedule, vdm_weights
@@ -195,6 +196,11 @@ class TorchStepper:
         for name, parameter in self._named():
             if f"exp_avg.{name}" not in saved:
                 continue
+            shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            for key, shape in shapes.items():
+                value = saved.get(f"{key}.{name}")
+                if value is None or value.shape != shape:
+                    raise MdmError(f"training.safetensors: {key}.{name} does not fit; use --init.")
             state = self.optimizer.state[parameter]
             state["step"] = torch.tensor(float(saved[f"step.{name}"]), device=parameter.device)
             for key in ("exp_avg", "exp_avg_sq"):

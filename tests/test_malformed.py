@@ -1,0 +1,184 @@
+"""Malformed input: every command ends in one sentence and a non-zero exit, and changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import malformed_folders
+import malformed_inputs
+import pytest
+import torch
+from malformed import Case, Command, Good, Room, config_text, frozen_text
+from small import CAPTIONS, random_state, random_weights, save_random_model, trainable_model
+
+from conversion.bundle import Bundle
+from mdm_apple.checkpoint import save_model
+from mdm_apple.config import T5Config
+from mdm_apple.hub import encoder_shapes, read_encoder_folder
+from mdm_apple.presets import preset
+from mdm_apple.tensorfile import write_tensors
+from mdm_apple.text import train_tokenizer
+
+pytest_plugins = ["bundles"]
+
+CASES = [*malformed_inputs.CASES, *malformed_folders.CASES]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[[Command, Path, int | None], Ended]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a command in a folder, with a limit for the size of files; see forked_commands.py."""
+    program = Path(__file__).with_name("forked_commands.py")
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what packages say while they are imported
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asked, answers = process.stdin, process.stdout
+
+    def ask(command: Command, folder: Path, file_bytes: int | None = None) -> Ended:
+        scratch = folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        request = {
+            "arguments": [str(a) for a in command],
+            "folder": str(folder),
+            "scratch": str(scratch),
+            "file_bytes": file_bytes,
+        }
+        asked.write(json.dumps(request) + "\n")
+        asked.flush()
+        return Ended(**json.loads(answers.readline()))
+
+    try:
+        yield ask
+    finally:
+        asked.close()
+        process.wait(60)
+        answers.close()
+
+
+@pytest.fixture(scope="module")
+def good(
+    run: Run, pictures: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Good:
+    at = tmp_path_factory.mktemp("good")
+    model = save_random_model(at / "model", trainable_model())
+    config = at / "config.json"
+    config.write_text(config_text({}))
+    common = ("--data", pictures, "--steps", "2", "--batch-size", "4", "--quiet")
+    succeed(run, at, "train", "--config", config, *common, "--out", at / "run")
+    torch.save(
+        {k: torch.from_numpy(v) for k, v in random_state(preset("tiny").model).items()},
+        at / "tiny.pth",
+    )
+    photo = at / "photo.png"
+    prompt = ("--prompt", "red heart", "--steps", "2", "--quiet")
+    succeed(run, at, "sample", "--model", model, *prompt, "--out", photo)
+    encoder = at / "encoder"
+    frozen = frozen_model(at / "frozen", encoder)
+    features = at / "features"
+    place = ("--model", frozen, "--text-encoder", encoder, "--out", features)
+    succeed(run, at, "embed", *place, "--prompt", "red heart", "--quiet")
+    return Good(
+        model=model,
+        run=at / "run",
+        frozen=frozen,
+        encoder=encoder,
+        features=features,
+        pictures=pictures,
+        pth=at / "tiny.pth",
+        photo=photo,
+        bundle=tiny_bundle.path,
+    )
+
+
+def frozen_model(folder: Path, encoder: Path) -> Path:
+    """A model whose text encoder is a folder as Hugging Face has them."""
+    text = trainable_model().text
+    assert text is not None
+    assert text.encoder is not None
+    sizes: T5Config = text.encoder
+    encoder.mkdir()
+    write_tensors(encoder / "model.safetensors", random_weights(encoder_shapes(sizes), 1))
+    (encoder / "spiece.model").write_bytes(
+        train_tokenizer(CAPTIONS, sizes.vocab_size, lowercase=True).model
+    )
+    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    described: dict[str, Any] = {name: getattr(sizes, name) for name in names}
+    described |= {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
+    (encoder / "config.json").write_text(json.dumps(described))
+    found = read_encoder_folder(encoder)
+    config = frozen_text(found.encoder_sha256(), found.tokenizer_sha256())
+    save_model(folder, config, random_state(config.model))
+    return folder
+
+
+def succeed(run: Run, at: Path, *command: str | Path) -> None:
+    ended = run(command, at, None)
+    assert ended.code == 0, ended
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path below, with what it holds."""
+    return {
+        str(path.relative_to(folder)): (
+            f"link to {path.readlink()}"
+            if path.is_symlink()
+            else hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.is_file()
+            else "folder"
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def is_one_sentence(text: str) -> bool:
+    line = text.removesuffix("\n")
+    return line.startswith("mdm: ") and line.isprintable() and line.rstrip("'`)")[-1] in ".?p"
+
+
+def test_there_are_sixty_cases_and_more_of_different_names() -> None:
+    assert len(CASES) == len({case.name for case in CASES}) >= 60
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_malformed_input_ends_in_one_sentence_and_changes_nothing(
+    case: Case, run: Run, good: Good, tmp_path: Path
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    command = case.build(Room(tmp_path, good))
+    before = contents(tmp_path)
+    ended = run(command, tmp_path, case.file_bytes)
+    with open("/tmp/messages.txt", "a") as log:
+        print(case.name, "|", ended.stderr.replace(str(tmp_path), ""), end="", file=log)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert ended.code == case.code, ended
+    assert case.says in ended.stderr
+    assert is_one_sentence(ended.stderr), ended.stderr
+    assert ended.stdout == ""
+    assert contents(tmp_path) == before
