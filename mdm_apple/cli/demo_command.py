@@ -22,7 +22,7 @@ Examples:
 """
 )
 @click.option("--out", type=FOLDER, required=True, help="Folder for everything it makes.")
-@click.option("--steps", type=click.IntRange(10), default=350, show_default=True)
+@click.option("--steps", type=click.IntRange(10), default=400, show_default=True)
 @overwrite_option
 @output_options
 def command(**options: Any) -> None:
