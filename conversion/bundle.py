@@ -20,6 +20,7 @@ from conversion.errors import BundleError
 from conversion.manifest import FileInfo, Manifest, PackageInfo, read_manifest, write_manifest
 from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from mdm_apple.config import ModelConfig
+from mdm_apple.errors import system_reason
 from mdm_apple.strict_json import read_config
 from mdm_apple.tensorfile import Array, read_tensors, write_bytes
 
@@ -123,7 +124,7 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
         os.rename(temporary, out)
         _sync(out.parent)
     except OSError as error:
-        raise BundleError(f"{out}: cannot be written ({error.strerror or error}).") from None
+        raise BundleError(f"{out}: cannot be written; {system_reason(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if previous.exists() and not out.exists():

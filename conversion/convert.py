@@ -83,6 +83,11 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
                 saved.rename(path)
     except (NotImplementedError, ValueError, RuntimeError, TypeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "[MIL FileWriter]" in reason:  # coremltools says no more when the system refuses
+            raise ConversionError(
+                f"{part.name}: cannot be written; the disk is full or a file size limit is "
+                "reached; free space and try again."
+            ) from error
         raise ConversionError(f"{part.name}: cannot be converted to Core ML ({reason}).") from error
     seal_package(path, part.name, source.config.provenance.license)
 

@@ -8,6 +8,7 @@ maps are sorted.
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
     model.write_bytes(message.SerializeToString(deterministic=True))
     for file in path.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
+
+
+def copy_package(source: Path, target: Path) -> None:
+    """Copy a folder to a place where nothing is; raises the OSError of the first file that fails.
+
+    shutil.copytree would go on, and then raise a list.
+    """
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _identifier(item_path: str) -> str:

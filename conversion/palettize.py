@@ -25,7 +25,7 @@ from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.graph import BlobReference, Function, Operation
 from conversion.kmeans import palette_of
-from conversion.mlpackage import seal_package
+from conversion.mlpackage import copy_package, seal_package
 
 BITS = (8, 6, 4, 2)
 MINIMUM_ELEMENTS = 2048  # below, the table of values costs as much as is saved
@@ -132,7 +132,7 @@ def compress_package(
         else:
             reports.append(WeightReport(package, weight.name, weight.elements, 16, reason))
     if not chosen:
-        shutil.copytree(source, target)
+        copy_package(source, target)
         return reports
     _apply(source, target, {w.name for w in chosen}, bits)
     made = Package.open(target).function()
@@ -232,7 +232,7 @@ def _apply(source: Path, target: Path, names: set[str], bits: int) -> None:
     ):
         optimize = importlib.import_module("coremltools.optimize.coreml")
         opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it only opens
-        shutil.copytree(source, opened)
+        copy_package(source, opened)
         model = coremltools.models.MLModel(str(opened), skip_model_load=True)
         each = optimize.OpPalettizerConfig(
             mode="custom", lut_function=table_and_indices, weight_threshold=0

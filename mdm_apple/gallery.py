@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,9 +100,11 @@ def save_png(path: Path, pixels: Pixels) -> None:
 def read_recipe(path: Path) -> Recipe:
     """The recipe inside a PNG made by `mdm sample`. Raises MdmError."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()
-            text = getattr(picture, "text", {}).get(RECIPE_KEY)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as picture:
+                picture.load()
+                text = getattr(picture, "text", {}).get(RECIPE_KEY)
     except FileNotFoundError:
         raise MdmError(f"{path}: no such file.") from None
     except (
@@ -110,6 +113,7 @@ def read_recipe(path: Path) -> Recipe:
         ValueError,
         SyntaxError,
         Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
     ):
         raise MdmError(
             f"{path}: expected a PNG made by mdm sample, but it is not readable."

@@ -126,6 +126,8 @@ def _convert_scalar(kind: Any, value: object, where: str) -> object:
         value = float(value) if abs(value) < 1 << 1023 else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}.")
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise ConfigError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, got {value}.")
     return value

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 HEAVY = (
     "jsonschema",
     "sentencepiece",
+    "torch._dynamo",  # torch imports it late, and then makes a cache folder
     "mdm_apple.torch.fit",
     "mdm_apple.torch.open",
     "conversion.convert",

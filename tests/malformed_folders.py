@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,9 @@ def existing_strip(room: Room) -> Command:
     return sample(room, room.good.model, "--out", room.at / "new.png", "--previews")
 
 
+HUGE = zlib.compress(bytes(10_000 * 10_001))  # whole, and more pixels than are believed
+
+
 def like(room: Room, picture: Path) -> Command:
     return "sample", "--model", room.good.model, "--like", picture, "--out", room.out, "--quiet"
 
@@ -213,6 +218,7 @@ SAMPLING = [
     Case("like no picture", "is not readable", lambda room: like(room, room.file("x.png", b"no picture"))),
     Case("like a truncated picture", "is not readable", lambda room: like(room, spoiled(room.copy(room.good.photo), lambda d: d[: len(d) // 2]))),
     Case("like a bomb", "is not readable", lambda room: like(room, room.file("x.png", png(60_000, 60_000, b"")))),
+    Case("like a huge picture", "is not readable", lambda room: like(room, room.file("x.png", png(10_000, 10_000, HUGE)))),
     recipe_case("no JSON", "not valid JSON", lambda _: "{broken"),
     recipe_case("a list", "expected an object", lambda _: "[1]"),
     recipe_case("missing seed", "key 'seed' is missing", lambda r: r.pop("seed")),
@@ -323,6 +329,19 @@ def sealed_again(change: Change) -> Change:
     return apply
 
 
+def signed(change: Callable[[Any], Any]) -> Change:
+    """Alter a manifest alone, with a digest that is right again."""
+
+    def apply(folder: Path) -> None:
+        from conversion.bundle import MANIFEST, Bundle
+        from conversion.manifest import write_manifest
+
+        changed = change(Bundle.open(folder).manifest)
+        (folder / MANIFEST).write_bytes(write_manifest(changed))
+
+    return apply
+
+
 def other_tensors(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
     def apply(folder: Path) -> None:
         tensors = {k: np.array(v) for k, v in read_tensors(folder / name).items()}
@@ -330,6 +349,12 @@ def other_tensors(name: str, change: Callable[[dict[str, Any]], object]) -> Chan
         write_tensors(folder / name, tensors)
 
     return sealed_again(apply)
+
+
+def another_model(room: Room) -> Command:
+    model = room.copy(room.good.model)
+    edited(model / "config.json", {"diffusion.schedule.num_steps": 500})
+    return *VERIFY, room.good.bundle, "--model", model
 
 
 GOLDEN, TABLES = "golden.safetensors", "tables.safetensors"
@@ -345,14 +370,16 @@ BUNDLES = [
     bundle_case("manifest no JSON", "not valid JSON", write("manifest.json", b"{")),
     bundle_case("manifest deep", "not valid JSON", write("manifest.json", b"[" * 100_000)),
     bundle_case("other schema", "has schema 99", edit("manifest.json", schema=99)),
-    bundle_case("path outside", "manifest.json", edit("manifest.json", files__0__path="../../etc/passwd")),
+    bundle_case("path outside", "leads out of the bundle", signed(lambda m: dataclasses.replace(m, tables="../tables.safetensors"))),
+    bundle_case("file listed outside", "leads out of the bundle", signed(lambda m: dataclasses.replace(m, files=(*m.files, dataclasses.replace(m.files[0], path="/etc/hostname"))))),
+    bundle_case("steps that the tables lack", "steps that its tables do not have", signed(lambda m: dataclasses.replace(m, golden=dataclasses.replace(m.golden, times=(1, 5000))))),
     bundle_case("altered manifest", "does not match its digest", edit("manifest.json", num_steps=500)),
     bundle_case("without golden record", "golden", other_tensors(GOLDEN, lambda t: t.clear()), *VERIFY),
     bundle_case("golden record of another shape", "golden", other_tensors(GOLDEN, lambda t: t.update({k: v[..., :4] for k, v in t.items() if k.startswith("x_t")})), *VERIFY),
     bundle_case("without tables", "lacks the table", other_tensors(TABLES, lambda t: t.clear()), *VERIFY),
     bundle_case("tables of another shape", "table", other_tensors(TABLES, lambda t: t.update({k: v[:7] for k, v in t.items()})), *VERIFY),
-    bundle_case("configuration of another model", "", sealed_again(edit("config.json", side=8)), *VERIFY),
-    Case("verify another model", "another configuration", lambda room: (*VERIFY, room.good.bundle, "--model", room.good.model)),
+    bundle_case("configuration of another model", "", sealed_again(edit("config.json", side=16)), *VERIFY),
+    Case("verify another model", "another configuration", another_model),
     Case("verify no model", "no such model folder", lambda room: (*VERIFY, room.good.bundle, "--model", room.at / "none")),
     Case("palettize a model folder", "no such file; expected a bundle", lambda room: ("palettize", room.good.model, "--bits", "4", "--out", room.out)),
     Case("palettize to 5 bits", "is not one of", lambda room: ("palettize", room.good.bundle, "--bits", "5", "--out", room.out), code=2),
@@ -361,7 +388,7 @@ BUNDLES = [
     Case("convert a folder that is no model", "holds no config.json", lambda room: ("convert", room.at, "--out", room.out)),
     Case("convert over pictures", "exists already", lambda room: ("convert", "--preset", "tiny", "--quiet", "--out", room.copy(room.good.pictures))),
     Case("convert to a system unknown", "is not one of", lambda room: ("convert", "--preset", "tiny", "--target", "iOS3", "--out", room.out), code=2),
-    Case("sample a bundle up to a side", "cannot stop at", lambda room: sample(room, room.good.bundle, "--stop-at", "8")),
+    Case("sample a bundle up to a side", "cannot stop at", lambda room: sample(room, room.good.bundle, "--stop-at", "4")),
     Case("sample a bundle on torch", "is a bundle", lambda room: sample(room, room.good.bundle, "--backend", "torch")),
 ]  # fmt: skip
 
@@ -375,6 +402,13 @@ def pth(room: Room) -> Command:
     return "import", room.good.pth, "--preset", "tiny", "--out", room.out
 
 
+def small_tables(room: Room) -> Command:
+    """A model whose text encoder is the first thing in its bundle that is large."""
+    model = room.copy(room.good.model)
+    edited(model / "config.json", {"diffusion.schedule.num_steps": 20})
+    return "convert", model, "--quiet", "--out", room.out
+
+
 DISK = [
     Case("full disk, train", FULL, lambda room: trained(room, "--init", room.good.model), LIMIT),
     Case("full disk, metrics", FULL, lambda room: trained(room, "--init", room.good.model, "--log-every", "1", "--steps", "50"), 200),
@@ -383,9 +417,11 @@ DISK = [
     Case("full disk, sample over", FULL, lambda room: sample(room, room.good.model, "--overwrite", "--out", room.file("mine.png", b"mine")), 300),
     Case("full disk, import", FULL, pth, LIMIT),
     Case("full disk, embed", FULL, lambda room: embed(room, room.good.encoder), LIMIT),
-    Case("full disk, convert", "", lambda room: ("convert", "--preset", "tiny", "--quiet", "--out", room.out), LIMIT),
-    Case("full disk, convert weights", "", lambda room: ("convert", "--preset", "tiny", "--quiet", "--out", room.out), 1 << 19),
-    Case("full disk, palettize", "", lambda room: ("palettize", room.good.bundle, "--bits", "4", "--quiet", "--out", room.out), 1 << 16),
+    Case("full disk, convert", FULL, lambda room: ("convert", room.good.model, "--quiet", "--out", room.out), LIMIT),
+    Case("full disk, convert weights", FULL, small_tables, 1 << 14),
+    Case("full disk, convert over", FULL, lambda room: ("convert", room.good.model, "--quiet", "--overwrite", "--out", room.copy(room.good.bundle)), LIMIT),
+    Case("full disk, palettize", FULL, lambda room: ("palettize", room.good.bundle, "--bits", "4", "--quiet", "--out", room.out), 1 << 16),
+    Case("full disk, palettize weights", FULL, lambda room: ("palettize", room.good.bundle, "--bits", "8", "--quiet", "--out", room.out), 300_000),
 ]  # fmt: skip
 
 CASES = [*MODELS, *RUNS, *SAMPLING, *FEATURES, *BUNDLES, *DISK]

@@ -136,7 +136,7 @@ unet_config:
   attention_levels: [1]
 diffusion_config:
   sampler_config: {num_diffusion_steps: 1000, schedule_type: DEEPFLOYD}
-reader_config: {image_size: 64}
+reader_config: {image_size: 64, max_token_length: 64}
 """
 ALIASES = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)
@@ -211,7 +211,7 @@ CONFIGURATIONS = [
     changed_config("unknown key", "unknown key 'sides'. Did you mean 'side'?", sides=8),
     changed_config("missing key", "key 'side' is missing", side=...),
     changed_config("text for a number", "expected a whole number, got '8'", side="8"),
-    changed_config("huge number", "expected a multiple of", side=10**400),
+    changed_config("huge number", "expected a whole number, got 1000", side=10**400),
     changed_config("newer format", "Install a newer mdm-apple", format=2),
     changed_config("no stages", "expected 1 to 14 stages", model__inner__channels=[]),
     changed_config("many stages", "expected 1 to 14 stages", model__inner__channels=[32] * 5000),

@@ -31,6 +31,7 @@ from mdm_apple.checkpoint import (
     load_tokenizer,
     load_training,
     load_weights,
+    save_config,
     save_model,
 )
 from mdm_apple.config import ModelConfig, UNetConfig
@@ -147,6 +148,21 @@ def test_a_save_without_ema_leaves_no_older_ema(tmp_path: Path) -> None:
         load_weights(tmp_path, "ema")
     with pytest.raises(CheckpointError, match=r"holds no training\.json"):
         load_training(tmp_path)
+
+
+def test_a_configuration_can_be_replaced_alone(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save_config(tmp_path, dataclasses.replace(load_model_config(tmp_path), side=16))
+    assert load_model_config(tmp_path).side == 16
+    save_config(tmp_path, dataclasses.replace(load_model_config(tmp_path), side=8))
+    assert generation(tmp_path) == 1
+
+
+def test_a_configuration_of_another_network_does_not_replace_one(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="those of another network"):
+        save_config(tmp_path, TINY)
+    assert generation(tmp_path) == 1
 
 
 def test_weights_are_written_in_the_order_of_the_state_dict(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,8 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small import plain, random_state
 
-from mdm_apple.config import T5Config
+from mdm_apple.atomic_folder import verify_files
+from mdm_apple.checkpoint import Training, load_model_config, save_model
+from mdm_apple.config import ModelConfig, T5Config, TextConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.hub import HubError, encoder_shapes, fetch_encoder, read_encoder_folder
 
@@ -148,19 +152,25 @@ def fetch(
         "    print(json.dumps([found.source, found.revision, found.encoder_sha256,\n"
         "                      found.tokenizer_sha256]))\n"
     )
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(into) + ".home"}
+    run = run_python(url, into, code, source, revision or "", str(into))
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def run_python(
+    url: str, home: Path, code: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": f"{home}.home"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
-    run = subprocess.run(
-        [sys.executable, "-c", code, source, revision or "", str(into)],
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
@@ -189,6 +199,53 @@ def test_only_the_encoder_is_fetched_and_its_commit_and_hashes_are_told(
     content[-1] ^= 1
     shard.write_bytes(content)
     assert files.encoder_sha256() != encoder_sha256
+
+
+def model_folder(folder: Path, encoder: T5Config) -> dict[str, bytes]:
+    """A trained model that reads features of google/small-t5; its files but config.json."""
+    network = plain(text_dim=encoder.d_model)
+    text = TextConfig(max_tokens=4, encoder=encoder, source="google/small-t5")
+    weights = random_state(network)
+    save_model(
+        folder,
+        ModelConfig(network, 8, text=text),
+        weights,
+        ema=weights,
+        training=Training({"m": np.ones(3)}, {"step": 7}),
+    )
+    changing = ("config.json", "hashes.json")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in changing}
+
+
+def fetch_command(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
+    code = "from mdm_apple.cli import main; main()"
+    return run_python(hub.url, folder, code, "fetch", "text-encoder", "--out", str(folder))
+
+
+def test_the_command_notes_the_encoder_and_keeps_every_other_file(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    before = model_folder(folder, CONFIG)
+    assert set(before) >= {"ema.safetensors", "training.safetensors", "training.json"}
+    run = fetch_command(hub, folder)
+    assert run.returncode == 0, run.stderr
+    text = load_model_config(folder).text
+    assert text is not None
+    assert text.revision == COMMIT
+    assert text.encoder_sha256 == read_encoder_folder(folder / "encoder").encoder_sha256()
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    verify_files(folder)
+
+
+def test_the_command_refuses_an_encoder_that_the_model_was_not_trained_with(
+    hub: Hub, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    model_folder(folder, dataclasses.replace(CONFIG, d_ff=16))
+    noted = (folder / "config.json").read_bytes()
+    run = fetch_command(hub, folder)
+    assert run.returncode == 1
+    assert "is another text encoder than" in run.stderr
+    assert (folder / "config.json").read_bytes() == noted
 
 
 def test_a_connection_that_drops_is_told_and_the_next_run_takes_up(

@@ -77,5 +77,5 @@ def _explained(error: click.ClickException) -> str:
     """click's message, and for a wrong call the help that says how it goes."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{message} See: {error.ctx.command_path} --help"
+        return f"{message} See {error.ctx.command_path} --help."
     return message

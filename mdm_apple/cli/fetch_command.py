@@ -91,6 +91,12 @@ def _fetch_encoder(folder: Path, output: Output) -> None:
     from mdm_apple.hub import fetch_encoder
 
     fetched = fetch_encoder(text.source, text.revision, folder / ENCODER_FOLDER)
+    found = fetched.files.config
+    if text.encoder and dataclasses.replace(found, dropout=text.encoder.dropout) != text.encoder:
+        raise MdmError(
+            f"{fetched.source}: is another text encoder than {folder} was trained with; correct "
+            "text.source in its config.json."
+        )
     noted = dataclasses.replace(
         text,
         revision=fetched.revision,

@@ -73,14 +73,17 @@ class PackedPointwise(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, *_PLAIN)
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether this build of PyTorch has the operators for this device."""
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has the operators for this device, and the CPU the numbers."""
     names = ("_reorder_convolution_weight", "_reorder_linear_weight")
-    return (
+    known = (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in names)
     )
+    if dtype == torch.bfloat16:
+        return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return known and dtype == torch.float32
 
 
 def pack(net: nn.Module) -> None:

@@ -95,6 +95,6 @@ def prepare(
             keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not keep:
                 module.to(DTYPES[precision])
-    if packed and precision != "fp16" and can_pack(device):
+    if packed and can_pack(device, DTYPES[precision]):
         pack(net)
     return net
