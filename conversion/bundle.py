@@ -21,6 +21,7 @@ from conversion.manifest import FileInfo, Manifest, PackageInfo, read_manifest, 
 from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import system_reason
+from mdm_apple.files import sync_folder
 from mdm_apple.strict_json import read_config
 from mdm_apple.tensorfile import Array, read_tensors, write_bytes
 
@@ -122,7 +123,7 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
         elif out.is_dir():
             out.rmdir()
         os.rename(temporary, out)
-        _sync(out.parent)
+        sync_folder(out.parent)
     except OSError as error:
         raise BundleError(f"{out}: cannot be written; {system_reason(error)}") from None
     finally:
@@ -138,7 +139,7 @@ def finish_bundle(folder: Path, manifest: Manifest) -> None:
     complete = dataclasses.replace(manifest, files=tuple(files))
     write_bytes(folder / MANIFEST, write_manifest(complete))
     for parent, _, _ in os.walk(folder):
-        _sync(Path(parent))
+        sync_folder(Path(parent))
 
 
 def _manifest_text(path: Path) -> str:
@@ -247,11 +248,3 @@ def _walk(folder: Path) -> list[str]:
             if len(found) > MAX_FILES:
                 raise BundleError(f"{folder}: holds more than {MAX_FILES} files.")
     return found
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

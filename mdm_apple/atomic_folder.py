@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from mdm_apple.errors import MdmError, system_reason
-from mdm_apple.files import file_sha256, remove_empty
+from mdm_apple.files import file_sha256, remove_empty, sync_folder
 from mdm_apple.tensorfile import Written, write_bytes
 
 HASHES = "hashes.json"
@@ -66,7 +66,7 @@ def replace_files(
             kept = recorded_hashes(folder) if keep_others else {}
             _stage(folder / _SAVING, writers, kept)
             os.rename(folder / _SAVING, folder / _COMMIT)
-            _sync(folder)
+            sync_folder(folder)
             _finish(folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be saved; {system_reason(error)}") from None
@@ -157,7 +157,7 @@ def _stage(
         hashes = {**kept, **{name: write(saving / name) for name, write in writers.items()}}
         listing = {name: {"size": w.size, "sha256": w.sha256} for name, w in hashes.items()}
         write_bytes(saving / HASHES, (json.dumps(listing, indent=2) + "\n").encode())
-        _sync(saving)
+        sync_folder(saving)
     except BaseException:
         with contextlib.suppress(OSError):
             _remove(saving)
@@ -176,9 +176,9 @@ def _finish(folder: Path) -> None:
                 os.replace(commit / name, folder / name)
             elif name not in hashes:
                 (folder / name).unlink(missing_ok=True)
-        _sync(folder)
+        sync_folder(folder)
         os.replace(commit / HASHES, folder / HASHES)
-        _sync(folder)
+        sync_folder(folder)
     _remove(commit)
 
 
@@ -205,14 +205,6 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

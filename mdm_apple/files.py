@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # raised by something else in the block
             raise
@@ -62,7 +62,7 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
         yield put
         for path in sorted(staging.iterdir()):
             os.replace(path, folder / path.name)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise FileError(f"{folder}: cannot be written; {system_reason(error)}") from None
     finally:
@@ -86,7 +86,7 @@ def file_sha256(path: Path) -> str:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}).") from None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
