@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config import ModelConfig
-from mdm_apple.errors import ConfigError
+from mdm_apple.levels import level_of_side
 from mdm_apple.loss import image_scale
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import Ops
@@ -66,16 +66,6 @@ class Runtime(Protocol):
     def numpy(self, x: Any) -> Images:
         """The inverse of `image`."""
         ...
-
-
-def level_of_side(config: ModelConfig, side: int | None) -> int:
-    """Index of the highest level to run, for --stop-at; None runs them all."""
-    if side is None:
-        return 0
-    if side not in config.sides:
-        known = ", ".join(map(str, config.sides))
-        raise ConfigError(f"stop-at: this model has sides {known}, got {side}.")
-    return config.sides.index(side)
 
 
 def generate(

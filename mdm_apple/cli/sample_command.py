@@ -16,7 +16,8 @@ from mdm_apple.cli.output import Output, output_options, overwrite_option, refus
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.files import new_files
 from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
-from mdm_apple.generate import Preview, Prompt, Runtime, generate, level_of_side
+from mdm_apple.generate import Preview, Prompt, Runtime, generate
+from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
 
 BACKENDS = ("torch", "mlx", "coreml", "reference")

@@ -13,6 +13,7 @@ from mdm_apple.cli.model_options import FILE, FOLDER, chosen_config, config_opti
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError, require
+from mdm_apple.levels import inner_model
 from mdm_apple.training import TrainConfig
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
@@ -64,6 +65,9 @@ Examples:
     "--sample-every", "sample_every", click.IntRange(0), "Steps between sample grids; 0: none."
 )
 @_setting("--validation-share", "validation_share", float, "Share of the pictures held out.")
+@click.option(
+    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Only the levels up to this side."
+)
 @click.option("--init", type=FOLDER, help="Start from this model folder: settings and weights.")
 @click.option("--grow", type=FOLDER, help="Start with this smaller model as the inner levels.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
@@ -128,12 +132,13 @@ def _train_config(options: dict[str, Any]) -> TrainConfig:
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     if options["init"] is not None:
-        if options["preset_name"] or options["config_path"]:
+        if options["preset_name"] or options["config_path"] or options["stop_at"]:
             raise MdmError(
-                "init: brings its own configuration, so leave out --preset and --config."
+                "init: brings its own configuration, so leave out --preset, --config and --stop-at."
             )
         return load_model_config(options["init"])
-    return chosen_config(options["preset_name"], options["config_path"])
+    config = chosen_config(options["preset_name"], options["config_path"])
+    return config if options["stop_at"] is None else inner_model(config, options["stop_at"])
 
 
 def _summary(config: ModelConfig, train: TrainConfig) -> str:
