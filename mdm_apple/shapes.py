@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 
-from mdm_apple.config import UNetConfig
+from mdm_apple.config import TEMPORAL_HEAD_WIDTH, UNetConfig
 
 IMAGE_CHANNELS = 3
-TEMPORAL_HEAD_WIDTH = 32
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -14,12 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config import ATTENTION_GROUPS, ATTENTION_HEADS
+from mdm_apple.config import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
+from mdm_apple.torch.conv import Conv3x3
 
 KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
-
-TEMPORAL_HEAD_WIDTH = 32
-
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -63,11 +61,11 @@ class ResNet(nn.Module):
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv1 = Conv3x3(c_in, c_out)
         self.time_layer = nn.Linear(time_dim, 2 * c_out)
         self.norm2 = nn.GroupNorm(groups, c_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv2 = zeroed(Conv3x3(c_out, c_out))
         if c_in != c_out:
             self.conv3 = nn.Conv2d(c_in, c_out, 1)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_apple.config import UNetConfig
+from mdm_apple.torch.conv import Conv3x3
 from mdm_apple.torch.inputs import check_inputs, checked_text
 from mdm_apple.torch.layers import (
     Attention,
@@ -180,7 +181,7 @@ class UNet(nn.Module):
     def _resample(self, width: int, stride: int) -> nn.Module:
         if self.config.resamples_frames:
             return nn.Conv1d(width, width, 3, stride=stride, padding=1)
-        return nn.Conv2d(width, width, 3, stride=stride, padding=1)
+        return Conv3x3(width, width) if stride == 1 else nn.Conv2d(width, width, 3, 2, 1)
 
     # --- once per prompt ------------------------------------------------------------------
 
