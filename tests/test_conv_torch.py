@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.grad import conv2d_weight
 
 from mdm_apple.torch.conv import Conv3x3, weight_gradient
 
@@ -13,7 +14,7 @@ SHAPES = [(1, 3, 5, 4, 4), (3, 7, 2, 5, 9), (2, 64, 65, 8, 6)]  # B, C_in, C_out
 
 def reference(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     shape = [grad.shape[1], x.shape[1], 3, 3]
-    return torch.nn.grad.conv2d_weight(x, shape, grad, padding=1)
+    return conv2d_weight(x, shape, grad, padding=1)
 
 
 def gradient_error(shape: tuple[int, ...], nudge: float = 0.0) -> float:

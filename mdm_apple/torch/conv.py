@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 # below these the library's own gradient is as fast (measured with AVX2, one and two threads)
 WORTHWHILE_CHANNELS = 64
@@ -52,11 +53,11 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.nn.grad.conv2d_input(list(x.shape), weight, grad, padding=1)
+            grad_x = conv2d_input(list(x.shape), weight, grad, padding=1)
         return grad_x, weight_gradient(x, grad), grad.sum(dim=(0, 2, 3))
 
 
