@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 # below these the library's own gradient is as fast (measured with AVX2, one and two threads)
@@ -52,7 +51,6 @@ class _Products(torch.autograd.Function):
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         grad_x = None
