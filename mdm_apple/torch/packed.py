@@ -2,7 +2,8 @@
 
 PyTorch reorders the weights of a convolution on every call; for the deep stages of a large network,
 where a weight is far bigger than its image, that costs up to a third of the call. Outputs are equal
-bit for bit. The operators used here are those that torch.compile emits for frozen networks.
+bit for bit. The operators used here are those that torch.compile emits for frozen networks. The
+widest 3x3 convolutions in fp32 go another way altogether (winograd.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from mdm_apple.torch import winograd
+from mdm_apple.torch.conv import Conv3x3
 
 _PLAIN = ("none", cast("list[Any]", []), "")  # no fused activation
 WORTHWHILE = 32  # narrower layers gain nothing
@@ -92,4 +96,11 @@ def pack(net: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and min(child.weight.shape[:2]) >= WORTHWHILE:
                 in_rows = child.kernel_size == (1, 1) and name != "conv3"  # see layers.pointwise
-                setattr(module, name, PackedPointwise(child) if in_rows else PackedConv2d(child))
+                setattr(module, name, PackedPointwise(child) if in_rows else _packed(child))
+
+
+def _packed(conv: nn.Conv2d) -> nn.Module:
+    wide = min(conv.weight.shape[:2]) >= winograd.WORTHWHILE
+    if wide and isinstance(conv, Conv3x3) and conv.weight.dtype == torch.float32:
+        return winograd.WinogradConv2d(conv)
+    return PackedConv2d(conv)
