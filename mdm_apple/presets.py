@@ -126,7 +126,7 @@ def _emoji() -> ModelConfig:
             # at high noise the caption alone decides the picture, so it gets weight and time
             loss_weighting="snr_plus_one",
             high_noise_share=0.5,
-            mixed_ratio=(1.0, 1.0, 2.0),
+            mixed_ratio=(2.0, 1.0, 1.0),
         ),
         text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
         mixed_training=True,
