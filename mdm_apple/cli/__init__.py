@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "Make pictures from prompts.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",
+    "export": "Averaged weights alone, in 16 bits: a trained model as one ships it.",
     "embed": "Compute text features once, for training or for apps.",
     "convert": "Make a Core ML bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",

@@ -1,0 +1,47 @@
+"""A trained model, slim enough to ship: averaged weights alone, in 16 bits, with where they are from.
+
+Enters: a model folder as a training run leaves it. Leaves: a model folder without optimiser, raw
+weights and history, that samples, converts, and starts new runs by --init.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mdm_apple import checkpoint
+from mdm_apple.atomic_folder import has_file
+from mdm_apple.config import ModelConfig, Provenance
+from mdm_apple.tensorfile import Storage
+
+
+def export_model(
+    source: Path, out: Path, provenance: Provenance, storage: Storage = "float16"
+) -> ModelConfig:
+    """Write the model of `source` to `out`; fields of `provenance` that are None are kept.
+
+    Raises CheckpointError where a weight does not fit the number type or the folder is damaged.
+    """
+    config = checkpoint.load_model_config(source)
+    said = {k: v for k, v in dataclasses.asdict(provenance).items() if v is not None}
+    config = dataclasses.replace(config, provenance=dataclasses.replace(config.provenance, **said))
+    encoder = tokenizer = None
+    if has_file(source, "text_encoder.safetensors"):
+        encoder = _averaged(source, "text_encoder", "text_encoder_ema")
+        tokenizer = checkpoint.load_tokenizer(source)
+    checkpoint.save_model(
+        out,
+        config,
+        _averaged(source, "model", "ema"),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        storage=storage,
+    )
+    return config
+
+
+def _averaged(
+    folder: Path, live: checkpoint.Which, averaged: checkpoint.Which
+) -> checkpoint.Weights:
+    which = averaged if has_file(folder, f"{averaged}.safetensors") else live
+    return checkpoint.load_weights(folder, which)
