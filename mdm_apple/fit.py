@@ -172,6 +172,14 @@ def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, T
     return checkpoint.load_model_config(out), train_config
 
 
+def common_prefix(weights: Mapping[str, object]) -> str:
+    """'inner_unet.' as often as every name starts with it."""
+    prefix = ""
+    while all(name.startswith(prefix + "inner_unet.") for name in weights):
+        prefix += "inner_unet."
+    return prefix
+
+
 def _check_resume(job: Job) -> None:
     if job.resume and (job.init or job.grow):
         raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
@@ -310,4 +318,13 @@ def _stop_on_interrupt() -> Generator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-__all__ = ["METRICS", "SAMPLES", "Job", "OpenStepper", "Start", "fit", "resumed_config"]
+__all__ = [
+    "METRICS",
+    "SAMPLES",
+    "Job",
+    "OpenStepper",
+    "Start",
+    "common_prefix",
+    "fit",
+    "resumed_config",
+]

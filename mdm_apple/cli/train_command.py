@@ -9,10 +9,19 @@ from typing import Any
 import click
 
 from mdm_apple.checkpoint import load_model_config
-from mdm_apple.cli.model_options import FILE, FOLDER, chosen_config, config_option, preset_option
+from mdm_apple.cli.model_options import (
+    FILE,
+    FOLDER,
+    backend_option,
+    chosen_config,
+    config_option,
+    default_backend,
+    preset_option,
+    require_backend,
+)
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.config import ModelConfig
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.training import TrainConfig
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
@@ -37,7 +46,7 @@ Examples:
 @click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned pictures.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
-@click.option("--backend", type=click.Choice(["torch", "mlx"]), default="torch", show_default=True)
+@backend_option
 @_setting("--batch-size", "batch_size", click.IntRange(1), "Pictures per step, over all processes.")
 @_setting("--accumulate", "accumulate", click.IntRange(1), "Parts that a batch is split into.")
 @_setting("--lr", "lr", click.FloatRange(0, 1, min_open=True), "Learning rate.")
@@ -79,8 +88,8 @@ Examples:
 def command(**options: Any) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C saves and stops; --resume goes on exactly there. With torchrun the batch is shared
-    between the processes.
+    Ctrl-C saves and stops; --resume goes on exactly there. With torchrun, or mlx.launch for MLX,
+    the batch is shared between the processes.
     """
     output = Output(options["as_json"], options["quiet"])
     train = _train_config(options)
@@ -97,11 +106,14 @@ def command(**options: Any) -> None:
         return
     if not options["resume"]:
         refuse_existing(out, options["overwrite"])
-    if options["backend"] == "mlx":
-        raise MdmError("backend: training in MLX is not part of this version; use torch.")
-    require("torch")
+    backend = options["backend"] or default_backend()
+    require_backend(backend)
     from mdm_apple.fit import Job, fit
-    from mdm_apple.torch.fit import open_stepper
+
+    if backend == "mlx":
+        from mdm_apple.mlx.fit import open_stepper
+    else:
+        from mdm_apple.torch.fit import open_stepper
 
     options["captions"] = _captions(options["captions_file"])
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}

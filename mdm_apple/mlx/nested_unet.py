@@ -43,6 +43,11 @@ class NestedUNet(UNet):
         mask: mx.array | None,
     ) -> tuple[list[mx.array], mx.array]:
         rows, rows_below = len(x_t[0]), len(x_t[1])
+        if rows == 0:  # a small mixed batch; MLX cannot reshape an empty array
+            inside, _ = self.inner_unet.denoise_level(
+                x_t[1:], None, tembs[1:], keys_values[1:], mask
+            )
+            return [x_t[0], *inside], x_t[0]
         temb = tembs[0][:rows]
         text = _first_rows(keys_values[0], rows)
         own_mask = None if mask is None else mask[:rows]
