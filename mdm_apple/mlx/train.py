@@ -180,7 +180,8 @@ class MlxStepper:
         gradients, loss, levels = self._added_part(given, sums)
         parts = self.train.accumulate
         gradients = {name: g / parts for name, g in gradients.items()} if parts > 1 else gradients
-        gradients = nn.average_gradients(gradients)
+        if self.world > 1:
+            gradients = flat(nn.average_gradients(nested(gradients)))
         loss, levels = self._mean(loss / parts), self._mean(levels / parts)
         gradients, norm = clip(gradients, self.train.clip_norm)
         new = self.optimizer.apply(self._trainable(), gradients, scalars, self._rate_scales)
