@@ -15,10 +15,10 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 import numpy as np
 import pytest
 from backends import BACKENDS, Backend
-from fast_blas import lend_blas
 from PIL import Image
 from small import CAPTIONS, save_random_model
 
+from benchmarks.blas import lend_blas
 from mdm_apple.presets import preset
 
 lend_blas()  # before a test module imports mlx
