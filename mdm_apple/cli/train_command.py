@@ -82,7 +82,13 @@ Examples:
 @click.option("--background", type=click.Choice(["white", "color"]), default="white")
 @click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+@click.option("--dry-run", is_flag=True, help="Print settings and memory needed, and stop.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Of the machine that --dry-run is asked about; default: this one.",
+)
 @overwrite_option
 @output_options
 def command(**options: Any) -> None:
@@ -101,8 +107,7 @@ def command(**options: Any) -> None:
     else:
         config = _model_config(options)
     if options["dry_run"]:
-        settings = {"model": dataclasses.asdict(config), "train": dataclasses.asdict(train)}
-        output.result(settings, _summary(config, train))
+        output.result(*_dry_run(config, train, options["memory"]))
         return
     if not options["resume"]:
         refuse_existing(out, options["overwrite"])
@@ -148,12 +153,24 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     return chosen_config(options["preset_name"], options["config_path"])
 
 
-def _summary(config: ModelConfig, train: TrainConfig) -> str:
+def _dry_run(
+    config: ModelConfig, train: TrainConfig, gigabytes: float | None
+) -> tuple[dict[str, Any], str]:
+    """Settings and memory, as values and as text; nothing is loaded."""
+    from mdm_apple.memory import USABLE_SHARE, describe, machine_memory, summary
     from mdm_apple.shapes import parameter_count
 
+    machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
+    available = None if machine is None else int(machine * USABLE_SHARE)
+    values = {
+        "model": dataclasses.asdict(config),
+        "train": dataclasses.asdict(train),
+        "memory": describe(config, train, available),
+    }
     sides = " > ".join(map(str, config.sides))
     millions = parameter_count(config.model) / 1e6
-    return (
+    line = (
         f"{millions:.2f} M parameters, {sides} px; {train.steps} steps of {train.batch_size} "
         f"pictures, lr {train.lr:g}, {train.precision}."
     )
+    return values, f"{line}\n{summary(config, train, available)}"
