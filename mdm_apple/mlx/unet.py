@@ -13,7 +13,6 @@ from functools import partial
 
 import mlx.core as mx
 from mlx import nn
-from mlx.nn.utils import checkpoint
 
 from mdm_apple.config import UNetConfig
 from mdm_apple.mlx.inputs import check_inputs, checked_text
@@ -32,6 +31,7 @@ from mdm_apple.mlx.layers import (
     upsample_nearest,
     zeroed,
 )
+from mdm_apple.mlx.recompute import recomputed
 
 BlockKeysValues = tuple[KeysValues, ...]
 IMAGE_CHANNELS = 3
@@ -363,7 +363,9 @@ class UNet(nn.Module):
         mask: mx.array | None,
     ) -> mx.array:
         layer = partial(block.layer, j, mask=mask)  # no gradient flows to a mask
-        return (checkpoint(block, layer) if self.checkpointing else layer)(h, temb, text)
+        if self.checkpointing:
+            return recomputed(block, layer, h, temb, text)
+        return layer(h, temb, text)
 
     def _downsample(self, resample: Conv1d | Conv2d, h: mx.array, samples: int) -> mx.array:
         return over_frames(resample, h, samples) if self.config.resamples_frames else resample(h)
