@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -17,13 +18,17 @@ from train_process import MDM, PATIENCE, arguments, logged
 
 from mdm_apple.batches import Batch
 from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
+from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.memory import estimate
+from mdm_apple.sampling import SamplerConfig
 from mdm_apple.strict_json import to_json
 from mdm_apple.training import Snapshot, TrainConfig
 
 mx = pytest.importorskip("mlx.core")
 
 from mdm_apple.mlx import train as mlx_train  # noqa: E402
+
+FORWARD_NODES, STEP_NODES = 1094, 7921  # of `nest`, recorded with mlx 0.32.4
 
 NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
 
@@ -255,3 +260,74 @@ def test_a_machine_without_mlx_is_told_what_to_install(
     assert done.returncode == 1
     assert done.stderr == "mdm: mlx is not installed. Run: pip install 'mdm-apple[mlx]'\n"
     assert not out.exists()
+
+
+# --- graphs, long runs ------------------------------------------------------------------------
+
+
+def nodes(*outputs: Any) -> int:
+    """Operations in the graph that would be evaluated for these arrays."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *outputs)
+    return text.getvalue().count("shape=rectangle")
+
+
+def test_the_graphs_of_forward_and_step_have_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counted on a CPU, where fused operators are several nodes: a guard, not a cost."""
+    config = nest()
+    net = MlxBackend().network(config.model, random_state(config.model))
+    mx.eval(net.parameters())
+    images = [mx.array(level.transpose(0, 2, 3, 1)) for level in batch_of(config, 2).noise]
+    forward = nodes(*net(images, mx.array([3, 900])))
+    stepper = mlx_train.MlxStepper(net, config, TrainConfig(steps=1, batch_size=2), compiled=False)
+    given = stepper._arrays(batch_of(config, 2))
+    scalars = stepper.optimizer.begin(1e-4) | {"decay": mx.array(0.9), "rest": mx.array(0.1)}
+    mx.eval(given, scalars)
+    loss, levels, norm = stepper._finish(given, None, scalars)
+    step = nodes(loss, levels, norm, *stepper._weights().values())
+    with capsys.disabled():
+        print(f"\nnodes: forward {forward}, step {step}", end="")
+    assert 0.9 * FORWARD_NODES <= forward <= FORWARD_NODES
+    assert 0.9 * STEP_NODES <= step <= STEP_NODES
+
+
+@pytest.mark.slow
+def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Beside what another number of threads, and so another order of sums, does to torch."""
+    import torch
+
+    config = nest()
+    state = random_state(config.model)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            runs.append(trained(TorchBackend(), config, 100, state)[1])
+    finally:
+        torch.set_num_threads(threads)
+    ours = trained(MlxBackend(), config, 100, state)[1]
+    gap = max(abs(a - b) / b for a, b in zip(ours, runs[0], strict=True))
+    own = max(abs(a - b) / b for a, b in zip(runs[1], runs[0], strict=True))
+    with capsys.disabled():
+        print(f"\nloss gap over 100 steps: {gap:.1e}, torch with two threads {own:.1e}", end="")
+    assert gap <= 3 * max(own, 1e-5)
+
+
+def test_a_fine_tune_of_200_steps_moves_the_samples_of_the_average() -> None:
+    config = nest()
+    train = TrainConfig(steps=200, batch_size=4, lr=1e-3, warmup_steps=5)
+    stepper = MlxBackend().stepper(config, train, random_state(config.model), NO_TEXT)
+    sampler = SamplerConfig("ddim", 5)
+
+    def picture() -> np.ndarray:
+        with stepper.averaged() as runtime:
+            return finish(generate(runtime, [Prompt("", 1)], sampler))[0]
+
+    before, untouched = picture(), picture()
+    losses = [stepper.step(batch_of(config, 4, k % 10), k).loss for k in range(200)]
+    np.testing.assert_array_equal(before, untouched)
+    assert np.abs(picture() - before).mean() > 0.05
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
