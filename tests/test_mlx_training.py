@@ -316,6 +316,7 @@ def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
     assert gap <= 3 * max(own, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_fine_tune_of_200_steps_moves_the_samples_of_the_average() -> None:
     config = nest()
     train = TrainConfig(steps=200, batch_size=4, lr=1e-3, warmup_steps=5)

@@ -252,7 +252,7 @@ def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str,
     from mdm_apple.mlx.memory import memory_limit, peak_memory
 
     peak, allowed = peak_memory(), memory_limit() if limit is None else limit
-    output.say(f"peak memory {peak:.2f} GB, limit {allowed:.2f} GB.")
+    output.say(f"peak memory {peak:.3f} GB, limit {allowed:.2f} GB.")
     return {"peak_memory_gb": peak, "memory_limit_gb": allowed}
 
 
