@@ -12,7 +12,9 @@ from pathlib import Path
 
 import click
 
+from benchmarks.blas import lend_blas
 from benchmarks.harness import Pair, machine
+from benchmarks.mlx_networks import mlx_forward, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
 
 SUITES: dict[str, Callable[[int], Pair]] = {
@@ -21,7 +23,10 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "training": training_step,
     "forward64": lambda n: forward_pass("mdm64", n),
     "eager": eager_forward,
+    "mlx-forward": mlx_forward,
+    "mlx-training": mlx_training,
 }
+ALONE = ("mlx-forward", "mlx-training")  # need the mlx extra: run when they are named
 
 
 @click.command()
@@ -29,14 +34,15 @@ SUITES: dict[str, Callable[[int], Pair]] = {
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
 def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
-    """Measure the given suites, by default all of them."""
+    """Measure the given suites, by default all but those of MLX."""
+    lend_blas()
     pairs: list[Pair] = []
-    for name in suites or SUITES:
+    chosen = suites or tuple(name for name in SUITES if name not in ALONE)
+    for name in chosen:
         pairs.append(SUITES[name](repetitions))
         click.echo(pairs[-1].line())
     if out is not None:
-        chosen = " ".join(suites or SUITES)
-        command = f"python -m benchmarks {chosen} --repetitions {repetitions}"
+        command = f"python -m benchmarks {' '.join(chosen)} --repetitions {repetitions}"
         result = {
             "machine": machine(),
             "command": command,

@@ -39,16 +39,20 @@ class Pair:
 
 
 def in_turn(
-    ours: Callable[[], Any], other: Callable[[], Any], repetitions: int, warm_up: int = 1
+    ours: Callable[[], Any],
+    other: Callable[[], Any],
+    repetitions: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Wall seconds of A B A B ...; the warm-up is dropped."""
+    """Seconds of A B A B ... by a clock, by default that on the wall; the warm-up is dropped."""
     times: tuple[list[float], list[float]] = ([], [])
     for k in range(warm_up + repetitions):
         for side, work in zip(times, (ours, other), strict=True):
-            start = time.perf_counter()
+            start = clock()
             work()
             if k >= warm_up:
-                side.append(time.perf_counter() - start)
+                side.append(clock() - start)
     return times
 
 

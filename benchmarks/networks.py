@@ -148,13 +148,13 @@ def training_step(repetitions: int) -> Pair:
     ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stepper = TorchStepper(ours, config, train, lambda _: (text, mask))
     batch = _batch()
-    their_step = _plain_step(other, run, config, batch, text, mask)
+    their_step = plain_step(other, run, config, batch, text, mask)
     wanted, got = their_step(), stepper.step(batch, 1).loss
     times = in_turn(lambda: stepper.step(batch, 1), their_step, repetitions)
     return Pair("training step, 17.6 M, fp32", name, *times, abs(wanted - got) / abs(wanted))
 
 
-def _plain_step(
+def plain_step(
     net: nn.Module, run: Forward, config: ModelConfig, batch: Batch, text: Tensor, mask: Tensor
 ) -> Callable[[], float]:
     """Loss, backward, clip, Adam and averaging as the original trainer does, tensor by tensor."""

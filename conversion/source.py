@@ -13,12 +13,12 @@ from conversion.errors import ConversionError
 from mdm_apple.atomic_folder import has_file
 from mdm_apple.checkpoint import load_model_config, load_tokenizer
 from mdm_apple.config import ModelConfig
-from mdm_apple.hub import TOKENIZER_FILE
+from mdm_apple.hub import ENCODER_FOLDER, TOKENIZER_FILE
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open import open_network
 from mdm_apple.torch.t5 import T5Encoder
-from mdm_apple.torch.text import ENCODER_FOLDER, load_frozen_encoder, load_trained_encoder
+from mdm_apple.torch.text import load_frozen_encoder, load_trained_encoder
 from mdm_apple.torch.unet import UNet
 
 TextEncoderChoice = Literal["auto", "yes", "no"]

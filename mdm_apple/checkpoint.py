@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from mdm_apple.atomic_folder import CheckpointError, read_file, replace_files
+from mdm_apple.atomic_folder import CheckpointError, has_file, read_file, replace_files
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.hub import encoder_shapes
@@ -126,6 +126,12 @@ def load_weights(folder: Path, which: Which = "model") -> Weights:
     tensors = read_file(folder, name, read_tensors)
     ordered = check_weights(tensors, shapes, f"{folder}: {name}")
     return {key: np.array(value, np.float32) for key, value in ordered.items()}
+
+
+def averaged(folder: Path, part: Literal["model", "text_encoder"]) -> Which:
+    """The averaged weights of a part where the folder has some, else the part itself."""
+    which: Which = "ema" if part == "model" else "text_encoder_ema"
+    return which if has_file(folder, f"{which}.safetensors") else part
 
 
 def load_tokenizer(folder: Path) -> bytes:

@@ -58,6 +58,12 @@ def require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name != package.split(".", maxsplit=1)[0]:
+        top = package.split(".", maxsplit=1)[0]
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
-        raise _missing(error.name) from None
+        raise _missing(top) from None
+    except ImportError as error:  # a library that the package loads is not there
+        raise MissingPackageError(
+            f"{package} cannot be loaded ({error}). Run: "
+            f"pip install 'mdm-apple[{_EXTRAS[package.split('.', maxsplit=1)[0]]}]'"
+        ) from None

@@ -1,4 +1,4 @@
-"""A trained model, slim enough to ship: averaged weights alone, in 16 bits, with where they are from.
+"""A trained model, slim enough to ship: averaged weights alone, in 16 bits.
 
 Enters: a model folder as a training run leaves it. Leaves: a model folder without optimiser, raw
 weights and history, that samples, converts, and starts new runs by --init.
@@ -27,21 +27,14 @@ def export_model(
     config = dataclasses.replace(config, provenance=dataclasses.replace(config.provenance, **said))
     encoder = tokenizer = None
     if has_file(source, "text_encoder.safetensors"):
-        encoder = _averaged(source, "text_encoder", "text_encoder_ema")
+        encoder = checkpoint.load_weights(source, checkpoint.averaged(source, "text_encoder"))
         tokenizer = checkpoint.load_tokenizer(source)
     checkpoint.save_model(
         out,
         config,
-        _averaged(source, "model", "ema"),
+        checkpoint.load_weights(source, checkpoint.averaged(source, "model")),
         text_encoder=encoder,
         tokenizer=tokenizer,
         storage=storage,
     )
     return config
-
-
-def _averaged(
-    folder: Path, live: checkpoint.Which, averaged: checkpoint.Which
-) -> checkpoint.Weights:
-    which = averaged if has_file(folder, f"{averaged}.safetensors") else live
-    return checkpoint.load_weights(folder, which)

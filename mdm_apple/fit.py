@@ -172,6 +172,14 @@ def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, T
     return checkpoint.load_model_config(out), train_config
 
 
+def common_prefix(weights: Mapping[str, object]) -> str:
+    """'inner_unet.' as often as every name starts with it."""
+    prefix = ""
+    while all(name.startswith(prefix + "inner_unet.") for name in weights):
+        prefix += "inner_unet."
+    return prefix
+
+
 def _check_resume(job: Job) -> None:
     if job.resume and (job.init or job.grow):
         raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
@@ -203,12 +211,12 @@ def _start(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
     source = job.init or job.grow
     if source is None:
         return Start()
-    weights = _best_weights(source, "model", "ema")
+    weights = checkpoint.load_weights(source, checkpoint.averaged(source, "model"))
     if job.grow:
         weights = _inner_weights(config, checkpoint.load_model_config(source), weights, source)
     encoder = None
     if has_file(source, "text_encoder.safetensors"):
-        encoder = _best_weights(source, "text_encoder", "text_encoder_ema")
+        encoder = checkpoint.load_weights(source, checkpoint.averaged(source, "text_encoder"))
     return Start(weights=weights, encoder=encoder)
 
 
@@ -241,11 +249,6 @@ def _resumed(job: Job, dataset: Dataset) -> Start:
         optimizer=state.tensors,
     )
     return Start(step, snapshot.weights, snapshot.encoder, snapshot)
-
-
-def _best_weights(folder: Path, live: checkpoint.Which, averaged: checkpoint.Which) -> Weights:
-    name = averaged if has_file(folder, f"{averaged}.safetensors") else live
-    return checkpoint.load_weights(folder, name)
 
 
 def _inner_weights(
@@ -310,4 +313,13 @@ def _stop_on_interrupt() -> Generator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-__all__ = ["METRICS", "SAMPLES", "Job", "OpenStepper", "Start", "fit", "resumed_config"]
+__all__ = [
+    "METRICS",
+    "SAMPLES",
+    "Job",
+    "OpenStepper",
+    "Start",
+    "common_prefix",
+    "fit",
+    "resumed_config",
+]

@@ -115,7 +115,84 @@ class TorchBackend:
         return x.detach().numpy()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": TorchBackend}
+class MlxBackend:
+    name = "mlx"
+
+    def __init__(self) -> None:
+        from mdm_apple.mlx.ops import MlxOps
+
+        self.ops = MlxOps()
+
+    def network(self, config: UNetConfig, state: Mapping[str, np.ndarray]) -> Any:
+        from mdm_apple.mlx.nested_unet import build_unet
+        from mdm_apple.mlx.weights import load_weights
+
+        net = build_unet(config)
+        load_weights(net, state)
+        return net.eval()
+
+    def stepper(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        state: Mapping[str, np.ndarray],
+        text: Callable[[], tuple[np.ndarray, np.ndarray]],
+    ) -> Stepper:
+        from mdm_apple.mlx.train import MlxStepper
+
+        class Given:
+            """Features that a test hands in instead of captions."""
+
+            encoder = None
+
+            def inputs(self, captions: Sequence[str]) -> tuple[Any, Any]:
+                values, mask = text()
+                return mx.array(values), mx.array(mask)
+
+            def features(self, values: Any, mask: Any) -> tuple[Any, Any]:
+                return values, mask
+
+        import mlx.core as mx
+
+        return MlxStepper(self.network(config.model, state), config, train, Given())
+
+    def open_stepper(
+        self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
+    ) -> Stepper:
+        from mdm_apple.mlx.fit import open_stepper
+
+        return open_stepper(config, job, tokenizer, start)
+
+    def runtime(self, folder: Path) -> Runtime:
+        from mdm_apple.mlx.open import open_runtime
+
+        return open_runtime(folder)
+
+    def initial_state(self, config: UNetConfig, seed: int) -> dict[str, np.ndarray]:
+        import mlx.core as mx
+
+        from mdm_apple.mlx.nested_unet import build_unet
+        from mdm_apple.mlx.weights import flat, save_weights
+        from mdm_apple.shapes import state_shapes
+
+        mx.random.seed(seed)
+        values = flat(build_unet(config).parameters())
+        return save_weights(values, state_shapes(config))
+
+    def image(self, x: np.ndarray) -> Any:
+        return self.array(x.transpose(0, 2, 3, 1))
+
+    def array(self, x: np.ndarray) -> Any:
+        import mlx.core as mx
+
+        return mx.array(np.ascontiguousarray(x))
+
+    def numpy(self, x: Any) -> np.ndarray:
+        out = np.array(x)
+        return out.transpose(0, 3, 1, 2) if out.ndim == 4 else out
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"torch": TorchBackend, "mlx": MlxBackend}
 
 
 def predict(

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a framework is imported, so before that
+# fused kernels cost half a minute of compiler time on a CPU; tests about them undo this
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 import numpy as np
 import pytest
@@ -16,7 +18,10 @@ from backends import BACKENDS, Backend
 from PIL import Image
 from small import CAPTIONS, save_random_model
 
+from benchmarks.blas import lend_blas
 from mdm_apple.presets import preset
+
+lend_blas()  # before a test module imports mlx
 
 
 @pytest.fixture(params=list(BACKENDS))

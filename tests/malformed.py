@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from small import trainable_model
+from small import CAPTIONS, random_state, random_weights, trainable_model
 
+from mdm_apple.checkpoint import save_model
+from mdm_apple.config import T5Config
+from mdm_apple.hub import encoder_shapes, read_encoder_folder
 from mdm_apple.strict_json import to_json
+from mdm_apple.tensorfile import write_tensors
+from mdm_apple.text import train_tokenizer
 
 Command = Sequence[str | Path]
 
@@ -115,6 +120,27 @@ def frozen_text(encoder_sha256: str, tokenizer_sha256: str) -> Any:
         tokenizer_sha256=tokenizer_sha256,
     )
     return dataclasses.replace(config, text=text)
+
+
+def frozen_model(folder: Path, encoder: Path) -> Path:
+    """A model whose text encoder is a folder as Hugging Face has them."""
+    text = trainable_model().text
+    assert text is not None
+    assert text.encoder is not None
+    sizes: T5Config = text.encoder
+    encoder.mkdir()
+    write_tensors(encoder / "model.safetensors", random_weights(encoder_shapes(sizes), 1))
+    (encoder / "spiece.model").write_bytes(
+        train_tokenizer(CAPTIONS, sizes.vocab_size, lowercase=True).model
+    )
+    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    described: dict[str, Any] = {name: getattr(sizes, name) for name in names}
+    described |= {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
+    (encoder / "config.json").write_text(json.dumps(described))
+    found = read_encoder_folder(encoder)
+    config = frozen_text(found.encoder_sha256(), found.tokenizer_sha256())
+    save_model(folder, config, random_state(config.model))
+    return folder
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:

@@ -203,3 +203,28 @@ def test_importing_the_library_loads_no_framework(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+LOAD_ALL = """
+import importlib, pathlib, sys
+import mdm_apple.fit, mdm_apple.generate, mdm_apple.memory
+package, other = sys.argv[1:]
+folder = pathlib.Path(mdm_apple.fit.__file__).parent / package
+for file in sorted(folder.glob("[a-z]*.py")):
+    importlib.import_module(f"mdm_apple.{package}.{file.stem}")
+print(package in sys.modules, other in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("package", "other"), [("torch", "mlx"), ("mlx", "torch")])
+def test_every_module_of_a_backend_loads_without_the_other_framework(
+    package: str, other: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_ALL, package, other],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == ["True", "False"]

@@ -11,22 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import malformed_folders
 import malformed_inputs
 import pytest
 import torch
-from malformed import Case, Command, Good, Room, config_text, frozen_text
-from small import CAPTIONS, random_state, random_weights, save_random_model, trainable_model
+from malformed import Case, Command, Good, Room, config_text, frozen_model
+from small import random_state, save_random_model, trainable_model
 
-from mdm_apple.checkpoint import save_model
-from mdm_apple.config import T5Config
 from mdm_apple.data import open_dataset
-from mdm_apple.hub import encoder_shapes, read_encoder_folder
 from mdm_apple.presets import preset
-from mdm_apple.tensorfile import write_tensors
-from mdm_apple.text import train_tokenizer
 
 CASES = [*malformed_inputs.CASES, *malformed_folders.CASES]
 
@@ -114,27 +108,6 @@ def good(run: Run, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         photo=photo,
         bundle=bundle,
     )
-
-
-def frozen_model(folder: Path, encoder: Path) -> Path:
-    """A model whose text encoder is a folder as Hugging Face has them."""
-    text = trainable_model().text
-    assert text is not None
-    assert text.encoder is not None
-    sizes: T5Config = text.encoder
-    encoder.mkdir()
-    write_tensors(encoder / "model.safetensors", random_weights(encoder_shapes(sizes), 1))
-    (encoder / "spiece.model").write_bytes(
-        train_tokenizer(CAPTIONS, sizes.vocab_size, lowercase=True).model
-    )
-    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    described: dict[str, Any] = {name: getattr(sizes, name) for name in names}
-    described |= {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
-    (encoder / "config.json").write_text(json.dumps(described))
-    found = read_encoder_folder(encoder)
-    config = frozen_text(found.encoder_sha256(), found.tokenizer_sha256())
-    save_model(folder, config, random_state(config.model))
-    return folder
 
 
 def succeed(run: Run, at: Path, *command: str | Path) -> None:

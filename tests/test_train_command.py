@@ -69,7 +69,26 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(config_file: Path, tmp_
     assert settings["train"]["steps"] == 1
     assert settings["train"]["ema_decay"] is None
     assert settings["model"]["side"] == 8
+    memory = settings["memory"]
+    assert memory["ema"] == 0
+    assert memory["optimizer"] == 2 * memory["gradients"]
+    assert memory["largest_batch"] > 2
     assert not out.exists()
+
+
+def test_a_dry_run_states_the_largest_batch_of_a_machine(config_file: Path, tmp_path: Path) -> None:
+    asked = ["--config", config_file, "--data", "twemoji", "--out", tmp_path / "out", "--dry-run"]
+    found = {}
+    for gigabytes in ("0.01", "1", "2"):
+        for recompute in ("False", "True"):
+            more = ("--json", "--memory", gigabytes, "--checkpointing", recompute)
+            memory = json.loads(train(*asked, *more).stdout)["memory"]
+            found[gigabytes, recompute] = memory["largest_batch"]
+    assert found["0.01", "False"] == 0
+    assert 1 < found["1", "False"] < found["2", "False"] < found["2", "True"]
+    text = train(*asked, "--memory", "1").stdout
+    assert "computed, not measured" in text
+    assert "averages" in text
 
 
 def test_one_source_of_settings_is_asked_for(config_file: Path, tmp_path: Path) -> None:

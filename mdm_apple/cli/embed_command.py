@@ -9,9 +9,15 @@ import click
 from tqdm import tqdm
 
 from mdm_apple.checkpoint import load_model_config
-from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.model_options import (
+    FILE,
+    FOLDER,
+    backend_option,
+    default_backend,
+    require_backend,
+)
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.features import FeatureKey, embed_captions
 
 
@@ -26,6 +32,7 @@ Examples:
 @click.option("--prompt", "prompts", multiple=True, help="Repeat for several.")
 @click.option("--data", metavar="twemoji|DIR", help="Every caption of these pictures.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
+@backend_option
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--out", type=FILE, required=True, help="File to make.")
 @overwrite_option
@@ -44,8 +51,12 @@ def command(**options: Any) -> None:
         raise MdmError(f"{folder}: this model takes no text.")
     captions = _captions(options["prompts"], options["data"])
     key = FeatureKey.of(config.text)
-    require("torch")
-    from mdm_apple.torch.text import open_frozen_text
+    backend = options["backend"] or default_backend()
+    require_backend(backend)
+    if backend == "mlx":
+        from mdm_apple.mlx.text import open_frozen_text
+    else:
+        from mdm_apple.torch.text import open_frozen_text
 
     encode = open_frozen_text(folder, config, encoder_folder=options["text_encoder"])
     with tqdm(unit="caption", disable=output.quiet) as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from mdm_apple.config import ModelConfig
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require
 from mdm_apple.presets import PRESETS, preset
 from mdm_apple.strict_json import read_config
 
@@ -34,6 +35,22 @@ def chosen_config(preset_name: str | None, config_path: Path | None) -> ModelCon
     return preset(preset_name)
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["torch", "mlx"]),
+    default=None,
+    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+)
+
+
 def default_backend() -> str:
-    """MLX on Apple silicon, PyTorch elsewhere."""
-    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "torch"
+    """MLX on Apple silicon, PyTorch elsewhere; the other one where only that is installed."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    first, second = ("mlx", "torch") if apple else ("torch", "mlx")
+    installed = [name for name in (first, second) if importlib.util.find_spec(name)]
+    return installed[0] if installed else first
+
+
+def require_backend(name: str) -> None:
+    """Load a backend's framework, or refuse with the pip command that installs it."""
+    require("mlx.core" if name == "mlx" else name)

@@ -11,9 +11,9 @@ import click
 from tqdm import tqdm
 
 from mdm_apple import __version__
-from mdm_apple.cli.model_options import FILE, FOLDER, default_backend
+from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require, require_installed
+from mdm_apple.errors import MdmError, require_installed
 from mdm_apple.files import new_files
 from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, generate
@@ -21,6 +21,7 @@ from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
 
 BACKENDS = ("torch", "mlx", "coreml", "reference")
+MLX_ONLY = ("quantize", "low_memory", "memory_limit")
 # options that --like takes from the picture: name here -> field of its recipe
 FROM_RECIPE = {
     "sampler": "sampler",
@@ -79,6 +80,16 @@ Examples:
     type=click.Choice(["fp32", "bf16", "fp16"]),
     help="Default: fp32 for a model folder, fp16 for a bundle.",
 )
+@click.option(
+    "--quantize", type=click.Choice(["8", "4"]), help="Bits of Linear layers; shows sizes. MLX."
+)
+@click.option("--low-memory", is_flag=True, help="Release the text encoder before sampling. MLX.")
+@click.option(
+    "--memory-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Memory that MLX keeps to where it can.",
+)
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
@@ -97,9 +108,10 @@ def command(**options: Any) -> None:
     refuse_existing(out, options["overwrite"])
     if single and options["previews"]:
         refuse_existing(_strip_of(out), options["overwrite"])
-    runtime, model_hash, backend = _open(options)
+    runtime, model_hash, backend = _open(options, prompts, output)
     level_of_side(runtime.config, stop_at)
     made = _make(runtime, prompts, sampler, stop_at, options, output)
+    memory = _memory_used(backend, options["memory_limit"], output)
     folder = out.parent if single else out
     files: list[str] = []
     with new_files(folder) as put:
@@ -117,7 +129,7 @@ def command(**options: Any) -> None:
         if not single:
             columns = min(8, len(made))
             save(out / "grid.png", tile(_stack([m.levels[0] for m in made]), columns))
-    output.result({"files": files}, "\n".join(files))
+    output.result({"files": files, **memory}, "\n".join(files))
 
 
 def _strip_of(picture: Path) -> Path:
@@ -160,7 +172,9 @@ def _request(options: dict[str, Any]) -> tuple[list[Prompt], SamplerConfig, int 
     return prompts, sampler, options["stop_at"]
 
 
-def _open(options: dict[str, Any]) -> tuple[Runtime, str, str]:
+def _open(
+    options: dict[str, Any], prompts: Sequence[Prompt], output: Output
+) -> tuple[Runtime, str, str]:
     """The runtime, the hash of its weights, and the backend's name."""
     model: Path = options["model"]
     is_bundle = (model / "manifest.json").is_file()
@@ -171,27 +185,76 @@ def _open(options: dict[str, Any]) -> tuple[Runtime, str, str]:
         kind = "a bundle" if is_bundle else "a model folder"
         fitting = "reference or coreml" if is_bundle else "torch or mlx"
         raise MdmError(f"backend: {model} is {kind}, which runs on {fitting}, not {backend}.")
+    for name in MLX_ONLY:
+        if options[name] and backend != "mlx":
+            raise MdmError(f"{name.replace('_', '-')}: only --backend mlx has it, not {backend}.")
     if backend == "reference":
         require_installed("torch", "coremltools", "jsonschema")
         from conversion.runtime import open_bundle_runtime
 
         runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
         return runtime, digest, backend
-    if backend != "torch":
-        raise MdmError(f"backend: {backend} is not part of this version; use torch or reference.")
-    require("torch")
+    if backend == "coreml":
+        raise MdmError("backend: coreml is not part of this version; use reference.")
+    require_backend(backend)
     from mdm_apple.atomic_folder import recorded_hashes
+
+    runtime = _open_mlx(options, prompts, output) if backend == "mlx" else _open_torch(options)
+    hashes = recorded_hashes(model)
+    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
+    return runtime, weights.sha256 if weights else "", backend
+
+
+def _open_torch(options: dict[str, Any]) -> Runtime:
     from mdm_apple.torch.open import open_runtime
 
     runtime = open_runtime(
-        model,
+        options["model"],
         precision=options["precision"],
         features=options["features"],
         encoder_folder=options["text_encoder"],
     )
-    hashes = recorded_hashes(model)
-    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
-    return cast(Runtime, runtime), weights.sha256 if weights else "", backend
+    return cast(Runtime, runtime)
+
+
+def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output) -> Runtime:
+    from mdm_apple.mlx.memory import limit_memory
+    from mdm_apple.mlx.open import open_runtime
+    from mdm_apple.mlx.quantize import quantize_runtime
+
+    if options["memory_limit"] is not None:
+        limit_memory(options["memory_limit"])
+    runtime = open_runtime(
+        options["model"],
+        precision=options["precision"],
+        features=options["features"],
+        encoder_folder=options["text_encoder"],
+        remember=[c for p in prompts for c in (p.text, p.negative)]
+        if options["low_memory"]
+        else None,
+    )
+    first = level_of_side(runtime.config, options["stop_at"])
+    if options["quantize"]:
+        done, psnr = quantize_runtime(
+            runtime, 8 if options["quantize"] == "8" else 4, prompts[0], first
+        )
+        output.say(
+            f"{options['quantize']} bits: {done.layers} Linear layers, weights "
+            f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB now; "
+            f"PSNR of predictions at least {psnr:.1f} dB."
+        )
+    return runtime
+
+
+def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str, Any]:
+    """Says what MLX used at most; other backends do not count it."""
+    if backend != "mlx":
+        return {}
+    from mdm_apple.mlx.memory import memory_limit, peak_memory
+
+    peak, allowed = peak_memory(), memory_limit() if limit is None else limit
+    output.say(f"peak memory {peak:.3f} GB, limit {allowed:.2f} GB.")
+    return {"peak_memory_gb": peak, "memory_limit_gb": allowed}
 
 
 def _make(

@@ -9,10 +9,19 @@ from typing import Any
 import click
 
 from mdm_apple.checkpoint import load_model_config
-from mdm_apple.cli.model_options import FILE, FOLDER, chosen_config, config_option, preset_option
+from mdm_apple.cli.model_options import (
+    FILE,
+    FOLDER,
+    backend_option,
+    chosen_config,
+    config_option,
+    default_backend,
+    preset_option,
+    require_backend,
+)
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.config import ModelConfig
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.levels import inner_model
 from mdm_apple.training import TrainConfig
 
@@ -38,7 +47,7 @@ Examples:
 @click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned pictures.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
-@click.option("--backend", type=click.Choice(["torch", "mlx"]), default="torch", show_default=True)
+@backend_option
 @_setting("--batch-size", "batch_size", click.IntRange(1), "Pictures per step, over all processes.")
 @_setting("--accumulate", "accumulate", click.IntRange(1), "Parts that a batch is split into.")
 @_setting("--lr", "lr", click.FloatRange(0, 1, min_open=True), "Learning rate.")
@@ -77,14 +86,20 @@ Examples:
 @click.option("--background", type=click.Choice(["white", "color"]), default="white")
 @click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+@click.option("--dry-run", is_flag=True, help="Print settings and memory needed, and stop.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Of the machine that --dry-run is asked about; default: this one.",
+)
 @overwrite_option
 @output_options
 def command(**options: Any) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C saves and stops; --resume goes on exactly there. With torchrun the batch is shared
-    between the processes.
+    Ctrl-C saves and stops; --resume goes on exactly there. With torchrun, or mlx.launch for MLX,
+    the batch is shared between the processes.
     """
     output = Output(options["as_json"], options["quiet"])
     train = _train_config(options)
@@ -96,16 +111,18 @@ def command(**options: Any) -> None:
     else:
         config = _model_config(options)
     if options["dry_run"]:
-        settings = {"model": dataclasses.asdict(config), "train": dataclasses.asdict(train)}
-        output.result(settings, _summary(config, train))
+        output.result(*_dry_run(config, train, options["memory"]))
         return
     if not options["resume"]:
         refuse_existing(out, options["overwrite"])
-    if options["backend"] == "mlx":
-        raise MdmError("backend: training in MLX is not part of this version; use torch.")
-    require("torch")
+    backend = options["backend"] or default_backend()
+    require_backend(backend)
     from mdm_apple.fit import Job, fit
-    from mdm_apple.torch.fit import open_stepper
+
+    if backend == "mlx":
+        from mdm_apple.mlx.fit import open_stepper
+    else:
+        from mdm_apple.torch.fit import open_stepper
 
     options["captions"] = _captions(options["captions_file"])
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
@@ -141,12 +158,24 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     return config if options["stop_at"] is None else inner_model(config, options["stop_at"])
 
 
-def _summary(config: ModelConfig, train: TrainConfig) -> str:
+def _dry_run(
+    config: ModelConfig, train: TrainConfig, gigabytes: float | None
+) -> tuple[dict[str, Any], str]:
+    """Settings and memory, as values and as text; nothing is loaded."""
+    from mdm_apple.memory import USABLE_SHARE, describe, machine_memory, summary
     from mdm_apple.shapes import parameter_count
 
+    machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
+    available = None if machine is None else int(machine * USABLE_SHARE)
+    values = {
+        "model": dataclasses.asdict(config),
+        "train": dataclasses.asdict(train),
+        "memory": describe(config, train, available),
+    }
     sides = " > ".join(map(str, config.sides))
     millions = parameter_count(config.model) / 1e6
-    return (
+    line = (
         f"{millions:.2f} M parameters, {sides} px; {train.steps} steps of {train.batch_size} "
         f"pictures, lr {train.lr:g}, {train.precision}."
     )
+    return values, f"{line}\n{summary(config, train, available)}"

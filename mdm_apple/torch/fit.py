@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.fit import Job, Start
+from mdm_apple.fit import Job, Start, common_prefix
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.t5 import T5Encoder
@@ -48,21 +48,13 @@ def default_device(rank: int = 0) -> torch.device:
 def load_part(net: UNet, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Load weights strictly, or, where they are a smaller model's, strictly into its level."""
     incompatible = net.load_state_dict(to_torch(weights), strict=False)
-    prefix = _common_prefix(weights)
+    prefix = common_prefix(weights)
     missing = [key for key in incompatible.missing_keys if key.startswith(prefix)]
     if incompatible.unexpected_keys or missing:
         first = (incompatible.unexpected_keys + missing)[0]
         raise MdmError(
             f"weights: {first} does not fit this configuration; use the one it came with."
         )
-
-
-def _common_prefix(weights: Mapping[str, object]) -> str:
-    """'inner_unet.' as often as every name starts with it."""
-    prefix = ""
-    while all(name.startswith(prefix + "inner_unet.") for name in weights):
-        prefix += "inner_unet."
-    return prefix
 
 
 def _text(

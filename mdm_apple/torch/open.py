@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import has_file
 from mdm_apple.torch.fit import default_device
 from mdm_apple.torch.nested_unet import build_on_meta
 from mdm_apple.torch.runtime import Precision, TorchRuntime
@@ -15,11 +14,10 @@ from mdm_apple.torch.text import open_text
 from mdm_apple.torch.unet import UNet
 
 
-def open_network(folder: Path, averaged: bool = True) -> UNet:
+def open_network(folder: Path) -> UNet:
     """The network of a model folder with its averaged weights where there are some, on the CPU."""
     config = checkpoint.load_model_config(folder)
-    which = "ema" if averaged and has_file(folder, "ema.safetensors") else "model"
-    weights = checkpoint.load_weights(folder, which)
+    weights = checkpoint.load_weights(folder, checkpoint.averaged(folder, "model"))
     net = build_on_meta(config.model)
     state = {name: torch.from_numpy(value) for name, value in weights.items()}
     net.load_state_dict(state, strict=True, assign=True)

@@ -1,0 +1,117 @@
+"""MLX beside plain eager PyTorch on one CPU, in CPU seconds of one process and with one BLAS.
+
+This says nothing about a Mac: it bounds what the MLX network does beyond the arithmetic it needs.
+MLX runs uncompiled, since compiling on a CPU costs half a minute and gains a tenth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.eager import build_eager, randomize_zeros, run_eager
+from benchmarks.harness import Pair, in_turn
+from benchmarks.networks import plain_step
+from mdm_apple.batches import Batch
+from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig
+from mdm_apple.training import TrainConfig
+
+ROWS, SIDE, TOKENS, TEXT = 8, 32, 32, 128
+UNET = UNetConfig(
+    channels=(64, 128, 192),
+    num_resnets=(2, 2, 2),
+    num_attention_layers=(0, 1, 2),
+    attention_ffn=True,
+    text_dim=TEXT,
+)
+CONFIG = ModelConfig(
+    UNET, SIDE, DiffusionConfig(ScheduleConfig("cosine")), TextConfig(max_tokens=TOKENS)
+)
+
+
+def mlx_forward(repetitions: int) -> Pair:
+    """One forward pass of a 17 M parameter network, 32 px, batch 8, fp32."""
+    import mlx.core as mx
+
+    theirs, ours = _networks()
+    batch, text, mask = _batch(), *_text()
+    times = torch.from_numpy(batch.times)
+    image = mx.array(np.ascontiguousarray(batch.noise[0].transpose(0, 2, 3, 1)))
+    given = [mx.array(x) for x in (batch.times, text.numpy(), mask.numpy())]
+
+    def our_pass() -> Any:
+        out = ours([image], *given)[0]
+        mx.eval(out)
+        return out
+
+    def their_pass() -> Tensor:
+        return run_eager(theirs, [torch.from_numpy(batch.noise[0])], times, text, mask)[0]
+
+    with torch.inference_mode():
+        got = np.array(our_pass()).transpose(0, 3, 1, 2)
+        wanted = their_pass().numpy()
+        seconds = in_turn(our_pass, their_pass, repetitions, clock=time.process_time)
+    difference = float(np.abs(got - wanted).max() / np.abs(wanted).max())
+    return Pair("MLX forward, CPU seconds", "plain eager", *seconds, difference)
+
+
+def mlx_training(repetitions: int) -> Pair:
+    """One fp32 training step of the same network, with clipping, Adam and averages."""
+    import mlx.core as mx
+
+    from mdm_apple.mlx.train import MlxStepper
+
+    theirs, ours = _networks()
+    batch, text, mask = _batch(), *_text()
+    train = TrainConfig(steps=10**6, batch_size=ROWS, lr=1e-4, ema_ramp=False)
+
+    class Given:
+        encoder = None
+
+        def inputs(self, captions: Sequence[str]) -> tuple[Any, Any]:
+            return mx.array(text.numpy()), mx.array(mask.numpy())
+
+        def features(self, values: Any, mask: Any) -> tuple[Any, Any]:
+            return values, mask
+
+    stepper = MlxStepper(ours, CONFIG, train, Given(), compiled=False)
+    their_step = plain_step(theirs, run_eager, CONFIG, batch, text, mask)
+    wanted, got = their_step(), stepper.step(batch, 1).loss
+    seconds = in_turn(
+        lambda: stepper.step(batch, 1), their_step, repetitions, clock=time.process_time
+    )
+    return Pair(
+        "MLX training step, CPU seconds", "plain eager", *seconds, abs(wanted - got) / abs(wanted)
+    )
+
+
+def _networks() -> tuple[Any, Any]:
+    """The same weights in both, none of them zero."""
+    from mdm_apple.mlx.nested_unet import build_unet
+    from mdm_apple.mlx.weights import load_weights
+
+    theirs = build_eager(UNET)
+    randomize_zeros(theirs)
+    ours = build_unet(UNET)
+    load_weights(ours, {k: v.numpy() for k, v in theirs.state_dict().items()})
+    return theirs.eval(), ours.eval()
+
+
+def _text() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.ones(ROWS, TOKENS)
+    mask[:, TOKENS // 2 :] = 0
+    return torch.randn(ROWS, TOKENS, TEXT, generator=generator), mask
+
+
+def _batch() -> Batch:
+    random = np.random.RandomState(3)
+    images = np.tanh(random.standard_normal((ROWS, 3, SIDE, SIDE))).astype(np.float32)
+    noise = random.standard_normal(images.shape).astype(np.float32)
+    times = np.linspace(50, 950, ROWS).astype(np.int64)
+    return Batch(images, [""] * ROWS, {}, times, times, [noise])

@@ -1,0 +1,109 @@
+"""Linear layers in 8 or 4 bits, and what that costs: bytes before and after, PSNR of predictions.
+
+MLX quantizes groups of a row's weights to a scale and an offset each; convolutions and norms stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from mdm_apple.generate import Prompt, finish, generate
+from mdm_apple.mlx.precision import may_be_reduced
+from mdm_apple.mlx.runtime import MlxRuntime
+from mdm_apple.mlx.weights import flat
+from mdm_apple.sampling import Denoise, SamplerConfig
+
+Bits = Literal[8, 4]
+GROUPS = (64, 32)  # weights that share a scale; the larger where it divides the row
+SAMPLER = SamplerConfig("ddim", 3)  # of the trajectory on which predictions are compared
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Bytes of all weights before and after, and how many layers were converted."""
+
+    layers: int
+    before: int
+    after: int
+
+
+def quantize(module: nn.Module, bits: Bits) -> Quantized:
+    """Convert in place every Linear layer that may be reduced and whose rows divide into groups."""
+    before = weight_bytes(module)
+    converted: list[str] = []
+
+    def choose(name: str, layer: nn.Module) -> bool | dict[str, int]:
+        group = _group(layer) if may_be_reduced(name, layer) else None
+        if group is None:
+            return False
+        converted.append(name)
+        return {"group_size": group, "bits": bits}
+
+    nn.quantize(module, bits=bits, class_predicate=choose)
+    mx.eval(module.parameters())
+    return Quantized(len(converted), before, weight_bytes(module))
+
+
+def weight_bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in flat(module.parameters()).values())
+
+
+def quantize_runtime(
+    runtime: MlxRuntime, bits: Bits, prompt: Prompt, first_level: int = 0
+) -> tuple[Quantized, float]:
+    """Quantize the network of a runtime; also the worst PSNR in dB of its predictions.
+
+    Compared with the network before, per level, on noisy images of a short trajectory of `prompt`
+    at high, middle and low noise.
+    """
+    recorder = _Recorder(runtime)
+    finish(generate(recorder, [prompt], SAMPLER, runtime.config.sides[first_level]))
+    done = quantize(runtime.net, bits)
+    denoise = runtime.denoiser([prompt], 1.0, first_level)
+    worst = math.inf
+    for x_t, time, wanted in recorder.calls:
+        worst = min(worst, *map(_psnr, wanted, denoise(x_t, time)))
+    return done, worst
+
+
+class _Recorder:
+    """A runtime that remembers noisy images, time and prediction of every evaluation."""
+
+    def __init__(self, runtime: MlxRuntime) -> None:
+        self._runtime = runtime
+        self.config, self.ops = runtime.config, runtime.ops
+        self.image, self.numpy = runtime.image, runtime.numpy
+        self.calls: list[tuple[list[mx.array], int, list[mx.array]]] = []
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        denoise = self._runtime.denoiser(prompts, guidance_scale, first_level)
+
+        def recorded(x_t: list[mx.array], time: int) -> list[mx.array]:
+            out = list(denoise(x_t, time))
+            mx.eval(x_t, out)
+            self.calls.append((x_t, time, out))
+            return out
+
+        return recorded
+
+
+def _psnr(reference: mx.array, got: mx.array) -> float:
+    wanted, found = np.array(reference, np.float64), np.array(got, np.float64)
+    error = float(np.sqrt(np.mean((wanted - found) ** 2)))
+    return 20 * math.log10(float(np.abs(wanted).max()) / error) if error else math.inf
+
+
+def _group(layer: nn.Module) -> int | None:
+    if not isinstance(layer, nn.Linear):
+        return None
+    return next((group for group in GROUPS if layer.weight.shape[1] % group == 0), None)

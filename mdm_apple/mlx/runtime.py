@@ -1,0 +1,96 @@
+"""A model folder in MLX, ready to sample: `mdm_apple.generate.Runtime`.
+
+Everything that a runtime keeps is evaluated, so that any thread may use it: an array that is still
+to be computed belongs to the stream of the thread that asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config import ModelConfig
+from mdm_apple.diffusion import guide
+from mdm_apple.generate import Prompt
+from mdm_apple.loss import limit_output
+from mdm_apple.mlx.ops import MlxOps
+from mdm_apple.mlx.precision import Precision, cast
+from mdm_apple.mlx.text import EncodeText
+from mdm_apple.mlx.unet import UNet
+from mdm_apple.sampling import Denoise
+
+
+class MlxRuntime:
+    """Network and text of one loaded model.
+
+    Args:
+        net: weights in place. encode: captions to features and mask; None without text.
+        precision: of convolutions and matrix products; embeddings, norms and the sampler stay fp32.
+        compiled: fuse each step; None where it pays, which is on a GPU (a CPU needs half a minute
+            of compiler time first).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        net: UNet,
+        encode: EncodeText | None = None,
+        precision: Precision = "fp32",
+        compiled: bool | None = None,
+    ) -> None:
+        self.config, self.ops = config, MlxOps()
+        self.net = net
+        self._encode = encode
+        self._compiled = on_gpu() if compiled is None else compiled
+        net.eval()
+        cast(net, precision)
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        """See `generate.Runtime`. Guidance runs as one batch, unconditional rows first."""
+        config, rows = self.config, len(prompts)
+        guided = guidance_scale != 1 and self._encode is not None
+        level = self.net.level_modules()[first_level]
+        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
+        if self._encode is not None:
+            captions = [p.negative for p in prompts] if guided else []
+            captions += [p.text for p in prompts]
+            text = self._encode.features(*self._encode.inputs(captions))
+        conditioning = level.condition(*text)
+        mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
+
+        def step(x_t: list[mx.array], times: mx.array) -> list[mx.array]:
+            batch = rows * (2 if guided else 1)
+            tembs = [mx.broadcast_to(t, (batch, t.shape[1])) for t in level.embed(times)]
+            if guided:
+                x_t = [mx.concatenate([x, x]) for x in x_t]
+            out = level.denoise(x_t, tembs, conditioning)
+            out = [limit_output(o, config.diffusion, len(config.sides), self.ops) for o in out]
+            return [guide(o[rows:], o[:rows], guidance_scale) for o in out] if guided else out
+
+        run = mx.compile(step) if self._compiled else step
+
+        def denoise(x_t: list[mx.array], time: int) -> list[mx.array]:
+            # as an array: a Python number would be part of the graph and trace it anew each step
+            return run(list(x_t), mx.array([time]))
+
+        return denoise
+
+    def image(self, x: NDArray[np.float32]) -> mx.array:
+        return to_image(x)
+
+    def numpy(self, x: mx.array) -> NDArray[np.float32]:
+        return np.ascontiguousarray(np.array(x.astype(mx.float32)).transpose(0, 3, 1, 2))
+
+
+def to_image(x: NDArray[np.float32]) -> mx.array:
+    """(B, C, H, W) to an MLX (B, H, W, C)."""
+    return mx.array(np.ascontiguousarray(x.transpose(0, 2, 3, 1)))
+
+
+def on_gpu() -> bool:
+    return mx.default_device() == mx.Device(mx.gpu)

@@ -1,0 +1,154 @@
+"""Captions to features in MLX: through an encoder in memory, or from a cache.
+
+What Python does with a caption (`inputs`) is kept apart from what the encoder does with arrays
+(`features`), so that a compiled training step can hold the second half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple import checkpoint
+from mdm_apple.config import ModelConfig, T5Config, TextConfig
+from mdm_apple.features import FeatureCache
+from mdm_apple.mlx.t5 import T5Encoder, encoder_from_state, load_hf_encoder
+from mdm_apple.text import TextError, TextFeatures, Tokenizer
+from mdm_apple.text_source import TrainedEncoder, check_frozen, find_text
+
+CAPTIONS_AT_ONCE = 8
+
+
+class EncodeText(Protocol):
+    """Captions to features (B, L, text_dim) and mask (B, L)."""
+
+    @property
+    def encoder(self) -> T5Encoder | None:
+        """What is in memory for it."""
+        ...
+
+    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+        """Arrays that depend on the captions alone: token ids or features, and the mask."""
+        ...
+
+    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        """Features and mask of such arrays; gradients flow where the encoder learns."""
+        ...
+
+
+class ThroughEncoder:
+    """Tokens, always padded to `text.max_tokens`, then the encoder."""
+
+    def __init__(self, encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) -> None:
+        self.encoder, self._tokenizer, self._text = encoder, tokenizer, text
+
+    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+        tokens = self._tokenizer.encode(captions, self._text.max_tokens, pad_to_max=True)
+        largest, size = int(tokens.ids.max()), self.encoder.config.vocab_size
+        if largest >= size:
+            raise TextError(
+                f"tokens: id {largest} is beyond the encoder's {size} pieces; "
+                "use the tokenizer that came with it."
+            )
+        return mx.array(tokens.ids), mx.array(tokens.mask)
+
+    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        return self.encoder(values, mask), mask
+
+
+class ThroughCache:
+    """Features computed by `mdm embed`, so that the encoder is never in memory."""
+
+    encoder = None
+
+    def __init__(self, cache: FeatureCache, text: TextConfig) -> None:
+        self._cache, self._text = cache, text
+
+    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+        found = self._cache.lookup(captions, length=self._text.max_tokens)
+        return mx.array(found.values), mx.array(found.mask)
+
+    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        return values, mask
+
+
+class Remembered:
+    """Features of known captions, computed once, after which their encoder is not needed."""
+
+    encoder = None
+
+    def __init__(self, encode: EncodeText, captions: Sequence[str]) -> None:
+        self._rows: dict[str, tuple[mx.array, mx.array]] = {}
+        wanted = list(dict.fromkeys(captions))
+        for first in range(0, len(wanted), CAPTIONS_AT_ONCE):
+            part = wanted[first : first + CAPTIONS_AT_ONCE]
+            values, mask = encode.features(*encode.inputs(part))
+            mx.eval(values, mask)
+            self._rows |= {c: (values[i], mask[i]) for i, c in enumerate(part)}
+        mx.eval(list(self._rows.values()))
+
+    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+        rows = [self._rows[caption] for caption in captions]
+        return mx.stack([values for values, _ in rows]), mx.stack([mask for _, mask in rows])
+
+    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        return values, mask
+
+
+def open_text(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    features: Path | None = None,
+    encoder_folder: Path | None = None,
+) -> EncodeText | None:
+    """What turns captions into features for a model folder; None for a model without text.
+
+    See `text_source.find_text` for where it is looked for, and what is raised.
+    """
+    source = find_text(folder, config, features=features, encoder_folder=encoder_folder)
+    if source is None or config.text is None:
+        return None
+    if isinstance(source, FeatureCache):
+        return ThroughCache(source, config.text)
+    if isinstance(source, TrainedEncoder):
+        encoder = load_trained_encoder(folder, source.config)
+    else:
+        encoder = load_frozen_encoder(source.folder, source.config)
+    return ThroughEncoder(encoder, source.tokenizer, config.text)
+
+
+def open_frozen_text(
+    folder: Path, config: ModelConfig, encoder_folder: Path | None = None
+) -> Callable[[list[str]], TextFeatures[NDArray[np.float32]]]:
+    """The same as NumPy arrays, for `features.embed_captions`."""
+    encode = open_text(folder, config, encoder_folder=encoder_folder)
+    assert encode is not None, "asked for a model with text only"
+
+    def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
+        values, mask = encode.features(*encode.inputs(captions))
+        return TextFeatures(np.array(values.astype(mx.float32)), np.array(mask))
+
+    return as_numpy
+
+
+def load_frozen_encoder(source: Path, config: T5Config) -> T5Encoder:
+    """The encoder of a Hugging Face folder, which must be the one that `config` describes.
+
+    In bf16 on a GPU, where its billion weights would crowd out the network.
+    """
+    dtype = mx.bfloat16 if mx.default_device() == mx.Device(mx.gpu) else mx.float32
+    found, state = load_hf_encoder(source, dtype)
+    check_frozen(source, found, config)
+    return encoder_from_state(config, state)
+
+
+def load_trained_encoder(folder: Path, config: T5Config) -> T5Encoder:
+    """The encoder that was trained with the denoiser, its averaged weights where there are some."""
+    weights = checkpoint.load_weights(folder, checkpoint.averaged(folder, "text_encoder"))
+    return encoder_from_state(config, {name: mx.array(value) for name, value in weights.items()})

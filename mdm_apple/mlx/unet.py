@@ -1,0 +1,413 @@
+"""One level of the nest in MLX: a UNet over noisy images (B, H, W, C), timesteps and text.
+
+The forward pass is three calls, so that a sampler does the first two once:
+`condition` (per prompt: pooled text, cross-attention keys and values), `embed` (per timestep),
+`denoise` (per step). `__call__` is all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+from mlx import nn
+
+from mdm_apple.config import UNetConfig
+from mdm_apple.mlx.inputs import check_inputs, checked_text
+from mdm_apple.mlx.layers import (
+    Attention,
+    Conv1d,
+    Conv2d,
+    GroupNorm,
+    KeysValues,
+    ResNet,
+    TemporalAttention,
+    TextHeadLayer,
+    attendable,
+    embed_scalar,
+    number_type,
+    upsample_nearest,
+    zeroed,
+)
+from mdm_apple.mlx.recompute import recomputed
+
+BlockKeysValues = tuple[KeysValues, ...]
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a prompt contributes, whatever the timestep. B rows each.
+
+    pooled: (B, D) added to every time embedding. mask: (B, 1, 1, L), True where attended, or None.
+    keys_values: per level, per block, per attention layer.
+    """
+
+    pooled: mx.array | None
+    mask: mx.array | None
+    keys_values: tuple[tuple[BlockKeysValues, ...], ...]
+
+
+class Block(nn.Module):
+    """Resnets of one stage, each followed by its attention layers, then an optional resampling."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        widths_in: Sequence[int],
+        width: int,
+        attention: int,
+        temporal_attention: int = 0,
+        resample: Conv1d | Conv2d | None = None,
+        text_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.resnets = [
+            ResNet(w, width, config.time_dim, config.num_groups, config.dropout) for w in widths_in
+        ]
+        layers = len(widths_in)
+        if attention:
+            self.attn = [
+                Attention(width, text_width, config.attention_ffn)
+                for _ in range(layers * attention)
+            ]
+        if temporal_attention:
+            self.t_attn = [
+                TemporalAttention(width, config.temporal_positional_encoding)
+                for _ in range(layers * temporal_attention)
+            ]
+        self.resample = resample
+        self.attention, self.temporal_attention = attention, temporal_attention
+
+    def keys_values(self, features: mx.array, mask: mx.array | None) -> BlockKeysValues:
+        layers = self.attn if self.attention else []
+        return tuple(layer.keys_values(features, mask) for layer in layers)
+
+    def layer(
+        self, j: int, x: mx.array, temb: mx.array, text: BlockKeysValues, mask: mx.array | None
+    ) -> mx.array:
+        """Resnet j and the attention layers that follow it."""
+        x = self.resnets[j](x, temb)
+        for k in range(j * self.attention, (j + 1) * self.attention):
+            x = self.attn[k](x, text[k] if text else None, mask)
+        for k in range(j * self.temporal_attention, (j + 1) * self.temporal_attention):
+            x = self.t_attn[k](x, len(temb))
+        return x
+
+
+class UNet(nn.Module):
+    """A UNet of any number of stages; also the base of every outer level.
+
+    Args:
+        config: this level. A nested configuration needs `NestedUNet`.
+        nested: whether it sits inside another level, which adds its features after `conv_in`.
+    """
+
+    def __init__(self, config: UNetConfig, nested: bool = False) -> None:
+        super().__init__()
+        self.config, self.nested = config, nested
+        self.checkpointing = False
+        dim, text_width = config.time_dim, config.text_width
+        self.temb_layer1 = nn.Linear(dim // 4, dim)
+        self.temb_layer2 = nn.Linear(dim, dim)
+        if config.inner is None and text_width:
+            self.cond_emb = nn.Linear(text_width, dim, bias=False)
+        self._add_extra_embeddings(dim)
+        self.conv_in = Conv2d(IMAGE_CHANNELS, config.channels[0])
+        self.norm_out = GroupNorm(config.num_groups, config.channels[0])
+        self.conv_out = zeroed(Conv2d(config.channels[0], IMAGE_CHANNELS))
+        self._add_blocks(text_width)
+        if config.inner is None and config.text_proj_dim:
+            self.lm_proj = nn.Linear(config.text_dim or 0, config.text_proj_dim)
+        if config.inner is None and config.num_text_head_layers:
+            self.lm_head = [
+                TextHeadLayer(text_width or 0) for _ in range(config.num_text_head_layers)
+            ]
+
+    def _add_extra_embeddings(self, dim: int) -> None:
+        config = self.config
+        if config.interp_conditioning:
+            self.interp_layer1 = nn.Linear(dim // 4, dim)
+            self.interp_layer2 = nn.Linear(dim, dim)
+        if config.micro_conditions:
+            self.cond_layers = {
+                name: [nn.Linear(dim // 4, dim), zeroed(nn.Linear(dim, dim))]
+                for name in config.micro_conditions
+            }
+        if config.student and config.student.target_time:
+            self.temb_target_layer1 = nn.Linear(dim // 4, dim)
+            self.temb_target_layer2 = zeroed(nn.Linear(dim, dim))
+        if config.student and config.student.guidance:
+            self.temb_guidance_layer1 = nn.Linear(dim // 4, dim)
+            self.temb_guidance_layer2 = zeroed(nn.Linear(dim, dim))
+
+    def _add_blocks(self, text_width: int | None) -> None:
+        config, channels = self.config, self.config.channels
+        last = len(channels) - 1
+        attention = config.num_attention_layers
+        temporal = config.num_temporal_attention_layers or (0,) * len(channels)
+        skips = [channels[0]]
+        down = []
+        for i, width in enumerate(channels):
+            widths_in = [channels[max(i - 1, 0)]] + [width] * (config.num_resnets[i] - 1)
+            resample = self._resample(width, stride=2) if i < last else None
+            down.append(
+                Block(config, widths_in, width, attention[i], temporal[i], resample, text_width)
+            )
+            skips += [width] * (config.num_resnets[i] + (i < last))
+        self.down_blocks = down
+        if config.mid_blocks:
+            middle = channels[-1]
+            self.mid_blocks = [
+                Block(config, [middle], middle, 1, text_width=text_width),
+                Block(config, [middle], middle, 0),
+            ]
+        up, running = [], channels[-1]
+        for i in range(last, -1, -1):
+            width, widths_in = channels[i], []
+            for _ in range(config.num_resnets[i] + 1):
+                widths_in.append(running + skips.pop())
+                running = width
+            resample = self._resample(width, stride=1) if i else None
+            up.append(
+                Block(config, widths_in, width, attention[i], temporal[i], resample, text_width)
+            )
+        self.up_blocks = up
+
+    def _resample(self, width: int, stride: int) -> Conv1d | Conv2d:
+        if self.config.resamples_frames:
+            return Conv1d(width, width, stride)
+        return Conv2d(width, width, stride)
+
+    # --- once per prompt ------------------------------------------------------------------
+
+    def condition(
+        self, text_features: mx.array | None, text_mask: mx.array | None = None
+    ) -> Conditioning:
+        """Everything a prompt contributes, computed once for all timesteps.
+
+        Args:
+            text_features: (B, L, text_dim), or None for a network without text.
+            text_mask: (B, L), nonzero where a token is real, or None for all.
+        """
+        if self.config.text_width is None:
+            return Conditioning(None, None, tuple(() for _ in self.config.levels))
+        given = checked_text(self.config, text_features, text_mask)
+        pooled, features, mask = self.encode_text(given, text_mask)
+        return Conditioning(
+            pooled,
+            None if mask is None else attendable(mask),
+            tuple(level.level_keys_values(features, mask) for level in self.level_modules()),
+        )
+
+    def encode_text(
+        self, text_features: mx.array, text_mask: mx.array | None
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Pooled text (B, D), features (B, L, width) and the boolean mask that attention obeys."""
+        config = self.config
+        h = self.lm_proj(text_features) if "lm_proj" in self else text_features
+        mask = None if text_mask is None else text_mask != 0
+        attention_mask = mask if config.masked_cross_attention else None
+        if config.num_text_head_layers:
+            for layer in self.lm_head:
+                h = layer(h, attention_mask)
+        # head layers without masking have mixed padding into every token: then pool over all
+        pool_mask = attention_mask if config.num_text_head_layers else mask
+        return self.cond_emb(_pool(h, pool_mask)), h, attention_mask
+
+    def level_keys_values(
+        self, features: mx.array, mask: mx.array | None
+    ) -> tuple[BlockKeysValues, ...]:
+        """Cross-attention keys and values of this level's own blocks, in order of execution."""
+        return tuple(block.keys_values(features, mask) for block in self.run_blocks())
+
+    def run_blocks(self) -> list[Block]:
+        """Blocks in the order in which a forward pass runs them."""
+        runs_middle = self.config.inner is None and self.config.mid_blocks
+        return [*self.down_blocks, *(self.mid_blocks if runs_middle else []), *self.up_blocks]
+
+    def level_modules(self) -> list[UNet]:
+        """This level and those inside it, highest resolution first."""
+        return [self]
+
+    # --- once per timestep ----------------------------------------------------------------
+
+    def embed(
+        self,
+        times: mx.array,
+        micros: Mapping[str, mx.array] | None = None,
+        target_times: mx.array | None = None,
+        guidance: mx.array | None = None,
+    ) -> list[mx.array]:
+        """Time and micro embeddings of each level, without the text: a list of (B, D), fp32.
+
+        Args:
+            times: (B,) what the network receives, 0 .. num_steps - 1 (table index minus one).
+            micros: values (B,) by name; a missing name takes its default.
+            target_times, guidance: (B,) inputs of a distilled student only.
+        """
+        return [
+            level.embed_level(times, micros or {}, target_times, guidance)
+            for level in self.level_modules()
+        ]
+
+    def embed_level(
+        self,
+        times: mx.array,
+        micros: Mapping[str, mx.array],
+        target_times: mx.array | None,
+        guidance: mx.array | None,
+    ) -> mx.array:
+        temb = embed_scalar(times, self.temb_layer1, self.temb_layer2)
+        for name, default in self.config.micro_conditions.items():
+            value = micros[name] if name in micros else mx.full(len(times), default)
+            value = micro_value(name, value.astype(mx.float32), default)
+            first, second = self.cond_layers[name]
+            temb = temb + embed_scalar(value, first, second)
+        student = self.config.student
+        if student and student.target_time and target_times is not None:
+            temb = temb + embed_scalar(
+                target_times, self.temb_target_layer1, self.temb_target_layer2
+            )
+        if student and student.guidance and guidance is not None:
+            temb = temb + embed_scalar(
+                guidance, self.temb_guidance_layer1, self.temb_guidance_layer2
+            )
+        return temb
+
+    # --- once per step --------------------------------------------------------------------
+
+    def denoise(
+        self, x_t: Sequence[mx.array], tembs: Sequence[mx.array], conditioning: Conditioning
+    ) -> list[mx.array]:
+        """Prediction for every level.
+
+        Args:
+            x_t: one (B_i, H_i, W_i, 3) per level, highest first; B_i may only grow downwards.
+            tembs: from `embed`. conditioning: from `condition`. Both hold the last level's rows.
+        """
+        if conditioning.pooled is not None:
+            tembs = [temb + conditioning.pooled for temb in tembs]
+        predictions, _ = self.denoise_level(
+            list(x_t), None, list(tembs), conditioning.keys_values, conditioning.mask
+        )
+        return predictions
+
+    def denoise_level(
+        self,
+        x_t: list[mx.array],
+        features: mx.array | None,
+        tembs: list[mx.array],
+        keys_values: tuple[tuple[BlockKeysValues, ...], ...],
+        mask: mx.array | None,
+    ) -> tuple[list[mx.array], mx.array]:
+        """This level and all inside: predictions highest first, and the last hidden state."""
+        (temb,), (text,) = tembs, keys_values
+        h = self.conv_in(x_t[0].astype(number_type(self.conv_in)))
+        if features is not None:
+            h = h + features
+        h, skips = self.run_down(h, temb, text, mask)
+        if self.config.mid_blocks:
+            n = len(self.down_blocks)
+            for k, block in enumerate(self.mid_blocks):
+                h = self._run(block, 0, h, temb, text[n + k] if text else (), mask)
+        h = self.run_up(h, skips, temb, text, mask)
+        return [self.output(h)], h
+
+    def run_down(
+        self,
+        h: mx.array,
+        temb: mx.array,
+        text: tuple[BlockKeysValues, ...],
+        mask: mx.array | None,
+    ) -> tuple[mx.array, list[mx.array]]:
+        skips = [h]
+        for i, block in enumerate(self.down_blocks):
+            for j in range(len(block.resnets)):
+                h = self._run(block, j, h, temb, text[i] if text else (), mask)
+                skips.append(h)
+            if block.resample is not None:
+                h = self._downsample(block.resample, h, len(temb))
+                skips.append(h)
+        return h, skips
+
+    def run_up(
+        self,
+        h: mx.array,
+        skips: list[mx.array],
+        temb: mx.array,
+        text: tuple[BlockKeysValues, ...],
+        mask: mx.array | None,
+    ) -> mx.array:
+        first = len(text) - len(self.up_blocks)
+        for i, block in enumerate(self.up_blocks):
+            for j in range(len(block.resnets)):
+                h = mx.concatenate([h, skips.pop()], axis=-1)
+                h = self._run(block, j, h, temb, text[first + i] if text else (), mask)
+            if block.resample is not None:
+                h = self._upsample(block.resample, h, len(temb))
+        return h
+
+    def output(self, h: mx.array) -> mx.array:
+        return self.conv_out(nn.silu(self.norm_out(h))).astype(mx.float32)
+
+    def _run(
+        self,
+        block: Block,
+        j: int,
+        h: mx.array,
+        temb: mx.array,
+        text: BlockKeysValues,
+        mask: mx.array | None,
+    ) -> mx.array:
+        layer = partial(block.layer, j, mask=mask)  # no gradient flows to a mask
+        if self.checkpointing:
+            return recomputed(block, layer, h, temb, text)
+        return layer(h, temb, text)
+
+    def _downsample(self, resample: Conv1d | Conv2d, h: mx.array, samples: int) -> mx.array:
+        return over_frames(resample, h, samples) if self.config.resamples_frames else resample(h)
+
+    def _upsample(self, resample: Conv1d | Conv2d, h: mx.array, samples: int) -> mx.array:
+        if not self.config.resamples_frames:
+            return resample(upsample_nearest(h))
+        return over_frames(lambda x: resample(mx.repeat(x, 2, axis=1)), h, samples)
+
+    def __call__(
+        self,
+        x_t: mx.array | Sequence[mx.array],
+        times: mx.array,
+        text_features: mx.array | None = None,
+        text_mask: mx.array | None = None,
+        micros: Mapping[str, mx.array] | None = None,
+    ) -> list[mx.array]:
+        """Prediction per level, highest first; see `denoise`, `embed` and `condition`."""
+        x_t = [x_t] if isinstance(x_t, mx.array) else list(x_t)
+        check_inputs(self.config, x_t, times, text_features)
+        return self.denoise(
+            x_t, self.embed(times, micros), self.condition(text_features, text_mask)
+        )
+
+
+def micro_value(name: str, value: mx.array, default: float) -> mx.array:
+    """What is embedded: `scale` capped at its default, any other micro-condition times 1000."""
+    return mx.minimum(value, default) if name == "scale" else value * 1000
+
+
+def over_frames(convolve: Callable[[mx.array], mx.array], h: mx.array, samples: int) -> mx.array:
+    """Apply a 1-D convolution along the frame axis of (B T, H, W, C)."""
+    _, height, width, channels = h.shape
+    h = mx.unflatten(h, 0, (samples, -1)).transpose(0, 2, 3, 1, 4)  # (B, H, W, T, C)
+    h = convolve(h.reshape(samples * height * width, -1, channels))
+    h = h.reshape(samples, height, width, -1, channels).transpose(0, 3, 1, 2, 4)
+    return h.reshape(-1, height, width, channels)
+
+
+def _pool(h: mx.array, mask: mx.array | None) -> mx.array:
+    """Mean over tokens (B, L, C) to (B, C); a fully masked row gives zero."""
+    if mask is None:
+        return h.mean(axis=1)
+    weights = mask[:, :, None].astype(h.dtype)
+    return (h * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), 1)

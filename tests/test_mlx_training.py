@@ -1,0 +1,334 @@
+"""Training in MLX: agreement with torch, one trace, memory, several processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import Backend, MlxBackend, TorchBackend
+from small import around, normal, plain, random_state, trainable_model
+from train_process import MDM, PATIENCE, arguments, logged
+
+from mdm_apple.batches import Batch
+from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
+from mdm_apple.generate import Prompt, finish, generate
+from mdm_apple.memory import estimate
+from mdm_apple.sampling import SamplerConfig
+from mdm_apple.strict_json import to_json
+from mdm_apple.training import Snapshot, TrainConfig
+
+mx = pytest.importorskip("mlx.core")
+
+from mdm_apple.mlx import train as mlx_train  # noqa: E402
+
+FORWARD_NODES, STEP_NODES = 1094, 7921  # of `nest`, recorded with mlx 0.32.4
+
+NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
+
+
+def nest(side: int = 8) -> ModelConfig:
+    core = plain(text_dim=None, channels=(32,), num_resnets=(1,), num_attention_layers=(0,))
+    schedule = ScheduleConfig("cosine", shift_power=1.0)
+    return ModelConfig(around(core), side, DiffusionConfig(schedule))
+
+
+def one_level(side: int = 8, **changes: Any) -> ModelConfig:
+    unet = UNetConfig((32,), (1,), (0,), mid_blocks=False, temb_dim=32, **changes)
+    return ModelConfig(unet, side, DiffusionConfig(ScheduleConfig("cosine")))
+
+
+def batch_of(config: ModelConfig, rows: int, seed: int = 0) -> Batch:
+    times = np.random.RandomState(seed).randint(0, 1000, rows)
+    noise = [normal(seed + 7 * i, rows, 3, side, side) for i, side in enumerate(config.sides)]
+    images = np.tanh(normal(seed + 3, rows, 3, config.side, config.side))
+    return Batch(images, [""] * rows, {}, np.arange(rows), times, noise)
+
+
+def trained(
+    backend: Backend, config: ModelConfig, steps: int, state: dict[str, np.ndarray]
+) -> tuple[Snapshot, list[float]]:
+    train = TrainConfig(steps=steps, batch_size=4, lr=1e-4, warmup_steps=5)
+    stepper = backend.stepper(config, train, state, NO_TEXT)
+    losses = [stepper.step(batch_of(config, 4, k), k).loss for k in range(steps)]
+    return stepper.snapshot(), losses
+
+
+# --- beside torch -----------------------------------------------------------------------------
+
+
+def weight_errors(one: Snapshot, other: Snapshot) -> list[tuple[float, float]]:
+    """Per weight: largest difference where the gradient is real, and elsewhere."""
+    out = []
+    largest = max(np.abs(v).max() for k, v in one.optimizer.items() if "exp_avg_sq" in k)
+    for name, value in one.weights.items():
+        error = np.abs(value - other.weights[name])
+        real = one.optimizer[f"exp_avg_sq.{name}"] > 1e-10 * largest
+        out.append((float(error[real].max(initial=0)), float(error[~real].max(initial=0))))
+    return out
+
+
+def test_twenty_steps_leave_the_weights_of_torch() -> None:
+    config = nest()
+    state = random_state(config.model)
+    (theirs, their_losses), (ours, losses) = (
+        trained(backend, config, 20, state) for backend in (TorchBackend(), MlxBackend())
+    )
+    np.testing.assert_allclose(losses, their_losses, rtol=1e-5)
+    errors = weight_errors(theirs, ours)
+    assert max(real for real, _ in errors) <= 5e-5
+    assert max(noise for _, noise in errors) <= 20 * 1e-4
+    state["conv_in.weight"][0, 0, 1, 1] += 0.05
+    perturbed, _ = trained(MlxBackend(), config, 20, state)
+    assert max(real for real, _ in weight_errors(theirs, perturbed)) > 1e-2
+
+
+def test_a_run_goes_on_in_the_other_backend() -> None:
+    """Five steps in one, five in the other, end where ten in one do."""
+    config, state = nest(), random_state(nest().model)
+    train = TrainConfig(steps=10, batch_size=4, lr=1e-4, warmup_steps=5)
+    ends = []
+    for first, second in ((TorchBackend, MlxBackend), (MlxBackend, TorchBackend)):
+        stepper = first().stepper(config, train, state, NO_TEXT)
+        for k in range(5):
+            stepper.step(batch_of(config, 4, k), k)
+        after = second().stepper(config, train, random_state(config.model, 9), NO_TEXT)
+        after.restore(stepper.snapshot())
+        for k in range(5, 10):
+            after.step(batch_of(config, 4, k), k)
+        ends.append(after.snapshot())
+    whole, _ = trained(TorchBackend(), config, 10, state)
+    for end in ends:
+        assert max(real for real, _ in weight_errors(whole, end)) <= 5e-5
+
+
+# --- one compiled step ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    mx.enable_compile()
+    yield
+    mx.disable_compile()
+
+
+@pytest.mark.usefixtures("compiling")
+def test_a_compiled_step_equals_an_eager_one_and_is_traced_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, train = one_level(dropout=0.1), TrainConfig(steps=50, batch_size=2, warmup_steps=5)
+    traces = {True: 0, False: 0}
+    which = True
+    loss = mlx_train.nested_loss
+
+    def counted(*given: Any) -> Any:
+        traces[which] += 1
+        return loss(*given)
+
+    monkeypatch.setattr(mlx_train, "nested_loss", counted)
+    found = []
+    for which in (True, False):
+        net = MlxBackend().network(config.model, random_state(config.model))
+        stepper = mlx_train.MlxStepper(net, config, train, compiled=which)
+        metrics = [stepper.step(batch_of(config, 2, k), k) for k in range(50)]
+        found.append((metrics, stepper.snapshot()))
+    assert traces == {True: 1, False: 50}
+    (compiled, one), (eager, other) = found
+    assert compiled == eager
+    for a, b in ((one.weights, other.weights), (one.ema, other.ema)):
+        assert a is not None
+        assert b is not None
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def step_peak(config: ModelConfig, checkpointing: bool) -> int:
+    train = TrainConfig(steps=2, batch_size=16, checkpointing=checkpointing)
+    stepper = MlxBackend().stepper(config, train, random_state(config.model), NO_TEXT)
+    batch = batch_of(config, 16)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    stepper.step(batch, 0)
+    return int(mx.get_peak_memory())
+
+
+def test_recomputing_activations_saves_a_fifth_and_the_estimate_is_of_the_right_size(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unet = UNetConfig((32, 32), (2, 2), (0, 0), mid_blocks=False, temb_dim=32)
+    config = ModelConfig(unet, 64)
+    kept, recomputed = step_peak(config, False), step_peak(config, True)
+    predicted = estimate(config, TrainConfig(steps=1, batch_size=16)).total(16)
+    with capsys.disabled():
+        print(
+            f"\n64 px, batch 16: peak {kept / 1e6:.0f} MB, recomputing {recomputed / 1e6:.0f} MB "
+            f"({recomputed / kept:.2f}), computed beforehand {predicted / 1e6:.0f} MB",
+            end="",
+        )
+    assert recomputed <= 0.8 * kept
+    assert 0.5 <= kept / predicted <= 2
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def test_two_ring_processes_learn_what_one_does_with_the_whole_batch(
+    pictures: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(to_json(trainable_model()), encoding="utf-8")
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch = [str(MDM.with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--"]
+    for out, how in ((one, []), (two, launch)):
+        asked = arguments(config, pictures, out, 10)
+        asked[asked.index("torch")] = "mlx"
+        done = subprocess.run(
+            [*how, sys.executable, str(MDM), *asked],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (out / "metrics.jsonl").is_file(), done.stderr
+    alone, together = logged(one), logged(two)
+    assert list(alone) == list(together) == list(range(10))
+    assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
+
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+
+BLOCKED = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Missing())
+from mdm_apple.cli import main
+sys.argv = ["mdm", *sys.argv[2:]]
+main()
+"""
+
+
+def mdm_without(missing: str, *asked: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, missing, *map(str, asked)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "MLX_DISABLE_COMPILE": "1"},
+    )
+
+
+def test_training_and_sampling_need_neither_torch_nor_coremltools(
+    pictures: Path, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "config.json", tmp_path / "run"
+    config.write_text(to_json(trainable_model()), encoding="utf-8")
+    asked = arguments(config, pictures, out, 2)
+    asked[asked.index("torch")] = "mlx"
+    done = mdm_without("torch,coremltools", *asked)
+    assert done.returncode == 0, done.stderr
+    picture = tmp_path / "heart.png"
+    sample = ("sample", "--model", out, "--prompt", "red heart", "--steps", "2", "--backend", "mlx")
+    done = mdm_without("torch,coremltools", *sample, "--quiet", "--out", picture)
+    assert done.returncode == 0, done.stderr
+    assert picture.is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_a_machine_without_mlx_is_told_what_to_install(
+    command: str, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, tuple[str | Path, ...]] = {
+        "train": ("--init", model_folder, "--data", pictures, "--steps", "1"),
+        "sample": ("--model", model_folder, "--prompt", "cat"),
+    }
+    out = tmp_path / "out.png"
+    done = mdm_without("mlx", command, *asked[command], "--backend", "mlx", "--out", out)
+    assert done.returncode == 1
+    assert done.stderr == "mdm: mlx is not installed. Run: pip install 'mdm-apple[mlx]'\n"
+    assert not out.exists()
+
+
+# --- graphs, long runs ------------------------------------------------------------------------
+
+
+def nodes(*outputs: Any) -> int:
+    """Operations in the graph that would be evaluated for these arrays."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *outputs)
+    return text.getvalue().count("shape=rectangle")
+
+
+def test_the_graphs_of_forward_and_step_have_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counted on a CPU, where fused operators are several nodes: a guard, not a cost."""
+    config = nest()
+    net = MlxBackend().network(config.model, random_state(config.model))
+    mx.eval(net.parameters())
+    images = [mx.array(level.transpose(0, 2, 3, 1)) for level in batch_of(config, 2).noise]
+    forward = nodes(*net(images, mx.array([3, 900])))
+    stepper = mlx_train.MlxStepper(net, config, TrainConfig(steps=1, batch_size=2), compiled=False)
+    given = stepper._arrays(batch_of(config, 2))
+    scalars = stepper.optimizer.begin(1e-4) | {"decay": mx.array(0.9), "rest": mx.array(0.1)}
+    mx.eval(given, scalars)
+    loss, levels, norm = stepper._finish(given, None, scalars)
+    step = nodes(loss, levels, norm, *stepper._weights().values())
+    with capsys.disabled():
+        print(f"\nnodes: forward {forward}, step {step}", end="")
+    assert 0.9 * FORWARD_NODES <= forward <= FORWARD_NODES
+    assert 0.9 * STEP_NODES <= step <= STEP_NODES
+
+
+@pytest.mark.slow
+def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Beside what another number of threads, and so another order of sums, does to torch."""
+    import torch
+
+    config = nest()
+    state = random_state(config.model)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            runs.append(trained(TorchBackend(), config, 100, state)[1])
+    finally:
+        torch.set_num_threads(threads)
+    ours = trained(MlxBackend(), config, 100, state)[1]
+    gap = max(abs(a - b) / b for a, b in zip(ours, runs[0], strict=True))
+    own = max(abs(a - b) / b for a, b in zip(runs[1], runs[0], strict=True))
+    with capsys.disabled():
+        print(f"\nloss gap over 100 steps: {gap:.1e}, torch with two threads {own:.1e}", end="")
+    assert gap <= 3 * max(own, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_fine_tune_of_200_steps_moves_the_samples_of_the_average() -> None:
+    config = nest()
+    train = TrainConfig(steps=200, batch_size=4, lr=1e-3, warmup_steps=5)
+    stepper = MlxBackend().stepper(config, train, random_state(config.model), NO_TEXT)
+    sampler = SamplerConfig("ddim", 5)
+
+    def picture() -> np.ndarray:
+        with stepper.averaged() as runtime:
+            return finish(generate(runtime, [Prompt("", 1)], sampler))[0]
+
+    before, untouched = picture(), picture()
+    losses = [stepper.step(batch_of(config, 4, k % 10), k).loss for k in range(200)]
+    np.testing.assert_array_equal(before, untouched)
+    assert np.abs(picture() - before).mean() > 0.05
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
