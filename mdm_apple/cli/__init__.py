@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "Make a Core ML bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",
     "verify": "Prove a bundle against the model it came from.",
+    "evaluate": "Score a model's pictures against real ones.",
     "inspect": "Parameters, sizes and operations of a model or a bundle.",
     "demo": "The whole way, small: train, sample, convert, palettize, verify.",
 }

@@ -97,7 +97,7 @@ def command(**options: Any) -> None:
     refuse_existing(out, options["overwrite"])
     if single and options["previews"]:
         refuse_existing(_strip_of(out), options["overwrite"])
-    runtime, model_hash, backend = _open(options)
+    runtime, model_hash, backend = open_model(options)
     level_of_side(runtime.config, stop_at)
     made = _make(runtime, prompts, sampler, stop_at, options, output)
     folder = out.parent if single else out
@@ -160,7 +160,7 @@ def _request(options: dict[str, Any]) -> tuple[list[Prompt], SamplerConfig, int 
     return prompts, sampler, options["stop_at"]
 
 
-def _open(options: dict[str, Any]) -> tuple[Runtime, str, str]:
+def open_model(options: dict[str, Any]) -> tuple[Runtime, str, str]:
     """The runtime, the hash of its weights, and the backend's name."""
     model: Path = options["model"]
     is_bundle = (model / "manifest.json").is_file()

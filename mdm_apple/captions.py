@@ -1,0 +1,23 @@
+"""A list of captions as a text file: UTF-8, one a line, blank lines passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdm_apple.errors import MdmError
+
+MAX_CAPTIONS_BYTES = 256 << 20
+
+
+def read_captions(path: Path) -> tuple[str, ...]:
+    """The captions in order; raises MdmError where there is no text."""
+    try:
+        if path.stat().st_size > MAX_CAPTIONS_BYTES:
+            raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    captions = tuple(line.strip() for line in lines if line.strip())
+    if not captions:
+        raise MdmError(f"{path}: holds no caption; expected one a line.")
+    return captions
