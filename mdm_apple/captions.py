@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mdm_apple.errors import MdmError
+from mdm_apple.files import atomic_file
 
+CAPTIONS = "captions.txt"  # beside a trained model: those of its pictures
 MAX_CAPTIONS_BYTES = 256 << 20
 
 
@@ -21,3 +24,10 @@ def read_captions(path: Path) -> tuple[str, ...]:
     if not captions:
         raise MdmError(f"{path}: holds no caption; expected one a line.")
     return captions
+
+
+def write_captions(path: Path, captions: Iterable[str]) -> None:
+    """Each caption once, in order; raises FileError."""
+    kept = [caption for caption in dict.fromkeys(captions) if caption]
+    with atomic_file(path) as file:
+        file.write("".join(f"{caption}\n" for caption in kept).encode())

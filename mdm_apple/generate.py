@@ -9,17 +9,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config import DiffusionConfig, ModelConfig
+from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.levels import level_of_side
 from mdm_apple.loss import image_scale, x0_of
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import Ops
-from mdm_apple.sampling import Denoise, SamplerConfig, sample
+from mdm_apple.sampling import (
+    Denoise,
+    JumpTo,
+    SamplerConfig,
+    Step,
+    check_student,
+    sample,
+    sample_student,
+    student_grid,
+)
 from mdm_apple.schedule import Schedule, build_schedule
 
 Images = NDArray[np.float32]  # (B, 3, H, W) in [-1, 1]
@@ -68,6 +78,15 @@ class Runtime(Protocol):
         ...
 
 
+@runtime_checkable
+class StudentRuntime(Protocol):
+    """A runtime that can run distilled models."""
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """The student with text and guidance applied, for levels from first_level on."""
+        ...
+
+
 def generate(
     runtime: Runtime,
     prompts: Sequence[Prompt],
@@ -81,18 +100,21 @@ def generate(
     Args:
         stop_at: side of the highest level to run; the levels above are not computed.
     """
+    check_student(runtime.config.distilled, sampler)
     setting = _setting(runtime, prompts, stop_at)
-    denoise = runtime.denoiser(prompts, sampler.guidance_scale, setting.first)
-    steps = sample(
-        denoise,
-        setting.draw(),
-        setting.draw,
-        setting.schedule,
-        setting.diffusion,
-        sampler,
-        setting.scales,
-        runtime.ops,
-    )
+    if sampler.kind == "student":
+        steps = _student_steps(runtime, prompts, sampler, setting)
+    else:
+        steps = sample(
+            runtime.denoiser(prompts, sampler.guidance_scale, setting.first),
+            setting.draw(),
+            setting.draw,
+            setting.schedule,
+            setting.diffusion,
+            sampler,
+            setting.scales,
+            runtime.ops,
+        )
     for step in steps:
         last = step.index == step.total - 1
         final = setting.shown(step.x_next) if last else None
@@ -102,10 +124,17 @@ def generate(
 def clean_estimate(
     runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None = None
 ) -> list[Images]:
-    """What noise and caption alone tell: the clean estimate of one evaluation at the noisiest t."""
+    """What noise and caption alone tell: the clean estimate of one evaluation at the noisiest t.
+
+    Without guidance, or with the smallest weight that a student learned.
+    """
     setting = _setting(runtime, prompts, stop_at)
     t, x_t = setting.schedule.num_steps, setting.draw()
-    predictions = runtime.denoiser(prompts, 1.0, setting.first)(x_t, t - 1)
+    if distilled := runtime.config.distilled:  # its answer at its start is that estimate
+        weight = distilled.guidance[0] if distilled.guidance else 1.0
+        predictions = _jumps(runtime).jumper(prompts, weight, setting.first)(x_t, t - 1, t)
+    else:
+        predictions = runtime.denoiser(prompts, 1.0, setting.first)(x_t, t - 1)
     kind = setting.diffusion.prediction
     return setting.shown(
         [
@@ -113,6 +142,28 @@ def clean_estimate(
             for p, x, table in zip(predictions, x_t, setting.schedule.tables, strict=True)
         ]
     )
+
+
+def _student_steps(
+    runtime: Runtime, prompts: Sequence[Prompt], sampler: SamplerConfig, setting: _Setting
+) -> Iterator[Step]:
+    distilled = runtime.config.distilled
+    assert distilled is not None, "check_student has seen it"
+    if any(prompt.negative for prompt in prompts):
+        raise ConfigError("negative: a student takes no negative prompt; leave it out.")
+    return sample_student(
+        _jumps(runtime).jumper(prompts, sampler.guidance_scale, setting.first),
+        setting.draw(),
+        setting.schedule,
+        setting.diffusion,
+        student_grid(distilled, sampler.num_steps),
+    )
+
+
+def _jumps(runtime: Runtime) -> StudentRuntime:
+    if not isinstance(runtime, StudentRuntime):
+        raise MdmError("backend: distilled models do not run on this one; use torch.")
+    return runtime
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mdm_apple.errors import MdmError, system_reason
 
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
+    "distill": "Teach a student to make a model's pictures in a few steps.",
     "sample": "Make pictures from prompts.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",

@@ -15,7 +15,7 @@ from mdm_apple import __version__
 from mdm_apple.captions import read_captions
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.cli.sample_command import BACKENDS, open_model
+from mdm_apple.cli.sample_command import BACKENDS, SAMPLERS, open_model
 from mdm_apple.data import open_dataset, with_captions
 from mdm_apple.evaluate import (
     Evaluation,
@@ -52,9 +52,7 @@ Examples:
     multiple=True,
     help="Draws captions and noise; repeat for mean and worst. Default 0.",
 )
-@click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp"]), default="ddim", show_default=True
-)
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=25, show_default=True)
 @click.option("--spacing", type=click.Choice(["even", "log_snr"]), default="even", help="Of steps.")
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="1: none.")

@@ -20,6 +20,7 @@ from mdm_apple.generate import Preview, Prompt, Runtime, generate
 from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
 
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "student")
 BACKENDS = ("torch", "mlx", "coreml", "reference")
 # options that --like takes from the picture: name here -> field of its recipe
 FROM_RECIPE = {
@@ -60,9 +61,7 @@ Examples:
 @click.option("--negative", default="", help="What the picture should not be.")
 @click.option("--steps", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--full-table", is_flag=True, help="Every timestep of the table instead of --steps.")
-@click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp"]), default="ddim", show_default=True
-)
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
 @click.option("--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim.")
 @click.option("--guidance", type=float, default=1.0, show_default=True, help="1: none.")
 @click.option("--threshold", type=click.Choice(["none", "clip", "dynamic", "dynamic_if"]))
