@@ -105,11 +105,11 @@ def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
 
 
 def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:
-    """What the student is prompted with; one empty caption for a model without text."""
+    """What the student is prompted with; empty captions for a model without text."""
     if config.text is None:
         if job.captions is not None:
             raise MdmError(f"captions: {job.teacher} takes no text; leave out --captions.")
-        return ("",)
+        return ("",) * job.train.batch_size
     if job.captions is not None:
         return read_captions(job.captions)
     beside = job.teacher / CAPTIONS

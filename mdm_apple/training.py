@@ -156,13 +156,12 @@ class Learner(Protocol[Rows_contra]):
 
     def restore(self, snapshot: Snapshot) -> None: ...
 
-
-class Stepper(Learner[Batch], Protocol):
-    """Learns from captioned pictures."""
-
     def averaged(self) -> AbstractContextManager[Runtime]:
         """The network with its averaged weights, for sampling while this lasts."""
         ...
+
+
+Stepper = Learner[Batch]  # learns from captioned pictures
 
 
 Save = Callable[[Snapshot, int], None]

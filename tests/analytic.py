@@ -63,22 +63,23 @@ class Mixture:
         rows = len(x_t[0])
         pools = [pooling(self.sides[0], self.sides[0] // side) for side in self.sides]
         z = np.concatenate([np.asarray(x, np.float64).reshape(rows, -1) for x in x_t], axis=1)
-        out = np.empty((rows, self.means.shape[1]))
-        for row in range(rows):
-            signal = np.concatenate(
-                [np.full(len(p), float(a[row])) for p, a in zip(pools, alpha_bar, strict=True)]
-            )
-            look = np.sqrt(signal)[:, None] * np.concatenate(pools)
-            means, logs = [], []
-            for w, mean, root in zip(self.weights, self.means, self.roots, strict=True):
-                seen = look @ root
-                covariance = seen @ seen.T + np.diag(1 - signal)
-                gap = z[row] - look @ mean
-                solved = np.linalg.solve(covariance, gap)
-                logs.append(np.log(w) - 0.5 * (gap @ solved + np.linalg.slogdet(covariance)[1]))
-                means.append(mean + root @ (seen.T @ solved))
-            share = np.exp(np.array(logs) - max(logs))
-            out[row] = (share / share.sum()) @ np.array(means)
+        signal = np.concatenate(
+            [np.repeat(a[:, None], len(p), axis=1) for p, a in zip(pools, alpha_bar, strict=True)],
+            axis=1,
+        )
+        means, logs = [], []
+        for w, mean, root in zip(self.weights, self.means, self.roots, strict=True):
+            flat = np.concatenate(pools) @ np.column_stack([mean, root])
+            seen = np.sqrt(signal)[:, :, None] * flat  # (rows, all pixels, 1 + M)
+            covariance = seen[:, :, 1:] @ seen[:, :, 1:].transpose(0, 2, 1)
+            covariance += (1 - signal)[:, :, None] * np.eye(signal.shape[1])
+            gap = z - seen[:, :, 0]
+            solved = np.linalg.solve(covariance, gap[:, :, None])
+            volume = np.linalg.slogdet(covariance)[1]
+            logs.append(np.log(w) - 0.5 * ((gap * solved[:, :, 0]).sum(axis=1) + volume))
+            means.append(mean + (seen[:, :, 1:].transpose(0, 2, 1) @ solved)[:, :, 0] @ root.T)
+        share = np.exp(np.array(logs) - np.max(logs, axis=0))[:, :, None]
+        out = (share / share.sum(axis=0) * np.array(means)).sum(axis=0)
         return [
             (out @ p.T).reshape(rows, CHANNELS, side, side)
             for p, side in zip(pools, self.sides, strict=True)

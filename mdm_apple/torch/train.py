@@ -125,6 +125,16 @@ class TorchLearner(Generic[Rows]):
             dist.all_reduce(loss)
         return float(loss) / self.world
 
+    @contextmanager
+    def averaged(self) -> Generator[TorchRuntime]:
+        """The network with its averaged weights, for sampling while this lasts."""
+        self._set_mode(training=False)
+        self._swap_averages()
+        try:
+            yield TorchRuntime(self.config, self.net, self._encode, self.device)
+        finally:
+            self._swap_averages()
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             weights=to_numpy(self.net.state_dict()),
@@ -220,16 +230,6 @@ class TorchStepper(TorchLearner[Batch]):
     ) -> None:
         super().__init__(net, config, train, encode, encoder)
         self._objective = Objective(config.diffusion, config.model.scales, self.device)
-
-    @contextmanager
-    def averaged(self) -> Generator[TorchRuntime]:
-        """The network with its averaged weights, for sampling while this lasts."""
-        self._set_mode(training=False)
-        self._swap_averages()
-        try:
-            yield TorchRuntime(self.config, self.net, self._encode, self.device)
-        finally:
-            self._swap_averages()
 
     def losses(self, batch: Batch) -> Losses:
         times = torch.from_numpy(batch.times).to(self.device)
