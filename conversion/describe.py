@@ -66,7 +66,7 @@ def describe(
         prediction=diffusion.prediction,
         threshold=diffusion.threshold,
         guidance="none" if config.text is None else "cfg",
-        sampler=SamplerInfo(default.kind, min(default.num_steps or 1, num_steps), 1, num_steps),
+        sampler=SamplerInfo("ddim", min(default.num_steps or 1, num_steps), 1, num_steps),
         text=_text(source),
         packages=tuple(describe_package(folder, part.name, part.phase, 16) for part in parts),
         golden=golden,

@@ -168,7 +168,7 @@ def make_batch(
     scale = np.empty(count, np.float32)
     times = np.empty(count, np.int64)
     noise = [np.empty((count, CHANNELS, side, side), np.float32) for side in draws.sides]
-    stream = _RowStream(draws.seed)
+    stream = RowStream(draws.seed)
     numbers = range(count) if rows is None else rows
     for row, (number, index) in enumerate(zip(numbers, indices, strict=True)):
         item = dataset.item(int(index))
@@ -260,7 +260,7 @@ class Loader:
         return make_batch(self._dataset, indices, self._draws, step, self._rows)
 
 
-class _RowStream:
+class RowStream:
     """Random numbers addressed by (stream, row, step); one generator, moved about."""
 
     def __init__(self, seed: int) -> None:

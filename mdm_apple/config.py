@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from mdm_apple.errors import ConfigError
@@ -257,6 +258,32 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """What a student learned to do; its network has `model.student`.
+
+    starts: table indices that it jumps from, noisiest first: one for a single step, K for up to K.
+    guidance: smallest and largest weight that it was shown; None: it takes none.
+    """
+
+    starts: tuple[int, ...]
+    guidance: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in pairwise((*self.starts, 0)))
+        if not self.starts or not falling:
+            raise ConfigError(
+                f"distilled.starts: expected falling table indices above 0, got {self.starts}."
+            )
+        if self.guidance is not None and not (
+            len(self.guidance) == 2 and -100 <= self.guidance[0] <= self.guidance[1] <= 100
+        ):
+            raise ConfigError(
+                "distilled.guidance: expected the smallest and largest weight within -100 to 100, "
+                f"got {self.guidance}."
+            )
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where weights and data come from; travels from folder to manifest to report."""
 
@@ -276,6 +303,7 @@ class ModelConfig:
     text: TextConfig | None = None
     provenance: Provenance = Provenance()
     mixed_training: bool = False  # whether inner levels were trained without the ones above
+    distilled: Distilled | None = None  # None: a model that denoises step by step
     format: int = 1
 
     def __post_init__(self) -> None:
@@ -303,6 +331,7 @@ class ModelConfig:
                 raise ConfigError(
                     f"diffusion.{name}: expected {depth} values, one per level, got {len(values)}."
                 )
+        _check_distilled(self)
         _check_parameters(self)
 
     @property
@@ -423,6 +452,21 @@ def _check_nest(config: UNetConfig) -> None:
         raise ConfigError("channels: an outer level needs two stages or more, to reach the inner.")
     if config.student != config.inner.student:
         raise ConfigError("student: all levels of a nest share one setting.")
+
+
+def _check_distilled(config: ModelConfig) -> None:
+    distilled, student = config.distilled, config.model.student
+    if distilled is None:
+        return
+    if student is None or not student.target_time:
+        raise ConfigError("distilled: needs model.student with target_time.")
+    if student.guidance != (distilled.guidance is not None):
+        raise ConfigError("distilled.guidance: expected exactly when model.student has guidance.")
+    if distilled.starts[0] != config.diffusion.schedule.num_steps:
+        raise ConfigError(
+            f"distilled.starts: expected to begin at {config.diffusion.schedule.num_steps}, the "
+            f"end of the table, got {distilled.starts[0]}."
+        )
 
 
 def _check_parameters(config: ModelConfig) -> None:

@@ -41,7 +41,7 @@ def velocity(x0: Array, eps: Array, alpha_bar: Any) -> Array:
     return alpha_bar**0.5 * eps - (1 - alpha_bar) ** 0.5 * x0
 
 
-def guide(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
+def guide(conditional: Array, unconditional: Array, guidance_scale: Any) -> Array:
     """Classifier-free guidance; scale 1 is the conditional prediction."""
     return unconditional + guidance_scale * (conditional - unconditional)
 
@@ -72,10 +72,19 @@ def posterior_variance(alpha_bar: float, alpha_bar_next: float) -> float:
     return (1 - alpha_bar / alpha_bar_next) * (1 - alpha_bar_next) / (1 - alpha_bar)
 
 
-def dpmpp_step(x_t: Array, x0: Array, alpha_bar: float, alpha_bar_next: float) -> Array:
-    """First-order DPM-Solver++ step towards a (possibly extrapolated) x0; equals DDIM at eta 0."""
+def dpmpp_step(x_t: Array, x0: Array, alpha_bar: Any, alpha_bar_next: Any) -> Array:
+    """First-order DPM-Solver++ step towards a (possibly extrapolated) x0; equals DDIM at eta 0.
+
+    From the mean of the clean estimates on the way (see `schedule.mean_share`) it lands where all
+    the steps of that way do.
+    """
     keep = ((1 - alpha_bar_next) / (1 - alpha_bar)) ** 0.5
     return keep * x_t + (alpha_bar_next**0.5 - keep * alpha_bar**0.5) * x0
+
+
+def towards(mean: Array, x0: Array, share: Any) -> Array:
+    """A running mean of clean estimates, moved by `share` of the way to the next one."""
+    return mean + share * (x0 - mean)
 
 
 def dpmpp_extrapolate(x0: Array, x0_before: Array, step: float, step_before: float) -> Array:

@@ -7,9 +7,8 @@ trained model (`grow`), or where an interrupted run stopped (`resume`).
 from __future__ import annotations
 
 import dataclasses
-import signal
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -21,16 +20,18 @@ from numpy.typing import NDArray
 from mdm_apple import checkpoint
 from mdm_apple.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.captions import CAPTIONS, write_captions
 from mdm_apple.config import ModelConfig
 from mdm_apple.data import Background, Dataset, open_dataset, with_captions
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.files import remove_empty
 from mdm_apple.gallery import save_png, tile, to_pixels
 from mdm_apple.generate import Prompt, finish, generate
+from mdm_apple.run_folder import as_it_was, stop_on_interrupt
 from mdm_apple.sampling import SamplerConfig
 from mdm_apple.strict_json import from_dict
 from mdm_apple.text import Tokenizer, train_tokenizer
 from mdm_apple.training import (
+    FREE_ON_RESUME,
     METRICS,
     SAMPLES,
     Snapshot,
@@ -45,8 +46,6 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 VALIDATION_PICTURES = 64
 GRID_PROMPTS = 16
-# what may differ between an interrupted run and the one that resumes it
-FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,8 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
             tokenizer=tokenizer.model if tokenizer and snapshot.encoder is not None else None,
             training=checkpoint.Training(dict(snapshot.optimizer), {**meta, "step": done}),
         )
+        if not saved.is_set() and config.text is not None:
+            write_captions(job.out / CAPTIONS, dataset.captions())  # for a later distillation
         saved.set()
 
     def draw(path: Path) -> None:
@@ -140,8 +141,8 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
         stop_step=job.train.steps,
         workers=job.workers,
     )
-    place = _as_it_was(job.out, saved) if stepper.rank == 0 else nullcontext()
-    with loader, _stop_on_interrupt() as stop, place:
+    place = as_it_was(job.out, saved) if stepper.rank == 0 else nullcontext()
+    with loader, stop_on_interrupt() as stop, place:
         train(
             stepper,
             loader,
@@ -276,41 +277,6 @@ def _validation(
     fixed = dataclasses.replace(draws, caption_dropout=0.0)
     rows = np.arange(stepper.rank, len(chosen), stepper.world)
     return [make_batch(dataset, chosen[rows], fixed, 2**31, rows)] if len(rows) else []
-
-
-@contextmanager
-def _as_it_was(out: Path, saved: Event) -> Generator[None]:
-    """Make the folder of a run; one that fails before it saved leaves `out` as it found it."""
-    made = [path for path in (out, *out.parents) if not path.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    metrics = out / METRICS
-    before = metrics.read_bytes() if metrics.is_file() else None
-    try:
-        yield
-    except BaseException:
-        if not saved.is_set():
-            metrics.unlink(missing_ok=True)
-            if before is not None:
-                metrics.write_bytes(before)
-            remove_empty(made)
-        raise
-
-
-@contextmanager
-def _stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C saves after the current step; a second one ends at once."""
-    stop = Event()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 __all__ = [

@@ -11,15 +11,17 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from mdm_apple import diffusion
-from mdm_apple.config import DiffusionConfig, Threshold
+from mdm_apple.config import DiffusionConfig, Distilled, Threshold
 from mdm_apple.errors import ConfigError
 from mdm_apple.loss import image_scale, x0_of
 from mdm_apple.ops import Ops
 from mdm_apple.schedule import Grid, Schedule, timestep_grid
 
 Array = Any
-SamplerKind = Literal["ddpm", "ddim", "dpmpp"]
+SamplerKind = Literal["ddpm", "ddim", "dpmpp", "student"]
 Denoise = Callable[[list[Array], int], Sequence[Array]]
+# noisy images, the number that the network receives, and the table index to jump to
+JumpTo = Callable[[list[Array], int, int], Sequence[Array]]
 
 # dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487): quantile and bound of |x0|
 DYNAMIC = {"dynamic": (0.995, 100.0), "dynamic_if": (0.95, 1.5)}
@@ -110,6 +112,74 @@ def sample(
             ]
         yield Step(index, len(grid) - 1, t, t_next, x_t, prediction, x0, x_next)
         x_t = x_next
+
+
+def sample_student(
+    jump: JumpTo,
+    initial: Sequence[Array],
+    schedule: Schedule,
+    config: DiffusionConfig,
+    grid: Sequence[int],
+) -> Iterator[Step]:
+    """Jump from `initial` noise to a picture, one evaluation of a student per yielded step.
+
+    A student answers with the mean of its teacher's clean estimates on the way, already guided and
+    kept in range, so nothing is thresholded here; the last answer is the picture.
+
+    Args:
+        jump: from noisy images to predictions, guidance being an input of the network.
+        grid: table indices, noisiest first, that end in 0; see `student_grid`.
+    """
+    x_t = list(initial)
+    for index, (t, t_next) in enumerate(pairwise(grid)):
+        prediction = list(jump(x_t, t - 1, t_next))
+        tables = [(float(table[t]), float(table[t_next])) for table in schedule.tables]
+        x0 = [
+            x0_of(p, x, now, config.prediction)
+            for p, x, (now, _) in zip(prediction, x_t, tables, strict=True)
+        ]
+        x_next = [
+            diffusion.dpmpp_step(x, mean, *pair)
+            for x, mean, pair in zip(x_t, x0, tables, strict=True)
+        ]
+        yield Step(index, len(grid) - 1, t, t_next, x_t, prediction, x0, x_next)
+        x_t = x_next
+
+
+def student_grid(distilled: Distilled, num_steps: int | None) -> list[int]:
+    """Table indices that a student visits in so many steps; raises ConfigError for others."""
+    starts = distilled.starts
+    allowed = [n for n in range(1, len(starts) + 1) if len(starts) % n == 0]
+    if num_steps not in allowed:
+        known = ", ".join(map(str, allowed))
+        raise ConfigError(
+            f"steps: this student takes {known}, got {num_steps or 'the whole table'}; give "
+            "--steps."
+        )
+    return [*starts[:: len(starts) // num_steps], 0]
+
+
+def check_student(distilled: Distilled | None, sampler: SamplerConfig) -> None:
+    """Refuse a sampler that does not go with the model. Raises ConfigError."""
+    if distilled is None:
+        if sampler.kind == "student":
+            raise ConfigError(
+                "sampler: student goes with a distilled model, and this one is not; use ddim, "
+                "ddpm or dpmpp, or distil it by `mdm distill`."
+            )
+        return
+    if sampler.kind != "student":
+        raise ConfigError(
+            f"sampler: this model is a student, which {sampler.kind} does not go with; use "
+            "--sampler student --steps 1."
+        )
+    student_grid(distilled, sampler.num_steps)
+    weight, learned = sampler.guidance_scale, distilled.guidance or (1.0, 1.0)
+    if not learned[0] <= weight <= learned[1]:
+        raise ConfigError(
+            f"guidance: this student learned {learned[0]:g} to {learned[1]:g}, got {weight:g}; "
+            "give --guidance."
+        )
 
 
 def apply_threshold(x0: Array, threshold: Threshold, signal: float, ops: Ops) -> Array:

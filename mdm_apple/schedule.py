@@ -21,6 +21,7 @@ from mdm_apple.config import ScheduleConfig
 from mdm_apple.errors import ConfigError
 
 Table = NDArray[np.float64]
+Indices = NDArray[np.int64]
 Grid = Literal["even", "log_snr"]
 
 COSINE_LOG_SNR_BOUND = 5.0
@@ -80,6 +81,27 @@ def vdm_weights(base: Table) -> Table:
     now, before = base[2:], base[1:-1]
     weights = before * (1 - now) / ((1 - before) * now) - 1
     return np.concatenate([weights[:1], weights[:1], weights])
+
+
+def mean_share(table: Table, start: Indices, t: Indices, target: Indices) -> Table:
+    """Share of the step t -> target in the mean of the clean estimates from `start` on, float64.
+
+    With R = (SNR)^1/2 a deterministic sampler at t is at x_t = (sigma_t / sigma_u) x_u +
+    sigma_t (R_t - R_u) Y, where Y is the mean of its clean estimates since u = start, weighed by
+    the growth of R. Going on to `target`, the estimate at t enters with the share
+    (R_target - R_t) / (R_target - R_u): 1 on the first step. A constant log-SNR shift multiplies
+    every R alike, so one share serves all levels. It extends the signal-ODE step of Gu et al. 2023
+    (BOOT, arXiv:2306.05544), which has R_u = 0.
+
+    Args:
+        start, t, target: table indices (N,) with start >= t >= target, t above 0.
+    """
+    gain = (table[t] / (1 - table[t])) ** 0.5
+    gain_at_start = (table[start] / (1 - table[start])) ** 0.5
+    inverse = ((1 - table[target]) / table[target]) ** 0.5  # 1 / R of the target: 0 if clean
+    first = start == t
+    way = np.where(first, 1.0, 1 - inverse * gain_at_start)
+    return np.where(first, 1.0, (1 - inverse * gain) / way)
 
 
 def timestep_grid(schedule: Schedule, num_steps: int | None, grid: Grid = "even") -> list[int]:

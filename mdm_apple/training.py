@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from mdm_apple.generate import Runtime
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
+# what may differ between an interrupted run and the one that resumes it
+FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,19 @@ class StepMetrics:
     loss: float
     level_losses: tuple[float, ...]  # unweighted squared error per level, highest first
     grad_norm: float  # before clipping
+    extra: Mapping[str, float] = field(default_factory=dict[str, float])  # logged beside them
+
+
+class Splittable(Protocol):
+    """A batch of rows."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Self: ...
+
+
+Rows = TypeVar("Rows", bound=Splittable)
+Rows_contra = TypeVar("Rows_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -123,17 +138,17 @@ class Snapshot:
     optimizer: Mapping[str, NDArray[np.float32]]
 
 
-class Stepper(Protocol):
-    """One backend's network, optimiser and average."""
+class Learner(Protocol[Rows_contra]):
+    """One backend's network, optimiser and average, learning from batches of some kind."""
 
     rank: int
     world: int
 
-    def step(self, batch: Batch, index: int) -> StepMetrics:
+    def step(self, batch: Rows_contra, index: int) -> StepMetrics:
         """One optimisation step on this process's rows."""
         ...
 
-    def validate(self, batch: Batch) -> float:
+    def validate(self, batch: Rows_contra) -> float:
         """Loss of the averaged weights, averaged over processes."""
         ...
 
@@ -144,6 +159,9 @@ class Stepper(Protocol):
     def averaged(self) -> AbstractContextManager[Runtime]:
         """The network with its averaged weights, for sampling while this lasts."""
         ...
+
+
+Stepper = Learner[Batch]  # learns from captioned pictures
 
 
 Save = Callable[[Snapshot, int], None]
@@ -179,21 +197,21 @@ def check_mixing(config: TrainConfig, diffusion: DiffusionConfig, world: int) ->
         )
 
 
-def split_rows(batch: Batch, parts: int) -> list[Batch]:
+def split_rows(batch: Rows, parts: int) -> list[Rows]:
     """The accumulation steps of a batch, in order."""
-    size = len(batch.times) // parts
+    size = len(batch) // parts
     return [batch.rows(k * size, (k + 1) * size) for k in range(parts)]
 
 
 def train(
-    stepper: Stepper,
-    loader: Iterable[Batch],
+    stepper: Learner[Rows],
+    loader: Iterable[Rows],
     config: TrainConfig,
     folder: Path,
     start: int,
     save: Save,
     stop: Event,
-    validation: Sequence[Batch] = (),
+    validation: Sequence[Rows] = (),
     draw: Draw | None = None,
     quiet: bool = False,
 ) -> None:
@@ -268,6 +286,7 @@ class MetricsLog:
                 "grad_norm": metrics.grad_norm,
                 "lr": lr,
                 "images_per_second": round(images_per_second, 2),
+                **metrics.extra,
             }
         )
 

@@ -8,12 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mdm_apple.boot import BootBatch, BootConfig
 from mdm_apple.config import ModelConfig, UNetConfig
+from mdm_apple.distill import DistillJob
 from mdm_apple.fit import Job, Start
 from mdm_apple.generate import Runtime
 from mdm_apple.ops import Ops
 from mdm_apple.text import Tokenizer
-from mdm_apple.training import Stepper, TrainConfig
+from mdm_apple.training import Learner, Stepper, TrainConfig
+
+# (noisy states per level, table index of each row) -> predictions per level
+NumpyTeacher = Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]
 
 
 class Backend(Protocol):
@@ -32,6 +37,21 @@ class Backend(Protocol):
         self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
     ) -> Stepper:
         """What `fit` is handed: on the CPU, so that runs repeat bit for bit."""
+        ...
+
+    def boot_stepper(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        boot: BootConfig,
+        state: Mapping[str, np.ndarray],
+        teacher: NumpyTeacher,
+    ) -> Learner[BootBatch]:
+        """A student without text that learns from a teacher of NumPy arrays."""
+        ...
+
+    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+        """What `distill` is handed, on the CPU."""
         ...
 
     def runtime(self, folder: Path) -> Runtime:
@@ -87,6 +107,29 @@ class TorchBackend:
         from mdm_apple.torch.fit import open_stepper
 
         return open_stepper(config, job, tokenizer, start, torch.device("cpu"))
+
+    def boot_stepper(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        boot: BootConfig,
+        state: Mapping[str, np.ndarray],
+        teacher: NumpyTeacher,
+    ) -> Learner[BootBatch]:
+        from mdm_apple.torch.boot import TorchBootStepper
+
+        def predict(x_t: Sequence[Any], t: np.ndarray) -> list[Any]:
+            return [self.array(x) for x in teacher([self.numpy(x) for x in x_t], t)]
+
+        net = self.network(config.model, state)
+        return TorchBootStepper(net, lambda *_: predict, config, train, boot)
+
+    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+        import torch
+
+        from mdm_apple.torch.boot import open_boot_stepper
+
+        return open_boot_stepper(config, job, torch.device("cpu"))
 
     def runtime(self, folder: Path) -> Runtime:
         import torch

@@ -12,7 +12,7 @@ from small import around, inner_model, random_state, save_random_model
 
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import ConfigError
-from mdm_apple.generate import Images, Preview, Prompt, finish, generate
+from mdm_apple.generate import Images, Preview, Prompt, clean_estimate, finish, generate
 from mdm_apple.presets import preset
 from mdm_apple.sampling import SamplerConfig
 
@@ -199,3 +199,15 @@ def test_looking_at_previews_changes_nothing(backend: Backend, model_folder: Pat
         return last.final
 
     close(spoiled(), finish(generate(runtime, PROMPTS[:1], sampler)), atol=0)
+
+
+# --- noise and caption alone ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [None, 8])
+def test_the_clean_estimate_is_the_first_step_of_the_whole_table(
+    backend: Backend, model_folder: Path, stop_at: int | None
+) -> None:
+    runtime = backend.runtime(model_folder)
+    first = next(generate(runtime, PROMPTS, SamplerConfig("ddim", None), stop_at))
+    close(clean_estimate(runtime, PROMPTS, stop_at), first.x0, atol=1e-5)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from small import random_state, save_random_model
 
 from mdm_apple.cli import group
 from mdm_apple.errors import MdmError
 from mdm_apple.gallery import read_recipe
+from mdm_apple.presets import preset
 
 FAST = ["--steps", "3", "--backend", "torch", "--quiet"]
 
@@ -97,11 +99,46 @@ def test_like_makes_the_same_picture_again(
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     prompt = ["--prompt", 'quoted "heart" ❤️', "--seed", "4294967295"]
     made("--model", model_folder, *prompt, *how, "--out", first)
-    made("--model", model_folder, "--steps", "9", "--like", first, "--out", again)
+    made("--model", model_folder, "--like", first, "--out", again)
     np.testing.assert_array_equal(pixels(again), pixels(first))
     assert read_recipe(again) == read_recipe(first)
     made("--model", model_folder, *prompt, "--out", tmp_path / "plain.png")
     assert not np.array_equal(pixels(tmp_path / "plain.png"), pixels(first))
+
+
+def test_an_option_beside_like_varies_the_picture(model_folder: Path, tmp_path: Path) -> None:
+    first, other = tmp_path / "first.png", tmp_path / "other.png"
+    made("--model", model_folder, "--prompt", "cat", "--guidance", "3", "--out", first)
+    made("--model", model_folder, "--like", first, "--steps", "9", "--out", other)
+    recipe = read_recipe(other)
+    assert (recipe.steps, recipe.guidance, recipe.prompt) == (9, 3.0, "cat")
+    assert not np.array_equal(pixels(first), pixels(other))
+
+
+def test_like_with_other_weights_says_so(model_folder: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.png"
+    made("--model", model_folder, "--prompt", "cat", "--steps", "1", "--out", first)
+    weights = random_state(preset("tiny").model, seed=1)
+    other = save_random_model(tmp_path / "other", preset("tiny"), weights)
+    result = CliRunner().invoke(
+        group,
+        ["sample", "--model", str(other), "--like", str(first), "--out", str(tmp_path / "b.png")],
+    )
+    assert result.exit_code == 0
+    assert "was made from other weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "said"),
+    [("two.png", 2, "2 pictures need a folder"), ("one.jpg", 1, "written as .png")],
+)
+def test_a_file_name_that_cannot_be_honoured_is_refused(
+    model_folder: Path, tmp_path: Path, name: str, prompts: int, said: str
+) -> None:
+    asked = [x for k in range(prompts) for x in ("--prompt", f"cat {k}")]
+    message = refusal("--model", model_folder, *asked, "--out", tmp_path / name)
+    assert said in message
+    assert not (tmp_path / name).exists()
 
 
 def test_like_survives_a_copy_of_the_model(model_folder: Path, tmp_path: Path) -> None:

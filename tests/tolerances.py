@@ -25,3 +25,6 @@ GRADIENT = 1e-5  # norm of the error of a weight's gradient over the norm of the
 GRADIENT_NORM_FLOOR = 1e-4  # of the largest norm; smaller gradients are measured against this
 MLX_PICTURE = 60.0  # dB, worst of 8 pictures after 25 steps against torch, peak 2
 REDUCED_PICTURE = {"bf16": 20.0, "fp16": 35.0}  # dB, random weights, 10 steps, against fp32
+# Absolute, of images in [-1, 1]: BOOT's recursion against joint DDIM.
+BOOT_FP64 = 1e-10
+BOOT_FP32 = 1e-5

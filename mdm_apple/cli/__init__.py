@@ -11,6 +11,7 @@ from mdm_apple.errors import MdmError, system_reason
 
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
+    "distill": "Teach a student to make a model's pictures in a few steps.",
     "sample": "Make pictures from prompts.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",
@@ -19,6 +20,7 @@ COMMANDS = {
     "convert": "Make a Core ML bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",
     "verify": "Prove a bundle against the model it came from.",
+    "evaluate": "Score a model's pictures against real ones.",
     "inspect": "Parameters, sizes and operations of a model or a bundle.",
     "demo": "The whole way, small: train, sample, convert, palettize, verify.",
 }

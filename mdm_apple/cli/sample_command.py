@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from mdm_apple import __version__
-from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_backend
+from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.open_model import BACKENDS, Opened, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require_installed
+from mdm_apple.errors import MdmError
 from mdm_apple.files import new_files
 from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, generate
 from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
 
-BACKENDS = ("torch", "mlx", "coreml", "reference")
-MLX_ONLY = ("quantize", "low_memory", "memory_limit")
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "student")
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # options that --like takes from the picture: name here -> field of its recipe
 FROM_RECIPE = {
     "sampler": "sampler",
@@ -53,7 +55,7 @@ Examples:
       --steps 25 --guidance 4 --previews --out pictures
 """
 )
-@click.option("--model", type=FOLDER, required=True, metavar="DIR|BUNDLE", help="What to run.")
+@model_option
 @click.option("--prompt", "prompts", multiple=True, help="Repeat for several.")
 @click.option(
     "--seed", "seeds", type=click.IntRange(0, 2**32 - 1), multiple=True, help="Default 0."
@@ -61,9 +63,7 @@ Examples:
 @click.option("--negative", default="", help="What the picture should not be.")
 @click.option("--steps", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--full-table", is_flag=True, help="Every timestep of the table instead of --steps.")
-@click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp"]), default="ddim", show_default=True
-)
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
 @click.option("--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim.")
 @click.option("--guidance", type=float, default=1.0, show_default=True, help="1: none.")
 @click.option("--threshold", type=click.Choice(["none", "clip", "dynamic", "dynamic_if"]))
@@ -102,16 +102,19 @@ def command(**options: Any) -> None:
     seed means the same picture on every backend.
     """
     output = Output(options["as_json"], options["quiet"])
-    prompts, sampler, stop_at = _request(options)
+    like = None if options["like"] is None else read_recipe(options["like"])
+    prompts, sampler, stop_at = _request(options, like)
     out: Path = options["out"]
-    single = len(prompts) == 1 and out.suffix.lower() == ".png"
+    single = _is_single(out, len(prompts))
     refuse_existing(out, options["overwrite"])
     if single and options["previews"]:
         refuse_existing(_strip_of(out), options["overwrite"])
-    runtime, model_hash, backend = _open(options, prompts, output)
-    level_of_side(runtime.config, stop_at)
-    made = _make(runtime, prompts, sampler, stop_at, options, output)
-    memory = _memory_used(backend, options["memory_limit"], output)
+    opened = open_model(options, output, prompts)
+    level_of_side(opened.runtime.config, stop_at)
+    for remark in _remarks(opened, sampler, options, like):
+        output.say(remark)
+    made = _make(opened.runtime, prompts, sampler, stop_at, options, output)
+    memory = _memory_used(opened.backend, options["memory_limit"], output)
     folder = out.parent if single else out
     files: list[str] = []
     with new_files(folder) as put:
@@ -122,7 +125,7 @@ def command(**options: Any) -> None:
 
         for k, picture in enumerate(made):
             path = out if single else out / f"{k:04d}_{_slug(picture.prompt)}.png"
-            recipe = _recipe(picture.prompt, sampler, stop_at, model_hash, backend, options)
+            recipe = _recipe(picture.prompt, sampler, stop_at, opened, options)
             save(path, picture.levels[0], recipe)
             if picture.previews:
                 save(_strip_of(path), tile_steps(picture.previews))
@@ -143,18 +146,53 @@ def _stack(pictures: Sequence[Pixels]) -> Pixels:
     return np.stack(list(pictures))
 
 
-def _request(options: dict[str, Any]) -> tuple[list[Prompt], SamplerConfig, int | None]:
+def _is_single(out: Path, pictures: int) -> bool:
+    """Whether `out` is the file of one picture; refuses a file name that cannot be honoured."""
+    suffix = out.suffix.lower()
+    if suffix == ".png" and pictures > 1:
+        raise MdmError(f"out: {pictures} pictures need a folder, got the file name {out}.")
+    if suffix in OTHER_PICTURES:
+        raise MdmError(f"out: pictures are written as .png, got {out}.")
+    return suffix == ".png"
+
+
+def _remarks(
+    opened: Opened, sampler: SamplerConfig, options: dict[str, Any], like: Recipe | None
+) -> list[str]:
+    """What a person should know of a request that is not wrong but may surprise."""
+    remarks: list[str] = []
+    if like is not None and like.model != opened.sha256:
+        remarks.append(
+            f"like: {options['like']} was made from other weights than {options['model']} holds; "
+            "expect another picture."
+        )
+    if options["negative"] and sampler.guidance_scale == 1:
+        remarks.append("negative: has no effect at guidance 1; give --guidance, such as 4.")
+    config = opened.runtime.config
+    if level_of_side(config, options["stop_at"]) and not config.mixed_training:
+        remarks.append(
+            "stop-at: this model was not trained with mixed resolutions, so its inner levels alone "
+            "may make worse pictures."
+        )
+    return remarks
+
+
+def _request(
+    options: dict[str, Any], like: Recipe | None
+) -> tuple[list[Prompt], SamplerConfig, int | None]:
     """Prompts with seeds, sampler and stop from the options, or from the picture of --like."""
-    if options["like"] is not None:
+    if like is not None:
         if options["prompts"] or options["seeds"]:
             raise MdmError(
                 "like: brings its own prompt and seed, so leave out --prompt and --seed."
             )
-        recipe = read_recipe(options["like"])
-        for option, field in FROM_RECIPE.items():
-            options[option] = getattr(recipe, field)
-        options["full_table"] = recipe.steps is None
-        options["prompts"], options["seeds"] = (recipe.prompt,), (recipe.seed,)
+        source = click.get_current_context().get_parameter_source
+        kept = [name for name in FROM_RECIPE if source(name) is not ParameterSource.COMMANDLINE]
+        for name in kept:  # what is given beside --like varies the picture
+            options[name] = getattr(like, FROM_RECIPE[name])
+        if "steps" in kept:
+            options["full_table"] = options["full_table"] or like.steps is None
+        options["prompts"], options["seeds"] = (like.prompt,), (like.seed,)
     if not options["prompts"]:
         raise MdmError("prompt: give at least one --prompt, or --like FILE.png.")
     seeds = options["seeds"] or (0,)
@@ -170,80 +208,6 @@ def _request(options: dict[str, Any]) -> tuple[list[Prompt], SamplerConfig, int 
         grid=options["grid"],
     )
     return prompts, sampler, options["stop_at"]
-
-
-def _open(
-    options: dict[str, Any], prompts: Sequence[Prompt], output: Output
-) -> tuple[Runtime, str, str]:
-    """The runtime, the hash of its weights, and the backend's name."""
-    model: Path = options["model"]
-    is_bundle = (model / "manifest.json").is_file()
-    backend = options["backend"] or ("reference" if is_bundle else default_backend())
-    if options["precision"] is None:
-        options["precision"] = "fp16" if is_bundle else "fp32"
-    if is_bundle != (backend in ("coreml", "reference")):
-        kind = "a bundle" if is_bundle else "a model folder"
-        fitting = "reference or coreml" if is_bundle else "torch or mlx"
-        raise MdmError(f"backend: {model} is {kind}, which runs on {fitting}, not {backend}.")
-    for name in MLX_ONLY:
-        if options[name] and backend != "mlx":
-            raise MdmError(f"{name.replace('_', '-')}: only --backend mlx has it, not {backend}.")
-    if backend == "reference":
-        require_installed("torch", "coremltools", "jsonschema")
-        from conversion.runtime import open_bundle_runtime
-
-        runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
-        return runtime, digest, backend
-    if backend == "coreml":
-        raise MdmError("backend: coreml is not part of this version; use reference.")
-    require_backend(backend)
-    from mdm_apple.atomic_folder import recorded_hashes
-
-    runtime = _open_mlx(options, prompts, output) if backend == "mlx" else _open_torch(options)
-    hashes = recorded_hashes(model)
-    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
-    return runtime, weights.sha256 if weights else "", backend
-
-
-def _open_torch(options: dict[str, Any]) -> Runtime:
-    from mdm_apple.torch.open import open_runtime
-
-    runtime = open_runtime(
-        options["model"],
-        precision=options["precision"],
-        features=options["features"],
-        encoder_folder=options["text_encoder"],
-    )
-    return cast(Runtime, runtime)
-
-
-def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output) -> Runtime:
-    from mdm_apple.mlx.memory import limit_memory
-    from mdm_apple.mlx.open import open_runtime
-    from mdm_apple.mlx.quantize import quantize_runtime
-
-    if options["memory_limit"] is not None:
-        limit_memory(options["memory_limit"])
-    runtime = open_runtime(
-        options["model"],
-        precision=options["precision"],
-        features=options["features"],
-        encoder_folder=options["text_encoder"],
-        remember=[c for p in prompts for c in (p.text, p.negative)]
-        if options["low_memory"]
-        else None,
-    )
-    first = level_of_side(runtime.config, options["stop_at"])
-    if options["quantize"]:
-        done, psnr = quantize_runtime(
-            runtime, 8 if options["quantize"] == "8" else 4, prompts[0], first
-        )
-        output.say(
-            f"{options['quantize']} bits: {done.layers} Linear layers, weights "
-            f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB now; "
-            f"PSNR of predictions at least {psnr:.1f} dB."
-        )
-    return runtime
 
 
 def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str, Any]:
@@ -293,8 +257,7 @@ def _recipe(
     prompt: Prompt,
     sampler: SamplerConfig,
     stop_at: int | None,
-    model_hash: str,
-    backend: str,
+    opened: Opened,
     options: dict[str, Any],
 ) -> Recipe:
     return Recipe(
@@ -308,8 +271,8 @@ def _recipe(
         threshold=sampler.threshold,
         grid=sampler.grid,
         stop_at=stop_at,
-        model=model_hash,
-        backend=backend,
+        model=opened.sha256,
+        backend=opened.backend,
         precision=options["precision"],
         version=__version__,
     )

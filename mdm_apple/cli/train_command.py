@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mdm_apple.captions import read_captions
 from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli.model_options import (
     FILE,
@@ -124,20 +125,11 @@ def command(**options: Any) -> None:
     else:
         from mdm_apple.torch.fit import open_stepper
 
-    options["captions"] = _captions(options["captions_file"])
+    listed: Path | None = options["captions_file"]
+    options["captions"] = None if listed is None else read_captions(listed)
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
     fit(Job(config=config, train=train, **shared), open_stepper, output.say)
     output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
-
-
-def _captions(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _train_config(options: dict[str, Any]) -> TrainConfig:

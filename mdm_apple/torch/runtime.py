@@ -14,7 +14,7 @@ from mdm_apple.config import ModelConfig
 from mdm_apple.diffusion import guide
 from mdm_apple.generate import Prompt
 from mdm_apple.loss import limit_output
-from mdm_apple.sampling import Denoise
+from mdm_apple.sampling import Denoise, JumpTo
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.packed import can_pack, pack
 from mdm_apple.torch.text import EncodeText
@@ -73,6 +73,26 @@ class TorchRuntime:
             return [guide(o[rows:], o[:rows], guidance_scale) for o in out] if guided else out
 
         return denoise
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
+        config, rows = self.config, len(prompts)
+        level = self.net.level_modules()[first_level]
+        with torch.inference_mode():
+            captions = [p.text for p in prompts]
+            text = self._encode(captions) if self._encode else (None, None)
+            conditioning = level.condition(*text)
+            takes_weight = config.distilled is not None and config.distilled.guidance is not None
+            weight = torch.full((1,), guidance_scale, device=self.device) if takes_weight else None
+
+        @torch.inference_mode()
+        def jump(x_t: list[Tensor], time: int, target: int) -> list[Tensor]:
+            times = torch.tensor([time, target], device=self.device)
+            tembs = level.embed(times[:1], None, times[1:], weight)
+            out = level.denoise(x_t, [t.expand(rows, -1) for t in tembs], conditioning)
+            return [limit_output(o, config.diffusion, len(config.sides), self.ops) for o in out]
+
+        return jump
 
     def image(self, x: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)

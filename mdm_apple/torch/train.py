@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from mdm_apple.torch.runtime import TorchRuntime
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training import (
+    Rows,
     Snapshot,
     StepMetrics,
     TrainConfig,
@@ -33,8 +36,18 @@ from mdm_apple.training import (
 )
 
 
-class TorchStepper:
-    """Network, optional text encoder, AdamW and their averages.
+@dataclass(frozen=True)
+class Losses:
+    """The loss of some rows, and its parts: squared errors per level (rows,), and rows seen."""
+
+    total: Tensor
+    mse: list[Tensor]
+    seen: list[int]
+    extra: dict[str, Tensor] = field(default_factory=dict)  # logged beside them
+
+
+class TorchLearner(Generic[Rows]):
+    """Network, optional text encoder, AdamW and their averages; what they learn is `losses`.
 
     Args:
         net: on its device already. encoder: trained along when given.
@@ -56,7 +69,6 @@ class TorchStepper:
         self.device = next(net.parameters()).device
         self.rank, self.world = process_rank()
         self._ops = TorchOps()
-        self._objective = Objective(config.diffusion, config.model.scales, self.device)
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
         self.optimizer = _optimizer(net, encoder, train)
@@ -65,24 +77,26 @@ class TorchStepper:
         if self.world > 1:
             self._broadcast()
 
-    def step(self, batch: Batch, index: int) -> StepMetrics:
+    def losses(self, batch: Rows) -> Losses:
+        raise NotImplementedError
+
+    def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
         seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
         torch.manual_seed(seed % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
         losses, levels = [], []
+        names: list[str] = []
         for part in split_rows(batch, self.train.accumulate):
-            loss, parts = self._loss(part)
-            (loss / self.train.accumulate).backward()
-            losses.append(loss.detach())
-            levels.append(
-                torch.stack(
-                    [
-                        m.detach()[:n].sum() / max(n, 1)
-                        for m, n in zip(parts.mse, parts.seen, strict=True)
-                    ]
-                )
-            )
+            parts = self.losses(part)
+            (parts.total / self.train.accumulate).backward()
+            losses.append(parts.total.detach())
+            shown = [
+                m.detach()[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)
+            ]
+            shown += [value.detach() for value in parts.extra.values()]
+            levels.append(torch.stack(shown))
+            names = list(parts.extra)
         parameters = [p for p in self._parameters() if p.grad is not None]
         loss, level_losses = torch.stack(losses).mean(), torch.stack(levels).mean(dim=0)
         if self.world > 1:
@@ -96,13 +110,16 @@ class TorchStepper:
             group["lr"] = rate * group["lr_scale"]
         self.optimizer.step()
         self._update_averages(index)
-        return StepMetrics(float(loss), tuple(level_losses.tolist()), float(norm))
+        numbers = level_losses.tolist()
+        count = len(numbers) - len(names)
+        extra = dict(zip(names, numbers[count:], strict=True))
+        return StepMetrics(float(loss), tuple(numbers[:count]), float(norm), extra)
 
     @torch.no_grad()
-    def validate(self, batch: Batch) -> float:
+    def validate(self, batch: Rows) -> float:
         self._set_mode(training=False)
         self._swap_averages()
-        loss, _ = self._loss(batch)
+        loss = self.losses(batch).total
         self._swap_averages()
         if self.world > 1:
             dist.all_reduce(loss)
@@ -140,25 +157,13 @@ class TorchStepper:
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, LossParts]:
-        times = torch.from_numpy(batch.times).to(self.device)
-        micros = {k: torch.from_numpy(v).to(self.device) for k, v in batch.micros.items()}
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"
-        )
-
-        def network(x_t: list[Tensor]) -> list[Tensor]:
-            with autocast:
-                text = self._encode(batch.captions) if self._encode else (None, None)
-                return self.net(x_t, times, *text, micros)
-
-        x0 = build_pyramid(self._image(batch.images), self.config.model, self._ops)
-        eps = [self._image(noise) for noise in batch.noise]
-        parts = self._objective(network, x0, eps, batch.times, self._ops)
-        return batch_loss(parts.per_sample, self._objective.sample_weights(batch.times)), parts
-
     def _image(self, x: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"
+        )
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -210,6 +215,37 @@ class TorchStepper:
     def _broadcast(self) -> None:
         for parameter in self._named():
             dist.broadcast(parameter[1].data, src=0)
+
+
+class TorchStepper(TorchLearner[Batch]):
+    """Learns the nested loss from captioned pictures."""
+
+    def __init__(
+        self,
+        net: UNet,
+        config: ModelConfig,
+        train: TrainConfig,
+        encode: EncodeText | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__(net, config, train, encode, encoder)
+        self._objective = Objective(config.diffusion, config.model.scales, self.device)
+
+    def losses(self, batch: Batch) -> Losses:
+        times = torch.from_numpy(batch.times).to(self.device)
+        micros = {k: torch.from_numpy(v).to(self.device) for k, v in batch.micros.items()}
+        autocast = self._autocast()
+
+        def network(x_t: list[Tensor]) -> list[Tensor]:
+            with autocast:
+                text = self._encode(batch.captions) if self._encode else (None, None)
+                return self.net(x_t, times, *text, micros)
+
+        x0 = build_pyramid(self._image(batch.images), self.config.model, self._ops)
+        eps = [self._image(noise) for noise in batch.noise]
+        parts = self._objective(network, x0, eps, batch.times, self._ops)
+        weights = self._objective.sample_weights(batch.times)
+        return Losses(batch_loss(parts.per_sample, weights), parts.mse, parts.seen)
 
 
 class Objective:

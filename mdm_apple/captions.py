@@ -1,0 +1,33 @@
+"""A list of captions as a text file: UTF-8, one a line, blank lines passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mdm_apple.errors import MdmError
+from mdm_apple.files import atomic_file
+
+CAPTIONS = "captions.txt"  # beside a trained model: those of its pictures
+MAX_CAPTIONS_BYTES = 256 << 20
+
+
+def read_captions(path: Path) -> tuple[str, ...]:
+    """The captions in order; raises MdmError where there is no text."""
+    try:
+        if path.stat().st_size > MAX_CAPTIONS_BYTES:
+            raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    captions = tuple(line.strip() for line in lines if line.strip())
+    if not captions:
+        raise MdmError(f"{path}: holds no caption; expected one a line.")
+    return captions
+
+
+def write_captions(path: Path, captions: Iterable[str]) -> None:
+    """Each caption once, in order; raises FileError."""
+    kept = [caption for caption in dict.fromkeys(captions) if caption]
+    with atomic_file(path) as file:
+        file.write("".join(f"{caption}\n" for caption in kept).encode())

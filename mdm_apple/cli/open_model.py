@@ -1,0 +1,114 @@
+"""Opening what --model names on the backend that --backend names; both commands that sample do it.
+
+`--model` defaults to the embedded model, `--backend` to what fits the machine and the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from mdm_apple.cli.model_options import FOLDER, default_backend, require_backend
+from mdm_apple.cli.output import Output
+from mdm_apple.embedded import EMOJI
+from mdm_apple.errors import MdmError, require_installed
+from mdm_apple.generate import Prompt, Runtime
+from mdm_apple.levels import level_of_side
+
+BACKENDS = ("torch", "mlx", "coreml", "reference")
+MLX_ONLY = ("quantize", "low_memory", "memory_limit")
+
+model_option = click.option(
+    "--model",
+    type=FOLDER,
+    default=EMOJI,
+    metavar="DIR|BUNDLE",
+    help="What to run; default: the embedded emoji model.",
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A runtime, the SHA-256 of its weights ("" where none is recorded), and its backend."""
+
+    runtime: Runtime
+    sha256: str
+    backend: str
+
+
+def open_model(options: dict[str, Any], output: Output, prompts: Sequence[Prompt] = ()) -> Opened:
+    """Open the model of a command's options; sets `precision` where it was left open.
+
+    Args:
+        prompts: all that will be asked for, where that is known (--low-memory, --quantize).
+    """
+    model: Path = options["model"]
+    is_bundle = (model / "manifest.json").is_file()
+    backend = options["backend"] or ("reference" if is_bundle else default_backend())
+    if options["precision"] is None:
+        options["precision"] = "fp16" if is_bundle else "fp32"
+    if is_bundle != (backend in ("coreml", "reference")):
+        kind = "a bundle" if is_bundle else "a model folder"
+        fitting = "reference or coreml" if is_bundle else "torch or mlx"
+        raise MdmError(f"backend: {model} is {kind}, which runs on {fitting}, not {backend}.")
+    for name in MLX_ONLY:
+        if options.get(name) and backend != "mlx":
+            raise MdmError(f"{name.replace('_', '-')}: only --backend mlx has it, not {backend}.")
+    if backend == "coreml":
+        raise MdmError("backend: coreml is not part of this version; use reference.")
+    if backend == "reference":
+        require_installed("torch", "coremltools", "jsonschema")
+        from conversion.runtime import open_bundle_runtime
+
+        runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
+        return Opened(runtime, digest, backend)
+    require_backend(backend)
+    from mdm_apple.atomic_folder import recorded_hashes
+
+    opened = _open_mlx(options, prompts, output) if backend == "mlx" else _open_torch(options)
+    hashes = recorded_hashes(model)
+    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
+    return Opened(opened, weights.sha256 if weights else "", backend)
+
+
+def _open_torch(options: dict[str, Any]) -> Runtime:
+    from mdm_apple.torch.open import open_runtime
+
+    runtime = open_runtime(
+        options["model"],
+        precision=options["precision"],
+        features=options["features"],
+        encoder_folder=options["text_encoder"],
+    )
+    return cast(Runtime, runtime)
+
+
+def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output) -> Runtime:
+    from mdm_apple.mlx.memory import limit_memory
+    from mdm_apple.mlx.open import open_runtime
+    from mdm_apple.mlx.quantize import quantize_runtime
+
+    if options.get("memory_limit") is not None:
+        limit_memory(options["memory_limit"])
+    captions = [caption for p in prompts for caption in (p.text, p.negative)]
+    runtime = open_runtime(
+        options["model"],
+        precision=options["precision"],
+        features=options["features"],
+        encoder_folder=options["text_encoder"],
+        remember=captions if options.get("low_memory") else None,
+    )
+    bits = options.get("quantize")
+    if bits:
+        first = level_of_side(runtime.config, options["stop_at"])
+        done, psnr = quantize_runtime(runtime, 8 if bits == "8" else 4, prompts[0], first)
+        output.say(
+            f"{bits} bits: {done.layers} Linear layers, weights "
+            f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB now; "
+            f"PSNR of predictions at least {psnr:.1f} dB."
+        )
+    return runtime

@@ -1,0 +1,174 @@
+"""BOOT in PyTorch: the student's step. The arithmetic is in `mdm_apple.boot`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdm_apple.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.config import ModelConfig
+from mdm_apple.diffusion import guide
+from mdm_apple.distill import DistillJob
+from mdm_apple.errors import MdmError
+from mdm_apple.loss import limit_output
+from mdm_apple.schedule import build_schedule
+from mdm_apple.torch.fit import default_device
+from mdm_apple.torch.nested_unet import build_unet
+from mdm_apple.torch.open import open_network
+from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.text import EncodeText, open_text
+from mdm_apple.torch.train import Losses, TorchLearner, process_rank
+from mdm_apple.torch.unet import UNet
+from mdm_apple.training import TrainConfig
+
+Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
+# what is known of a batch -> its guided predictions
+OpenTeacher = Callable[[BootBatch, Text], Teacher]
+STUDENT_KEYS = ("temb_target_", "temb_guidance_")
+
+
+class TorchBootStepper(TorchLearner[BootBatch]):
+    """Learns to jump where a teacher walks.
+
+    Args:
+        net: the student, on its device. teacher: see `network_teacher`.
+        config: of the student. encode: captions to features, frozen; None without text.
+    """
+
+    def __init__(
+        self,
+        net: UNet,
+        teacher: OpenTeacher,
+        config: ModelConfig,
+        train: TrainConfig,
+        boot: BootConfig,
+        encode: EncodeText | None = None,
+    ) -> None:
+        super().__init__(net, config, train, encode)
+        self._teacher = teacher
+        self._loss = BootLoss(
+            build_schedule(config.diffusion.schedule, config.model.scales),
+            config.diffusion,
+            config.model.scales,
+            boot,
+            self._ops,
+            self._array,
+        )
+
+    def losses(self, batch: BootBatch) -> Losses:
+        with torch.no_grad():
+            text: Text = self._encode(batch.captions) if self._encode else (None, None)
+            teacher = self._teacher(batch, text)
+        student = self._jump(batch, text)
+        parts = self._loss(
+            student,
+            _without_gradients(student),
+            _without_gradients(teacher),
+            [self._image(noise) for noise in batch.noise],
+            batch,
+        )
+        at_start = torch.from_numpy(batch.times == batch.start).to(self.device)
+        own = parts.mse[-1].detach() * at_start
+        extra = {"boundary_loss": own.sum() / at_start.sum().clamp(min=1)}
+        if parts.apart is not None:
+            extra["level_distance"] = parts.apart.detach() ** 0.5
+        return Losses(parts.per_sample.mean(), parts.mse, parts.seen, extra)
+
+    def _jump(self, batch: BootBatch, text: Text) -> Jump:
+        """The student as it is now; each call is an autocast of its own.
+
+        Autocast keeps cast weights until it ends: one that began without gradients would leave
+        the others without.
+        """
+        guidance = torch.from_numpy(batch.guidance).to(self.device)
+        weight = guidance if self.config.distilled and self.config.distilled.guidance else None
+
+        def jump(z: Sequence[Tensor], start: Indices, target: Indices) -> list[Tensor]:
+            times, targets = (torch.from_numpy(x).to(self.device) for x in (start - 1, target))
+            with self._autocast():
+                tembs = self.net.embed(times, None, targets, weight)
+                out = self.net.denoise(z, tembs, self.net.condition(*text))
+            return _limited(out, self.config, self._ops)
+
+        return jump
+
+    def _array(self, x: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(x.astype(np.float32)).to(self.device)[:, None, None, None]
+
+
+def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -> OpenTeacher:
+    """A network as a teacher, with classifier-free guidance by the weights of the batch.
+
+    The two prompts are two calls: as one batch, the first rows of a mixed one would no longer be
+    its first.
+    """
+    ops, device = TorchOps(), next(net.parameters()).device
+    with torch.no_grad():
+        empty = encode([""]) if encode else None
+
+    def open_teacher(batch: BootBatch, text: Text) -> Teacher:
+        weight = torch.from_numpy(batch.guidance).to(device)[:, None, None, None]
+        conditioning = net.condition(*text)
+        bare = None
+        if empty is not None and (batch.guidance != 1).any():
+            rows = len(batch)
+            bare = net.condition(*(part.expand(rows, *part.shape[1:]) for part in empty))
+
+        def predict(x_t: Sequence[Tensor], t: Indices) -> list[Tensor]:
+            tembs = net.embed(torch.from_numpy(t - 1).to(device))
+            out = _limited(net.denoise(x_t, tembs, conditioning), config, ops)
+            if bare is None:
+                return out
+            base = _limited(net.denoise(x_t, tembs, bare), config, ops)
+            return [guide(c, u, weight[: len(c)]) for c, u in zip(out, base, strict=True)]
+
+        return predict
+
+    return open_teacher
+
+
+def open_boot_stepper(
+    config: ModelConfig, job: DistillJob, device: torch.device | None = None
+) -> TorchBootStepper:
+    """A stepper whose student has its teacher's weights; `distill.OpenBootStepper` for torch."""
+    rank, _ = process_rank()
+    device = device or default_device(rank)
+    teacher = open_network(job.teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.manual_seed(job.train.seed)
+    student = student_of(teacher, config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encode = open_text(
+        job.teacher, config, device, features=job.features, encoder_folder=job.text_encoder
+    )
+    opened = network_teacher(teacher, config, encode)
+    return TorchBootStepper(student, opened, config, job.train, job.boot, encode)
+
+
+def student_of(teacher: UNet, config: ModelConfig) -> UNet:
+    """A network of `config` with the weights of its teacher and fresh extra inputs."""
+    net = build_unet(config.model)
+    load_teacher(net, teacher.state_dict())
+    return net
+
+
+def load_teacher(net: UNet, weights: Mapping[str, Tensor]) -> None:
+    """Load a teacher's weights strictly, but for the inputs that only a student has."""
+    found = net.load_state_dict(dict(weights), strict=False)
+    missing = [
+        name
+        for name in found.missing_keys
+        if not name.rpartition("inner_unet.")[2].startswith(STUDENT_KEYS)
+    ]
+    if found.unexpected_keys or missing:
+        raise MdmError(f"teacher: {(found.unexpected_keys + missing)[0]} does not fit its student.")
+
+
+def _limited(out: Sequence[Tensor], config: ModelConfig, ops: TorchOps) -> list[Tensor]:
+    return [limit_output(o, config.diffusion, len(config.sides), ops) for o in out]
+
+
+def _without_gradients(network):  # type: ignore[no-untyped-def]
+    return torch.no_grad()(network)
