@@ -22,6 +22,7 @@ from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import system_reason
 from mdm_apple.files import sync_folder
+from mdm_apple.schedule import Schedule
 from mdm_apple.strict_json import read_config
 from mdm_apple.tensorfile import Array, read_tensors, write_bytes
 
@@ -83,6 +84,12 @@ class Bundle:
                     f"{tables[name].shape}."
                 )
         return tables
+
+    def schedule(self) -> Schedule:
+        """Noise of every level as the bundle's numbers have it, which is what an app will use."""
+        tables = self.tables()
+        levels = tuple(tables[level.alpha_bar] for level in self.manifest.levels)
+        return Schedule(tables[self.manifest.alpha_bar], levels)
 
     def package(self, name: str) -> PackageInfo:
         """The entry of a package. Raises BundleError."""

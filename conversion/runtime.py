@@ -39,6 +39,7 @@ class BundleRuntime:
         self, bundle: Bundle, precision: Precision = "fp16", features: FeatureCache | None = None
     ) -> None:
         self.config, self.ops = bundle.config(), NumpyOps()
+        self.schedule = bundle.schedule()
         self.bundle, self._features = bundle, features
         self._denoiser = Denoiser(bundle, precision)
         self._tokenizer: Tokenizer | None = None

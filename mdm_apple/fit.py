@@ -46,6 +46,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 VALIDATION_PICTURES = 64
 GRID_PROMPTS = 16
+GRID_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,16 @@ class Start:
 OpenStepper = Callable[[ModelConfig, Job, Tokenizer | None, Start], Stepper]
 
 
-def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> ModelConfig:
-    """Train, and return the configuration that was saved. Raises MdmError."""
+@dataclass(frozen=True)
+class Fitted:
+    """The configuration that was saved, and which of several processes this one was."""
+
+    config: ModelConfig
+    rank: int
+
+
+def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Fitted:
+    """Train, and leave the model folder. Raises MdmError."""
     _check_resume(job)
     dataset = open_dataset(
         job.data, job.config.side, background=job.background, skin_tones=job.skin_tones
@@ -93,7 +102,7 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
     for warning in dataset.warnings:
         say(warning)
     tokenizer = _tokenizer(job, dataset)
-    config = _with_tokenizer(job.config, tokenizer)
+    config = _with_tokenizer(_as_trained(job), tokenizer)
     start = _start(job, config, dataset)
     stepper = open_stepper(config, job, tokenizer, start)
     if start.snapshot is not None:
@@ -127,7 +136,8 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
     def draw(path: Path) -> None:
         captions = dataset.captions()[:: max(1, len(dataset) // GRID_PROMPTS)][:GRID_PROMPTS]
         prompts = [Prompt(caption, seed) for seed, caption in enumerate(captions)]
-        sampler = SamplerConfig("ddim", num_steps=20, guidance_scale=3.0)
+        steps = min(GRID_STEPS, config.diffusion.schedule.num_steps)
+        sampler = SamplerConfig("ddim", num_steps=steps, guidance_scale=3.0)
         with stepper.averaged() as runtime:
             pictures = finish(generate(runtime, prompts, sampler))[0]
         save_png(path, tile(to_pixels(pictures), columns=4))
@@ -155,7 +165,7 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
             draw,
             job.quiet,
         )
-    return config
+    return Fitted(config, stepper.rank)
 
 
 def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
@@ -197,6 +207,15 @@ def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
     if source is not None:
         return Tokenizer(checkpoint.load_tokenizer(source), lowercase=text.lowercase)
     return train_tokenizer(dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase)
+
+
+def _as_trained(job: Job) -> ModelConfig:
+    """The configuration with what this run adds to it: mixed batches, a smaller model's text."""
+    config = job.config
+    if job.grow is not None:
+        config = dataclasses.replace(config, text=checkpoint.load_model_config(job.grow).text)
+    mixed = config.mixed_training or config.diffusion.mixed_ratio is not None
+    return dataclasses.replace(config, mixed_training=mixed)
 
 
 def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
@@ -282,6 +301,7 @@ def _validation(
 __all__ = [
     "METRICS",
     "SAMPLES",
+    "Fitted",
     "Job",
     "OpenStepper",
     "Start",

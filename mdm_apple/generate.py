@@ -30,7 +30,7 @@ from mdm_apple.sampling import (
     sample_student,
     student_grid,
 )
-from mdm_apple.schedule import Schedule, build_schedule
+from mdm_apple.schedule import Schedule
 
 Images = NDArray[np.float32]  # (B, 3, H, W) in [-1, 1]
 
@@ -62,6 +62,11 @@ class Runtime(Protocol):
 
     @property
     def ops(self) -> Ops: ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of all levels; a bundle brings its tables as numbers."""
+        ...
 
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
@@ -191,7 +196,7 @@ class _Setting:
 def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -> _Setting:
     config = runtime.config
     first = level_of_side(config, stop_at)
-    full = build_schedule(config.diffusion.schedule, config.model.scales)
+    full = runtime.schedule
     diffusion = config.diffusion
     if len(config.sides) > 1:  # only a plain model rescales; a level left alone is not one
         diffusion = dataclasses.replace(diffusion, rescale_signal=None)

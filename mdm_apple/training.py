@@ -152,6 +152,10 @@ class Learner(Protocol[Rows_contra]):
         """Loss of the averaged weights, averaged over processes."""
         ...
 
+    def any_asked(self, asked: bool) -> bool:
+        """Whether any process was asked to stop; all of them call it after every step."""
+        ...
+
     def snapshot(self) -> Snapshot: ...
 
     def restore(self, snapshot: Snapshot) -> None: ...
@@ -187,13 +191,24 @@ def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
 
 
 def check_mixing(config: TrainConfig, diffusion: DiffusionConfig, world: int) -> None:
-    """Refuse parts of a batch so small that a level of a mixed batch would never see a picture."""
-    part = config.batch_size // (world * config.accumulate)
+    """Refuse parts of a batch whose losses do not add up to that of the whole batch."""
+    parts = world * config.accumulate
+    part = config.batch_size // parts
     shares = diffusion.mixed_fractions or (1.0,)
     if int(min(shares) * part) < 1:
         raise ConfigError(
             f"batch_size: with this mixed_ratio each process and accumulation step needs "
             f"{math.ceil(1 / min(shares))} pictures or more, got {part}."
+        )
+    if any(parts * int(share * part) != int(share * config.batch_size) for share in shares):
+        raise ConfigError(
+            f"batch_size: {parts} parts of {part} pictures cannot be mixed as {shares} like the "
+            f"whole batch of {config.batch_size}; choose one whose parts divide evenly."
+        )
+    if parts > 1 and diffusion.loss_weighting == "vdm":
+        raise ConfigError(
+            "accumulate: loss_weighting vdm weighs each picture against the whole batch, so it "
+            f"needs one process and one accumulation step, got {parts} parts."
         )
 
 
@@ -224,6 +239,9 @@ def train(
         draw: paints a sample grid to a file.
     """
     first = stepper.rank == 0
+    if first and start == 0:
+        for stale in (folder / SAMPLES).glob("step_*.png"):
+            stale.unlink()
     log = MetricsLog(folder / METRICS, start) if first else None
     bar = tqdm(
         total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
@@ -247,7 +265,7 @@ def train(
             losses = [stepper.validate(b) for b in validation]
             if log:
                 log.write_validation(index, float(np.mean(losses)))
-        asked = stop.is_set()
+        asked = stepper.any_asked(stop.is_set())
         if first and (done % config.save_every == 0 or done == config.steps or asked):
             save(stepper.snapshot(), done)
         if first and draw and config.sample_every and done % config.sample_every == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend
+from backends import Backend, TorchBackend
 from small import CAPTIONS, around, plain, random_state, random_weights, save_random_model
 from small import trainable_model as tiny_model
 
@@ -30,6 +30,12 @@ from mdm_apple.training import METRICS, TrainConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("green apple", 2)]
 ONE_STEP = SamplerConfig("student", 1, guidance_scale=1.0)
+
+
+@pytest.fixture
+def torch_backend() -> Backend:
+    """The one that distils; students run on all."""
+    return TorchBackend()
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +119,11 @@ def test_a_moved_weight_shows(backend: Backend, teacher: Path, tmp_path: Path, p
 
 
 def test_a_trained_student_hears_weight_and_target(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out, steps=5), backend.open_boot_stepper)
-    runtime = backend.runtime(out)
+    distill(job(teacher, out, steps=5), torch_backend.open_boot_stepper)
+    runtime = torch_backend.runtime(out)
     light, heavy = (
         finish(generate(runtime, PROMPTS, dataclasses.replace(ONE_STEP, guidance_scale=w)))
         for w in (1.0, 4.0)
@@ -131,10 +137,10 @@ def test_a_trained_student_hears_weight_and_target(
 
 
 def test_the_student_folder_is_whole_and_says_what_it_is(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    config = distill(job(teacher, out), backend.open_boot_stepper)
+    config = distill(job(teacher, out), torch_backend.open_boot_stepper)
     assert checkpoint.load_model_config(out) == config
     assert config.distilled == Distilled((1000, 500), (1.0, 4.0))
     hashes = json.loads((teacher / "hashes.json").read_text())
@@ -155,7 +161,7 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
 
 
 def test_a_teachers_averaged_weights_are_what_is_learned_from(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     """The live weights are another network; only the average counts."""
     outs = []
@@ -172,26 +178,28 @@ def test_a_teachers_averaged_weights_are_what_is_learned_from(
         )
         write_captions(folder / CAPTIONS_FILE, CAPTIONS)
         outs.append(tmp_path / f"student{seed}")
-        distill(job(folder, outs[-1]), backend.open_boot_stepper)
+        distill(job(folder, outs[-1]), torch_backend.open_boot_stepper)
     one, other = (checkpoint.load_weights(out) for out in outs)
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
 
 
-def test_a_wordless_teacher_has_a_student_too(backend: Backend, tmp_path: Path) -> None:
+def test_a_wordless_teacher_has_a_student_too(torch_backend: Backend, tmp_path: Path) -> None:
     config = ModelConfig(
         around(plain(text_dim=None, channels=(32,), num_resnets=(1,), num_attention_layers=(0,))),
         side=8,
     )
     folder = tmp_path / "teacher"
     checkpoint.save_model(folder, config, random_state(config.model))
-    distilled = distill(job(folder, tmp_path / "student"), backend.open_boot_stepper).distilled
+    distilled = distill(
+        job(folder, tmp_path / "student"), torch_backend.open_boot_stepper
+    ).distilled
     assert distilled == Distilled((1000, 500), None)
-    runtime = backend.runtime(tmp_path / "student")
+    runtime = torch_backend.runtime(tmp_path / "student")
     finish(generate(runtime, [Prompt("", 1)], SamplerConfig("student", 2)))
     asked = job(folder, tmp_path / "other", captions=tmp_path / "some.txt")
     with pytest.raises(MdmError, match="leave out --captions"):
-        distill(asked, backend.open_boot_stepper)
+        distill(asked, torch_backend.open_boot_stepper)
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -203,31 +211,33 @@ def same_files(a: Path, b: Path) -> None:
 
 
 def test_a_resumed_run_ends_where_an_undisturbed_one_does_bit_for_bit(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    distill(job(teacher, whole, steps=5), backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=2), backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=5, resume=True), backend.open_boot_stepper)
+    distill(job(teacher, whole, steps=5), torch_backend.open_boot_stepper)
+    distill(job(teacher, parts, steps=2), torch_backend.open_boot_stepper)
+    distill(job(teacher, parts, steps=5, resume=True), torch_backend.open_boot_stepper)
     same_files(whole, parts)
 
 
-def test_an_accumulated_batch_is_the_batch(backend: Backend, teacher: Path, tmp_path: Path) -> None:
+def test_an_accumulated_batch_is_the_batch(
+    torch_backend: Backend, teacher: Path, tmp_path: Path
+) -> None:
     losses = []
     for parts in (1, 2):
         asked = job(teacher, tmp_path / str(parts), steps=2)
         train = dataclasses.replace(asked.train, accumulate=parts)
-        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), torch_backend.open_boot_stepper)
         lines = (tmp_path / str(parts) / METRICS).read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_run_that_would_not_be_the_same_is_refused(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out), backend.open_boot_stepper)
+    distill(job(teacher, out), torch_backend.open_boot_stepper)
     kept = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     other = save_random_model(tmp_path / "other", tiny_model(), random_state(tiny_model().model, 9))
     write_captions(other / CAPTIONS_FILE, CAPTIONS)
@@ -243,7 +253,7 @@ def test_a_run_that_would_not_be_the_same_is_refused(
         ({"out": tmp_path / "none"}, "no such model folder"),
     ):
         with pytest.raises(MdmError, match=said):
-            distill(dataclasses.replace(again, **changes), backend.open_boot_stepper)
+            distill(dataclasses.replace(again, **changes), torch_backend.open_boot_stepper)
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == kept
 
 
@@ -251,18 +261,18 @@ def test_a_run_that_would_not_be_the_same_is_refused(
 
 
 def test_captions_come_from_a_file_or_from_beside_the_teacher(
-    backend: Backend, teacher: Path, tmp_path: Path
+    torch_backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(teacher, bare)
     (bare / CAPTIONS_FILE).unlink()
     with pytest.raises(MdmError, match=r"holds no captions.txt; give --captions"):
-        distill(job(bare, tmp_path / "one"), backend.open_boot_stepper)
+        distill(job(bare, tmp_path / "one"), torch_backend.open_boot_stepper)
     assert not (tmp_path / "one").exists()
     given = tmp_path / "given.txt"
     write_captions(given, CAPTIONS)
-    distill(job(bare, tmp_path / "one", captions=given), backend.open_boot_stepper)
-    distill(job(teacher, tmp_path / "two"), backend.open_boot_stepper)
+    distill(job(bare, tmp_path / "one", captions=given), torch_backend.open_boot_stepper)
+    distill(job(teacher, tmp_path / "two"), torch_backend.open_boot_stepper)
     same_files(tmp_path / "one", tmp_path / "two")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -137,3 +138,34 @@ def test_settings_that_are_no_sensible_number_are_refused(
     result = train("--config", config_file, "--data", "twemoji", "--out", out, option, value)
     assert result.exit_code != 0
     assert not out.exists()
+
+
+def test_resuming_as_another_model_is_refused(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert train("--config", config_file, "--data", pictures, "--out", out).exit_code == 0
+    again = ("--data", pictures, "--out", out, "--resume")
+    assert "another model" in refusal("--preset", "tiny", *again)
+    assert train("--config", config_file, *again).exit_code == 0
+
+
+def test_a_grid_on_a_short_table_takes_the_steps_there_are(pictures: Path, tmp_path: Path) -> None:
+    model = trainable_model()
+    schedule = dataclasses.replace(model.diffusion.schedule, num_steps=10)
+    diffusion = dataclasses.replace(model.diffusion, schedule=schedule)
+    path, out = tmp_path / "short.json", tmp_path / "run"
+    path.write_text(to_json(dataclasses.replace(model, diffusion=diffusion)), encoding="utf-8")
+    result = train("--config", path, "--data", pictures, "--out", out, "--sample-every", "1")
+    assert result.exit_code == 0, result.exception
+    assert (out / "samples" / "step_0000001.png").is_file()
+
+
+def test_a_run_records_that_its_batches_were_mixed(pictures: Path, tmp_path: Path) -> None:
+    model = trainable_model()
+    levels = len(model.sides)
+    diffusion = dataclasses.replace(model.diffusion, mixed_ratio=(1.0,) * levels)
+    path, out = tmp_path / "mixed.json", tmp_path / "run"
+    path.write_text(to_json(dataclasses.replace(model, diffusion=diffusion)), encoding="utf-8")
+    assert train("--config", path, "--data", pictures, "--out", out).exit_code == 0
+    assert checkpoint.load_model_config(out).mixed_training

@@ -38,6 +38,7 @@ from mdm_apple.training import (
     Stepper,
     TrainConfig,
     TrainingDivergedError,
+    check_mixing,
     ema_decay_at,
     learning_rate,
     rows_of,
@@ -513,3 +514,20 @@ def test_the_log_drops_what_a_resumed_run_will_write_again(tmp_path: Path) -> No
     again = MetricsLog(path, 3)
     again.write(3, StepMetrics(30.0, (1.0,), 2.0), 1e-3, 10.0)
     assert logged(tmp_path) == {0: 1, 1: 2, 2: 3, 3: 30}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "weighting", "accumulate", "said"),
+    [
+        ((1.0, 3.0), "plain", 2, "cannot be mixed"),
+        (None, "vdm", 2, "weighs each picture against the whole batch"),
+    ],
+)
+def test_parts_that_do_not_add_up_to_the_whole_batch_are_refused(
+    ratio: tuple[float, ...] | None, weighting: Any, accumulate: int, said: str
+) -> None:
+    diffusion = DiffusionConfig(mixed_ratio=ratio, loss_weighting=weighting)
+    whole = TrainConfig(steps=1, batch_size=12)
+    check_mixing(whole, diffusion, 1)
+    with pytest.raises(ConfigError, match=said):
+        check_mixing(dataclasses.replace(whole, accumulate=accumulate), diffusion, 1)

@@ -155,7 +155,7 @@ def _train(model: Path, steps: int, quiet: bool, say: Say) -> ModelConfig:
         log_every=max(1, steps // 60),
     )
     job = Job(demo_config(), train, "twemoji", model, captions=CAPTIONS, quiet=quiet)
-    return fit(job, open_stepper, say)
+    return fit(job, open_stepper, say).config
 
 
 def _prompts() -> list[Prompt]:

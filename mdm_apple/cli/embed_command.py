@@ -19,6 +19,7 @@ from mdm_apple.cli.model_options import (
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError
 from mdm_apple.features import FeatureKey, embed_captions
+from mdm_apple.hub import ENCODER_FOLDER, read_encoder_folder
 
 
 @click.command(
@@ -51,6 +52,12 @@ def command(**options: Any) -> None:
         raise MdmError(f"{folder}: this model takes no text.")
     captions = _captions(options["prompts"], options["data"])
     key = FeatureKey.of(config.text)
+    source = options["text_encoder"] or folder / ENCODER_FOLDER
+    if source.is_dir() and read_encoder_folder(source).encoder_sha256() != key.encoder_sha256:
+        raise MdmError(
+            f"{source}: holds another text encoder than {folder} names; its features would be "
+            "taken for that one's. Fetch the one that config.json names."
+        )
     backend = options["backend"] or default_backend()
     require_backend(backend)
     if backend == "mlx":

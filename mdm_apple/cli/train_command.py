@@ -109,6 +109,7 @@ def command(**options: Any) -> None:
         from mdm_apple.fit import resumed_config
 
         config, train = resumed_config(out, train)
+        _check_same_model(config, options)
     else:
         config = _model_config(options)
     if options["dry_run"]:
@@ -128,8 +129,9 @@ def command(**options: Any) -> None:
     listed: Path | None = options["captions_file"]
     options["captions"] = None if listed is None else read_captions(listed)
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
-    fit(Job(config=config, train=train, **shared), open_stepper, output.say)
-    output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
+    fitted = fit(Job(config=config, train=train, **shared), open_stepper, output.say)
+    if fitted.rank == 0:  # one result, however many processes
+        output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
 
 
 def _train_config(options: dict[str, Any]) -> TrainConfig:
@@ -137,6 +139,18 @@ def _train_config(options: dict[str, Any]) -> TrainConfig:
     if options["no_ema"]:
         values["ema_decay"] = None
     return TrainConfig(**values)
+
+
+def _check_same_model(saved: ModelConfig, options: dict[str, Any]) -> None:
+    """Refuse to resume a run as another model than it was started with."""
+    if options["preset_name"] is None and options["config_path"] is None:
+        return
+    asked = _model_config(options)
+    if (asked.model, asked.side, asked.diffusion) != (saved.model, saved.side, saved.diffusion):
+        raise MdmError(
+            f"resume: the run in {options['out']} trains another model; leave out --preset, "
+            "--config and --stop-at to go on with it."
+        )
 
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:

@@ -80,6 +80,7 @@ class _Recorder:
     def __init__(self, runtime: MlxRuntime) -> None:
         self._runtime = runtime
         self.config, self.ops = runtime.config, runtime.ops
+        self.schedule = runtime.schedule
         self.image, self.numpy = runtime.image, runtime.numpy
         self.calls: list[tuple[list[mx.array], int, list[mx.array]]] = []
 

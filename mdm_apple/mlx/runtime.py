@@ -20,7 +20,8 @@ from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import Precision, cast
 from mdm_apple.mlx.text import EncodeText
 from mdm_apple.mlx.unet import UNet
-from mdm_apple.sampling import Denoise
+from mdm_apple.sampling import Denoise, JumpTo
+from mdm_apple.schedule import build_schedule
 
 
 class MlxRuntime:
@@ -42,6 +43,7 @@ class MlxRuntime:
         compiled: bool | None = None,
     ) -> None:
         self.config, self.ops = config, MlxOps()
+        self.schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         self.net = net
         self._encode = encode
         self._compiled = on_gpu() if compiled is None else compiled
@@ -79,6 +81,31 @@ class MlxRuntime:
             return run(list(x_t), mx.array([time]))
 
         return denoise
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
+        config, rows = self.config, len(prompts)
+        level = self.net.level_modules()[first_level]
+        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
+        if self._encode is not None:
+            text = self._encode.features(*self._encode.inputs([p.text for p in prompts]))
+        conditioning = level.condition(*text)
+        mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
+        takes_weight = config.distilled is not None and config.distilled.guidance is not None
+        weight = mx.array([guidance_scale]) if takes_weight else None
+
+        def step(x_t: list[mx.array], times: mx.array, targets: mx.array) -> list[mx.array]:
+            tembs = level.embed(times, None, targets, weight)
+            tembs = [mx.broadcast_to(t, (rows, t.shape[1])) for t in tembs]
+            out = level.denoise(x_t, tembs, conditioning)
+            return [limit_output(o, config.diffusion, len(config.sides), self.ops) for o in out]
+
+        run = mx.compile(step) if self._compiled else step
+
+        def jump(x_t: list[mx.array], time: int, target: int) -> list[mx.array]:
+            return run(list(x_t), mx.array([time]), mx.array([target]))
+
+        return jump
 
     def image(self, x: NDArray[np.float32]) -> mx.array:
         return to_image(x)

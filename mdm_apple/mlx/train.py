@@ -120,6 +120,9 @@ class MlxStepper:
         self._swap_averages()
         return float(loss)
 
+    def any_asked(self, asked: bool) -> bool:
+        return asked if self.world == 1 else bool(mx.distributed.all_max(mx.array(asked)).item())
+
     @contextmanager
     def averaged(self) -> Generator[MlxRuntime]:
         """The network with its averaged weights, for sampling while this lasts."""

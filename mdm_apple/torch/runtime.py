@@ -15,6 +15,7 @@ from mdm_apple.diffusion import guide
 from mdm_apple.generate import Prompt
 from mdm_apple.loss import limit_output
 from mdm_apple.sampling import Denoise, JumpTo
+from mdm_apple.schedule import build_schedule
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.packed import can_pack, pack
 from mdm_apple.torch.text import EncodeText
@@ -44,6 +45,7 @@ class TorchRuntime:
         packed: bool = False,
     ) -> None:
         self.config, self.ops = config, TorchOps()
+        self.schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         self.device = torch.device(device)
         self.net = prepare(net, self.device, precision, packed)
         self._encode = encode

@@ -27,7 +27,7 @@ def through_encoder(encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) 
     def encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = tokenizer.encode(captions, text.max_tokens, pad_to_max=True)
         features = text_features(encoder, tokens)
-        return features.values, features.mask
+        return features.values.float(), features.mask  # a frozen encoder may be in bf16
 
     return encode
 

@@ -125,6 +125,13 @@ class TorchLearner(Generic[Rows]):
             dist.all_reduce(loss)
         return float(loss) / self.world
 
+    def any_asked(self, asked: bool) -> bool:
+        if self.world == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
     @contextmanager
     def averaged(self) -> Generator[TorchRuntime]:
         """The network with its averaged weights, for sampling while this lasts."""
