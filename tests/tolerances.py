@@ -22,3 +22,4 @@ BUNDLE_PICTURE = 50.0  # of pictures in [-1, 1] from the same seed, peak 2
 # Absolute, of images in [-1, 1]: BOOT's recursion against joint DDIM.
 BOOT_FP64 = 1e-10
 BOOT_FP32 = 1e-5
+BOOT_END_POINT = 0.05  # of the data's standard deviation: a tiny student after its training
