@@ -34,7 +34,7 @@ from mdm_apple.generate import Images, Prompt, Runtime, clean_estimate, finish, 
 from mdm_apple.levels import level_of_side
 from mdm_apple.ops import NumpyOps
 from mdm_apple.pictures import Dataset
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling import SamplerConfig, check_student
 
 RETRIEVAL_SIDE = 32
 WHITE_TOLERANCE = 6 / 127.5  # 6 of 255, in units of [-1, 1]
@@ -75,7 +75,8 @@ class Scores:
     white in the real pictures, those within 6/255 of white in the made ones; None without any.
     gradient_ratio: mean gradient magnitude over the real pictures'. text_only_mse: error of the
     clean estimate from noise and caption alone, per level, highest first. consistency: RMSE of each
-    level, average-pooled, to the level below. The rest: see distances.py.
+    level, average-pooled, to the level below. teacher_distance: RMSE to a teacher's pictures from
+    the same noise, per level; empty without a teacher. The rest: see distances.py.
     """
 
     top1: float
@@ -88,11 +89,18 @@ class Scores:
     layout_kernel: float
     layout_precision: float
     layout_recall: float
+    teacher_distance: tuple[float, ...] = ()
 
 
 # which end of a score is the bad one; a gradient ratio is worst where it is furthest from 1
 LEAST_IS_WORST = ("top1", "top5", "white_share", "layout_precision", "layout_recall")
-MOST_IS_WORST = ("text_only_mse", "consistency", "layout_frechet", "layout_kernel")
+MOST_IS_WORST = (
+    "text_only_mse",
+    "consistency",
+    "layout_frechet",
+    "layout_kernel",
+    "teacher_distance",
+)
 
 
 @dataclass(frozen=True)
@@ -120,14 +128,17 @@ def evaluate(
     dataset: Dataset,
     plan: EvaluationPlan,
     progress: Callable[[int], object] = lambda _: None,
+    teacher: Teacher | None = None,
 ) -> Evaluation:
     """Score pictures of `plan.count` captions per seed against the whole data set.
 
     Args:
         dataset: opened at the side of the model's highest level.
         progress: called with the number of pictures just made.
+        teacher: makes the same pictures from the same noise, to measure how far a student is off.
     """
     config = runtime.config
+    check_student(config.distilled, plan.sampler)
     first = level_of_side(config, plan.stop_at)
     side = config.sides[first]
     if any(level.temporal for level in config.model.levels):
@@ -154,7 +165,8 @@ def evaluate(
             ranks = retrieval_ranks(
                 pool(made[0], compared_at), gallery, captions, dataset.captions()
             )
-            parts.append(measure(real, made, estimate, ranks))
+            taught = teacher.pictures(prompts, plan.stop_at) if teacher else ()
+            parts.append(measure(real, made, estimate, ranks, taught))
             if len(shown) < MAX_SHOWN and seed == plan.seeds[0]:
                 shown += map(Pair, captions, real[0], made[0])
             progress(len(prompts))
@@ -199,12 +211,23 @@ def pool(images: Images, side: int) -> Images:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The model that a student learned from, and how its pictures are made."""
+
+    runtime: Runtime
+    sampler: SamplerConfig
+
+    def pictures(self, prompts: Sequence[Prompt], stop_at: int | None) -> list[Images]:
+        return finish(generate(self.runtime, prompts, self.sampler, stop_at))
+
+
+@dataclass(frozen=True)
 class Measured:
     """What is known of each picture of a batch; arrays begin with the picture (N, ...).
 
     white: pixels that are pure white in the real picture, and those of them that are nearly so in
-    the made one. gradient: mean magnitude, real and made. text_only, apart: squared error per level
-    and per pair of neighbouring levels.
+    the made one. gradient: mean magnitude, real and made. text_only, apart, taught: squared error
+    per level, per pair of neighbouring levels, and per level to the teacher's.
     """
 
     ranks: NDArray[np.int64]
@@ -212,6 +235,7 @@ class Measured:
     gradient: NDArray[np.float64]
     text_only: NDArray[np.float64]
     apart: NDArray[np.float64]
+    taught: NDArray[np.float64]
     real_features: Features
     made_features: Features
 
@@ -221,11 +245,13 @@ def measure(
     made: Sequence[Images],
     estimate: Sequence[Images],
     ranks: NDArray[np.int64],
+    taught: Sequence[Images] = (),
 ) -> Measured:
     """Compare pictures, and estimates from noise and caption alone, with the real ones per level.
 
     Args:
         real, made, estimate: (N, 3, side, side) per level, highest first, in [-1, 1].
+        taught: those of a teacher from the same noise, or none.
     """
     white = (real[0] >= 1 - 1e-6).all(axis=1)
     nearly = (made[0] >= 1 - WHITE_TOLERANCE - 1e-6).all(axis=1)
@@ -236,6 +262,7 @@ def measure(
         gradient=np.stack([gradient_magnitude(x[0]) for x in (real, made)], axis=1),
         text_only=_squared_errors(estimate, real),
         apart=_squared_errors(below, made[1:]),
+        taught=_squared_errors(made[: len(taught)], taught),
         real_features=layout_features(real[0]),
         made_features=layout_features(made[0]),
     )
@@ -262,6 +289,7 @@ def summarise(parts: Sequence[Measured]) -> Scores:
         layout_kernel=kernel_distance(real, made),
         layout_precision=precision,
         layout_recall=recall,
+        teacher_distance=tuple(np.sqrt(every("taught").mean(axis=0)).tolist()),
     )
 
 

@@ -288,7 +288,7 @@ FEATURES = [
     encoder_case("that is another one", "another text encoder", edit("config.json", layer_norm_epsilon=0.5)),
     encoder_case("absurd", "num_layers: expected 1 to 256", edit("config.json", num_layers=10**9)),
     Case("encoder absent", "is not here", lambda room: embed(room, room.at / "none")),
-    Case("embed nothing", "either --prompt or --data", lambda room: ("embed", "--model", room.good.frozen, "--out", room.out)),
+    Case("embed nothing", "give one of --prompt, --captions and --data", lambda room: ("embed", "--model", room.good.frozen, "--out", room.out)),
     Case("embed over a file", "add --overwrite", lambda room: embed(room, room.good.encoder, "--out", room.file("f", b"x"))),
     Case("embed into nowhere", "cannot be written", lambda room: embed(room, room.good.encoder, "--out", room.at / "no" / "f")),
     Case("embed an endless prompt", "at most 65536 characters", lambda room: embed(room, room.good.encoder, "--prompt", "x" * 70_000)),

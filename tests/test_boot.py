@@ -10,16 +10,19 @@ import pytest
 from analytic import Mixture
 from backends import Backend
 from small import around, normal, plain
-from tolerances import BOOT_FP32, BOOT_FP64
+from tolerances import BOOT_END_POINT, BOOT_FP32, BOOT_FP64
 
 from mdm_apple import diffusion
 from mdm_apple.batches import BatchPlan
 from mdm_apple.boot import BootBatch, BootConfig, BootDraws, BootLoss, student_config
 from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, ScheduleKind
 from mdm_apple.errors import ConfigError
+from mdm_apple.generate import Prompt, StudentRuntime
 from mdm_apple.ops import NumpyOps
 from mdm_apple.presets import preset
+from mdm_apple.sampling import sample_student
 from mdm_apple.schedule import Schedule, build_schedule, mean_share
+from mdm_apple.training import Learner, TrainConfig
 
 NESTS = {2: (4, 2), 3: (4, 2, 1)}
 KINDS: tuple[ScheduleKind, ...] = ("cosine", "deepfloyd")
@@ -401,3 +404,61 @@ def test_teachers_of_noise_are_refused() -> None:
     teacher = ModelConfig(plain(text_dim=None), side=8, diffusion=DiffusionConfig(prediction="eps"))
     with pytest.raises(ConfigError, match="predicts v"):
         student_config(teacher, BootConfig())
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def end_points_apart(
+    backend: Backend, stepper: Learner[BootBatch], exact: Exact, config: ModelConfig
+) -> list[float]:
+    """RMSE of one jump of the averaged student to its teacher's walk, over the data's spread."""
+    sides, rows = config.sides, 64
+    noise = [normal(100 + i, rows, 3, side, side) for i, side in enumerate(sides)]
+    walked = exact.mean([x.astype(np.float64) for x in noise], 1000, 0)
+    with stepper.averaged() as runtime:
+        assert isinstance(runtime, StudentRuntime)
+        jump = runtime.jumper([Prompt("", 0)] * rows, 1.0, 0)
+        start = [runtime.image(x) for x in noise]
+        schedule = exact.loss.schedule
+        (step,) = sample_student(jump, start, schedule, config.diffusion, [1000, 0])
+        jumped = [runtime.numpy(x) for x in step.x_next]
+    errors = [np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(jumped, walked, strict=True)]
+    return [float(e) / s for e, s in zip(errors, exact.mixture.spread(), strict=True)]
+
+
+@pytest.mark.slow
+def test_a_trained_student_ends_where_its_teacher_does(backend: Backend) -> None:
+    """A tiny nest from fresh weights: within 0.05 of the data's standard deviation, per level.
+
+    Against its teacher walking with the stride that it was taught with.
+    """
+    sides, steps, rows = NESTS[2], 1800, 32
+    core = plain(
+        channels=(32,),
+        num_resnets=(1,),
+        num_attention_layers=(0,),
+        text_dim=None,
+        micro_conditions={},
+    )
+    teacher = ModelConfig(
+        around(core, micro_conditions={}), side=sides[0], diffusion=diffusion_of("cosine")
+    )
+    boot = BootConfig(stride=0.1, boundary_share=0.1)
+    config = student_config(teacher, boot)
+    exact = Exact(Mixture.random(sides, 1), numpy_loss(teacher.diffusion, sides, boot), 100)
+
+    def answers(x_t: list[np.ndarray], t: np.ndarray) -> list[np.ndarray]:
+        return [v.astype(np.float32) for v in exact.teacher(x_t, t)]
+
+    train = TrainConfig(
+        steps, batch_size=rows, lr=5e-3, warmup_steps=50, decay_share=0.7, ema_decay=0.99
+    )
+    state = backend.initial_state(config.model, 0)
+    stepper = backend.boot_stepper(config, train, boot, state, answers)
+    assert min(end_points_apart(backend, stepper, exact, config)) > 0.3
+    draws = BootDraws([""] * rows, BatchPlan(rows, rows, 0), config.sides, 1000, boot)
+    for index in range(steps):
+        stepper.step(draws.batch(index, np.arange(rows)), index)
+    apart = end_points_apart(backend, stepper, exact, config)
+    assert max(apart) < BOOT_END_POINT, apart

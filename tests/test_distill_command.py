@@ -130,11 +130,15 @@ def test_model_and_sampler_must_go_together(teacher: Path, student: Path, tmp_pa
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_is_evaluated_like_any_model(student: Path, pictures: Path) -> None:
+def test_a_student_is_evaluated_like_any_model_and_beside_its_teacher(
+    teacher: Path, student: Path, model_folder: Path, pictures: Path
+) -> None:
     asked = ["evaluate", "--model", student, "--data", pictures, "--backend", "torch"]
     how = ["--count", "4", "--sampler", "student", "--steps", "1", "--json"]
-    result = mdm(*asked, *how)
+    result = mdm(*asked, *how, "--teacher", teacher, "--teacher-steps", "2")
     assert result.exit_code == 0, result.exception
     report = json.loads(result.stdout)
+    assert len(report["mean"]["teacher_distance"]) == 2
+    assert "makes pictures of other sides" in refusal(*asked, *how, "--teacher", model_folder)
     assert report["settings"]["sampler"]["kind"] == "student"
     assert len(report["mean"]["text_only_mse"]) == 2

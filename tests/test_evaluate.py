@@ -18,6 +18,7 @@ from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.evaluate import (
     EvaluationPlan,
     Scores,
+    Teacher,
     drawn_captions,
     evaluate,
     mean_scores,
@@ -119,6 +120,19 @@ def test_a_darker_model_is_still_retrieved_but_no_longer_clean(config: ModelConf
     assert scores.layout_frechet > 0.1
 
 
+def test_a_student_is_measured_against_its_teachers_pictures_of_the_same_noise(
+    config: ModelConfig,
+) -> None:
+    dataset = pictures_of(config, 20)
+    plan = EvaluationPlan(QUICK, count=8)
+    off, exact = Oracle(config, dataset, error=-0.1), Oracle(config, dataset)
+    found = evaluate(off, dataset, plan, teacher=Teacher(exact, QUICK)).scores[0]
+    (alone,) = evaluate(off, dataset, plan).scores.values()
+    assert alone.teacher_distance == ()
+    half_white = 0.1 / 2**0.5  # white stays white: clipped
+    assert found.teacher_distance == pytest.approx((half_white, half_white), rel=0.01)
+
+
 def test_an_inner_level_is_compared_at_its_own_side(config: ModelConfig) -> None:
     dataset = pictures_of(config, 20)
     plan = EvaluationPlan(QUICK, count=8, stop_at=16)
@@ -216,6 +230,7 @@ def test_mean_and_worst_go_each_their_own_way() -> None:
         "layout_kernel": 0.3,
         "layout_precision": 0.7,
         "layout_recall": 0.2,
+        "teacher_distance": [],
     }
     assert mean_scores([dataclasses.replace(one, white_share=None)])["white_share"] is None
 

@@ -28,3 +28,4 @@ REDUCED_PICTURE = {"bf16": 20.0, "fp16": 35.0}  # dB, random weights, 10 steps, 
 # Absolute, of images in [-1, 1]: BOOT's recursion against joint DDIM.
 BOOT_FP64 = 1e-10
 BOOT_FP32 = 1e-5
+BOOT_END_POINT = 0.05  # of the data's standard deviation: a tiny student after its training

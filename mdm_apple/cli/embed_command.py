@@ -8,6 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from mdm_apple.captions import read_captions
 from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli.model_options import (
     FILE,
@@ -31,6 +32,7 @@ Examples:
 )
 @click.option("--model", type=FOLDER, required=True, help="Model folder whose encoder is used.")
 @click.option("--prompt", "prompts", multiple=True, help="Repeat for several.")
+@click.option("--captions", "captions_file", type=FILE, help="A file of prompts, one a line.")
 @click.option("--data", metavar="twemoji|DIR", help="Every caption of these pictures.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
 @backend_option
@@ -50,7 +52,7 @@ def command(**options: Any) -> None:
     config = load_model_config(folder)
     if config.text is None:
         raise MdmError(f"{folder}: this model takes no text.")
-    captions = _captions(options["prompts"], options["data"])
+    captions = _captions(options["prompts"], options["captions_file"], options["data"])
     key = FeatureKey.of(config.text)
     source = options["text_encoder"] or folder / ENCODER_FOLDER
     if source.is_dir() and read_encoder_folder(source).encoder_sha256() != key.encoder_sha256:
@@ -82,9 +84,11 @@ def command(**options: Any) -> None:
     )
 
 
-def _captions(prompts: tuple[str, ...], data: str | None) -> list[str]:
-    if bool(prompts) == (data is not None):
-        raise MdmError("give either --prompt or --data.")
+def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -> list[str]:
+    if [bool(prompts), listed is not None, data is not None].count(True) != 1:
+        raise MdmError("give one of --prompt, --captions and --data.")
+    if listed is not None:
+        return list(read_captions(listed))
     if data is None:
         return list(prompts)
     from mdm_apple.data import open_dataset

@@ -18,10 +18,12 @@ from mdm_apple.cli.open_model import BACKENDS, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.cli.sample_command import SAMPLERS
 from mdm_apple.data import open_dataset, with_captions
+from mdm_apple.errors import MdmError
 from mdm_apple.evaluate import (
     Evaluation,
     EvaluationPlan,
     Pair,
+    Teacher,
     evaluate,
     mean_scores,
     worst_scores,
@@ -62,6 +64,8 @@ Examples:
 @click.option("--captions", "captions_file", type=FILE, help="Only pictures called so, one a line.")
 @click.option("--background", type=click.Choice(["white", "color"]), default="white")
 @click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
+@click.option("--teacher", type=FOLDER, help="Also the distance to its pictures of the same noise.")
+@click.option("--teacher-steps", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--backend", type=click.Choice(BACKENDS), default=None, help="Default: by machine.")
 @click.option("--dtype", "precision", type=click.Choice(["fp32", "bf16", "fp16"]))
@@ -95,6 +99,9 @@ def command(**options: Any) -> None:
         options["batch_size"],
     )
     opened = open_model(options, output)
+    teacher = _teacher(options, plan, output)
+    if teacher is not None and teacher.runtime.config.sides != opened.runtime.config.sides:
+        raise MdmError("teacher: makes pictures of other sides than --model.")
     dataset = open_dataset(
         options["data"],
         opened.runtime.config.side,
@@ -108,7 +115,7 @@ def command(**options: Any) -> None:
     began = time.perf_counter()
     total = plan.count * len(plan.seeds)
     with tqdm(total=total, unit="picture", disable=output.quiet) as bar:
-        found = evaluate(opened.runtime, dataset, plan, bar.update)
+        found = evaluate(opened.runtime, dataset, plan, bar.update, teacher)
     report: dict[str, Any] = {
         "model": {"path": str(options["model"]), "sha256": opened.sha256},
         "data": {"name": options["data"], "fingerprint": dataset.fingerprint},
@@ -124,6 +131,16 @@ def command(**options: Any) -> None:
         with atomic_file(options["out"]) as file:
             file.write((json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     output.result(report, _text(report))
+
+
+def _teacher(options: dict[str, Any], plan: EvaluationPlan, output: Output) -> Teacher | None:
+    """The teacher with ddim and the guidance of the student's pictures."""
+    if options["teacher"] is None:
+        return None
+    runtime = open_model(options | {"model": options["teacher"]}, output).runtime
+    weight = plan.sampler.guidance_scale
+    sampler = SamplerConfig("ddim", options["teacher_steps"], guidance_scale=weight)
+    return Teacher(runtime, sampler)
 
 
 def _scores(found: Evaluation) -> dict[str, Any]:
@@ -160,6 +177,7 @@ def _text(report: dict[str, Any]) -> str:
         f"  gradient ratio   {mean['gradient_ratio']:.3f} ({worst['gradient_ratio']:.3f})",
         f"  text-only error  {_numbers(mean['text_only_mse'])} per level",
         f"  between levels   {_numbers(mean['consistency'])} RMSE",
+        f"  from the teacher {_numbers(mean['teacher_distance'])} RMSE, same noise",
         f"  layout features  Frechet {mean['layout_frechet']:.4f}, kernel "
         f"{mean['layout_kernel']:.5f}, precision {mean['layout_precision']:.3f}, recall "
         f"{mean['layout_recall']:.3f} (handcrafted, not FID)",
