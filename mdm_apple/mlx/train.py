@@ -32,7 +32,7 @@ from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
 from mdm_apple.pyramid import build_pyramid
 from mdm_apple.schedule import build_schedule, vdm_weights
-from mdm_apple.shapes import state_shapes
+from mdm_apple.shapes import idle_parameters, state_shapes
 from mdm_apple.training import (
     Snapshot,
     StepMetrics,
@@ -75,6 +75,7 @@ class MlxStepper:
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
         self._reduced = reducible(net) if train.precision == "bf16" else frozenset[str]()
+        self._idle = idle_parameters(config.model)
         self._shapes = dict(state_shapes(config.model))
         if encoder is not None:
             own = encoder_shapes(encoder.config)
@@ -250,7 +251,9 @@ class MlxStepper:
         return weights
 
     def _trainable(self) -> Arrays:
-        weights = flat(self.net.trainable_parameters())
+        """Weights that learn: torch, too, keeps no moments of weights without a gradient."""
+        own = flat(self.net.trainable_parameters())
+        weights = {name: value for name, value in own.items() if name not in self._idle}
         if self.encoder is not None:
             own = flat(self.encoder.trainable_parameters())
             weights |= {ENCODER + name: value for name, value in own.items()}
