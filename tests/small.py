@@ -152,7 +152,10 @@ def trainable_model() -> ModelConfig:
 
 
 def small_emoji(side: int = 32) -> ModelConfig:
-    """The emoji preset, narrower and of a quarter of the side: three levels, mixed batches, text."""
+    """The emoji preset, narrower and of half the side: three levels, mixed batches, text.
+
+    With less side its norms would see a single pixel, and gradients would be ill-conditioned.
+    """
     config = preset("emoji")
     assert config.text is not None
     assert config.text.encoder is not None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends import MlxBackend
-from paired import no_text, batch_of, nest
+from paired import batch_of, nest, no_text
 from small import random_state, trainable_model
 from train_process import MDM, PATIENCE, arguments, logged
 
@@ -128,6 +128,21 @@ def test_two_ring_processes_learn_what_one_does_with_the_whole_batch(
     alone, together = logged(one), logged(two)
     assert list(alone) == list(together) == list(range(10))
     assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
+
+
+def test_a_broken_list_of_hosts_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text("garbage")
+    done = subprocess.run(
+        [sys.executable, "-c", "from mdm_apple.mlx.train import process_rank; process_rank()"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": "0"},
+    )
+    assert done.returncode == 1
+    assert "MdmError: MLX_HOSTFILE: the processes cannot be joined" in done.stderr
 
 
 WITHOUT = """

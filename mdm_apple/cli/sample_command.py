@@ -11,11 +11,20 @@ import click
 from tqdm import tqdm
 
 from mdm_apple import __version__
-from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_backend
+from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes, default_backend, require_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require_installed
 from mdm_apple.files import new_files
-from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
+from mdm_apple.gallery import (
+    Bits,
+    Pixels,
+    Recipe,
+    as_png,
+    read_recipe,
+    tile,
+    tile_steps,
+    to_pixels,
+)
 from mdm_apple.generate import Preview, Prompt, Runtime, generate
 from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
@@ -33,6 +42,7 @@ FROM_RECIPE = {
     "stop_at": "stop_at",
     "negative": "negative",
     "precision": "precision",
+    "quantize": "quantize",
 }
 
 
@@ -86,8 +96,7 @@ Examples:
 @click.option("--low-memory", is_flag=True, help="Release the text encoder before sampling. MLX.")
 @click.option(
     "--memory-limit",
-    type=click.FloatRange(0, min_open=True),
-    metavar="GB",
+    type=Gigabytes(),
     help="Memory that MLX keeps to where it can.",
 )
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
@@ -234,16 +243,20 @@ def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output
         else None,
     )
     first = level_of_side(runtime.config, options["stop_at"])
-    if options["quantize"]:
-        done, psnr = quantize_runtime(
-            runtime, 8 if options["quantize"] == "8" else 4, prompts[0], first
-        )
+    bits = _bits(options)
+    if bits is not None:
+        done, psnr = quantize_runtime(runtime, bits, prompts[0], first)
         output.say(
-            f"{options['quantize']} bits: {done.layers} Linear layers, weights "
+            f"{bits} bits: {done.layers} Linear layers, weights "
             f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB now; "
             f"PSNR of predictions at least {psnr:.1f} dB."
         )
     return runtime
+
+
+def _bits(options: dict[str, Any]) -> Bits | None:
+    """A recipe holds the number, the command line its name."""
+    return {"8": 8, "4": 4}[str(options["quantize"])] if options["quantize"] else None
 
 
 def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str, Any]:
@@ -312,6 +325,7 @@ def _recipe(
         backend=backend,
         precision=options["precision"],
         version=__version__,
+        quantize=_bits(options),
     )
 
 

@@ -68,8 +68,7 @@ class MlxStepper:
     ) -> None:
         self.net, self.encoder, self._encode = net, encoder, encode
         self.config, self.train = config, train
-        group = mx.distributed.init()
-        self.rank, self.world = group.rank(), group.size()
+        self.rank, self.world = process_rank()
         self._ops = MlxOps()
         self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         for level in net.level_modules():
@@ -305,3 +304,14 @@ class MlxStepper:
             for key, moments in self.optimizer.moments.items():
                 moments[name] = to_mlx(saved[f"{key}.{name}"], tuple(value.shape))
         self.optimizer.steps = steps
+
+
+def process_rank() -> tuple[int, int]:
+    """Rank and number of processes; joins the others where mlx.launch started several."""
+    try:
+        group = mx.distributed.init()
+    except RuntimeError as error:
+        raise MdmError(
+            f"MLX_HOSTFILE: the processes cannot be joined ({error}); start them with mlx.launch."
+        ) from None
+    return group.rank(), group.size()
