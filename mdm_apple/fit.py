@@ -205,6 +205,7 @@ def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
         return None
     source = job.out if job.resume else job.init or job.grow
     if source is not None:
+        _check_encoder(source)
         return Tokenizer(checkpoint.load_tokenizer(source), lowercase=text.lowercase)
     return train_tokenizer(dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase)
 
@@ -216,6 +217,17 @@ def _as_trained(job: Job) -> ModelConfig:
         config = dataclasses.replace(config, text=checkpoint.load_model_config(job.grow).text)
     mixed = config.mixed_training or config.diffusion.mixed_ratio is not None
     return dataclasses.replace(config, mixed_training=mixed)
+
+
+def _check_encoder(source: Path) -> None:
+    """Refuse a model whose encoder learned along and is not there, as after `mdm import`."""
+    for name in ("tokenizer.model", "text_encoder.safetensors"):
+        if not has_file(source, name):
+            raise MdmError(
+                f"{source}: holds no {name}, although this model's text encoder learns along; copy "
+                "tokenizer.model and text_encoder.safetensors there from the run that the weights "
+                "are of, or start anew with --preset or --config."
+            )
 
 
 def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:

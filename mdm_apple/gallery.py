@@ -25,6 +25,7 @@ RECIPE_KEY = "mdm"
 MAX_RECIPE = 1 << 16
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Bits = Literal[8, 4]
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (B, H, W, 3) where said
 
 
@@ -46,6 +47,7 @@ class Recipe:
     backend: str
     precision: Precision
     version: str
+    quantize: Bits | None = None  # of Linear layers, in MLX
 
 
 def to_pixels(images: NDArray[np.float32]) -> Pixels:

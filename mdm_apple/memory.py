@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mdm_apple.config import ATTENTION_HEADS, ModelConfig, UNetConfig
 from mdm_apple.hub import encoder_shapes
-from mdm_apple.shapes import parameter_count, state_shapes
+from mdm_apple.shapes import idle_parameters, parameter_count, state_shapes
 from mdm_apple.training import TrainConfig
 
 FP32 = 4
@@ -68,14 +68,20 @@ def machine_memory() -> int | None:
 
 def _learning(config: UNetConfig) -> int:
     """Parameters with a gradient."""
-    if config.inner is None:
-        return parameter_count(config)
-    own = sum(
+    idle, frozen = idle_parameters(config), _frozen_from(config)
+    return sum(
         math.prod(shape)
         for name, shape in state_shapes(config).items()
-        if not name.startswith("inner_unet.")
+        if name not in idle and not name.startswith(frozen)
     )
-    return own + (0 if config.freeze_inner else _learning(config.inner))
+
+
+def _frozen_from(config: UNetConfig) -> str | tuple[str, ...]:
+    """Prefix of the levels that are frozen; an empty tuple where all learn."""
+    for depth, level in enumerate(config.levels, start=1):
+        if level.freeze_inner:
+            return "inner_unet." * depth
+    return ()
 
 
 def _activations(config: ModelConfig, checkpointing: bool) -> int:

@@ -52,6 +52,21 @@ def parameter_count(config: UNetConfig) -> int:
     return sum(math.prod(shape) for shape in state_shapes(config).values())
 
 
+def idle_parameters(config: UNetConfig) -> frozenset[str]:
+    """Names that published checkpoints hold although training never reads them.
+
+    No gradient reaches them, so that an optimiser must leave them as they are: `interp_*`, the
+    middle blocks of an outer level, and a student's extra embeddings, which only distillation uses.
+    """
+    unused = ["interp_layer", "temb_target_layer", "temb_guidance_layer"]
+    if config.inner is not None:
+        unused.append("mid_blocks.")
+    names = {name for name in state_shapes(config) if name.startswith(tuple(unused))}
+    if config.inner is not None:
+        names |= {f"inner_unet.{name}" for name in idle_parameters(config.inner)}
+    return frozenset(names)
+
+
 def _blocks(shapes: Shapes, config: UNetConfig) -> None:
     channels, last = config.channels, len(config.channels) - 1
     skips, running = [channels[0]], channels[0]

@@ -149,3 +149,22 @@ def trainable_model() -> ModelConfig:
         side=8,
         text=dataclasses.replace(tiny.text, max_tokens=8, encoder=encoder),
     )
+
+
+def small_emoji(side: int = 32) -> ModelConfig:
+    """The emoji preset, narrower and of half the side: three levels, mixed batches, text.
+
+    With less side its norms would see a single pixel, and gradients would be ill-conditioned.
+    """
+    config = preset("emoji")
+    assert config.text is not None
+    assert config.text.encoder is not None
+    outer, middle, core = config.model.levels
+    core = dataclasses.replace(core, channels=(32, 64, 64), temb_dim=64, text_dim=32)
+    middle = dataclasses.replace(middle, channels=(32, 32), temb_dim=64, inner=core)
+    outer = dataclasses.replace(outer, channels=(32, 32), temb_dim=64, inner=middle)
+    encoder = dataclasses.replace(
+        config.text.encoder, vocab_size=256, d_model=32, d_kv=8, d_ff=64, num_layers=1
+    )
+    text = dataclasses.replace(config.text, max_tokens=8, encoder=encoder)
+    return dataclasses.replace(config, model=outer, side=side, text=text)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import malformed_folders
 import malformed_inputs
+import malformed_mlx
 import pytest
 import torch
 from malformed import Case, Command, Good, Room, config_text, frozen_model
@@ -22,7 +23,7 @@ from small import random_state, save_random_model, trainable_model
 from mdm_apple.data import open_dataset
 from mdm_apple.presets import preset
 
-CASES = [*malformed_inputs.CASES, *malformed_folders.CASES]
+CASES = [*malformed_inputs.CASES, *malformed_folders.CASES, *malformed_mlx.CASES]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Training in MLX: agreement with torch, one trace, memory, several processes."""
+"""Training in MLX: one trace, memory, several processes, without the other packages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend, MlxBackend, TorchBackend
-from small import around, normal, plain, random_state, trainable_model
+from backends import MlxBackend
+from paired import batch_of, nest, no_text
+from small import random_state, trainable_model
 from train_process import MDM, PATIENCE, arguments, logged
 
-from mdm_apple.batches import Batch
 from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
-from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.memory import estimate
-from mdm_apple.sampling import SamplerConfig
 from mdm_apple.strict_json import to_json
-from mdm_apple.training import Snapshot, TrainConfig
+from mdm_apple.training import TrainConfig
 
 mx = pytest.importorskip("mlx.core")
 
@@ -30,82 +28,10 @@ from mdm_apple.mlx import train as mlx_train  # noqa: E402
 
 FORWARD_NODES, STEP_NODES = 1094, 7921  # of `nest`, recorded with mlx 0.32.4
 
-NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
-
-
-def nest(side: int = 8) -> ModelConfig:
-    core = plain(text_dim=None, channels=(32,), num_resnets=(1,), num_attention_layers=(0,))
-    schedule = ScheduleConfig("cosine", shift_power=1.0)
-    return ModelConfig(around(core), side, DiffusionConfig(schedule))
-
 
 def one_level(side: int = 8, **changes: Any) -> ModelConfig:
     unet = UNetConfig((32,), (1,), (0,), mid_blocks=False, temb_dim=32, **changes)
     return ModelConfig(unet, side, DiffusionConfig(ScheduleConfig("cosine")))
-
-
-def batch_of(config: ModelConfig, rows: int, seed: int = 0) -> Batch:
-    times = np.random.RandomState(seed).randint(0, 1000, rows)
-    noise = [normal(seed + 7 * i, rows, 3, side, side) for i, side in enumerate(config.sides)]
-    images = np.tanh(normal(seed + 3, rows, 3, config.side, config.side))
-    return Batch(images, [""] * rows, {}, np.arange(rows), times, noise)
-
-
-def trained(
-    backend: Backend, config: ModelConfig, steps: int, state: dict[str, np.ndarray]
-) -> tuple[Snapshot, list[float]]:
-    train = TrainConfig(steps=steps, batch_size=4, lr=1e-4, warmup_steps=5)
-    stepper = backend.stepper(config, train, state, NO_TEXT)
-    losses = [stepper.step(batch_of(config, 4, k), k).loss for k in range(steps)]
-    return stepper.snapshot(), losses
-
-
-# --- beside torch -----------------------------------------------------------------------------
-
-
-def weight_errors(one: Snapshot, other: Snapshot) -> list[tuple[float, float]]:
-    """Per weight: largest difference where the gradient is real, and elsewhere."""
-    out = []
-    largest = max(np.abs(v).max() for k, v in one.optimizer.items() if "exp_avg_sq" in k)
-    for name, value in one.weights.items():
-        error = np.abs(value - other.weights[name])
-        real = one.optimizer[f"exp_avg_sq.{name}"] > 1e-10 * largest
-        out.append((float(error[real].max(initial=0)), float(error[~real].max(initial=0))))
-    return out
-
-
-def test_twenty_steps_leave_the_weights_of_torch() -> None:
-    config = nest()
-    state = random_state(config.model)
-    (theirs, their_losses), (ours, losses) = (
-        trained(backend, config, 20, state) for backend in (TorchBackend(), MlxBackend())
-    )
-    np.testing.assert_allclose(losses, their_losses, rtol=1e-5)
-    errors = weight_errors(theirs, ours)
-    assert max(real for real, _ in errors) <= 5e-5
-    assert max(noise for _, noise in errors) <= 20 * 1e-4
-    state["conv_in.weight"][0, 0, 1, 1] += 0.05
-    perturbed, _ = trained(MlxBackend(), config, 20, state)
-    assert max(real for real, _ in weight_errors(theirs, perturbed)) > 1e-2
-
-
-def test_a_run_goes_on_in_the_other_backend() -> None:
-    """Five steps in one, five in the other, end where ten in one do."""
-    config, state = nest(), random_state(nest().model)
-    train = TrainConfig(steps=10, batch_size=4, lr=1e-4, warmup_steps=5)
-    ends = []
-    for first, second in ((TorchBackend, MlxBackend), (MlxBackend, TorchBackend)):
-        stepper = first().stepper(config, train, state, NO_TEXT)
-        for k in range(5):
-            stepper.step(batch_of(config, 4, k), k)
-        after = second().stepper(config, train, random_state(config.model, 9), NO_TEXT)
-        after.restore(stepper.snapshot())
-        for k in range(5, 10):
-            after.step(batch_of(config, 4, k), k)
-        ends.append(after.snapshot())
-    whole, _ = trained(TorchBackend(), config, 10, state)
-    for end in ends:
-        assert max(real for real, _ in weight_errors(whole, end)) <= 5e-5
 
 
 # --- one compiled step ------------------------------------------------------------------------
@@ -153,7 +79,7 @@ def test_a_compiled_step_equals_an_eager_one_and_is_traced_once(
 
 def step_peak(config: ModelConfig, checkpointing: bool) -> int:
     train = TrainConfig(steps=2, batch_size=16, checkpointing=checkpointing)
-    stepper = MlxBackend().stepper(config, train, random_state(config.model), NO_TEXT)
+    stepper = MlxBackend().stepper(config, train, random_state(config.model), no_text)
     batch = batch_of(config, 16)
     mx.clear_cache()
     mx.reset_peak_memory()
@@ -202,6 +128,21 @@ def test_two_ring_processes_learn_what_one_does_with_the_whole_batch(
     alone, together = logged(one), logged(two)
     assert list(alone) == list(together) == list(range(10))
     assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
+
+
+def test_a_broken_list_of_hosts_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text("garbage")
+    done = subprocess.run(
+        [sys.executable, "-c", "from mdm_apple.mlx.train import process_rank; process_rank()"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": "0"},
+    )
+    assert done.returncode == 1
+    assert "MdmError: MLX_HOSTFILE: the processes cannot be joined" in done.stderr
 
 
 WITHOUT = """
@@ -262,7 +203,7 @@ def test_a_machine_without_mlx_is_told_what_to_install(
     assert not out.exists()
 
 
-# --- graphs, long runs ------------------------------------------------------------------------
+# --- graphs ------------------------------------------------------------------------
 
 
 def nodes(*outputs: Any) -> int:
@@ -289,46 +230,3 @@ def test_the_graphs_of_forward_and_step_have_not_grown(capsys: pytest.CaptureFix
         print(f"\nnodes: forward {forward}, step {step}", end="")
     assert 0.9 * FORWARD_NODES <= forward <= FORWARD_NODES
     assert 0.9 * STEP_NODES <= step <= STEP_NODES
-
-
-@pytest.mark.slow
-def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Beside what another number of threads, and so another order of sums, does to torch."""
-    import torch
-
-    config = nest()
-    state = random_state(config.model)
-    threads = torch.get_num_threads()
-    try:
-        runs = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            runs.append(trained(TorchBackend(), config, 100, state)[1])
-    finally:
-        torch.set_num_threads(threads)
-    ours = trained(MlxBackend(), config, 100, state)[1]
-    gap = max(abs(a - b) / b for a, b in zip(ours, runs[0], strict=True))
-    own = max(abs(a - b) / b for a, b in zip(runs[1], runs[0], strict=True))
-    with capsys.disabled():
-        print(f"\nloss gap over 100 steps: {gap:.1e}, torch with two threads {own:.1e}", end="")
-    assert gap <= 3 * max(own, 1e-5)
-
-
-@pytest.mark.slow
-def test_a_fine_tune_of_200_steps_moves_the_samples_of_the_average() -> None:
-    config = nest()
-    train = TrainConfig(steps=200, batch_size=4, lr=1e-3, warmup_steps=5)
-    stepper = MlxBackend().stepper(config, train, random_state(config.model), NO_TEXT)
-    sampler = SamplerConfig("ddim", 5)
-
-    def picture() -> np.ndarray:
-        with stepper.averaged() as runtime:
-            return finish(generate(runtime, [Prompt("", 1)], sampler))[0]
-
-    before, untouched = picture(), picture()
-    losses = [stepper.step(batch_of(config, 4, k % 10), k).loss for k in range(200)]
-    np.testing.assert_array_equal(before, untouched)
-    assert np.abs(picture() - before).mean() > 0.05
-    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])

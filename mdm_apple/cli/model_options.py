@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +18,24 @@ from mdm_apple.strict_json import read_config
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class Gigabytes(click.ParamType):
+    """More than 0 and up to a million; click's own range lets "nan" through."""
+
+    name = "GB"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= 1e6:
+            self.fail(f"{value!r} is no amount of memory in GB.", param, ctx)
+        return number
+
 
 preset_option = click.option(
     "--preset", "preset_name", type=click.Choice(sorted(PRESETS)), help="A named model."

@@ -16,6 +16,7 @@ from mdm_apple.cli.model_options import FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output
 from mdm_apple.embedded import EMOJI
 from mdm_apple.errors import MdmError, require_installed
+from mdm_apple.gallery import Bits
 from mdm_apple.generate import Prompt, Runtime
 from mdm_apple.levels import level_of_side
 
@@ -102,13 +103,20 @@ def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output
         encoder_folder=options["text_encoder"],
         remember=captions if options.get("low_memory") else None,
     )
-    bits = options.get("quantize")
-    if bits:
+    bits = bits_of(options)
+    if bits is not None:
         first = level_of_side(runtime.config, options["stop_at"])
-        done, psnr = quantize_runtime(runtime, 8 if bits == "8" else 4, prompts[0], first)
+        done, psnr = quantize_runtime(runtime, bits, prompts[0], first)
         output.say(
             f"{bits} bits: {done.layers} Linear layers, weights "
             f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB now; "
             f"PSNR of predictions at least {psnr:.1f} dB."
         )
     return runtime
+
+
+def bits_of(options: dict[str, Any]) -> Bits | None:
+    """Of --quantize; a recipe holds the number, the command line its name."""
+    known: dict[str, Bits] = {"8": 8, "4": 4}
+    asked = options.get("quantize")
+    return known[str(asked)] if asked else None

@@ -12,12 +12,20 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from mdm_apple import __version__
-from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.open_model import BACKENDS, Opened, model_option, open_model
+from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes
+from mdm_apple.cli.open_model import BACKENDS, Opened, bits_of, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError
 from mdm_apple.files import new_files
-from mdm_apple.gallery import Pixels, Recipe, as_png, read_recipe, tile, tile_steps, to_pixels
+from mdm_apple.gallery import (
+    Pixels,
+    Recipe,
+    as_png,
+    read_recipe,
+    tile,
+    tile_steps,
+    to_pixels,
+)
 from mdm_apple.generate import Preview, Prompt, Runtime, generate
 from mdm_apple.levels import level_of_side
 from mdm_apple.sampling import SamplerConfig
@@ -35,6 +43,7 @@ FROM_RECIPE = {
     "stop_at": "stop_at",
     "negative": "negative",
     "precision": "precision",
+    "quantize": "quantize",
 }
 
 
@@ -86,8 +95,7 @@ Examples:
 @click.option("--low-memory", is_flag=True, help="Release the text encoder before sampling. MLX.")
 @click.option(
     "--memory-limit",
-    type=click.FloatRange(0, min_open=True),
-    metavar="GB",
+    type=Gigabytes(),
     help="Memory that MLX keeps to where it can.",
 )
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
@@ -275,6 +283,7 @@ def _recipe(
         backend=opened.backend,
         precision=options["precision"],
         version=__version__,
+        quantize=bits_of(options),
     )
 
 

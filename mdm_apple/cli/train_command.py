@@ -13,6 +13,7 @@ from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli.model_options import (
     FILE,
     FOLDER,
+    Gigabytes,
     backend_option,
     chosen_config,
     config_option,
@@ -90,8 +91,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Print settings and memory needed, and stop.")
 @click.option(
     "--memory",
-    type=click.FloatRange(0, min_open=True),
-    metavar="GB",
+    type=Gigabytes(),
     help="Of the machine that --dry-run is asked about; default: this one.",
 )
 @overwrite_option

@@ -9,19 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from mdm_apple.gallery import Bits
 from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.mlx.precision import may_be_reduced
 from mdm_apple.mlx.runtime import MlxRuntime
 from mdm_apple.mlx.weights import flat
 from mdm_apple.sampling import Denoise, SamplerConfig
 
-Bits = Literal[8, 4]
 GROUPS = (64, 32)  # weights that share a scale; the larger where it divides the row
 SAMPLER = SamplerConfig("ddim", 3)  # of the trajectory on which predictions are compared
 

@@ -32,7 +32,7 @@ from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
 from mdm_apple.pyramid import build_pyramid
 from mdm_apple.schedule import build_schedule, vdm_weights
-from mdm_apple.shapes import state_shapes
+from mdm_apple.shapes import idle_parameters, state_shapes
 from mdm_apple.training import (
     Snapshot,
     StepMetrics,
@@ -68,13 +68,13 @@ class MlxStepper:
     ) -> None:
         self.net, self.encoder, self._encode = net, encoder, encode
         self.config, self.train = config, train
-        group = mx.distributed.init()
-        self.rank, self.world = group.rank(), group.size()
+        self.rank, self.world = process_rank()
         self._ops = MlxOps()
         self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
         self._reduced = reducible(net) if train.precision == "bf16" else frozenset[str]()
+        self._idle = idle_parameters(config.model)
         self._shapes = dict(state_shapes(config.model))
         if encoder is not None:
             own = encoder_shapes(encoder.config)
@@ -253,7 +253,9 @@ class MlxStepper:
         return weights
 
     def _trainable(self) -> Arrays:
-        weights = flat(self.net.trainable_parameters())
+        """Weights that learn: torch, too, keeps no moments of weights without a gradient."""
+        own = flat(self.net.trainable_parameters())
+        weights = {name: value for name, value in own.items() if name not in self._idle}
         if self.encoder is not None:
             own = flat(self.encoder.trainable_parameters())
             weights |= {ENCODER + name: value for name, value in own.items()}
@@ -305,3 +307,14 @@ class MlxStepper:
             for key, moments in self.optimizer.moments.items():
                 moments[name] = to_mlx(saved[f"{key}.{name}"], tuple(value.shape))
         self.optimizer.steps = steps
+
+
+def process_rank() -> tuple[int, int]:
+    """Rank and number of processes; joins the others where mlx.launch started several."""
+    try:
+        group = mx.distributed.init()
+    except RuntimeError as error:
+        raise MdmError(
+            f"MLX_HOSTFILE: the processes cannot be joined ({error}); start them with mlx.launch."
+        ) from None
+    return group.rank(), group.size()
