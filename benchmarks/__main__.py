@@ -14,6 +14,7 @@ import click
 
 from benchmarks.harness import Pair, machine
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
+from benchmarks.palettes import palettes
 
 SUITES: dict[str, Callable[[int], Pair]] = {
     "guided": lambda n: guided_step("fp32", n),
@@ -21,6 +22,12 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "training": training_step,
     "forward64": lambda n: forward_pass("mdm64", n),
     "eager": eager_forward,
+    "palettize4": palettes(4),
+    "palettize6": palettes(6),
+    "palettize8": palettes(8),
+    "palettize4-student": palettes(4, "student"),
+    "palettize6-student": palettes(6, "student"),
+    "palettize8-student": palettes(8, "student"),
 }
 
 
