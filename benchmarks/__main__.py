@@ -16,6 +16,7 @@ from benchmarks.blas import lend_blas
 from benchmarks.harness import Pair, machine
 from benchmarks.mlx_networks import mlx_forward, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
+from benchmarks.palettes import palettes
 
 SUITES: dict[str, Callable[[int], Pair]] = {
     "guided": lambda n: guided_step("fp32", n),
@@ -25,6 +26,12 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "eager": eager_forward,
     "mlx-forward": mlx_forward,
     "mlx-training": mlx_training,
+    "palettize4": palettes(4),
+    "palettize6": palettes(6),
+    "palettize8": palettes(8),
+    "palettize4-student": palettes(4, "student"),
+    "palettize6-student": palettes(6, "student"),
+    "palettize8-student": palettes(8, "student"),
 }
 ALONE = ("mlx-forward", "mlx-training")  # need the mlx extra: run when they are named
 

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
+from conversion.errors import BundleError
 from conversion.execute import Package, Precision, Program, Watch
+from conversion.manifest import LevelInfo
 from conversion.parts import POOLED, TOKEN_IDS, Phase
 
 Values = dict[str, NDArray[Any]]
@@ -28,15 +30,18 @@ class Chain:
         phase: Phase,
         values: Mapping[str, NDArray[Any]],
         watches: dict[str, Watch] | None = None,
+        largest: int | None = None,
     ) -> Values:
         """Everything known before, and the outputs of the packages of `phase`.
 
         Args:
             watches: receives one Watch per package that runs. Raises ExecutionError.
+            largest: side of the largest level to run; packages of larger ones are left out.
         """
         known = dict(values)
         for package in self.bundle.manifest.packages:
-            if package.phase == phase:
+            left_out = largest is not None and package.side is not None and package.side > largest
+            if package.phase == phase and not left_out:
                 watch = None if watches is None else watches.setdefault(package.name, Watch())
                 inputs = {feature.name: known[feature.name] for feature in package.inputs}
                 known |= self._program(package.name)(inputs, watch)
@@ -72,12 +77,31 @@ class Denoiser:
         time: int,
         conditioning: Values,
         watches: dict[str, Watch] | None = None,
+        first_level: int = 0,
     ) -> list[NDArray[np.float32]]:
-        """Prediction per level, (1, 3, side, side) each; time is the table index less one."""
-        values = dict(conditioning)
-        for level, x in zip(self.bundle.manifest.levels, x_t, strict=True):
+        """Prediction per level, (1, 3, side, side) each.
+
+        Args:
+            x_t: noisy images of the levels from `first_level` on, largest first.
+            time: the table index less one.
+            first_level: the largest level that runs; it gets zeros from the one above.
+        """
+        values, levels = dict(conditioning), self.bundle.manifest.levels[first_level:]
+        if first_level:
+            values[levels[0].features or ""] = self._nothing_from_above(levels[0])
+        for level, x in zip(levels, x_t, strict=True):
             temb = self._tables[level.time][time][None]
             values[level.image] = x
             values[level.temb] = temb + values[POOLED] if POOLED in values else temb
-        known = self.chain.run("step", values, watches)
-        return [known[level.prediction] for level in self.bundle.manifest.levels]
+        known = self.chain.run("step", values, watches, levels[0].side)
+        return [known[level.prediction] for level in levels]
+
+    def _nothing_from_above(self, level: LevelInfo) -> NDArray[np.float32]:
+        for package in self.bundle.manifest.packages:
+            for feature in package.inputs:
+                if feature.name == level.features:
+                    return np.zeros(feature.shape, np.float32)
+        raise BundleError(
+            f"{self.bundle.path}: a {self.bundle.manifest.layout} runs all of its levels, so it "
+            f"cannot stop at {level.side}; leave out --stop-at or use the model folder."
+        )

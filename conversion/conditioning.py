@@ -18,19 +18,22 @@ from conversion.parts import (
     POOLED,
     TEXT_FEATURES,
     TEXT_MASK,
+    Compute,
     Part,
     keys_values_names,
 )
+from conversion.rewrite.attention import engine_keys_values, engine_mask
 from conversion.source import ModelSource
-from mdm_apple.torch.layers import TextHeadLayer, merge_heads, split_heads
+from mdm_apple.config import ATTENTION_HEADS
+from mdm_apple.torch.layers import Attention, TextHeadLayer, merge_heads, split_heads
 from mdm_apple.torch.unet import UNet
 
 
-def conditioning_part(source: ModelSource) -> Part:
-    """The part of a network with text."""
+def conditioning_part(source: ModelSource, compute: Compute) -> Part:
+    """The part of a network with text. compute: in which form the packages after it take text."""
     config = source.config
     assert config.text, "only networks with text are conditioned"
-    module = ConditioningNetwork(source.net)
+    module = ConditioningNetwork(source.net, compute == "ane")
     features = torch.zeros(1, config.text.max_tokens, config.model.innermost.text_dim or 0)
     mask = torch.ones(1, config.text.max_tokens)
     return Part(
@@ -62,6 +65,23 @@ def cross_attention_names(source: ModelSource) -> list[str]:
     ]
 
 
+def key_shapes(
+    source: ModelSource, level: int, compute: Compute
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
+    text = source.config.text
+    if text is None or source.config.model.text_width is None:
+        return []
+    length, shapes = text.max_tokens, list[tuple[tuple[int, ...], tuple[int, ...]]]()
+    for block in source.net.level_modules()[level].run_blocks():
+        for layer in cast("list[Attention]", list(block.attn)) if block.attention else []:
+            width = layer.qkv.in_channels
+            flat = (1, ATTENTION_HEADS, length, width // ATTENTION_HEADS)
+            engine = (1, length, 1, width), (1, width, 1, length)
+            shapes.append(engine if compute == "ane" else (flat, flat))
+    return shapes
+
+
 def takes_attention_mask(source: ModelSource) -> bool:
     """Whether attention to text is masked in this model; published ones attend to padding too."""
     masked = source.config.model.innermost.masked_cross_attention
@@ -71,9 +91,9 @@ def takes_attention_mask(source: ModelSource) -> bool:
 class ConditioningNetwork(nn.Module):
     """`UNet.condition` with an additive mask and without data-dependent choices."""
 
-    def __init__(self, net: UNet) -> None:
+    def __init__(self, net: UNet, engine: bool) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.engine = net, engine
         self.core = net.level_modules()[-1]
         counts = sum(sum(blocks) for blocks in cross_attention_counts(net))
         self.masked = self.core.config.masked_cross_attention
@@ -94,8 +114,10 @@ class ConditioningNetwork(nn.Module):
             for level in self.net.level_modules()
             for block in level.level_keys_values(h, mask if self.masked else None)
             for layer_text in block
-            for part in layer_text
+            for part in (engine_keys_values(*layer_text) if self.engine else layer_text)
         ]
+        if additive is not None and self.engine:
+            additive = engine_mask(additive)
         extra = [additive] if ATTENTION_MASK in self.fixed_outputs and additive is not None else []
         return (pooled, *extra, *keys_values)
 

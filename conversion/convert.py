@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,28 +18,34 @@ from conversion.bundle import Bundle, bundle_folder, finish_bundle
 from conversion.coreml import quiet_coremltools
 from conversion.describe import describe
 from conversion.errors import ConversionError
+from conversion.execute import Package
 from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
+from conversion.layouts import Layout, parts_of
 from conversion.mlpackage import seal_package
-from conversion.monolith import monolith
-from conversion.parts import Part
+from conversion.parts import Compute, Part
 from conversion.source import ModelSource
+from conversion.split import best_cut, split_package
 from conversion.tables import write_tables
 from mdm_apple.strict_json import to_json
 from mdm_apple.tensorfile import write_bytes
 
-Layout = Literal["monolith"]
 Target = Literal["iOS17", "iOS18", "iOS26"]
-
-LAYOUTS: dict[Layout, Callable[[ModelSource], list[Part]]] = {"monolith": monolith}
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How a bundle is made. target: the oldest system that can load it, macOS versions alike."""
+    """How a bundle is made.
+
+    target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
+    layers for the Neural Engine, "gpu" keeps those of training. max_package_mb: larger packages are
+    split in two until none is (a phone's Neural Engine takes about 1000).
+    """
 
     layout: Layout = "monolith"
     target: Target = "iOS18"
+    compute: Compute = "gpu"
+    max_package_mb: float = 1000
 
 
 def convert(
@@ -51,7 +59,7 @@ def convert(
 
     Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
     """
-    parts = LAYOUTS[options.layout](source)
+    parts = parts_of(source, options.layout, options.compute)
     for part in parts:
         _check_range(part)
     with bundle_folder(out, overwrite) as folder:
@@ -62,13 +70,29 @@ def convert(
         say("tables and golden record")
         write_tables(folder, source)
         golden = write_golden(folder, source)
+        made: list[Part] = []
         for part in parts:
             say(f"{part.name}: capturing and lowering")
             convert_part(part, folder / f"{part.name}.mlpackage", options.target, source)
+            made += _within_limit(part, folder, options.max_package_mb, source)
         finish_bundle(
-            folder, describe(folder, source, parts, golden, options.layout, options.target)
+            folder, describe(folder, source, made, golden, options.layout, options.target)
         )
     return Bundle.open(out)
+
+
+def _within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
+    """The part, or the pieces into which its package was split, as <name>_1 and <name>_2."""
+    path = folder / f"{part.name}.mlpackage"
+    if sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) <= limit_mb * 1e6:
+        return [part]
+    pieces = [dataclasses.replace(part, name=f"{part.name}_{k}") for k in (1, 2)]
+    first, second = (folder / f"{piece.name}.mlpackage" for piece in pieces)
+    split_package(path, first, second, best_cut(Package.open(path)), f"cut_{part.name}")
+    shutil.rmtree(path)
+    for piece, target in zip(pieces, (first, second), strict=True):
+        seal_package(target, piece.name, source.config.provenance.license)
+    return [p for piece in pieces for p in _within_limit(piece, folder, limit_mb, source)]
 
 
 def convert_part(part: Part, path: Path, target: Target, source: ModelSource) -> None:

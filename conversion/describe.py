@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import os
@@ -12,6 +13,7 @@ import numpy
 import torch
 
 from conversion.coreml import quiet_coremltools
+from conversion.cost import peak_memory
 from conversion.execute import Package, TensorType
 from conversion.execute.liveness import peak_bytes
 from conversion.manifest import (
@@ -25,7 +27,7 @@ from conversion.manifest import (
     SamplerInfo,
     TextInfo,
 )
-from conversion.parts import Part, Phase, image_name, prediction_name, temb_name
+from conversion.parts import Part, features_name, image_name, prediction_name, temb_name
 from conversion.source import ModelSource
 from conversion.tables import BASE_TABLE, TABLES, alpha_bar_name, time_name
 from mdm_apple import __version__
@@ -45,20 +47,21 @@ def describe(
     source: ModelSource,
     parts: list[Part],
     golden: GoldenInfo,
-    layout: Literal["monolith"],
+    layout: Literal["monolith", "nested"],
     target: Literal["iOS17", "iOS18", "iOS26"],
 ) -> Manifest:
     """Everything but the list of files and the digest, which come with the finished folder."""
     config = source.config
     diffusion, num_steps = config.diffusion, config.diffusion.schedule.num_steps
     default = SamplerConfig()
+    packages = tuple(_package(folder, part) for part in parts)
     return Manifest(
         schema=SCHEMA_VERSION,
         digest=NO_DIGEST,
         layout=layout,
         variant="fp16",
         target=target,
-        levels=_levels(source),
+        levels=_levels(source, layout == "nested"),
         num_steps=num_steps,
         alpha_bar=BASE_TABLE,
         tables=TABLES,
@@ -68,7 +71,8 @@ def describe(
         guidance="none" if config.text is None else "cfg",
         sampler=SamplerInfo("ddim", min(default.num_steps or 1, num_steps), 1, num_steps),
         text=_text(source),
-        packages=tuple(describe_package(folder, part.name, part.phase, 16) for part in parts),
+        packages=packages,
+        peak_memory=peak_memory(packages),
         golden=golden,
         provenance=config.provenance,
         versions=_versions(),
@@ -77,21 +81,33 @@ def describe(
     )
 
 
-def describe_package(folder: Path, name: str, phase: Phase, weight_bits: int) -> PackageInfo:
-    """What the manifest says of the package `name` in the folder."""
-    path = folder / f"{name}.mlpackage"
-    package = Package.open(path)
-    return PackageInfo(
-        name=name,
+def _package(folder: Path, part: Part) -> PackageInfo:
+    path = folder / f"{part.name}.mlpackage"
+    types = Package.open(path)
+    info = PackageInfo(
+        name=part.name,
         path=path.name,
-        phase=phase,
+        phase=part.phase,
+        side=part.side,
         precision="fp16",
+        weight_bits=16,
+        compute="cpuAndNeuralEngine" if part.compute == "ane" else "cpuAndGPU",
+        bytes=0,
+        activation_bytes=0,
+        inputs=_features(types.inputs),
+        outputs=_features(types.outputs),
+    )
+    return described_again(folder, info, 16)
+
+
+def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> PackageInfo:
+    """The entry of a package in the folder after its weights were stored in another way."""
+    path = folder / info.path
+    return dataclasses.replace(
+        info,
         weight_bits=weight_bits,
-        compute="cpuAndGPU",  # layers are as in training; the Neural Engine wants other ones
         bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
-        activation_bytes=peak_bytes(package.function()),
-        inputs=_features(package.inputs),
-        outputs=_features(package.outputs),
+        activation_bytes=peak_bytes(Package.open(path).function()),
     )
 
 
@@ -99,7 +115,7 @@ def _features(types: dict[str, TensorType]) -> tuple[Feature, ...]:
     return tuple(Feature(n, _FEATURE_TYPES[t.dtype], t.shape) for n, t in types.items())
 
 
-def _levels(source: ModelSource) -> tuple[LevelInfo, ...]:
+def _levels(source: ModelSource, nested: bool) -> tuple[LevelInfo, ...]:
     config = source.config
     return tuple(
         LevelInfo(
@@ -107,6 +123,7 @@ def _levels(source: ModelSource) -> tuple[LevelInfo, ...]:
             image=image_name(side),
             temb=temb_name(side),
             prediction=prediction_name(side),
+            features=features_name(side) if nested and i > 0 else None,
             alpha_bar=alpha_bar_name(side),
             time=time_name(side),
             image_scale=image_scale(config.diffusion, config.model.scales, i),

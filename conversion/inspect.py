@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from conversion.bundle import Bundle
+from conversion.cost import CHIPS, CutPoint, cost_of, cut_points
 from conversion.execute import Package
-from conversion.palettize import weights_of
+from conversion.lint import Finding, count_by_rule, lint
+from conversion.manifest import PeakMemory
+from conversion.weights import weights_of
 from mdm_apple.config import ModelConfig, T5Config
 from mdm_apple.hub import encoder_shapes
 from mdm_apple.shapes import state_shapes
 
 INNER = "inner_unet."
+SHOWN = 5  # findings of the lint that are named one by one
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class LevelSize:
 
 @dataclass(frozen=True)
 class PackageCensus:
-    """operations: how often each kind occurs, constants left out. The last two count weights."""
+    """operations: how often each kind occurs, constants left out.
+
+    plain_weights, compressed_weights: how many there are. findings: of the lint, by rule, and
+    whether the package is meant for the Neural Engine at all. flops, traffic, weight_bytes: see
+    cost.Cost. estimated_ms: by chip, an estimate. cuts: where it could be halved.
+    """
 
     name: str
     path: str
@@ -40,11 +49,22 @@ class PackageCensus:
     operations: dict[str, int]
     plain_weights: int
     compressed_weights: int
+    for_neural_engine: bool
+    findings: dict[str, int]
+    first_errors: tuple[Finding, ...]
+    flops: int
+    traffic: int
+    weight_bytes: int
+    estimated_ms: dict[str, float]
+    cuts: tuple[CutPoint, ...]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """files: bytes by name. packages: empty for a model folder or preset."""
+    """files: bytes by name. packages: empty for a model folder or preset.
+
+    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset.
+    """
 
     name: str
     levels: tuple[LevelSize, ...]
@@ -53,6 +73,7 @@ class Inspection:
     variant: str | None
     files: dict[str, int]
     packages: tuple[PackageCensus, ...]
+    peak_memory: PeakMemory | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,7 +91,9 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     files = {file.path: file.size for file in bundle.manifest.files}
     parameters = _parameters(bundle.config())
     packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
-    return Inspection(bundle.path.name, *parameters, bundle.manifest.variant, files, packages)
+    manifest = bundle.manifest
+    name, peak = bundle.path.name, manifest.peak_memory
+    return Inspection(name, *parameters, manifest.variant, files, packages, peak)
 
 
 def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
@@ -91,7 +114,9 @@ def _encoder_parameters(config: T5Config) -> int:
 
 def _census(bundle: Bundle, name: str) -> PackageCensus:
     info = bundle.package(name)
-    function = Package.open(bundle.file(info.path)).function()
+    package = Package.open(bundle.file(info.path))
+    function, findings = package.function(), lint(package)
+    cost = cost_of(function)
     kinds = Counter(o.kind for o in function.operations if not o.is_constant)
     compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)
     return PackageCensus(
@@ -105,6 +130,14 @@ def _census(bundle: Bundle, name: str) -> PackageCensus:
         operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         plain_weights=len(weights_of(function)),
         compressed_weights=compressed,
+        for_neural_engine=info.compute == "cpuAndNeuralEngine",
+        findings=count_by_rule(findings),
+        first_errors=tuple(f for f in findings if f.severity == "error")[:SHOWN],
+        flops=cost.flops,
+        traffic=cost.traffic,
+        weight_bytes=cost.weight_bytes,
+        estimated_ms={chip.name: 1e3 * cost.seconds(chip) for chip in CHIPS},
+        cuts=tuple(cut_points(function)),
     )
 
 

@@ -1,174 +1,200 @@
-"""The best 2^n values for a tensor of fp16 numbers: weighted k-means in one dimension.
+"""The best 2^n values for groups of fp16 numbers: weighted k-means in one dimension.
 
-fp16 has 65,536 values, so a tensor of any size is a histogram. With prefix sums over it one step
-of Lloyd's algorithm costs k binary searches, whatever the size of the tensor. What Lloyd finds
-depends on its start: exact dynamic programming on binned values for few centroids, for many the
-density that is optimal in the limit, the cube root of that of the data (Bennett 1948, Panter and
-Dite 1951). Deterministic throughout.
+A cell is a run of neighbouring values that share one centroid; what is sought are the borders
+between cells, for many groups at once:
+
+1. start: cells of equal squared error, which is what optimal cells come to in the limit of many
+   (Panter and Dite 1951, Gersho 1979). A walk along the values closes a cell when its error exceeds
+   a bound, and the bound is adjusted until the cells last exactly.
+2. sweep: each cell of the start is divided into bins, and dynamic programming moves all borders
+   together to the best of a few bins on either side, from coarse steps to single bins. It shifts
+   whole cells from crowded to sparse regions, which Lloyd's algorithm does only very slowly.
+3. Lloyd's algorithm on the values themselves.
+
+Within [i, j) the squared error is (sum of squares) - moment^2 / mass, and the squares add up to the
+same total whatever the cells: so the sum of moment^2 / mass is to be made as large as possible.
+
+Deterministic, and a group's palette does not depend on the groups beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-Halves = NDArray[np.float16]
-Doubles = NDArray[np.float64]
+from conversion.histogram import CODES, Doubles, Halves, Histogram, histogram
+from conversion.walk import equal_error_cells
 
-EXACT_START_CENTROIDS = 16  # beyond, binning costs more than the asymptotic start loses
-BINS = 512
-MAX_ROUNDS = 400
-TOLERANCE = 1e-7  # of the squared error, per round
-EQUALISING_ROUNDS = 30
-REACH = 8
-MAX_SWEEPS = 40
+Places = NDArray[np.int64]
+
+BINS_PER_CELL = {1: 64, 2: 64, 3: 64, 4: 64, 6: 32, 8: 16}  # by bits
+REACH = 8  # places tried on either side of a border
+SWEEPS = 4  # at most, per stride; strides go from half a cell to one bin
+LLOYD_ROUNDS = 20
+GROUPS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Palette:
-    """values: fp16 (2^bits,), ascending. indices: uint8, flat, one per number of the tensor."""
+    """values: fp16 (2^bits,), ascending. indices: uint8, flat, one per number of the group.
+
+    squared_error, squared_sum: of the numbers against their values, and of the numbers themselves.
+    """
 
     values: Halves
     indices: NDArray[np.uint8]
+    squared_error: float
+    squared_sum: float
 
 
 def palette_of(tensor: Halves, bits: int) -> Palette:
     """At most 2^bits values for all numbers of a finite fp16 tensor, by least squared error."""
-    codes = np.ascontiguousarray(tensor).reshape(-1).view(np.uint16)
-    counts = np.bincount(codes, minlength=1 << 16)
-    present = np.flatnonzero(counts).astype(np.uint16)
-    order = np.argsort(present.view(np.float16), kind="stable")
-    present = present[order]
-    support = present.view(np.float16).astype(np.float64)
-    centroids = _centroids(support, counts[present].astype(np.float64), 1 << bits)
-    values = np.sort(centroids.astype(np.float16))
-    values = np.concatenate([values, np.repeat(values[-1:], (1 << bits) - len(values))])
-    nearest = _nearest(values.astype(np.float64), support).astype(np.uint8)
-    lookup = np.zeros(1 << 16, np.uint8)
-    lookup[present] = nearest
-    return Palette(values, lookup[codes])
+    return palettes_of([tensor], bits)[0]
 
 
-def _centroids(support: Doubles, weights: Doubles, count: int) -> Doubles:
-    """Up to `count` centroids of ascending values with their weights."""
-    if len(support) <= count:
-        return support
-    if count <= EXACT_START_CENTROIDS:
-        start = _exact_on_bins(support, weights, count)
-    else:
-        start = _companded(support, weights, count)
-    return _refine(support, weights, _lloyd(support, weights, start))
+def palettes_of(groups: Sequence[Halves], bits: int) -> list[Palette]:
+    """A palette for each group of finite fp16 numbers. Raises ConversionError for others."""
+    return [
+        palette
+        for start in range(0, len(groups), GROUPS_AT_ONCE)
+        for palette in _palettes(groups[start : start + GROUPS_AT_ONCE], bits)
+    ]
 
 
-def _companded(support: Doubles, weights: Doubles, count: int) -> Doubles:
-    """Centroids as dense as the cube root of the data's density.
-
-    The density is measured on cells that are moved until all have the same share of it, so that
-    long tails are resolved however little of the data they hold.
-    """
-    mass = np.concatenate([[0.0], np.cumsum(weights)])
-    edges = np.interp(np.linspace(0, mass[-1], 4 * count + 1), mass[1:], support)
-    for _ in range(EQUALISING_ROUNDS):
-        share = np.diff(mass[np.searchsorted(support, edges, "right")])
-        reach = np.concatenate([[0.0], np.cumsum(np.cbrt(share * np.diff(edges) ** 2))])
-        edges = np.interp(np.linspace(0, reach[-1], len(edges)), reach, edges)
-    return np.unique(edges[2::4])
+def _palettes(groups: Sequence[Halves], bits: int) -> list[Palette]:
+    counted = [histogram(group) for group in groups]
+    count = 1 << bits
+    hard = [h for h in counted if len(h.values) > count]
+    solved = iter(_centroids(hard, bits) if hard else ())
+    out: list[Palette] = []
+    for group, h in zip(groups, counted, strict=True):
+        values = (next(solved) if len(h.values) > count else h.values).astype(np.float16)
+        out.append(_apply(group, h, np.sort(values), count))
+    return out
 
 
-def _exact_on_bins(support: Doubles, weights: Doubles, count: int) -> Doubles:
-    """Optimal centroids of the values gathered into BINS bins of equal cube-root mass."""
-    places = _companded(support, weights, min(BINS, len(support)))
-    cuts = np.searchsorted(support, (places[1:] + places[:-1]) / 2)
-    starts = np.unique(np.concatenate([[0], cuts]))
-    w = np.concatenate([[0.0], np.cumsum(np.add.reduceat(weights, starts))])
-    s = np.concatenate([[0.0], np.cumsum(np.add.reduceat(weights * support, starts))])
-    # Within [i, j) the squared error is (sum of squares) - s^2 / w, and the squares add up to the
-    # same total whatever the partition: so the sum of s^2 / w is to be made as large as possible.
-    bins = len(starts)
-    count = min(count, bins)
-    every = np.arange(bins + 1)
-    gain = _gain(w, s, every, every)
-    best = gain[0]
-    choices: list[NDArray[np.intp]] = []
-    for _ in range(count - 1):
-        total = best[:, None] + gain
-        choices.append(total.argmax(axis=0))
-        best = total.max(axis=0)
-    ends = [bins]
-    for choice in reversed(choices):
-        ends.append(int(choice[ends[-1]]))
-    borders = np.array([0, *ends[:0:-1], bins])
-    return np.diff(s[borders]) / np.diff(w[borders])
+def _apply(group: Halves, h: Histogram, values: Halves, count: int) -> Palette:
+    values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
+    middles = values.astype(np.float64)
+    nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, h.values).astype(np.uint8)
+    lookup = np.zeros(CODES, np.uint8)
+    lookup[h.codes] = nearest
+    error = float(np.diff(h.mass) @ np.square(h.values - middles[nearest]))
+    codes = np.ascontiguousarray(group).reshape(-1).view(np.uint16)
+    return Palette(values, lookup[codes], error, float(h.square[-1]))
 
 
-def _lloyd(support: Doubles, weights: Doubles, centroids: Doubles) -> Doubles:
-    """Assign and average until the squared error stands still; empty cells are dropped."""
-    mass = np.concatenate([[0.0], np.cumsum(weights)])
-    moment = np.concatenate([[0.0], np.cumsum(weights * support)])
-    total = float(weights @ support**2)
-    before = np.inf
-    for _ in range(MAX_ROUNDS):
-        cuts = np.searchsorted(support, (centroids[1:] + centroids[:-1]) / 2)
-        borders = np.concatenate([[0], cuts, [len(support)]])
-        borders = np.unique(borders)
-        w, s = np.diff(mass[borders]), np.diff(moment[borders])
-        centroids = s / w
-        error = max(total - float(s @ centroids), 0.0)
-        if before - error <= TOLERANCE * before:
-            break
-        before = error
-    return centroids
-
-
-def _refine(support: Doubles, weights: Doubles, centroids: Doubles) -> Doubles:
-    """Move all borders between cells at once to the best of REACH places on either side of each.
-
-    Dynamic programming over the candidates, with strides from coarse to single values: it shifts
-    centroids from crowded to sparse regions, which Lloyd does only over thousands of rounds.
-    """
-    mass = np.concatenate([[0.0], np.cumsum(weights)])
-    moment = np.concatenate([[0.0], np.cumsum(weights * support)])
-    cuts = np.searchsorted(support, (centroids[1:] + centroids[:-1]) / 2)
-    spread = max(1, len(support) // (4 * len(centroids)))
-    stride = 1 << (spread.bit_length() - 1)
-    steps = np.arange(-REACH, REACH + 1)
-    for _ in range(MAX_SWEEPS):
-        candidates = np.clip(cuts[:, None] + stride * steps, 1, len(support) - 1)
-        moved = _best_cuts(mass, moment, candidates)
-        if np.array_equal(moved, cuts):
-            if stride == 1:
+def _centroids(groups: Sequence[Histogram], bits: int) -> list[Doubles]:
+    """2^bits centroids, ascending, of each group of more different values than that."""
+    count, per_cell = 1 << bits, BINS_PER_CELL[bits]
+    bins = count * per_cell
+    edges = [_bin_edges(h, cells, per_cell) for h, cells in _starts(groups, count)]
+    mass, moment = np.empty((bins + 1, len(groups))), np.empty((bins + 1, len(groups)))
+    for g, (h, edge) in enumerate(zip(groups, edges, strict=True)):
+        mass[:, g], moment[:, g] = h.mass[edge], h.moment[edge]
+    cuts = np.repeat(np.arange(1, count)[:, None] * per_cell, len(groups), axis=1)
+    stride, offsets = per_cell // 2, np.arange(-REACH, REACH + 1)
+    while stride:
+        for _ in range(SWEEPS):
+            moved = _sweep(mass, moment, cuts, stride * offsets)
+            if np.array_equal(moved, cuts):
                 break
-            stride //= 2
-        cuts = moved
-    borders = np.unique(np.concatenate([[0], cuts, [len(support)]]))
-    return np.diff(moment[borders]) / np.diff(mass[borders])
+            cuts = moved
+        stride //= 2
+    return [
+        _lloyd(h, np.concatenate([[0], edge[cuts[:, g]], [len(h.values)]]))
+        for g, (h, edge) in enumerate(zip(groups, edges, strict=True))
+    ]
 
 
-def _best_cuts(mass: Doubles, moment: Doubles, candidates: NDArray[np.intp]) -> NDArray[np.intp]:
-    """One candidate per row, ascending, with the largest sum of moment^2 / mass over the cells."""
-    best = _gain(mass, moment, np.zeros(1, np.intp), candidates[0])[0]
-    choices: list[NDArray[np.intp]] = []
-    for before, after in pairwise(candidates):
-        total = best[:, None] + _gain(mass, moment, before, after)
-        choices.append(total.argmax(axis=0))
-        best = total.max(axis=0)
-    last = best + _gain(mass, moment, candidates[-1], np.array([len(mass) - 1]))[:, 0]
-    picks = [int(last.argmax())]
-    for choice in reversed(choices):
-        picks.append(int(choice[picks[-1]]))
-    return candidates[np.arange(len(candidates)), picks[::-1]]
+def _starts(groups: Sequence[Histogram], count: int) -> list[tuple[Histogram, Places]]:
+    """Each group with the count + 1 places that bound the cells of its start."""
+    cells = equal_error_cells(groups, count)
+    return [(h, _divide_more(c, count)) for h, c in zip(groups, cells, strict=True)]
 
 
-def _gain(
-    mass: Doubles, moment: Doubles, starts: NDArray[np.intp], ends: NDArray[np.intp]
-) -> Doubles:
-    dw = mass[ends][None, :] - mass[starts][:, None]
-    ds = moment[ends][None, :] - moment[starts][:, None]
-    return np.where(dw > 0, ds**2 / np.where(dw > 0, dw, 1), -np.inf)
+def _divide_more(cells: Places, count: int) -> Places:
+    """Cells at least as many as needed by halving some, spread evenly over those that can be."""
+    cells = np.unique(cells)
+    while len(cells) <= count:
+        sizes = np.diff(cells)
+        can = np.flatnonzero(sizes > 1)
+        missing = min(count + 1 - len(cells), len(can))
+        halved = can[np.arange(missing) * len(can) // missing]
+        cells = np.sort(np.concatenate([cells, cells[halved] + sizes[halved] // 2]))
+    return cells
 
 
-def _nearest(values: Doubles, numbers: Doubles) -> NDArray[np.intp]:
-    return np.searchsorted((values[1:] + values[:-1]) / 2, numbers)
+def _bin_edges(h: Histogram, cells: Places, per_cell: int) -> Places:
+    """Places of the values that begin the bins: `per_cell` of equal width in every cell."""
+    inner = cells[1:-1]
+    borders = np.concatenate(
+        [h.values[:1], (h.values[inner] + h.values[inner - 1]) / 2, h.values[-1:]]
+    )
+    fine = np.interp(
+        np.arange((len(cells) - 1) * per_cell + 1) / per_cell, np.arange(len(cells)), borders
+    )
+    edges = np.searchsorted(h.values, fine)
+    edges[0], edges[-1] = 0, len(h.values)
+    return edges
+
+
+def _sweep(mass: Doubles, moment: Doubles, cuts: Places, offsets: Places) -> Places:
+    """Move every border to one of `offsets` from where it is, so that the cells gain most.
+
+    mass, moment: sums before each bin, (bins + 1, G). cuts: bins at which cells begin, without the
+    first cell, ascending, (cells - 1, G).
+    """
+    last, groups = len(mass) - 1, np.arange(mass.shape[1])
+    places = np.clip(cuts[:, None, :] + offsets[None, :, None], 0, last)
+    flat = places * len(groups) + groups
+    m, s = np.take(mass, flat), np.take(moment, flat)  # (cells - 1, W, G)
+    best = np.empty_like(m)  # of all cells before a border, by its place
+    best[0] = _gain(m[0], s[0])
+    shape = (len(offsets), *m.shape[1:])
+    dm, ds, crossed = np.empty(shape), np.empty(shape), np.empty(shape, bool)
+    for i in range(1, len(cuts)):  # what `_gain` computes, without new memory: this loop is hot
+        np.subtract(m[i], m[i - 1][:, None], out=dm)
+        np.subtract(s[i], s[i - 1][:, None], out=ds)
+        np.less(dm, 0, out=crossed)
+        np.multiply(ds, ds, out=ds)
+        np.maximum(dm, _EMPTY, out=dm)
+        np.divide(ds, dm, out=ds)
+        np.copyto(ds, -np.inf, where=crossed)
+        np.add(ds, best[i - 1][:, None], out=ds)
+        np.maximum.reduce(ds, axis=0, out=best[i])
+    moved = np.empty_like(cuts)
+    end_m, end_s = mass[last], moment[last]
+    for i in range(len(cuts) - 1, -1, -1):
+        chosen = (best[i] + _gain(end_m - m[i], end_s - s[i])).argmax(axis=0)
+        moved[i] = places[i, chosen, groups]
+        end_m, end_s = m[i, chosen, groups], s[i, chosen, groups]
+    return moved
+
+
+_EMPTY = 1e-30  # mass of an empty cell, whose moment is exactly zero
+
+
+def _gain(mass: Doubles, moment: Doubles) -> Doubles:
+    """moment^2 / mass; zero for an empty cell, -infinity for one that ends before it begins."""
+    return np.where(mass < 0, -np.inf, moment**2 / np.maximum(mass, _EMPTY))
+
+
+def _lloyd(h: Histogram, borders: Places) -> Doubles:
+    """Centroids after assigning and averaging in turn, as many as there are cells."""
+    borders = _divide_more(borders, len(borders) - 1)
+    centroids = np.diff(h.moment[borders]) / np.diff(h.mass[borders])
+    for _ in range(LLOYD_ROUNDS):
+        cuts = np.searchsorted(h.values, (centroids[1:] + centroids[:-1]) / 2)
+        moved = np.concatenate([[0], cuts, [len(h.values)]])
+        if np.array_equal(moved, borders):
+            break
+        borders = moved
+        mass = np.diff(h.mass[borders])
+        kept = mass > 0  # a cell that nothing is nearest to keeps its centroid
+        means = np.diff(h.moment[borders]) / np.where(kept, mass, 1)
+        centroids = np.where(kept, means, centroids)
+    return centroids

@@ -40,6 +40,8 @@ class Feature:
 class PackageInfo:
     """One .mlpackage. phase: runs once per text, once per prompt, or once per step.
 
+    side: of the level that it belongs to; it is left out where sampling stops at a smaller one.
+    null: it always runs.
     weight_bits: of its palettized weights, 16 where none are. activation_bytes: the most that
     values in their declared types occupy at once, weights apart.
     """
@@ -47,6 +49,7 @@ class PackageInfo:
     name: str
     path: str
     phase: Phase
+    side: int | None
     precision: Literal["fp16"]
     weight_bits: int
     compute: ComputeUnits
@@ -57,16 +60,30 @@ class PackageInfo:
 
 
 @dataclass(frozen=True)
+class PeakMemory:
+    """Predicted bytes. resident: all packages stay loaded; staged: those of one phase at a time.
+
+    minimal: one package at a time.
+    """
+
+    resident: int
+    staged: int
+    minimal: int
+
+
+@dataclass(frozen=True)
 class LevelInfo:
     """One level of the nest. image, temb, prediction are feature names, the others tables.
 
-    image_scale: a sampled x0 times this is a picture in [-1, 1].
+    features: what the level above adds, which is zero where sampling stops at this one; null where
+    there is no such input. image_scale: a sampled x0 times this is a picture in [-1, 1].
     """
 
     side: int
     image: str
     temb: str
     prediction: str
+    features: str | None
     alpha_bar: str
     time: str
     image_scale: float
@@ -137,6 +154,7 @@ class Manifest:
     sampler: SamplerInfo
     text: TextInfo | None
     packages: tuple[PackageInfo, ...]
+    peak_memory: PeakMemory
     golden: GoldenInfo
     provenance: Provenance
     versions: dict[str, str]

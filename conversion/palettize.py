@@ -1,252 +1,201 @@
-"""A bundle becomes a smaller one: weights of 2^bits values each, stored as indices into a table.
+"""A bundle becomes a smaller one: weights as indices into small tables, or as scaled integers.
 
-Enters: a bundle with fp16 weights. Leaves: a new bundle, and a report that names every weight that
-kept its 16 bits and says why. Biases, norms and tables of positions are no weights here.
+Enters: a bundle with fp16 weights and a plan. Leaves: a new bundle, and a report that names every
+weight that kept its 16 bits and says why.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import math
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from conversion.bundle import MANIFEST, Bundle, bundle_folder, finish_bundle
-from conversion.coreml import quiet_coremltools
-from conversion.describe import describe_package
+from conversion.cost import peak_memory
+from conversion.describe import described_again
 from conversion.errors import ConversionError
 from conversion.execute import Package
-from conversion.execute.graph import BlobReference, Function, Operation
-from conversion.kmeans import palette_of
+from conversion.linear import quantize_linear
+from conversion.manifest import PackageInfo
 from conversion.mlpackage import copy_package, seal_package
+from conversion.palette_jobs import Job, PackedPalettes, run_jobs
+from conversion.plan import PlannedWeight, Setting, uniform_plan
+from conversion.quality import plain_values
+from conversion.replace import Where, replace_weights
+from conversion.weights import weights_of
 
-BITS = (8, 6, 4, 2)
-MINIMUM_ELEMENTS = 2048  # below, the table of values costs as much as is saved
-# operation -> the parameter that holds its weight
-WEIGHTED = {
-    "conv": "weight",
-    "conv_transpose": "weight",
-    "linear": "weight",
-    "gather": "x",
-    "matmul": "y",
-}
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """One weight of a package: bits it has now, and why it kept 16 if it did."""
+    """One weight of a package: bits it has now, and why it kept 16 if it did.
+
+    snr: of the stored weight against its fp16 numbers in dB; None where it kept them or was not
+    palettized here.
+    """
 
     package: str
     name: str
     elements: int
     bits: int
     reason: str | None
+    snr: float | None = None
 
 
 @dataclass(frozen=True)
 class PalettizeReport:
-    """What happened to every weight, and the bytes of all packages before and after."""
+    """What happened to every weight, and the bytes of all packages before and after.
 
-    bits: int
+    snr: of all palettized weights together, in dB.
+    """
+
+    variant: str
     weights: tuple[WeightReport, ...]
     bytes_before: int
     bytes_after: int
+    snr: float | None
 
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that one or more operations multiply with."""
-
-    name: str
-    elements: int
-    users: tuple[str, ...]
+    def as_json(self) -> dict[str, Any]:
+        return plain_values(dataclasses.asdict(self))
 
 
 def palettize(
     bundle: Bundle,
     out: Path,
-    bits: int,
+    setting: Setting | int,
     protect_ends: bool = True,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
+    processes: int | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
-    """Write a bundle whose weights have at most 2^bits different values per tensor.
+    """Write a bundle whose weights all have one setting, as far as they can take it.
 
     Args:
-        bits: 8, 6, 4 or 2. protect_ends: leave the first and last convolutions of each level alone.
+        setting: or bits alone, for one palette per weight.
+        protect_ends: leave the first and last convolutions of each level alone.
+        processes: None chooses by the work and the processors there are.
 
-    Raises ConversionError when the bundle is compressed already or the setting is unknown.
+    Raises ConversionError when the bundle is compressed already or its system lacks the setting.
     """
-    if bits not in BITS:
-        raise ConversionError(f"bits: expected one of {', '.join(map(str, BITS))}, got {bits}.")
+    setting = Setting(setting) if isinstance(setting, int) else setting
+    refuse_compressed(bundle)
+    plan = uniform_plan(bundle, setting, protect_ends)
+    return apply_plan(bundle, out, plan, setting.name, overwrite, say, processes)
+
+
+def refuse_compressed(bundle: Bundle) -> None:
+    """Raises ConversionError unless all weights of the bundle are fp16."""
     if any(p.weight_bits != 16 for p in bundle.manifest.packages):
         raise ConversionError(
             f"{bundle.path}: is compressed already ({bundle.manifest.variant}); start from the "
             "fp16 bundle, each compression adds its error."
         )
+
+
+def apply_plan(
+    bundle: Bundle,
+    out: Path,
+    plan: Sequence[PlannedWeight],
+    variant: str,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    processes: int | None = None,
+) -> tuple[Bundle, PalettizeReport]:
+    """Write a bundle with each weight stored as planned, called `variant`."""
     weights: list[WeightReport] = []
     with bundle_folder(out, overwrite) as folder:
-        _copy_the_rest(bundle, folder)
-        packages = []
+        copy_all_but_packages(bundle, folder)
+        palettes = _palettes(bundle, plan, say, processes)
+        packages: list[PackageInfo] = []
         for info in bundle.manifest.packages:
-            say(f"{info.name}: {bits} bits")
-            target = folder / info.path
-            weights += compress_package(
-                bundle.file(info.path), target, info.name, bits, protect_ends
-            )
-            license_text = bundle.manifest.provenance.license
-            seal_package(target, info.name, license_text)
-            packages.append(describe_package(folder, info.name, info.phase, bits))
+            mine = [p for p in plan if p.package == info.name]
+            say(f"{info.name}: writing")
+            weights += _write_package(bundle, info, folder, mine, palettes)
+            bits = [p.setting.bits for p in mine if p.setting]
+            packages.append(described_again(folder, info, min(bits, default=16)))
         manifest = dataclasses.replace(
-            bundle.manifest, variant=f"palettized-{bits}", packages=tuple(packages)
+            bundle.manifest,
+            variant=variant,
+            packages=tuple(packages),
+            peak_memory=peak_memory(packages),
         )
         finish_bundle(folder, manifest)
     before = sum(p.bytes for p in bundle.manifest.packages)
     after = sum(p.bytes for p in packages)
-    return Bundle.open(out), PalettizeReport(bits, tuple(weights), before, after)
+    error = sum(p.squared_error for p in palettes.values())
+    total = sum(p.squared_sum for p in palettes.values())
+    snr = _snr(total, error) if palettes else None
+    return Bundle.open(out), PalettizeReport(variant, tuple(weights), before, after, snr)
 
 
-def compress_package(
-    source: Path, target: Path, package: str, bits: int, protect_ends: bool
+def _palettes(
+    bundle: Bundle, plan: Sequence[PlannedWeight], say: Say, processes: int | None
+) -> dict[tuple[str, Where], PackedPalettes]:
+    """The palettes of all planned weights, by package and place."""
+    opened = {i.name: Package.open(bundle.file(i.path)) for i in bundle.manifest.packages}
+    jobs: dict[tuple[str, Where], Job] = {}
+    for p in plan:
+        if p.setting is not None and p.setting.form == "palette":
+            stored, axis = p.weight.stored, p.weight.out_axis if p.setting.group else 0
+            jobs[p.package, (stored.file, stored.offset)] = Job(
+                opened[p.package].weight_path(stored.file),
+                stored.offset,
+                p.weight.shape,
+                axis or 0,
+                p.setting.group,
+                p.setting.bits,
+            )
+    return dict(zip(jobs, run_jobs(list(jobs.values()), processes, say), strict=True))
+
+
+def _write_package(
+    bundle: Bundle,
+    info: PackageInfo,
+    folder: Path,
+    plan: Sequence[PlannedWeight],
+    palettes: dict[tuple[str, Where], PackedPalettes],
 ) -> list[WeightReport]:
-    """Write `source` to `target` with its weights compressed; what happened to each of them."""
-    function = Package.open(source).function()
-    ends = end_convolutions(function) if protect_ends else set[str]()
-    chosen: list[Weight] = []
-    reports: list[WeightReport] = []
-    for weight in weights_of(function):
-        reason = None
-        if weight.elements < MINIMUM_ELEMENTS:
-            reason = f"fewer than {MINIMUM_ELEMENTS} numbers"
-        elif weight.name in ends:
-            reason = "first or last convolution"
-        if reason is None:
-            chosen.append(weight)
-        else:
-            reports.append(WeightReport(package, weight.name, weight.elements, 16, reason))
-    if not chosen:
+    """Write one package into `folder`; what happened to each of its weights."""
+    source, target = bundle.file(info.path), folder / info.path
+    linear = [p for p in plan if p.setting and p.setting.form == "linear"]
+    here = {where: found for (package, where), found in palettes.items() if package == info.name}
+    if here and linear:
+        raise ConversionError(f"{info.name}: palettes and linear weights do not mix.")
+    if linear:
+        bits = {p.setting.bits for p in linear if p.setting}
+        quantize_linear(source, target, {p.weight.name for p in linear}, bits.pop())
+    elif here:
+        replace_weights(source, target, here)
+    else:
         copy_package(source, target)
-        return reports
-    _apply(source, target, {w.name for w in chosen}, bits)
-    made = Package.open(target).function()
-    still_plain = {w.name for w in weights_of(made)}
-    for weight in chosen:
-        taken = weight.name not in still_plain
-        reason = None if taken else "left as it was by coremltools"
-        now = bits if taken else 16
-        reports.append(WeightReport(package, weight.name, weight.elements, now, reason))
-    return reports
+    seal_package(target, info.name, bundle.manifest.provenance.license)
+    plain = {w.name for w in weights_of(Package.open(target).function())} if linear else set[str]()
+    return [_report(p, here, plain) for p in plan]
 
 
-def weights_of(function: Function) -> list[Weight]:
-    """The fp16 constants that operations of WEIGHTED read as their weight."""
-    constants = {o.outputs[0][0]: o for o in function.operations if o.kind == "const"}
-    users: dict[str, list[str]] = {}
-    for operation in function.operations:
-        name = _weight_name(operation)
-        if name is not None and name in constants and _is_stored(constants[name]):
-            users.setdefault(name, []).append(operation.name)
-    return [Weight(n, constants[n].outputs[0][1].count, tuple(u)) for n, u in users.items()]
+def _report(
+    p: PlannedWeight, palettes: dict[Where, PackedPalettes], plain: set[str]
+) -> WeightReport:
+    name, elements = p.weight.name, p.weight.elements
+    if p.setting is None:
+        return WeightReport(p.package, name, elements, 16, p.reason)
+    if name in plain:
+        return WeightReport(p.package, name, elements, 16, "left as it was by coremltools")
+    found = palettes.get((p.weight.stored.file, p.weight.stored.offset))
+    snr = _snr(found.squared_sum, found.squared_error) if found else None
+    return WeightReport(p.package, name, elements, p.setting.bits, None, snr)
 
 
-def end_convolutions(function: Function) -> set[str]:
-    """Weights of the convolutions nearest to each image that enters and each one that leaves.
-
-    Images are the inputs and outputs with four dimensions, three of them channels.
-    """
-    kinds = dict(function.inputs)
-    made_by: dict[str, Operation] = {}
-    read_by: dict[str, list[Operation]] = {}
-    for operation in function.operations:
-        for name, kind in operation.outputs:
-            made_by[name], kinds[name] = operation, kind
-        for name in _computed(operation):
-            read_by.setdefault(name, []).append(operation)
-
-    def is_image(name: str) -> bool:
-        shape = kinds[name].shape
-        return len(shape) == 4 and shape[1] == 3
-
-    ends: set[str] = set()
-    for name in filter(is_image, function.inputs):
-        ends |= _nearest(name, lambda n: read_by.get(n, []), lambda o: [x for x, _ in o.outputs])
-    for name in filter(is_image, function.outputs):
-        ends |= _nearest(name, lambda n: [made_by[n]] if n in made_by else [], _computed)
-    return ends
+def _snr(total: float, error: float) -> float:
+    return 10 * math.log10(total / error) if error > 0 else math.inf
 
 
-def _nearest(
-    start: str,
-    neighbours: Callable[[str], list[Operation]],
-    onward: Callable[[Operation], list[str]],
-) -> set[str]:
-    """Weights of the convolutions reached first on every way from a value."""
-    found: set[str] = set()
-    pending, seen = [start], {start}
-    while pending:
-        for operation in neighbours(pending.pop()):
-            if operation.kind == "conv":
-                weight = _weight_name(operation)
-                found |= {weight} if weight else set()
-                continue
-            fresh = [name for name in onward(operation) if name not in seen]
-            seen.update(fresh)
-            pending += fresh
-    return found
-
-
-def _computed(operation: Operation) -> list[str]:
-    return [b for parts in operation.inputs.values() for b in parts if isinstance(b, str)]
-
-
-def _weight_name(operation: Operation) -> str | None:
-    parts = operation.inputs.get(WEIGHTED.get(operation.kind, ""), ())
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else None
-
-
-def _is_stored(constant: Operation) -> bool:
-    """Whether it is an fp16 matrix or filter in the weight file."""
-    (_, kind), (value,) = constant.outputs[0], constant.inputs["val"]
-    in_file = not isinstance(value, str) and isinstance(value.value, BlobReference)
-    return in_file and kind.dtype == "fp16" and len(kind.shape) >= 2
-
-
-def _apply(source: Path, target: Path, names: set[str], bits: int) -> None:
-    """Let coremltools replace the named constants by palettes of ours."""
-
-    def table_and_indices(weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        halves = weight.astype(np.float16)
-        palette = palette_of(halves, bits)
-        return palette.values.astype(weight.dtype), palette.indices
-
-    with (
-        quiet_coremltools() as coremltools,
-        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
-    ):
-        optimize = importlib.import_module("coremltools.optimize.coreml")
-        opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it only opens
-        copy_package(source, opened)
-        model = coremltools.models.MLModel(str(opened), skip_model_load=True)
-        each = optimize.OpPalettizerConfig(
-            mode="custom", lut_function=table_and_indices, weight_threshold=0
-        )
-        config = optimize.OptimizationConfig(
-            global_config=None, op_name_configs=dict.fromkeys(sorted(names), each)
-        )
-        model = optimize.palettize_weights(model, config)
-        saved = Path(scratch) / target.name
-        model.save(str(saved))
-        saved.rename(target)
-
-
-def _copy_the_rest(bundle: Bundle, folder: Path) -> None:
+def copy_all_but_packages(bundle: Bundle, folder: Path) -> None:
     """Tables, tokenizer, configuration, golden record: everything outside the packages."""
     packages = tuple(f"{p.path}/" for p in bundle.manifest.packages)
     for file in bundle.manifest.files:

@@ -13,12 +13,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
+Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
 
 TOKEN_IDS = "token_ids"  # (1, L) int32
 TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding
 TEXT_FEATURES = "text_features"  # (1, L, text_dim)
 POOLED = "pooled"  # (1, D), which the host adds to the rows of the time tables
-ATTENTION_MASK = "attention_mask"  # (1, 1, 1, L), 0 where attended and MASKED elsewhere
+ATTENTION_MASK = "attention_mask"  # see mask_shape; 0 where attended and MASKED elsewhere
 
 # Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
 MASKED = -1e4
@@ -29,7 +30,9 @@ class Part:
     """A network that becomes one package.
 
     inputs: an example tensor per input name, in the order of the module's arguments; integers are
-    int32. outputs: names in the order of the module's results.
+    int32. outputs: names in the order of the module's results. side: of the level that it belongs
+    to alone, so that it is left out where sampling stops below; None if it belongs to all. compute:
+    what its layers are made for.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Part:
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+    side: int | None = None
+    compute: Compute = "gpu"
 
 
 def image_name(side: int) -> str:
@@ -53,6 +58,29 @@ def prediction_name(side: int) -> str:
     return f"prediction_{side}"
 
 
+def features_name(side: int) -> str:
+    """What the level above adds to a level's own features, (1, C, side, side); zero without one."""
+    return f"features_{side}"
+
+
+def hidden_name(side: int) -> str:
+    """Last hidden state of a level, (1, C, side, side), for the level above."""
+    return f"hidden_{side}"
+
+
+def skip_name(side: int, index: int) -> str:
+    """What the way down of a level keeps for its way up."""
+    return f"skip_{side}_{index}"
+
+
+def mask_shape(length: int, compute: Compute) -> tuple[int, ...]:
+    """Of the additive attention mask."""
+    return (1, length, 1, 1) if compute == "ane" else (1, 1, 1, length)
+
+
 def keys_values_names(side: int, index: int) -> tuple[str, str]:
-    """Cross-attention keys and values of one layer, (1, heads, L, head width) each."""
+    """Cross-attention keys and values of one layer.
+
+    (1, heads, L, head width) each; for the Neural Engine (1, L, 1, C) and (1, C, 1, L).
+    """
     return f"keys_{side}_{index}", f"values_{side}_{index}"

@@ -48,7 +48,7 @@ class BundleRuntime:
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
         """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
-        if first_level and self.bundle.manifest.layout == "monolith":
+        if first_level and self.bundle.manifest.levels[first_level].features is None:
             raise BundleError(
                 f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
                 f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
@@ -56,13 +56,16 @@ class BundleRuntime:
         guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
         encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
 
+        def predict(x_t: list[Floats], time: int, text: Values) -> list[Floats]:
+            return self._denoiser.predict(x_t, time, text, first_level=first_level)
+
         def denoise(x_t: list[Floats], time: int) -> list[Floats]:
             rows: list[list[Floats]] = []
             for k, prompt in enumerate(prompts):
                 own = [x[k : k + 1] for x in x_t]
-                out = self._denoiser.predict(own, time, encoded[prompt.text])
+                out = predict(own, time, encoded[prompt.text])
                 if guided:
-                    base = self._denoiser.predict(own, time, encoded[prompt.negative])
+                    base = predict(own, time, encoded[prompt.negative])
                     out = [guide(c, u, guidance_scale) for c, u in zip(out, base, strict=True)]
                 rows.append(out)
             return [np.concatenate(level) for level in zip(*rows, strict=True)]

@@ -21,7 +21,7 @@ from conversion.errors import BundleError
 from conversion.execute import Precision, Watch
 from conversion.golden import read_golden
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
-from conversion.quality import Closeness, closeness, picture_psnr
+from conversion.quality import Closeness, closeness, picture_psnr, plain_values
 from conversion.reference import PROMPTS, SEED, TextInputs, Walk, text_inputs, walk
 from conversion.source import ModelSource, load_source
 from mdm_apple.config import ModelConfig
@@ -84,7 +84,7 @@ class VerifyReport:
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinities as text, since JSON has none."""
         data = asdict(self) | {"passed": self.passed, "worst_psnr": self.worst}
-        return _finite(data)
+        return plain_values(data)
 
 
 def verify(
@@ -236,13 +236,3 @@ def _range_row(package: str, watch: Watch) -> RangeRow:
         largest.name if largest else "",
         bad.name if bad else None,
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

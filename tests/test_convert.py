@@ -21,7 +21,7 @@ from conversion.conditioning import conditioning_part
 from conversion.convert import ConvertOptions, convert, convert_part
 from conversion.errors import BundleError, ConversionError
 from conversion.execute import Package
-from conversion.monolith import monolith
+from conversion.layouts import parts_of
 from conversion.parts import MASKED, TEXT_FEATURES, TEXT_MASK
 from conversion.quality import closeness, picture_psnr
 from conversion.runtime import BundleRuntime, open_bundle_runtime
@@ -214,7 +214,7 @@ def test_video_model_is_refused() -> None:
     )
     source = random_source(ModelConfig(outer, side=8), 0)
     with pytest.raises(ConversionError, match="video"):
-        monolith(source)
+        parts_of(source, "monolith", "gpu")
 
 
 def test_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:

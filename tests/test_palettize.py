@@ -8,57 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conversion import palette_jobs
 from conversion.bundle import Bundle
+from conversion.convert import ConvertOptions, convert
 from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.constants import load_constants
-from conversion.kmeans import palette_of
-from conversion.mlpackage import seal_package
-from conversion.palettize import (
-    MINIMUM_ELEMENTS,
-    PalettizeReport,
-    compress_package,
-    end_convolutions,
-    palettize,
-    weights_of,
-)
+from conversion.palettize import PalettizeReport, palettize
+from conversion.plan import MINIMUM_ELEMENTS, Setting
+from conversion.source import ModelSource
+from conversion.verify import verify
+from conversion.weights import end_convolutions, weights_of
 
 pytest_plugins = ["bundles"]
-
-
-def squared_error(x: np.ndarray, bits: int) -> float:
-    palette = palette_of(x, bits)
-    assert len(palette.values) == 1 << bits
-    return float(np.square(x.astype(float) - palette.values[palette.indices].astype(float)).sum())
-
-
-def optimal_error(x: np.ndarray, bits: int) -> float:
-    """The exact optimum, by the dynamic programme that coremltools carries."""
-    from coremltools._deps import kmeans1d
-
-    support, counts = np.unique(x, return_counts=True)
-    best = kmeans1d.cluster(support.astype(float), 1 << bits, weights=counts.astype(float))
-    centroids = np.array(best.centroids)[np.array(best.clusters)]
-    return float(counts @ np.square(support.astype(float) - centroids))
-
-
-@pytest.mark.parametrize(("bits", "excess"), [(2, 1.001), (4, 1.002), (6, 1.02), (8, 1.04)])
-def test_palette_of_gaussian_weights_is_near_the_optimum(bits: int, excess: float) -> None:
-    x = (np.random.RandomState(0).standard_normal(40_000) * 0.02).astype(np.float16)
-    assert squared_error(x, bits) <= excess * optimal_error(x, bits)
-
-
-@pytest.mark.parametrize(("bits", "excess"), [(4, 1.01), (6, 1.1)])
-def test_palette_of_long_tails_is_near_the_optimum(bits: int, excess: float) -> None:
-    x = (np.random.RandomState(1).standard_t(3, 40_000) * 0.02).astype(np.float16)
-    assert squared_error(x, bits) <= excess * optimal_error(x, bits)
-
-
-def test_few_values_are_kept_exactly() -> None:
-    x = np.array([0.5, -0.25, 0.0, -0.0, 0.5, 65504, -65504], np.float16)
-    palette = palette_of(x, 4)
-    assert np.array_equal(palette.values[palette.indices], x)
-    assert np.array_equal(palette_of(np.zeros(9, np.float16), 2).values, np.zeros(4))
 
 
 def test_palettized_tensors_have_sixteen_values_from_tables_of_sixteen(
@@ -118,22 +80,50 @@ def test_manifest_tells_the_variant_and_the_rest_is_unchanged(
     assert Bundle.open(tiny_bundle.path).manifest == tiny_bundle.manifest
 
 
-@pytest.mark.parametrize("bits", [2, 6, 8])
-def test_package_compresses_to_the_same_bytes_twice(
-    tiny_bundle: Bundle, tmp_path: Path, bits: int
+def test_compressing_gives_the_same_bytes_in_one_process_and_in_two(
+    tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    source = tiny_bundle.file("conditioning.mlpackage")
-    sizes = []
-    for name in ("one", "two"):
-        target = tmp_path / f"{name}.mlpackage"
-        reports = compress_package(source, target, "conditioning", bits, protect_ends=True)
-        assert {r.bits for r in reports} == {bits}
-        seal_package(target, "conditioning", None)
-        sizes.append(
-            {p.relative_to(target): p.read_bytes() for p in target.rglob("*.*") if p.is_file()}
-        )
-    assert sizes[0] == sizes[1]
-    assert len(sizes[0]) == 3
+    one, _ = palettize(tiny_bundle, tmp_path / "one", Setting(6, group=16))
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(palette_jobs, "BATCH_GROUPS", 8)
+        two, _ = palettize(tiny_bundle, tmp_path / "two", Setting(6, group=16), processes=2)
+    files = [file.path for file in one.manifest.files] + ["manifest.json"]
+    same, _, _ = filecmp.cmpfiles(one.path, two.path, files, shallow=False)
+    assert sorted(same) == sorted(files)
+
+
+@pytest.mark.parametrize("setting", [Setting(8, "linear"), Setting(4, "linear")])
+def test_linear_weights_are_whole_numbers_times_a_scale(
+    tiny_bundle: Bundle, tmp_path: Path, setting: Setting
+) -> None:
+    bundle, report = palettize(tiny_bundle, tmp_path / "linear", setting)
+    assert bundle.manifest.variant == setting.name
+    package = Package.open(bundle.file("denoiser.mlpackage"))
+    kinds = [o.kind for o in package.function().operations]
+    done = [w for w in report.weights if w.package == "denoiser" and w.bits == setting.bits]
+    assert kinds.count("constexpr_blockwise_shift_scale") == len(done) > 10
+    assert report.bytes_after < report.bytes_before
+    assert verify(bundle, precision="fp32").worst > (35 if setting.bits == 8 else 12)
+
+
+def test_layers_that_cannot_take_a_setting_are_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    _, report = palettize(tiny_bundle, tmp_path / "uneven", Setting(4, group=24))
+    reasons = {w.name: w.reason for w in report.weights if w.package == "denoiser"}
+    uneven = [r for r in reasons.values() if r and "do not divide by groups of 24" in r]
+    assert len(uneven) > 10
+    assert all(w.bits == 16 for w in report.weights if w.reason)
+
+
+def test_older_systems_refuse_what_they_cannot_load(
+    tiny_source: ModelSource, tmp_path: Path
+) -> None:
+    bundle = convert(tiny_source, tmp_path / "old.bundle", ConvertOptions(target="iOS17"))
+    for setting in (Setting(3), Setting(4, group=16), Setting(4, "linear")):
+        with pytest.raises(ConversionError, match="need iOS 18"):
+            palettize(bundle, tmp_path / "out", setting)
+    made, _ = palettize(bundle, tmp_path / "int8", Setting(8, "linear"))
+    assert verify(made, precision="fp32").worst > 35
 
 
 def test_compressing_twice_is_refused(
@@ -145,5 +135,5 @@ def test_compressing_twice_is_refused(
 
 
 def test_unknown_bits_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="expected one of 8, 6, 4, 2, got 5"):
+    with pytest.raises(ConversionError, match="expected one of 8, 6, 4, 3, 2, got 5"):
         palettize(tiny_bundle, tmp_path / "five", 5)

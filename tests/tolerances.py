@@ -19,6 +19,7 @@ TRAIN_SCALARS = 1e-5  # relative: loss and gradient norm per step
 PACKAGE_FP32 = 65.0  # fp16 weights, exact activations: 70 with random weights
 PACKAGE_FP16 = 60.0  # every stored value rounded to fp16
 BUNDLE_PICTURE = 50.0  # of pictures in [-1, 1] from the same seed, peak 2
+REWRITE = 70.0  # dB in fp32: the network in layers for the Neural Engine against itself; 110 or so
 # MLX against torch in float64 (its Linux wheel has no float64 convolution to be its own oracle).
 FORWARD_OVER_TORCH = 3.0  # error of MLX in fp32 over that of torch in fp32
 GRADIENT = 1e-5  # norm of the error of a weight's gradient over the norm of the gradient

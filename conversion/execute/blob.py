@@ -20,13 +20,13 @@ from conversion.execute.errors import ExecutionError
 
 Array = npt.NDArray[Any]
 
-_RECORD = struct.Struct("<IIQQQ")
-_SENTINEL = 0xDEADBEEF
-_VERSION = 2
-_ALIGNMENT = 64
+RECORD = struct.Struct("<IIQQQ")
+SENTINEL = 0xDEADBEEF
+VERSION = 2
+ALIGNMENT = 64
 _UNPACK_CHUNK = 1 << 20  # values; a multiple of 8, so that each chunk starts on a whole byte
 
-_CODES = {
+CODES = {
     1: "fp16",
     2: "fp32",
     3: "uint8",
@@ -89,7 +89,7 @@ class WeightFile:
         try:
             with path.open("rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
-                if self.size < _ALIGNMENT:
+                if self.size < ALIGNMENT:
                     raise ExecutionError(
                         f"{path}: expected a weight file, got {self.size} bytes; convert again."
                     )
@@ -97,9 +97,9 @@ class WeightFile:
         except OSError as error:
             raise ExecutionError(f"{path}: cannot be read ({error.strerror}).") from None
         version = int.from_bytes(self._bytes[4:8], "little")
-        if version != _VERSION:
+        if version != VERSION:
             raise ExecutionError(
-                f"{path}: expected a weight file of version {_VERSION}, got {version}."
+                f"{path}: expected a weight file of version {VERSION}, got {version}."
             )
 
     def read(self, offset: int, dtype: str, count: int) -> Array:
@@ -116,28 +116,41 @@ class WeightFile:
             )
         return unpack(np.frombuffer(self._bytes, np.uint8, stored, start), dtype, count)
 
+    def record(self, offset: int) -> tuple[int, bytes, int]:
+        """Type code, stored bytes and unused bits of the record at `offset`, to be copied as it is.
+
+        Raises ExecutionError as `read` does.
+        """
+        code, stored, start, unused = self._locate(offset)
+        return code, self._bytes[start : start + stored], unused
+
     def _record(self, offset: int, dtype: str) -> tuple[int, int]:
-        if offset % _ALIGNMENT or not _ALIGNMENT <= offset <= self.size - _ALIGNMENT:
+        code, stored, start, _ = self._locate(offset)
+        if CODES.get(code) != dtype:
+            raise ExecutionError(
+                f"{self.name}: the record at {offset} holds {CODES.get(code, f'type {code}')}, "
+                f"but the program expects {dtype}; the package is damaged."
+            )
+        return start, stored
+
+    def _locate(self, offset: int) -> tuple[int, int, int, int]:
+        """Type code, size, start of the data and unused bits."""
+        if offset % ALIGNMENT or not ALIGNMENT <= offset <= self.size - ALIGNMENT:
             raise ExecutionError(
                 f"{self.name}: a weight at offset {offset} lies outside the file of {self.size} "
                 "bytes or off its grid; the file is truncated or the package damaged."
             )
-        sentinel, code, stored, start, _ = _RECORD.unpack_from(self._bytes, offset)
-        if sentinel != _SENTINEL:
+        sentinel, code, stored, start, unused = RECORD.unpack_from(self._bytes, offset)
+        if sentinel != SENTINEL:
             raise ExecutionError(
                 f"{self.name}: no weight record at offset {offset}; the package is damaged."
             )
-        if _CODES.get(code) != dtype:
-            raise ExecutionError(
-                f"{self.name}: the record at {offset} holds {_CODES.get(code, f'type {code}')}, "
-                f"but the program expects {dtype}; the package is damaged."
-            )
-        if start < _ALIGNMENT or start + stored > self.size:
+        if start < ALIGNMENT or start + stored > self.size:
             raise ExecutionError(
                 f"{self.name}: the data of the record at {offset} end at {start + stored}, but "
                 f"the file has {self.size} bytes; the file is truncated."
             )
-        return start, stored
+        return code, stored, start, unused
 
 
 def packed_size(dtype: str, count: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from conversion.execute.blob import BITS, Array, packed_size, unpack
-from conversion.execute.errors import ExecutionError
+from conversion.execute.errors import ExecutionError, FlexibleShapeError
 
 _DTYPES = {
     1: "bool",
@@ -194,7 +194,7 @@ def _tensor_type(value: Any, label: str) -> TensorType:
             f"numbers up to {_MAX_RANK}."
         )
     if any(d.WhichOneof("dimension") != "constant" for d in tensor.dimensions):
-        raise ExecutionError(
+        raise FlexibleShapeError(
             f"{label}: has a flexible shape, which is not supported; convert with a fixed shape."
         )
     return TensorType(dtype, tuple(int(d.constant.size) for d in tensor.dimensions))

@@ -38,6 +38,7 @@ class Package:
     _message: Any
     _model_folder: Path
     _items: tuple[Path, ...]
+    _read: dict[str, Function]  # functions that were asked for before
 
     @classmethod
     def open(cls, path: Path | str) -> Package:
@@ -62,6 +63,7 @@ class Package:
             message,
             root.parent,
             items,
+            {},
         )
 
     @property
@@ -79,7 +81,9 @@ class Package:
             raise ExecutionError(
                 f"{self.path}: no function {name!r}. {unknown_name(name, self.functions)}"
             )
-        return read_function(name, self._message.mlProgram.functions[name])
+        if name not in self._read:
+            self._read[name] = read_function(name, self._message.mlProgram.functions[name])
+        return self._read[name]
 
     def load(self, function: str | None = None, precision: Precision = "fp32") -> Program:
         """Decode the weights of one function and plan its execution.
@@ -94,12 +98,16 @@ class Package:
 
     def weight_file(self, name: str) -> WeightFile:
         """Open the file that the program calls `name`. Raises ExecutionError."""
+        return WeightFile(self.weight_path(name))
+
+    def weight_path(self, name: str) -> Path:
+        """Where the file that the program calls `name` lies. Raises ExecutionError."""
         if not name.startswith(_MODEL_PATH):
             raise ExecutionError(f"{self.path}: weights at {name!r}, expected {_MODEL_PATH}...")
         file = _inside(self._model_folder, name.removeprefix(_MODEL_PATH), self.path)
         if not any(file == item or item in file.parents for item in self._items):
             raise ExecutionError(f"{self.path}: {name} is not listed in Manifest.json.")
-        return WeightFile(file)
+        return file
 
 
 class _Weights:

@@ -16,13 +16,24 @@ from mdm_apple.errors import MdmError, require
     epilog="""\b
 Examples:
   mdm convert runs/emoji --out emoji.bundle
-  mdm convert --preset tiny --seed 0 --target iOS17 --out tiny.bundle
+  mdm convert --preset tiny --seed 0 --layout nested --out tiny.bundle
 """
 )
 @click.argument("model", type=FOLDER, required=False, metavar="[DIR]")
 @preset_option
 @click.option("--seed", type=click.IntRange(0), help="Random weights of a --preset.")
-@click.option("--layout", type=click.Choice(["monolith"]), default="monolith", show_default=True)
+@click.option(
+    "--layout",
+    type=click.Choice(["nested", "monolith"]),
+    default="monolith",
+    show_default=True,
+    help="One package for all levels, or one for each way down or up through a level.",
+)
+@click.option(
+    "--compute",
+    type=click.Choice(["ane", "gpu"]),
+    help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
+)
 @click.option(
     "--target",
     type=click.Choice(["iOS17", "iOS18", "iOS26"]),
@@ -36,6 +47,13 @@ Examples:
     default="auto",
     show_default=True,
     help="auto: one that was trained with the model. yes: a large frozen one too.",
+)
+@click.option(
+    "--max-package-mb",
+    type=click.FloatRange(0.001),
+    default=1000,
+    show_default=True,
+    help="Larger packages are split where the least passes on.",
 )
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE")
 @overwrite_option
@@ -62,7 +80,9 @@ def command(**options: Any) -> None:
         trained = config.text is not None and config.text.trainable
         with_encoder = encoder == "yes" or (encoder == "auto" and trained)
         source = random_source(config, options["seed"] or 0, with_encoder)
-    settings = ConvertOptions(options["layout"], options["target"])
+    layout = options["layout"]
+    compute = options["compute"] or ("ane" if layout == "nested" else "gpu")
+    settings = ConvertOptions(layout, options["target"], compute, options["max_package_mb"])
     bundle = convert(source, options["out"], settings, options["overwrite"], output.say)
     text = bundle.manifest.text
     if text and (text.encoder is None or text.tokenizer is None):

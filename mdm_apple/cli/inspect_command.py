@@ -62,5 +62,25 @@ def _text(found: Inspection) -> str:
         )
         census = [f"{kind} {count}" for kind, count in package.operations.items()]
         lines.append(f"  {sum(package.operations.values())} operations: {', '.join(census)}")
+        times = ", ".join(f"{chip} {ms:.1f} ms" for chip, ms in package.estimated_ms.items())
+        lines.append(
+            f"  {package.flops / 1e9:.2f} GFLOP, {package.traffic / 1e6:.0f} MB of traffic; "
+            f"estimated, not measured: {times}"
+        )
+        rules = ", ".join(f"{rule} {n}" for rule, n in package.findings.items()) or "none"
+        meant = "" if package.for_neural_engine else " (not meant for it)"
+        lines.append(f"  Neural Engine lint{meant}: {rules}")
+        lines += [f"    {f.rule}: {f.operation}, {f.detail}" for f in package.first_errors]
+        if package.cuts:
+            cut = package.cuts[0]
+            lines.append(
+                f"  best cut: after {cut.operation}, {100 * cut.share:.0f} % of the weights, "
+                f"{cut.tensors} tensors of {cut.crossing_bytes / 1e6:.2f} MB"
+            )
+    if (peak := found.peak_memory) is not None:
+        lines.append(
+            f"predicted peak memory: all resident {peak.resident / 1e6:.0f} MB, by phase "
+            f"{peak.staged / 1e6:.0f} MB, one at a time {peak.minimal / 1e6:.0f} MB"
+        )
     lines += [f"{size:>12,} {name}" for name, size in found.files.items()]
     return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""Which parts a model is converted into: the layouts of a bundle."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from conversion.conditioning import conditioning_part
+from conversion.monolith import denoiser_part
+from conversion.nested import nested_parts
+from conversion.parts import Compute, Part
+from conversion.source import ModelSource
+from conversion.text_encoder import text_encoder_part
+
+Layout = Literal["monolith", "nested"]
+
+
+def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part]:
+    """Parts in the order in which they run. Raises ConversionError for what cannot be converted.
+
+    Text encoder and conditioning run once per prompt and keep the layers of training; the latter
+    gives keys and values in the form that the packages after it take.
+    """
+    steps = (
+        nested_parts(source, compute) if layout == "nested" else [denoiser_part(source, compute)]
+    )
+    parts: list[Part] = []
+    if source.encoder is not None:
+        parts.append(text_encoder_part(source.encoder, source))
+    if source.config.model.text_width is not None:
+        parts.append(conditioning_part(source, compute))
+    return [*parts, *steps]

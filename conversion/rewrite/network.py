@@ -1,0 +1,69 @@
+"""Exchanges the layers of a network, leaving it and its weights as they are."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conversion.rewrite.attention import Attention
+from conversion.rewrite.norms import GroupNorm
+from mdm_apple.torch import layers
+from mdm_apple.torch.unet import UNet
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ResNet(nn.Module):
+    """`layers.ResNet` of the same weights, with FiLM folded into the second norm."""
+
+    def __init__(self, layer: layers.ResNet) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = GroupNorm(layer.norm1), layer.conv1
+        self.time_layer = pointwise(layer.time_layer)
+        self.norm2, self.conv2 = GroupNorm(layer.norm2), layer.conv2
+        if hasattr(layer, "conv3"):
+            self.conv3 = layer.conv3
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x (B, C_in, H, W), temb (B, D) -> (B, C_out, H, W)."""
+        film = self.time_layer(F.silu(temb[:, :, None, None]))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h, film)))
+        return (self.conv3(x) if hasattr(self, "conv3") else x) + h
+
+
+def pointwise(linear: nn.Linear) -> nn.Conv2d:
+    """The 1x1 convolution of a linear layer, with its weights and not a copy of them."""
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
+    conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
+    conv.bias = linear.bias
+    return conv
+
+
+def for_neural_engine(net: UNet) -> UNet:
+    """A network of the same weights and outputs; `net` stays as it is.
+
+    Its attention takes keys, values and masks in the form of `rewrite.attention`.
+    """
+    return _exchanged(net)
+
+
+def _exchanged(module: Network) -> Network:
+    new: nn.Module
+    if isinstance(module, layers.ResNet):
+        new = ResNet(module)
+    elif isinstance(module, layers.Attention):
+        new = Attention(module)
+    elif isinstance(module, nn.GroupNorm):
+        new = GroupNorm(module)
+    else:
+        new = copy.copy(module)  # shares parameters; its list of children becomes its own
+        children: dict[str, nn.Module | None] = module.__dict__["_modules"]
+        new.__dict__["_modules"] = {
+            name: None if child is None else _exchanged(child) for name, child in children.items()
+        }
+    new.training = module.training
+    return new  # type: ignore[return-value]
