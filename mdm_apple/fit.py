@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +157,18 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Mode
     return config
 
 
-def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
-    """Configuration of an interrupted run; its training settings but for the free ones."""
+def resumed_config(
+    out: Path, train_config: TrainConfig, as_before: Collection[str] = ()
+) -> tuple[ModelConfig, TrainConfig]:
+    """Configuration of an interrupted run; its training settings but for the free ones.
+
+    as_before: settings that nobody asked for, so that the saved ones hold.
+    """
     finish_save(out)
     saved = checkpoint.load_training(out).meta
     before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
+    saved_ones = {name: getattr(before, name) for name in as_before}
+    train_config = dataclasses.replace(train_config, **saved_ones)
     for field in dataclasses.fields(TrainConfig):
         asked, had = getattr(train_config, field.name), getattr(before, field.name)
         if field.name not in FREE_ON_RESUME and asked != had:
