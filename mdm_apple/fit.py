@@ -7,7 +7,7 @@ trained model (`grow`), or where an interrupted run stopped (`resume`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +168,18 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Fitt
     return Fitted(config, stepper.rank)
 
 
-def resumed_config(out: Path, train_config: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
-    """Configuration of an interrupted run; its training settings but for the free ones."""
+def resumed_config(
+    out: Path, train_config: TrainConfig, as_before: Collection[str] = ()
+) -> tuple[ModelConfig, TrainConfig]:
+    """Configuration of an interrupted run; its training settings but for the free ones.
+
+    as_before: settings that nobody asked for, so that the saved ones hold.
+    """
     finish_save(out)
     saved = checkpoint.load_training(out).meta
     before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
+    saved_ones = {name: getattr(before, name) for name in as_before}
+    train_config = dataclasses.replace(train_config, **saved_ones)
     for field in dataclasses.fields(TrainConfig):
         asked, had = getattr(train_config, field.name), getattr(before, field.name)
         if field.name not in FREE_ON_RESUME and asked != had:

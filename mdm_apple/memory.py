@@ -1,8 +1,11 @@
 """What a training run will hold in memory, computed from its configuration alone.
 
 Weights, gradients, moments and averages are counts times four bytes. Activations are those that a
-backward pass needs, tensor by tensor as the layers are written; what a framework keeps besides
-(caches, workspaces, the graph) is not in them, so the largest batch is for a share of the memory.
+backward pass needs, tensor by tensor as the layers are written, and the gradients that are on
+their way: those of all skips, and of everything in the largest layer. What a framework keeps
+besides (caches, workspaces, the graph) is not in them, so the largest batch is for a share of the
+memory. On a CPU, MLX writes every 3x3 window of a convolution's input out as a row: nine times the
+widest input, which is not counted because a GPU does not do it.
 """
 
 from __future__ import annotations
@@ -66,6 +69,13 @@ def machine_memory() -> int | None:
         return None
 
 
+def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | None) -> bool:
+    """Whether a batch does not fit into so many bytes with all its activations kept."""
+    keeping = estimate(config, dataclasses.replace(train, checkpointing=False))
+    at_once = train.batch_size // train.accumulate
+    return available is not None and keeping.total(at_once) > available
+
+
 def _learning(config: UNetConfig) -> int:
     """Parameters with a gradient."""
     idle, frozen = idle_parameters(config), _frozen_from(config)
@@ -88,16 +98,26 @@ def _activations(config: ModelConfig, checkpointing: bool) -> int:
     """Numbers kept for the backward pass of one picture, over all levels."""
     fractions = config.diffusion.mixed_fractions or (1.0,) * len(config.sides)
     tokens = config.text.max_tokens if config.text else 0
-    kept, recomputed = 0.0, 0
+    kept, inside_largest = 0.0, 0.0
     for level, side, share in zip(config.model.levels, config.sides, fractions, strict=True):
         blocks = _layers(level, side, tokens)
         edges = 8 * 3 * side * side + 4 * level.channels[0] * side * side  # loss, conv_in, output
-        if checkpointing:
-            kept += share * (edges + sum(entering for entering, _ in blocks))
-            recomputed = max(recomputed, *(inside for _, inside in blocks))
-        else:
-            kept += share * (edges + sum(inside for _, inside in blocks))
-    return math.ceil(kept + recomputed)
+        edges += 2 * sum(_skips(level, side))  # gradients of skips, enlarged images
+        kept += share * (edges + sum(block[0 if checkpointing else 1] for block in blocks))
+        inside_largest = max(inside_largest, share * max(inside for _, inside in blocks))
+    # its gradients, and where it was not kept, itself
+    return math.ceil(kept + (2 if checkpointing else 1) * inside_largest)
+
+
+def _skips(config: UNetConfig, side: int) -> list[int]:
+    """Numbers in each tensor that the way down leaves for the way up."""
+    found = [config.channels[0] * side**2]
+    for i, width in enumerate(config.channels):
+        pixels = (side >> min(i, 30)) ** 2
+        found += [width * pixels] * config.num_resnets[i]
+        if i < len(config.channels) - 1:
+            found.append(width * pixels // 4)
+    return found
 
 
 def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]:
@@ -153,17 +173,18 @@ def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> 
 def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> str:
     """The same for a person."""
     found, at_once = estimate(config, train), train.batch_size // train.accumulate
+    again = ", recomputed" if train.checkpointing else ""
     parts = {
         "weights": found.weights,
         "gradients": found.gradients,
         "optimizer": found.optimizer,
         "averages": found.ema,
-        f"activations of {at_once}": at_once * found.activations_per_picture,
+        f"activations of {at_once}{again}": at_once * found.activations_per_picture,
         "together": found.total(at_once),
     }
-    lines = [f"{name:20} {size / 1e9:9.3f} GB" for name, size in parts.items()]
+    lines = [f"{name:30} {size / 1e9:9.3f} GB" for name, size in parts.items()]
     if available is not None:
         lines.append(
             f"largest batch at once {found.largest_batch(available)} in {available / 1e9:.1f} GB."
         )
-    return "computed, not measured:\n" + "\n".join(lines)
+    return "computed, not measured (on a CPU up to 1.7 times as much):\n" + "\n".join(lines)

@@ -265,6 +265,12 @@ def test_the_command_shows_sizes_and_psnr_of_fewer_bits_and_keeps_to_a_limit(
     assert "PSNR of predictions at least" in result.stderr
     assert "limit 3.00 GB" in result.stderr
     assert (tmp_path / "cat_steps.png").is_file()
+    assert read_recipe(tmp_path / "cat.png").quantize == 8
+    again = ["sample", "--model", model_folder, "--like", tmp_path / "cat.png", "--backend", "mlx"]
+    result = mdm(*again, "--out", tmp_path / "again.png")
+    assert result.exit_code == 0, result.exception or result.output
+    assert "8 bits: " in result.stderr
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "cat.png").read_bytes()
 
 
 @pytest.mark.parametrize("option", [["--quantize", "8"], ["--low-memory"], ["--memory-limit", "1"]])

@@ -93,15 +93,21 @@ def test_recomputing_activations_saves_a_fifth_and_the_estimate_is_of_the_right_
     unet = UNetConfig((32, 32), (2, 2), (0, 0), mid_blocks=False, temb_dim=32)
     config = ModelConfig(unet, 64)
     kept, recomputed = step_peak(config, False), step_peak(config, True)
-    predicted = estimate(config, TrainConfig(steps=1, batch_size=16)).total(16)
+    predicted, again = (
+        estimate(config, TrainConfig(steps=1, batch_size=16, checkpointing=recompute)).total(16)
+        for recompute in (False, True)
+    )
     with capsys.disabled():
         print(
             f"\n64 px, batch 16: peak {kept / 1e6:.0f} MB, recomputing {recomputed / 1e6:.0f} MB "
-            f"({recomputed / kept:.2f}), computed beforehand {predicted / 1e6:.0f} MB",
+            f"({recomputed / kept:.2f}), computed beforehand {predicted / 1e6:.0f} "
+            f"and {again / 1e6:.0f} MB",
             end="",
         )
     assert recomputed <= 0.8 * kept
-    assert 0.5 <= kept / predicted <= 2
+    # a CPU unrolls the input of its convolutions as well
+    assert 1 <= kept / predicted <= 1.7
+    assert 1 <= recomputed / again <= 2
 
 
 # --- processes --------------------------------------------------------------------------------

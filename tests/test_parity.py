@@ -21,7 +21,7 @@ from mdm_apple.shapes import state_shapes
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 
-from mdm_apple.mlx.weights import flat, load_weights, save_weights  # noqa: E402
+from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights  # noqa: E402
 from mdm_apple.torch import layers, unet  # noqa: E402
 
 # at least 64 channels before each norm of 32 groups: with one channel per group the biases in
@@ -189,6 +189,30 @@ def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
         np.testing.assert_array_equal(a, b)
     for key, error in gradient_errors(recomputed[1], kept[1]).items():
         assert error < 3e-6, key  # contributions are summed in another order
+
+
+def test_recomputing_draws_the_same_dropout_mask_again() -> None:
+    """The gradient along a direction is that of finite differences, where masks stay the same."""
+    config = UNetConfig((32,), (1,), (0,), mid_blocks=False, temb_dim=32, dropout=0.5)
+    net = MlxBackend().network(config, random_state(config)).train()
+    net.checkpointing = True
+    image, times = mx.array(normal(0, 2, 8, 8, 3)), mx.array([3, 900])
+    weights = flat(net.trainable_parameters())
+    along = {k: mx.array(normal(1, *v.shape)) for k, v in weights.items() if "conv1" in k}
+
+    def loss(parameters: dict[str, Any]) -> Any:
+        net.update(nested(parameters))
+        mx.random.seed(5)
+        return mx.square(net([image], times)[0]).mean()
+
+    def moved(step: float) -> dict[str, Any]:
+        return weights | {k: weights[k] + step * direction for k, direction in along.items()}
+
+    gradients = mx.grad(loss)(weights)
+    slope = sum(float((gradients[k] * direction).sum()) for k, direction in along.items())
+    differences = float(loss(moved(1e-3)) - loss(moved(-1e-3))) / 2e-3
+    assert abs(slope) > 1e-2
+    assert slope == pytest.approx(differences, rel=1e-2)
 
 
 # --- weights ----------------------------------------------------------------------------------

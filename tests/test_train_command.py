@@ -87,6 +87,12 @@ def test_a_dry_run_states_the_largest_batch_of_a_machine(config_file: Path, tmp_
             found[gigabytes, recompute] = memory["largest_batch"]
     assert found["0.01", "False"] == 0
     assert 1 < found["1", "False"] < found["2", "False"] < found["2", "True"]
+    by_itself = {}
+    for gigabytes, batch in (("1", "2"), ("1", "100000"), ("8000", "100000")):
+        more = ("--json", "--memory", gigabytes, "--batch-size", batch)
+        by_itself[gigabytes, batch] = json.loads(train(*asked, *more).stdout)["train"]
+    recomputes = {key: settings["checkpointing"] for key, settings in by_itself.items()}
+    assert recomputes == {("1", "2"): False, ("1", "100000"): True, ("8000", "100000"): False}
     text = train(*asked, "--memory", "1").stdout
     assert "computed, not measured" in text
     assert "averages" in text

@@ -67,7 +67,13 @@ Examples:
 @click.option("--no-ema", is_flag=True, help="Keep no averaged weights.")
 @_setting("--caption-dropout", "caption_dropout", float, "Share of empty captions, for guidance.")
 @_setting("--precision", "precision", click.Choice(["fp32", "bf16"]), "Of matrix products.")
-@_setting("--checkpointing", "checkpointing", bool, "Recompute activations to save memory.")
+@click.option(
+    "--checkpointing",
+    type=click.Choice(["auto", "true", "false"], case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="Recompute activations to save memory; auto: where this machine's would not do.",
+)
 @_setting("--seed", "seed", click.IntRange(0, 2**32 - 1), "Order, noise and initial weights.")
 @_setting("--save-every", "save_every", click.IntRange(1), "Steps between checkpoints.")
 @_setting("--log-every", "log_every", click.IntRange(1), "Steps between lines of metrics.jsonl.")
@@ -108,10 +114,12 @@ def command(**options: Any) -> None:
     if options["resume"]:
         from mdm_apple.fit import resumed_config
 
-        config, train = resumed_config(out, train)
+        by_itself = options["checkpointing"] == "auto"
+        config, train = resumed_config(out, train, ["checkpointing"] if by_itself else ())
         _check_same_model(config, options)
     else:
         config = _model_config(options)
+        train = _with_checkpointing(config, train, options)
     if options["dry_run"]:
         output.result(*_dry_run(config, train, options["memory"]))
         return
@@ -136,6 +144,7 @@ def command(**options: Any) -> None:
 
 def _train_config(options: dict[str, Any]) -> TrainConfig:
     values = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options}
+    values["checkpointing"] = options["checkpointing"] == "true"
     if options["no_ema"]:
         values["ema_decay"] = None
     return TrainConfig(**values)
@@ -153,6 +162,26 @@ def _check_same_model(saved: ModelConfig, options: dict[str, Any]) -> None:
         )
 
 
+def _with_checkpointing(
+    config: ModelConfig, train: TrainConfig, options: dict[str, Any]
+) -> TrainConfig:
+    """The settings with "auto" decided by what the batch needs and the machine has."""
+    if options["checkpointing"] != "auto":
+        return train
+    from mdm_apple.memory import needs_recomputing
+
+    recompute = needs_recomputing(config, train, _usable(options["memory"]))
+    return dataclasses.replace(train, checkpointing=recompute)
+
+
+def _usable(gigabytes: float | None) -> int | None:
+    """Bytes that a run may use of this machine's memory, or of so many gigabytes."""
+    from mdm_apple.memory import USABLE_SHARE, machine_memory
+
+    machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
+    return None if machine is None else int(machine * USABLE_SHARE)
+
+
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     if options["init"] is not None:
         if options["preset_name"] or options["config_path"] or options["stop_at"]:
@@ -168,11 +197,10 @@ def _dry_run(
     config: ModelConfig, train: TrainConfig, gigabytes: float | None
 ) -> tuple[dict[str, Any], str]:
     """Settings and memory, as values and as text; nothing is loaded."""
-    from mdm_apple.memory import USABLE_SHARE, describe, machine_memory, summary
+    from mdm_apple.memory import describe, summary
     from mdm_apple.shapes import parameter_count
 
-    machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
-    available = None if machine is None else int(machine * USABLE_SHARE)
+    available = _usable(gigabytes)
     values = {
         "model": dataclasses.asdict(config),
         "train": dataclasses.asdict(train),

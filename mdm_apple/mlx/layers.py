@@ -93,6 +93,20 @@ def upsample_nearest(x: mx.array) -> mx.array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
+class Dropout(nn.Module):
+    """MLX's own, but for the key: whoever computes twice must draw the same mask both times."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._kept = 1 - share
+
+    def __call__(self, x: mx.array, key: mx.array | None) -> mx.array:
+        """key: of the random mask; None takes the next one of MLX's global state."""
+        if self._kept == 1 or not self.training:
+            return x
+        return mx.random.bernoulli(self._kept, x.shape, key=key) * x * (1 / self._kept)
+
+
 class ResNet(nn.Module):
     """Residual block whose second norm is scaled and shifted by the time embedding (FiLM)."""
 
@@ -102,12 +116,12 @@ class ResNet(nn.Module):
         self.conv1 = Conv2d(c_in, c_out)
         self.time_layer = nn.Linear(time_dim, 2 * c_out)
         self.norm2 = GroupNorm(groups, c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zeroed(Conv2d(c_out, c_out))
         if c_in != c_out:
             self.conv3 = nn.Linear(c_in, c_out)
 
-    def __call__(self, x: mx.array, temb: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, temb: mx.array, key: mx.array | None = None) -> mx.array:
         """x (B, H, W, C_in), temb (B, D) or one row for several frames -> (B, H, W, C_out)."""
         h = self.conv1(nn.silu(self.norm1(x)))
         film = self.time_layer(nn.silu(temb).astype(number_type(self.time_layer)))
@@ -115,7 +129,7 @@ class ResNet(nn.Module):
             film = mx.repeat(film, len(h) // len(film), axis=0)
         scale, shift = mx.split(film[:, None, None, :], 2, axis=-1)
         h = nn.silu(self.norm2(h) * (1 + scale) + shift)
-        h = self.conv2(self.dropout(h))
+        h = self.conv2(self.dropout(h, key))
         shortcut = self.conv3(x) if "conv3" in self else x
         return shortcut + h
 

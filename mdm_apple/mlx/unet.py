@@ -86,10 +86,16 @@ class Block(nn.Module):
         return tuple(layer.keys_values(features, mask) for layer in layers)
 
     def layer(
-        self, j: int, x: mx.array, temb: mx.array, text: BlockKeysValues, mask: mx.array | None
+        self,
+        j: int,
+        x: mx.array,
+        temb: mx.array,
+        text: BlockKeysValues,
+        mask: mx.array | None,
+        key: mx.array | None = None,
     ) -> mx.array:
-        """Resnet j and the attention layers that follow it."""
-        x = self.resnets[j](x, temb)
+        """Resnet j and the attention layers that follow it; key: of dropout."""
+        x = self.resnets[j](x, temb, key)
         for k in range(j * self.attention, (j + 1) * self.attention):
             x = self.attn[k](x, text[k] if text else None, mask)
         for k in range(j * self.temporal_attention, (j + 1) * self.temporal_attention):
@@ -364,6 +370,8 @@ class UNet(nn.Module):
     ) -> mx.array:
         layer = partial(block.layer, j, mask=mask)  # no gradient flows to a mask
         if self.checkpointing:
+            if self.config.dropout:  # the same mask both times
+                layer = partial(layer, key=mx.random.randint(0, 2**32 - 1, (2,), mx.uint32))
             return recomputed(block, layer, h, temb, text)
         return layer(h, temb, text)
 
