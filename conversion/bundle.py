@@ -40,14 +40,19 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """Check everything in the folder at `path`. Raises BundleError with one sentence."""
+        """Check everything in the folder at `path`; the packages are only compared by hash.
+
+        Raises BundleError with one sentence, TensorFileError where its tables are no safetensors.
+        """
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle; expected a folder made by mdm convert.")
         manifest = read_manifest(_manifest_text(path / MANIFEST), str(path / MANIFEST))
         _check_listing(path, manifest)
         _check_files(path, manifest)
         _check_wiring(path, manifest)
-        return cls(path, manifest)
+        bundle = cls(path, manifest)
+        _check_noise(bundle)
+        return bundle
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -142,7 +147,10 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
 
 def finish_bundle(folder: Path, manifest: Manifest) -> None:
     """List and hash the files of the folder, sync them, and write manifest.json last."""
-    files = [_described(folder, path) for path in sorted(_walk(folder)) if path != MANIFEST]
+    names = [name for name in sorted(_walk(folder)) if name != MANIFEST]
+    for name in names:
+        _sync(folder / name)
+    files = [_described(folder, name) for name in names]
     complete = dataclasses.replace(manifest, files=tuple(files))
     write_bytes(folder / MANIFEST, write_manifest(complete))
     for parent, _, _ in os.walk(folder):
@@ -226,12 +234,29 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: no package puts out {name!r}.")
 
 
+def _check_noise(bundle: Bundle) -> None:
+    """alpha_bar must fall from 1 with every index and stay above 0: a host divides by it."""
+    tables = bundle.tables()
+    for name in (bundle.manifest.alpha_bar, *(lv.alpha_bar for lv in bundle.manifest.levels)):
+        table = tables[name]
+        falls = bool((table[1:] < table[:-1]).all())  # false for NaN
+        if not (falls and table[0] == 1 and table[-1] > 0):
+            raise BundleError(
+                f"{bundle.path}: the table {name!r} does not fall from 1 towards 0; it is damaged "
+                "or was altered, convert the model again."
+            )
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _described(folder: Path, name: str) -> FileInfo:
     path = folder / name
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
             return FileInfo(name, os.fstat(file.fileno()).st_size, digest)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error}).") from None

@@ -46,7 +46,10 @@ class Row:
 
 @dataclass(frozen=True)
 class RangeRow:
-    """Largest magnitude in a package and its operation; the first non-finite one if any."""
+    """Largest magnitude in a package and its operation, and the first one that was not finite.
+
+    Over all prompts and noise levels.
+    """
 
     package: str
     largest: float
@@ -56,7 +59,7 @@ class RangeRow:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """floor is None where nothing is demanded: compressed weights, unless a floor was given.
+    """floor is None where only finite numbers are demanded: compressed weights, no floor given.
 
     picture_psnr: per level, at the end of a short trajectory run by the bundle alone.
     """
@@ -79,7 +82,8 @@ class VerifyReport:
     @property
     def passed(self) -> bool:
         finite = all(r.first_nonfinite is None for r in self.ranges)
-        return finite and not math.isnan(self.worst) and self.worst >= (self.floor or -math.inf)
+        finite &= all(value > -math.inf for value in (self.worst, *self.picture_psnr.values()))
+        return finite and (self.floor is None or self.worst >= self.floor)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinities as text, since JSON has none."""
@@ -102,7 +106,8 @@ def verify(
         prompts: how many, up to 8; the golden record has its own.
         floor: PSNR in dB that every row must reach; None: 60 for fp16 weights, else nothing.
 
-    Raises BundleError when the folder is not the model of the bundle.
+    Raises BundleError when the folder is not the model of the bundle, or the bundle's tables are
+    not those of its schedule.
     """
     if model is None:
         config = bundle.config()
@@ -149,17 +154,17 @@ def _compare(
 ) -> VerifyReport:
     if floor is None and all(p.weight_bits == 16 for p in bundle.manifest.packages):
         floor = FLOOR_FP16
+    _check_tables(bundle, config)
     denoiser = Denoiser(bundle, precision)
     prompts = len(record.pictures[0])
     watches: dict[str, Watch] = {}
     worst: dict[tuple[int, int], Closeness] = {}
     for p in range(prompts):
         say(f"prompt {p + 1} of {prompts}")
-        watched = watches if p == 0 else None
-        conditioning = denoiser.condition(_text_of(bundle, text, p), watched)
+        conditioning = denoiser.condition(_text_of(bundle, text, p), watches)
         for probe in record.probes:
             x_t = [x[p : p + 1] for x in probe.x_t]
-            out = denoiser.predict(x_t, probe.t - 1, conditioning, watched)
+            out = denoiser.predict(x_t, probe.t - 1, conditioning, watches)
             for side, wanted, got in zip(bundle.sides, probe.prediction, out, strict=True):
                 found = closeness(wanted[p : p + 1], got)
                 before = worst.get((side, probe.t))
@@ -183,6 +188,24 @@ def _compare(
         picture_psnr=pictures,
         ranges=tuple(_range_row(name, watch) for name, watch in watches.items()),
     )
+
+
+def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
+    """The trajectory below takes its schedule from the configuration, an app from these tables."""
+    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    tables, manifest = bundle.tables(), bundle.manifest
+    wanted = {manifest.alpha_bar: schedule.base}
+    wanted |= {
+        level.alpha_bar: table
+        for level, table in zip(manifest.levels, schedule.tables, strict=True)
+    }
+    for name, table in wanted.items():
+        # another system's exp and tan may differ in the last digits
+        if not np.allclose(tables[name], table, rtol=1e-9, atol=0):
+            raise BundleError(
+                f"{bundle.path}: its table {name!r} is not that of the model's schedule; convert "
+                "the model again."
+            )
 
 
 def _encoder_choice(bundle: Bundle) -> Literal["yes", "no"]:

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -84,6 +85,7 @@ def fetch(
     """
     if name not in get_args(CheckpointName):
         raise FetchError(f"{name!r} is not known. {unknown_name(name, get_args(CheckpointName))}")
+    _check_address(base_url)
     path = out / f"{name}.pth"
     url = f"{base_url.rstrip('/')}/{name}/vis_model.pth"
     try:
@@ -96,8 +98,27 @@ def fetch(
         raise FetchError(f"{path}: {_reason(error)}") from None
 
 
+def record_of(path: Path) -> Path:
+    """Where the note about a downloaded checkpoint lies."""
+    return path.with_name(path.name + ".json")
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises where it is no number
+        usable &= base_url.isascii() and base_url.isprintable() and " " not in base_url
+    except ValueError:
+        usable = False
+    if not usable:
+        raise FetchError(
+            f"base_url: expected an address that starts with https:// or http://, got {base_url!r}."
+        )
+
+
 def _reuse(path: Path, url: str) -> Fetched:
-    record = _read_json(path.with_name(path.name + ".json"))
+    record = _read_json(record_of(path))
     if record is None:
         raise FetchError(
             f"{path}: was not put there by this command; move it away, or import it as it is."
@@ -269,7 +290,7 @@ def _finish(part: _Part) -> Fetched:
         ) from None
     fetched = Fetched(part.path, part.url, part.size(), file_sha256(part.file))
     # the note comes first: a checkpoint without one would not be taken for a download of ours
-    with atomic_file(part.path.with_name(part.path.name + ".json")) as file:
+    with atomic_file(record_of(part.path)) as file:
         note = {"url": fetched.url, "size": fetched.size, "sha256": fetched.sha256}
         file.write((json.dumps(note, indent=2) + "\n").encode())
     os.replace(part.file, part.path)

@@ -6,6 +6,7 @@ Text, lists and numbers are used for one another there ("2,3", [2, 3], 2); that 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from mdm_apple.errors import ConfigError
 from mdm_apple.strict_json import unknown_name
 
 Choice = TypeVar("Choice", bound=str)
+
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 class Fields:
@@ -100,10 +103,10 @@ class Fields:
         if value is None:
             return ()
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(",")] if value.strip() else []
-            if not all(part.lstrip("-").isdigit() and len(part) <= 9 for part in value):
+            parts = [part.strip() for part in value.split(",")] if value.strip() else []
+            if not all(_WHOLE.fullmatch(part) for part in parts):
                 raise self._unexpected(name, "whole numbers with commas between", value)
-            value = [int(part) for part in value]
+            value = [int(part) for part in parts]
         if _is_whole(value):
             value = [value]
         if not isinstance(value, (list, tuple)) or len(value) > 64:  # pyright: ignore[reportUnknownArgumentType]

@@ -38,7 +38,10 @@ def from_json(kind: type[T], text: str, where: str = "config") -> T:
 
 def from_dict(kind: type[T], data: object, where: str = "config") -> T:
     """Build the dataclass `kind` from plain JSON values, refusing anything unknown or missing."""
-    return typing.cast(T, _convert(kind, data, where))
+    try:
+        return typing.cast(T, _convert(kind, data, where))
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply for a configuration.") from None
 
 
 def read_config(kind: type[T], path: Path) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from conversion.errors import BundleError
 from conversion.manifest import FileInfo, Manifest, schema, write_manifest
 from conversion.source import ModelSource
 from mdm_apple.schedule import build_schedule
+from mdm_apple.tensorfile import write_tensors
 
 pytest_plugins = ["bundles"]
 
@@ -94,6 +96,43 @@ def test_missing_truncated_and_extra_files_are_refused(copied: Path) -> None:
     (copied / "notes.txt").write_text("hello")
     with pytest.raises(BundleError, match=r"notes\.txt is not listed"):
         Bundle.open(copied)
+
+
+@pytest.mark.parametrize("name", ["alpha_bar", "alpha_bar_16", "alpha_bar_8"])
+@pytest.mark.parametrize(
+    "place_and_value", [(0, 0.999), (1, 1.0), (500, 0.0), (500, np.nan), (-1, 0.0), (-1, -1e-9)]
+)
+def test_noise_that_does_not_rise_with_the_index_is_refused(
+    name: str, place_and_value: tuple[int, float], copied: Path
+) -> None:
+    place, value = place_and_value
+    bundle = Bundle.open(copied)
+    tables = {k: np.array(v) for k, v in bundle.tables().items()}
+    tables[name][place] = value
+    write_tensors(copied / bundle.manifest.tables, tables)
+    (copied / MANIFEST).unlink()
+    finish_bundle(copied, bundle.manifest)
+    with pytest.raises(BundleError, match=f"the table '{name}' does not fall from 1"):
+        Bundle.open(copied)
+
+
+def test_files_are_synced_when_they_are_made_and_not_when_they_are_read(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    manifest = Bundle.open(copied).manifest
+    assert synced == []
+    (copied / MANIFEST).unlink()
+    finish_bundle(copied, manifest)
+    made = [copied, *copied.rglob("*")]
+    assert {path.stat().st_ino for path in made} == set(synced)
 
 
 def test_links_are_refused(copied: Path, tmp_path: Path) -> None:

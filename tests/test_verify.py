@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from conversion.bundle import Bundle
+from conversion.bundle import MANIFEST, Bundle, finish_bundle
 from conversion.errors import BundleError
 from conversion.palettize import PalettizeReport
 from conversion.quality import closeness, picture_psnr
@@ -20,6 +23,7 @@ from conversion.verify import FLOOR_FP16, RangeRow, verify, verify_source
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.cli.verify_command import command as verify_command
 from mdm_apple.shapes import parameter_count
+from mdm_apple.tensorfile import read_tensors, write_tensors
 
 pytest_plugins = ["bundles"]
 
@@ -73,6 +77,56 @@ def test_non_finite_value_fails_whatever_the_floor(tiny_bundle: Bundle) -> None:
     assert report.passed
     overflow = RangeRow("denoiser", 65504.0, "square_1", "square_1")
     assert not dataclasses.replace(report, ranges=(overflow,)).passed
+
+
+def rewritten(
+    bundle: Bundle, at: Path, name: str, change: Callable[[dict[str, Any]], None]
+) -> Bundle:
+    """A copy of the bundle with other tensors in one of its files, and hashes that are right."""
+    folder = Path(shutil.copytree(bundle.path, at / "altered.bundle"))
+    tensors = {k: np.array(v) for k, v in read_tensors(folder / name).items()}
+    change(tensors)
+    write_tensors(folder / name, tensors)
+    (folder / MANIFEST).unlink()
+    finish_bundle(folder, bundle.manifest)
+    return Bundle.open(folder)
+
+
+def test_non_finite_prediction_for_any_prompt_fails_without_a_floor(
+    tiny_palettized: tuple[Bundle, PalettizeReport], tmp_path: Path
+) -> None:
+    def overflow(tensors: dict[str, Any]) -> None:
+        tensors["x_t_16"][2, 1] = 1e9  # the second prompt, at the last noise level
+
+    report = verify(rewritten(tiny_palettized[0], tmp_path, "golden.safetensors", overflow))
+    assert report.floor is None
+    assert report.worst == -math.inf
+    assert not report.passed
+    assert not dataclasses.replace(report, ranges=()).passed  # by the rows alone
+    named = {r.package: r.first_nonfinite for r in report.ranges}
+    assert named["denoiser"] is not None
+    assert named["text_encoder"] is None
+
+
+def test_a_floor_of_zero_is_a_floor(tiny_bundle: Bundle) -> None:
+    report = dataclasses.replace(verify(tiny_bundle), floor=0.0)
+    assert report.passed
+    below = (dataclasses.replace(report.rows[0], psnr=-3.0), *report.rows[1:])
+    assert not dataclasses.replace(report, rows=below).passed
+
+
+@pytest.mark.parametrize("name", ["alpha_bar", "alpha_bar_16", "alpha_bar_8"])
+def test_tables_of_another_schedule_are_refused(
+    name: str, tiny_bundle: Bundle, tiny_source: ModelSource, tmp_path: Path
+) -> None:
+    def shift(tensors: dict[str, Any]) -> None:
+        tensors[name][500] *= 1 - 1e-6
+
+    bundle = rewritten(tiny_bundle, tmp_path, "tables.safetensors", shift)
+    with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
+        verify_source(bundle, tiny_source, prompts=1)
+    with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
+        verify(bundle)
 
 
 def test_model_of_another_configuration_is_refused(

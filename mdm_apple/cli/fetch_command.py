@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require
-from mdm_apple.fetch import BASE_URL, CheckpointName, fetch
+from mdm_apple.fetch import BASE_URL, CheckpointName, Fetched, fetch, record_of
+from mdm_apple.files import remove_empty
 from mdm_apple.hub import ENCODER_FOLDER
 from mdm_apple.presets import preset
 
@@ -61,24 +63,39 @@ def _fetch_checkpoint(
     downloads = out.with_name(f"{out.name}.download")
     refuse_existing(out, options["overwrite"])
     output.say(f"{name}: {PUBLISHED}.")
-    if not options["accept"] and not click.confirm("Download it?", err=True):
-        raise MdmError("nothing was downloaded; add --accept to agree beforehand.")
+    if not options["accept"]:
+        _ask()
+    try:
+        fetched = _download(name, downloads, options["base_url"], output)
+        import_checkpoint(fetched.path, preset(preset_name), out, license_note=PUBLISHED)
+        if not options["keep_pth"]:
+            for file in (fetched.path, record_of(fetched.path)):
+                file.unlink(missing_ok=True)
+    finally:
+        remove_empty([downloads])
+    output.result(
+        {"out": str(out), "url": fetched.url, "sha256": fetched.sha256, "bytes": fetched.size},
+        f"{out}: imported from {fetched.url}, SHA-256 {fetched.sha256}.",
+    )
+
+
+def _ask() -> None:
+    """Raises MdmError where the answer is no, or nobody is there to answer."""
+    refusal = MdmError("nothing was downloaded; add --accept to agree beforehand.")
+    if not sys.stdin.isatty():
+        raise refusal
+    if not click.confirm("Download it?", err=True):
+        raise refusal
+
+
+def _download(name: CheckpointName, folder: Path, base_url: str, output: Output) -> Fetched:
     with tqdm(unit="B", unit_scale=True, disable=output.quiet) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        fetched = fetch(name, downloads, options["base_url"], progress=progress)
-    import_checkpoint(fetched.path, preset(preset_name), out, license_note=PUBLISHED)
-    if not options["keep_pth"]:
-        for file in downloads.iterdir():
-            file.unlink()
-        downloads.rmdir()
-    output.result(
-        {"out": str(out), "url": fetched.url, "sha256": fetched.sha256, "bytes": fetched.size},
-        f"{out}: imported from {fetched.url}, SHA-256 {fetched.sha256}.",
-    )
+        return fetch(name, folder, base_url, progress=progress)
 
 
 def _fetch_encoder(folder: Path, output: Output) -> None:

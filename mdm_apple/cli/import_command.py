@@ -11,7 +11,7 @@ import click
 from mdm_apple.checkpoint import save_model
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config import ModelConfig, Provenance
+from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.legacy import import_apple, read_apple_yaml
 from mdm_apple.presets import preset
@@ -60,9 +60,7 @@ def import_checkpoint(
 ) -> None:
     """Check the checkpoint against the configuration and write the model folder."""
     weights = import_apple(checkpoint, config)
-    provenance = dataclasses.replace(
-        config.provenance, source=config.provenance.source, license=license_note
-    )
+    provenance = dataclasses.replace(config.provenance, license=license_note)
     save_model(out, dataclasses.replace(config, provenance=provenance), weights)
 
 
@@ -71,7 +69,7 @@ def _config(preset_name: str | None, yaml_path: Path | None) -> tuple[ModelConfi
         raise MdmError("give either --preset or --yaml.")
     if yaml_path is not None:
         read = read_apple_yaml(yaml_path)
-        config = dataclasses.replace(read.config, provenance=Provenance(notes=yaml_path.name))
-        return config, list(read.notices)
+        provenance = dataclasses.replace(read.config.provenance, notes=yaml_path.name)
+        return dataclasses.replace(read.config, provenance=provenance), list(read.notices)
     assert preset_name is not None
     return preset(preset_name), []
