@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mdm_apple import checkpoint
 from mdm_apple.atomic_folder import has_file
+from mdm_apple.captions import CAPTIONS, read_captions, write_captions
 from mdm_apple.config import ModelConfig, Provenance
 from mdm_apple.tensorfile import Storage
 
@@ -37,4 +38,6 @@ def export_model(
         tokenizer=tokenizer,
         storage=storage,
     )
+    if (source / CAPTIONS).is_file():  # what a distillation of it starts from
+        write_captions(out / CAPTIONS, read_captions(source / CAPTIONS))
     return config
