@@ -11,17 +11,17 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 
 
-def write_results() -> None:
-    """Render every result file, in the order of their names."""
+def render(results: Path) -> str:
+    """The page made of every result file in the folder, in the order of their names."""
     parts = [
         "# Results\n",
         "Generated from `results/*.json` by `python -m benchmarks.report`. Ratios compare medians "
         "of runs taken in turn in one process; below 1 ours is faster. Nothing here was run on "
         "Apple hardware: not measured.\n",
     ]
-    for path in sorted((HERE / "results").glob("*.json")):
+    for path in sorted(results.glob("*.json")):
         parts.append(_section(path.stem, json.loads(path.read_text(encoding="utf-8"))))
-    RESULTS.write_text("\n".join(parts), encoding="utf-8")
+    return "\n".join(parts)
 
 
 def _section(name: str, result: dict[str, Any]) -> str:
@@ -45,4 +45,4 @@ def _section(name: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    write_results()
+    RESULTS.write_text(render(HERE / "results"), encoding="utf-8")

@@ -1,7 +1,11 @@
-"""A list of captions as a text file: UTF-8, one a line, blank lines passed over."""
+"""Captions: how each is cleaned, and lists of them as text files.
+
+A file is UTF-8, one caption a line, blank lines passed over.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +14,23 @@ from mdm_apple.files import atomic_file
 
 CAPTIONS = "captions.txt"  # beside a trained model: those of its pictures
 MAX_CAPTIONS_BYTES = 256 << 20
+
+_DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
+
+
+def clean_caption(caption: str) -> str:
+    """One line: control characters and line ends count as spaces, single spaces, trimmed.
+
+    Lone surrogates count as spaces, too; direction overrides and byte order marks are dropped. May
+    be empty. What joins emoji stays.
+    """
+    kept = (" " if _separates(char) else char for char in caption if char not in _DIRECTIONS)
+    return " ".join("".join(kept).split())
+
+
+def _separates(character: str) -> bool:
+    """Control characters, line and paragraph separators, and halves of a surrogate pair."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
 
 
 def read_captions(path: Path) -> tuple[str, ...]:

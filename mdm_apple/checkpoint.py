@@ -31,11 +31,11 @@ from mdm_apple.tensorfile import (
     write_bytes,
     write_tensors,
 )
+from mdm_apple.text import MAX_TOKENIZER_BYTES
 
 Weights = dict[str, Array]
 Which = Literal["model", "ema", "text_encoder", "text_encoder_ema"]
 
-MAX_TOKENIZER_BYTES = 64 << 20
 MAX_STATE_BYTES = 16 << 20
 
 

@@ -11,29 +11,30 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import json
-import math
-import struct
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config import TextConfig
 from mdm_apple.files import atomic_file
-from mdm_apple.tensorfile import from_bfloat16, to_bfloat16
-from mdm_apple.text import TextError, TextFeatures, clean_caption, shown
+from mdm_apple.tensorfile import (
+    TensorFileError,
+    from_bfloat16,
+    header_bytes,
+    map_tensors,
+    to_bfloat16,
+)
+from mdm_apple.text import TextError, TextFeatures, shown, spelled
 
 Encode = Callable[[list[str]], TextFeatures[NDArray[np.float32]]]
 
 DIGEST_BYTES = 32
 DATA_START = 4096  # the header is written last, into this much room before the first row
-MAX_HEADER_BYTES = 1 << 20
-NUMPY_DTYPES = {"BF16": "<u2", "U8": "u1", "I64": "<i8"}
 TENSOR_DTYPES = {"features": "BF16", "digests": "U8", "starts": "I64", "lengths": "I64"}
 
 
@@ -90,7 +91,7 @@ def embed_captions(
     little is spent on padding. `progress` receives captions done and in all. Returns their number.
     Raises TextError when features have the wrong shape, are not finite or exceed bfloat16.
     """
-    unique = {clean_caption(caption, lowercase=key.lowercase) for caption in captions} | {""}
+    unique = {spelled(caption, lowercase=key.lowercase) for caption in captions} | {""}
     ordered = sorted(unique, key=lambda caption: (len(caption), caption))
     lengths = array("q")
     with atomic_file(path) as file:
@@ -148,14 +149,9 @@ def _write_index(
     file.write(b"".join(digests[i] for i in order))
     file.write(starts[order].tobytes())
     file.write(sizes[order].tobytes())
-    header: dict[str, Any] = {"__metadata__": key.as_metadata()}
-    end = 0
-    for name, dtype in TENSOR_DTYPES.items():
-        begin, end = end, end + _byte_count(dtype, shapes[name])
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [begin, end]}
-    text = json.dumps(header).encode().ljust(DATA_START - 8)  # padding by spaces is in the format
+    kinds = {name: (dtype, shapes[name]) for name, dtype in TENSOR_DTYPES.items()}
     file.seek(0)
-    file.write(struct.pack("<Q", len(text)) + text)
+    file.write(header_bytes(kinds, key.as_metadata(), DATA_START))
 
 
 class FeatureCache:
@@ -165,11 +161,7 @@ class FeatureCache:
         """Raises TextError when the file is not a whole cache or was made with another key."""
         self.path = path
         self.key = key
-        tensors, start = _read_header(path, key)
-        views = {
-            name: np.memmap(path, NUMPY_DTYPES[dtype], "r", start + begin, shape)
-            for name, (dtype, shape, begin) in tensors.items()
-        }
+        views = _mapped(path, key)
         self._features, self._digests = views["features"], views["digests"]
         self._starts, self._lengths = np.array(views["starts"]), np.array(views["lengths"])
         if not _index_inside(self._starts, self._lengths, len(self._features), key.max_tokens):
@@ -218,7 +210,7 @@ class FeatureCache:
         return int(self._starts[index]), int(self._lengths[index])
 
     def _find(self, caption: str) -> int | None:
-        digest = caption_digest(clean_caption(caption, lowercase=self.key.lowercase))
+        digest = caption_digest(spelled(caption, lowercase=self.key.lowercase))
         index = bisect.bisect_left(
             range(len(self)), digest, key=lambda i: self._digests[i].tobytes()
         )
@@ -230,73 +222,41 @@ def caption_digest(cleaned: str) -> bytes:
     return hashlib.sha256(cleaned.encode()).digest()
 
 
-Tensors = dict[str, tuple[str, tuple[int, ...], int]]  # name -> dtype, shape, first byte
-
-
-def _read_header(path: Path, key: FeatureKey) -> tuple[Tensors, int]:
-    """Check everything but the numbers: names, dtypes, shapes, places, and the key."""
+def _mapped(path: Path, key: FeatureKey) -> dict[str, NDArray[Any]]:
+    """Check everything but the numbers: names, dtypes, shapes, and the key."""
+    if not path.is_file():
+        raise TextError(f"{path}: no such file; make it by `mdm embed`.")
     broken = f"{path}: not a whole file of text features; run `mdm embed` to make it again."
     try:
-        if not path.is_file():
-            raise TextError(f"{path}: no such file; make it by `mdm embed`.")
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (count,) = struct.unpack("<Q", file.read(8))
-            if count > min(MAX_HEADER_BYTES, size - 8):
-                raise TextError(broken)
-            header = json.loads(file.read(count))
-        if set(header) != {"__metadata__", *TENSOR_DTYPES}:
-            raise TextError(broken)
-        _check_key(path, header["__metadata__"], key)
-        tensors = _place_tensors(header, size - 8 - count)
-        if not _fits(tensors, key):
-            raise TextError(broken)
-    except OSError as error:
-        raise TextError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except TextError:
-        raise
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
+        mapped = map_tensors(path)
+    except TensorFileError:
         raise TextError(broken) from None
-    return tensors, 8 + count
+    if mapped.kinds != TENSOR_DTYPES or not mapped.metadata:
+        raise TextError(broken)
+    _check_key(path, mapped.metadata, key)
+    if not _fits(mapped.views, key):
+        raise TextError(broken)
+    return mapped.views
 
 
-def _check_key(path: Path, found: object, key: FeatureKey) -> None:
-    if not isinstance(found, dict):
-        raise TypeError("metadata")
-    metadata = cast(dict[object, object], found)
+def _check_key(path: Path, found: dict[str, object], key: FeatureKey) -> None:
     for name, expected in key.as_metadata().items():
-        if metadata.get(name) != expected:
+        if found.get(name) != expected:
             raise TextError(
-                f"{path}: was made with {name} {shown(str(metadata.get(name)))} where the model "
+                f"{path}: was made with {name} {shown(str(found.get(name)))} where the model "
                 f"has {expected}; run `mdm embed` with this model."
             )
 
 
-def _place_tensors(header: dict[str, Any], data_bytes: int) -> Tensors:
-    """Where each tensor lies; ValueError unless they fill the file without gap or overlap."""
-    tensors: Tensors = {}
-    end = 0
-    for name, dtype in TENSOR_DTYPES.items():
-        entry = header[name]
-        shape = tuple(entry["shape"])
-        if entry["dtype"] != dtype or not all(type(n) is int and n > 0 for n in shape):
-            raise ValueError(name)
-        begin, end = end, end + _byte_count(dtype, shape)
-        if entry["data_offsets"] != [begin, end]:
-            raise ValueError(name)
-        tensors[name] = (dtype, shape, begin)
-    if end != data_bytes:
-        raise ValueError("size")
-    return tensors
-
-
-def _fits(tensors: Tensors, key: FeatureKey) -> bool:
-    count = tensors["starts"][1]
+def _fits(views: dict[str, NDArray[Any]], key: FeatureKey) -> bool:
+    count = views["starts"].shape
+    rows = views["features"].shape[:1]
     return (
         len(count) == 1
-        and tensors["lengths"][1] == count
-        and tensors["digests"][1] == (*count, DIGEST_BYTES)
-        and tensors["features"][1][1:] == (key.width,)
+        and count[0] > 0
+        and views["lengths"].shape == count
+        and views["digests"].shape == (*count, DIGEST_BYTES)
+        and views["features"].shape == (*rows, key.width)
     )
 
 
@@ -306,7 +266,3 @@ def _index_inside(
     """Whether every entry lies within the features, so that no lookup leaves them."""
     inside = (starts >= 0) & (lengths >= 1) & (lengths <= max_tokens)
     return bool((inside & (starts <= rows - lengths)).all())
-
-
-def _byte_count(dtype: str, shape: tuple[int, ...]) -> int:
-    return np.dtype(NUMPY_DTYPES[dtype]).itemsize * math.prod(shape)

@@ -21,17 +21,18 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from mdm_apple.errors import MdmError
 from mdm_apple.files import atomic_file, file_sha256
 from mdm_apple.legacy_pth import check_zip
-from mdm_apple.strict_json import unknown_name
+from mdm_apple.strict_json import read_object, unknown_name
 
 BASE_URL = "https://docs-assets.developer.apple.com/ml-research/models/mdm"
 CheckpointName = Literal["flickr64", "flickr256", "flickr1024"]
 
 MAX_BYTES = 32 << 30
+MAX_NOTE_BYTES = 1 << 16
 CHUNK = 1 << 20
 WORTHWHILE = 1 << 16  # bytes that a failed try must have brought to count as progress
 
@@ -118,7 +119,7 @@ def _check_address(base_url: str) -> None:
 
 
 def _reuse(path: Path, url: str) -> Fetched:
-    record = _read_json(record_of(path))
+    record = _note(record_of(path))
     if record is None:
         raise FetchError(
             f"{path}: was not put there by this command; move it away, or import it as it is."
@@ -142,7 +143,7 @@ class _Part:
 
     def source(self) -> Source | None:
         """What the bytes so far were a part of, or None where nothing usable is there."""
-        known = _read_json(self.record)
+        known = _note(self.record)
         if known is None or known.get("url") != self.url:
             return None
         size, tag = known.get("size"), known.get("tag")
@@ -308,13 +309,12 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _note(path: Path) -> dict[str, Any] | None:
+    """What a note of ours says; None where it is absent or makes no sense."""
     try:
-        with path.open("rb") as file:
-            data: object = json.loads(file.read(1 << 16))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path, MAX_NOTE_BYTES)
+    except MdmError:
         return None
-    return cast("dict[str, Any]", data) if isinstance(data, dict) else None
 
 
 def _transport_reason(error: Exception) -> str:

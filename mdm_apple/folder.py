@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+from mdm_apple.captions import clean_caption
 from mdm_apple.picture_file import SUFFIXES, read_square, shorter_side, shown
 from mdm_apple.pictures import (
     MAX_CAPTION_BYTES,
     DataError,
     Dataset,
     Pixels,
-    clean_caption,
     hash_fields,
 )
 

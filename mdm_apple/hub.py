@@ -8,7 +8,6 @@ mlx; nothing is fetched unless `fetch_encoder` is called.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, cast
 from mdm_apple.config import T5_LIMITS, T5Config
 from mdm_apple.errors import ConfigError, MdmError, require
 from mdm_apple.files import file_sha256
+from mdm_apple.strict_json import read_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -138,7 +138,7 @@ def read_encoder_folder(folder: Path) -> EncoderFolder:
     Decoder weights are ignored; any other weight that is unknown, missing or of a wrong shape is
     refused with HubError.
     """
-    config = t5_config_from_hf(_read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    config = t5_config_from_hf(_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     places = _weight_files(folder)
     if SHARED not in places and SHARED_AGAIN in places:
         stored = {SHARED: SHARED_AGAIN}
@@ -220,7 +220,7 @@ def _weight_files(folder: Path) -> dict[str, Path]:
 def _read_index(folder: Path) -> dict[str, str]:
     """Weight name to the name of a file in the same folder."""
     path = folder / INDEX_FILE
-    table = _read_json(path).get("weight_map")
+    table = _object(path).get("weight_map")
     if not isinstance(table, dict):
         raise HubError(f"{path}: expected a weight_map.")
     files = cast(dict[str, object], table)
@@ -257,17 +257,8 @@ def _shapes_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise HubError(f"{path}: cannot be read as safetensors ({error}).") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file():
-            raise HubError(f"{path}: no such file.")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise HubError(f"{path}: expected at most {MAX_JSON_BYTES >> 20} MiB.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except HubError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise HubError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(data, dict):
-        raise HubError(f"{path}: expected a JSON object.")
-    return cast(dict[str, Any], data)
+        return read_object(path, MAX_JSON_BYTES)
+    except ConfigError as error:
+        raise HubError(str(error)) from None

@@ -6,7 +6,6 @@ Enters: captions and a function that reads one picture. Leaves: square RGB pictu
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ from mdm_apple.errors import MdmError
 Pixels = NDArray[np.uint8]
 MAX_CAPTION_BYTES = 64 * 1024
 MAX_CACHE_BYTES = 1 << 30
-
-_BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
 
 
 class DataError(MdmError):
@@ -105,17 +102,6 @@ def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
 
     fingerprint = hash_fields([dataset.fingerprint, *captions])
     return Dataset(dataset.side, captions, read, fingerprint, dataset.warnings)
-
-
-def clean_caption(text: str) -> str:
-    """One line without control characters, lone surrogates or direction overrides; may be empty."""
-    kept = (
-        " " if char.isspace() else char
-        for char in text
-        if char.isspace()
-        or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS)
-    )
-    return " ".join("".join(kept).split())
 
 
 def hash_fields(fields: Iterable[object]) -> str:

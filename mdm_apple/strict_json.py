@@ -28,7 +28,7 @@ def to_json(config: Any) -> str:
 def from_json(kind: type[T], text: str, where: str = "config") -> T:
     """Parse strict JSON into the dataclass `kind`; raises ConfigError with the offending key."""
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        data = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=_no_constant)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -57,20 +57,38 @@ def read_config(kind: type[T], path: Path) -> T:
     return from_json(kind, text, str(path))
 
 
-def unknown_name(name: str, known: typing.Iterable[str]) -> str:
-    """' Did you mean ...?' or the list of known names, to end a refusal with."""
-    options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(options)}."
+def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in a file that others wrote, its keys unchecked; raises ConfigError."""
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file.")
+        if path.stat().st_size > max_bytes:
+            raise ConfigError(f"{path}: expected at most {max_bytes >> 10} KiB.")
+        data: object = json.loads(path.read_text(encoding="utf-8"))
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a JSON object.")
+    return typing.cast(dict[str, Any], data)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json.loads, as object_pairs_hook; raises ConfigError with the key."""
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
             raise ConfigError(f"key {key!r} appears twice; keep one.")
         seen[key] = value
     return seen
+
+
+def unknown_name(name: str, known: typing.Iterable[str]) -> str:
+    """' Did you mean ...?' or the list of known names, to end a refusal with."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(options)}."
 
 
 def _no_constant(name: str) -> float:

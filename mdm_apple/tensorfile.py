@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.errors import MdmError
+from mdm_apple.strict_json import no_duplicates
 
 Array = NDArray[Any]
 Storage = Literal["float32", "float16", "bfloat16"]
@@ -67,25 +68,55 @@ def write_tensors(
 
     Raises OSError where the disk refuses.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, array in tensors.items():
-        kind = _file_type(name, array, storage)
-        size = math.prod(array.shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize
-        header[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    kinds = {n: (_file_type(n, a, storage), tuple(a.shape)) for n, a in tensors.items()}
     with path.open("wb") as file:
         out = _HashedFile(file)
-        out.write(len(text).to_bytes(8, "little") + text)
+        out.write(header_bytes(kinds, {"format": "pt"}))
         for name, array in tensors.items():
             out.write(_encoded(array, _file_type(name, array, storage)))
         return out.finish()
+
+
+def header_bytes(
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    size: int | None = None,
+) -> bytes:
+    """All that stands before the numbers, which follow in this order without gaps.
+
+    Args:
+        kinds: number type as the format calls it, and shape, per name.
+        size: bytes to fill with spaces after the header, as the format allows; None: up to 8.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (kind, shape) in kinds.items():
+        end = offset + math.prod(shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(len(text) + -len(text) % 8 if size is None else size - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A file without a conversion: number type and read-only view per name; bfloat16 as uint16."""
+
+    metadata: dict[str, object]
+    kinds: dict[str, str]
+    views: dict[str, Array]
+
+
+def map_tensors(path: Path) -> Mapped:
+    """The arrays of a file as they lie there, and its metadata; raises TensorFileError."""
+    metadata, header, data = _open(path)
+    _check_layout(path, header, len(data))
+    return Mapped(
+        metadata,
+        {name: entry.kind for name, entry in header.items()},
+        {name: _view(entry, data) for name, entry in header.items()},
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
@@ -93,9 +124,11 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
     Raises TensorFileError when the header does not describe exactly the bytes that follow it.
     """
-    header, data = _open(path)
-    _check_layout(path, header, len(data))
-    return {name: _array(entry, data) for name, entry in header.items()}
+    mapped = map_tensors(path)
+    return {
+        name: from_bfloat16(view) if mapped.kinds[name] == "BF16" else view
+        for name, view in mapped.views.items()
+    }
 
 
 def to_bfloat16(array: Array) -> Array:
@@ -160,7 +193,7 @@ def _encoded(array: Array, kind: str) -> memoryview:
     return flat.view(np.uint8).data
 
 
-def _open(path: Path) -> tuple[dict[str, _Entry], Array]:
+def _open(path: Path) -> tuple[dict[str, object], dict[str, _Entry], Array]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -168,7 +201,7 @@ def _open(path: Path) -> tuple[dict[str, _Entry], Array]:
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise TensorFileError(f"{path}: not a safetensors file, or cut off in its header.")
             text = file.read(length)
-        header = _parse(path, text)
+        metadata, header = _parse(path, text)
         start = 8 + length
         # mapping an empty range is an error
         data = np.memmap(path, np.uint8, "r", start) if size > start else np.empty(0, np.uint8)
@@ -176,7 +209,7 @@ def _open(path: Path) -> tuple[dict[str, _Entry], Array]:
         raise TensorFileError(f"{path}: no such file.") from None
     except OSError as error:
         raise TensorFileError(f"{path}: cannot be read ({error.strerror}).") from None
-    return header, data
+    return metadata, header, data
 
 
 def _check_layout(path: Path, header: dict[str, _Entry], size: int) -> None:
@@ -193,24 +226,24 @@ def _check_layout(path: Path, header: dict[str, _Entry], size: int) -> None:
         )
 
 
-def _array(entry: _Entry, data: Array) -> Array:
+def _view(entry: _Entry, data: Array) -> Array:
     kind = _NUMPY_TYPES[entry.kind]
     if entry.begin == entry.end:
         return np.zeros(entry.shape, kind)
-    view = data[entry.begin : entry.end].view(kind).reshape(entry.shape)
-    return from_bfloat16(view) if entry.kind == "BF16" else view
+    return data[entry.begin : entry.end].view(kind).reshape(entry.shape)
 
 
-def _parse(path: Path, text: bytes) -> dict[str, _Entry]:
+def _parse(path: Path, text: bytes) -> tuple[dict[str, object], dict[str, _Entry]]:
     try:
-        data: object = json.loads(text, object_pairs_hook=_no_duplicates)
+        data: object = json.loads(text, object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError):
         raise TensorFileError(f"{path}: its header is not valid JSON.") from None
     if not isinstance(data, dict) or len(cast("dict[str, object]", data)) > MAX_TENSORS:
         raise TensorFileError(f"{path}: its header is not a list of at most {MAX_TENSORS} tensors.")
     fields = cast("dict[str, object]", data)
-    fields.pop("__metadata__", None)
-    return {name: _entry(path, name, value) for name, value in fields.items()}
+    said = fields.pop("__metadata__", None)
+    metadata = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+    return metadata, {name: _entry(path, name, value) for name, value in fields.items()}
 
 
 def _entry(path: Path, name: str, value: object) -> _Entry:
@@ -234,10 +267,3 @@ def _are_counts(value: object) -> bool:
     if not isinstance(value, list) or len(cast("list[object]", value)) > 16:
         return False
     return all(type(n) is int and 0 <= n < 1 << 48 for n in cast("list[object]", value))
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    built = dict(pairs)
-    if len(built) != len(pairs):
-        raise ValueError("duplicate key")
-    return built

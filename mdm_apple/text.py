@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.captions import clean_caption
 from mdm_apple.errors import MdmError
 from mdm_apple.files import atomic_file
 
@@ -52,8 +52,8 @@ class TokenBatch:
     mask: NDArray[np.float32]
 
 
-def clean_caption(caption: str, *, lowercase: bool) -> str:
-    """The caption as it is tokenized: no control characters or line ends, single spaces, trimmed.
+def spelled(caption: str, *, lowercase: bool) -> str:
+    """The caption as it is tokenized: cleaned, and in lower case where asked.
 
     Lower-casing goes character by character: without context it is the same in every language.
     Raises TextError for something that is not text or is longer than MAX_CAPTION_CHARACTERS.
@@ -65,15 +65,8 @@ def clean_caption(caption: str, *, lowercase: bool) -> str:
             f"caption: expected at most {MAX_CAPTION_CHARACTERS} characters, got {len(caption)} "
             f"in {shown(caption)}."
         )
-    spaced = "".join(" " if _separates(character) else character for character in caption)
-    if lowercase:
-        spaced = "".join(character.lower() for character in spaced)
-    return " ".join(spaced.split())
-
-
-def _separates(character: str) -> bool:
-    """Control characters, line and paragraph separators, and halves of a surrogate pair."""
-    return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
+    cleaned = clean_caption(caption)
+    return "".join(character.lower() for character in cleaned) if lowercase else cleaned
 
 
 def shown(caption: str) -> str:
@@ -115,7 +108,7 @@ class Tokenizer:
         """Ids of one caption, eos included: at most max_tokens, the last one always eos."""
         if max_tokens < 1:
             raise TextError(f"max_tokens: expected 1 or more, got {max_tokens}.")
-        text = clean_caption(caption, lowercase=self.lowercase)
+        text = spelled(caption, lowercase=self.lowercase)
         ids = cast(list[int], self._processor.encode(text))
         return [*ids[: max_tokens - 1], EOS_ID]
 
@@ -148,7 +141,7 @@ def train_tokenizer(
     """
     import sentencepiece
 
-    lines = [clean_caption(caption, lowercase=lowercase) for caption in captions]
+    lines = [spelled(caption, lowercase=lowercase) for caption in captions]
     lines = [line for line in lines if line]
     if not lines:
         raise TextError("captions: expected at least one that is not empty, to train a tokenizer.")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mdm_apple.captions import clean_caption
 from mdm_apple.errors import require
-from mdm_apple.pictures import DataError, Dataset, Pixels, clean_caption, hash_fields
+from mdm_apple.pictures import DataError, Dataset, Pixels, hash_fields
 
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 WHITE = (255, 255, 255)

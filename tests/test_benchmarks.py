@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,18 @@ def test_ratio_is_that_of_medians() -> None:
 
 def test_results_page_is_what_the_result_files_say() -> None:
     committed = report.RESULTS.read_text(encoding="utf-8")
-    report.write_results()
-    assert report.RESULTS.read_text(encoding="utf-8") == committed
+    assert report.render(report.HERE / "results") == committed
+
+
+def test_results_page_changes_with_a_result(tmp_path: Path) -> None:
+    for path in (report.HERE / "results").glob("*.json"):
+        shutil.copyfile(path, tmp_path / path.name)
+    assert report.render(tmp_path) == report.render(report.HERE / "results")
+    changed = min(tmp_path.iterdir())
+    result = json.loads(changed.read_text(encoding="utf-8"))
+    result["pairs"][0]["ours_s"] = [123.0] * len(result["pairs"][0]["ours_s"])
+    changed.write_text(json.dumps(result), encoding="utf-8")
+    assert "| 123.000 |" in report.render(tmp_path)
 
 
 def test_results_name_the_machine_and_the_command() -> None:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from mdm_apple.captions import clean_caption
 from mdm_apple.data import DataError, open_dataset
 from mdm_apple.picture_file import MAX_PIXELS
-from mdm_apple.pictures import clean_caption
 
 SIDE = 16
 
@@ -128,7 +128,7 @@ def test_pictures_with_text_files_are_read_in_name_order(tmp_path: Path):
     save(tmp_path, "c.webp", gradient(32, 32), "")
     save(tmp_path, "D.BMP", gradient(32, 32), "capital")
     dataset = open_dataset(str(tmp_path), SIDE)
-    assert dataset.captions() == ["capital", "first[31m one line", "second", ""]
+    assert dataset.captions() == ["capital", "first [31m one line", "second", ""]
     assert dataset.warnings == []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend, TorchBackend, predict
+from backends import Backend, predict
 from golden_fixtures import KINDS, Fixture, find_fixtures, rounded_schedule
 from tolerances import (
     BASE_SCHEDULE,
@@ -35,6 +35,7 @@ from mdm_apple.pyramid import build_pyramid
 from mdm_apple.sampling import SamplerConfig, sample
 from mdm_apple.schedule import (
     Schedule,
+    Table,
     base_table,
     build_schedule,
     shift,
@@ -127,19 +128,44 @@ def test_network_with_one_perturbed_weight_does_not_match(
 WITH_TEXT = [p for p in of_kind("model") if p.values[0].unet.text_width]
 
 
-@pytest.mark.parametrize("fixture", WITH_TEXT)
-def test_text_path_matches_the_original(fixture: Fixture) -> None:
-    """Pooled text and features, in torch: the middle of the network, not only its end."""
-    backend = TorchBackend()
-    net = backend.network(fixture.unet, fixture.state())
+def text_errors(
+    fixture: Fixture, backend: Backend, state: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Pooled text and features: the middle of the network, not only its end."""
+    net = backend.network(fixture.unet, state)
+    errors = {"pooled": 0.0, "features": 0.0}
     for call in range(len(fixture.info["calls"])):
         given, middle = fixture.inputs(f"call{call}.in."), fixture.inputs(f"call{call}.mid.")
         mask = given.get("lm_mask")
         pooled, features, _ = net.encode_text(
             backend.array(given["lm_outputs"]), None if mask is None else backend.array(mask)
         )
-        assert relative(backend.numpy(pooled), middle["cond_emb"]) <= FORWARD
-        assert relative(backend.numpy(features), middle["conditioning"]) <= FORWARD
+        for name, got, wanted in (
+            ("pooled", pooled, middle["cond_emb"]),
+            ("features", features, middle["conditioning"]),
+        ):
+            errors[name] = max(errors[name], relative(backend.numpy(got), wanted))
+    return errors
+
+
+@pytest.mark.parametrize("fixture", WITH_TEXT)
+def test_text_path_matches_the_original(fixture: Fixture, backend: Backend) -> None:
+    assert max(text_errors(fixture, backend, fixture.state()).values()) <= FORWARD
+
+
+@pytest.mark.parametrize("fixture", WITH_TEXT)
+def test_text_path_with_one_perturbed_weight_does_not_match(
+    fixture: Fixture, backend: Backend
+) -> None:
+    """The last layer of the pooled text, and the first of the features where there is one."""
+    for name, part in (("cond_emb.weight", "pooled"), ("lm_proj.weight", "features")):
+        state = fixture.state()
+        owners = [key for key in state if key.endswith(name)]
+        assert owners or part == "features"
+        for key in owners:
+            state[key][1, 2] += 0.05
+        if owners:
+            assert text_errors(fixture, backend, state)[part] > 10 * FORWARD
 
 
 @pytest.mark.parametrize("fixture", [f for kind in ("model", "weights") for f in of_kind(kind)])
@@ -150,37 +176,70 @@ def test_scales_match_the_original(fixture: Fixture) -> None:
 # --- schedules --------------------------------------------------------------------------------
 
 
+def base_of(run: dict[str, Any]) -> Table:
+    settings = {k: v for k, v in run.items() if k not in ("prefix", "timesteps")}
+    fields = {"sampler_config": {"prediction_type": "V_PREDICTION", **settings}}
+    return base_table(diffusion_config_from_apple(fields, 1).schedule)
+
+
+def schedule_errors(fixture: Fixture, run: dict[str, Any], base: Table) -> dict[str, float]:
+    """Per table, the worst error over its tolerance."""
+    wanted = fixture.inputs(f"{run['prefix']}.")
+    vdm = np.abs(vdm_weights(base) / wanted["vdm_loss_weights"] - 1)
+    errors = {
+        "base": float(np.abs(base - wanted["gammas"]).max()) / BASE_SCHEDULE,
+        "vdm": float(vdm.max()) / VDM_WEIGHTS,
+    }
+    for name, table in wanted.items():
+        if name.startswith("shifted."):
+            power, scale = (float(part[1:]) for part in name.split(".")[1:])
+            got = shift(base, int(scale), power)
+            errors[name] = float(np.abs(got - table).max()) / SHIFTED_SCHEDULE
+    return errors
+
+
 @pytest.mark.parametrize("fixture", of_kind("schedules"))
 def test_schedules_match_the_original(fixture: Fixture, report: Report) -> None:
     worst = 0.0
     for run in fixture.info["runs"]:
-        settings = {k: v for k, v in run.items() if k not in ("prefix", "timesteps")}
-        fields = {"sampler_config": {"prediction_type": "V_PREDICTION", **settings}}
-        config = diffusion_config_from_apple(fields, 1)
-        base = base_table(config.schedule)
-        wanted = fixture.inputs(f"{run['prefix']}.")
-        worst = max(worst, float(np.abs(base - wanted["gammas"]).max()) / BASE_SCHEDULE)
-        vdm = vdm_weights(base)
-        error = np.abs(vdm - wanted["vdm_loss_weights"]) / np.abs(wanted["vdm_loss_weights"])
-        worst = max(worst, float(error.max()) / VDM_WEIGHTS)
-        for name, table in wanted.items():
-            if name.startswith("shifted."):
-                power, scale = (float(part[1:]) for part in name.split(".")[1:])
-                got = shift(base, int(scale), power)
-                worst = max(worst, float(np.abs(got - table).max()) / SHIFTED_SCHEDULE)
+        base = base_of(run)
+        worst = max(worst, *schedule_errors(fixture, run, base).values())
         for count, grid in run["timesteps"].items():
             assert timestep_grid(Schedule(base, (base,)), int(count)) == grid
     report(fixture, "numpy", worst, 1.0)
+
+
+@pytest.mark.parametrize("fixture", of_kind("schedules"))
+def test_schedules_with_one_perturbed_beta_do_not_match(fixture: Fixture) -> None:
+    """The beta at a tenth of the way is larger: alpha_bar is less from there on."""
+    for run in fixture.info["runs"]:
+        base = base_of(run)
+        base[len(base) // 10 :] *= 1 - 5e-3
+        errors = schedule_errors(fixture, run, base)
+        assert min(errors.values()) > 10, (run, errors)
+
+
+def perturbed(schedule: Schedule) -> Schedule:
+    """One beta of the first steps is larger in every table: alpha_bar is less from there on."""
+
+    def change(table: Table) -> Table:
+        return np.concatenate([table[:3], table[3:] * (1 - 0.02)])
+
+    return Schedule(change(schedule.base), tuple(map(change, schedule.tables)))
 
 
 # --- losses -----------------------------------------------------------------------------------
 
 
 def loss_errors(
-    fixture: Fixture, backend: Backend, schedule: Schedule, config: DiffusionConfig
+    fixture: Fixture,
+    backend: Backend,
+    schedule: Schedule,
+    config: DiffusionConfig,
+    state: dict[str, np.ndarray],
 ) -> dict[str, float]:
     unet, given = fixture.weights.unet, fixture.inputs("in.")
-    net = backend.network(unet, fixture.weights.state())
+    net = backend.network(unet, state)
     x0 = build_pyramid(backend.image(given["images"]), unet, backend.ops)
     alpha_bar = [
         backend.array(table[given["time"] + 1].astype(np.float32)[:, None, None, None])
@@ -221,10 +280,32 @@ def loss_errors(
 def test_loss_matches_the_original(fixture: Fixture, backend: Backend, report: Report) -> None:
     scales = fixture.weights.unet.scales
     config = fixture.diffusion(len(scales))
-    errors = loss_errors(fixture, backend, rounded_schedule(config, scales), config)
+    state = fixture.weights.state()
+    errors = loss_errors(fixture, backend, rounded_schedule(config, scales), config, state)
     report(fixture, backend.name, max(errors.values()), LOSS)
-    exact = loss_errors(fixture, backend, build_schedule(config.schedule, scales), config)
+    exact = loss_errors(fixture, backend, build_schedule(config.schedule, scales), config, state)
     assert max(exact.values()) <= FLOAT64_TABLE, exact
+
+
+@pytest.mark.parametrize("fixture", of_kind("loss"))
+def test_loss_with_one_perturbed_weight_does_not_match(fixture: Fixture, backend: Backend) -> None:
+    scales = fixture.weights.unet.scales
+    config, state = fixture.diffusion(len(scales)), fixture.weights.state()
+    state["conv_in.weight"][0, 0, 1, 1] += 0.5
+    errors = loss_errors(fixture, backend, rounded_schedule(config, scales), config, state)
+    for name in ("model_out.0", "pred.0", "mse.0", "loss_per_sample", "loss_scalar"):
+        assert errors[name] > 10 * LOSS, (name, errors)
+    assert errors["x_t.0"] <= LOSS  # made before the network is asked
+
+
+@pytest.mark.parametrize("fixture", of_kind("loss"))
+def test_loss_with_one_perturbed_beta_does_not_match(fixture: Fixture, backend: Backend) -> None:
+    scales = fixture.weights.unet.scales
+    config = fixture.diffusion(len(scales))
+    schedule = perturbed(rounded_schedule(config, scales))
+    errors = loss_errors(fixture, backend, schedule, config, fixture.weights.state())
+    for level in range(len(scales)):
+        assert errors[f"x_t.{level}"] > 10 * LOSS, errors
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -325,10 +406,12 @@ def sampler_config(fixture: Fixture) -> SamplerConfig:
     )
 
 
-def trajectory_error(fixture: Fixture, backend: Backend, schedule: Schedule) -> float:
+def trajectory_error(
+    fixture: Fixture, backend: Backend, schedule: Schedule, state: dict[str, np.ndarray]
+) -> float:
     unet, given = fixture.weights.unet, fixture.inputs("in.")
     config, sampler = fixture.diffusion(len(unet.levels)), sampler_config(fixture)
-    net = backend.network(unet, fixture.weights.state())
+    net = backend.network(unet, state)
     levels, rows = range(len(unet.levels)), fixture.info["batch"]
     guided = sampler.guidance_scale != 1
     micros = {"scale": given["scale"]} if "scale" in given else {}
@@ -395,7 +478,30 @@ def test_trajectory_matches_the_original(
 ) -> None:
     scales = fixture.weights.unet.scales
     config = fixture.diffusion(len(scales))
-    error = trajectory_error(fixture, backend, rounded_schedule(config, scales))
+    state = fixture.weights.state()
+    error = trajectory_error(fixture, backend, rounded_schedule(config, scales), state)
     report(fixture, backend.name, error, TRAJECTORY[backend.name])
-    exact = trajectory_error(fixture, backend, build_schedule(config.schedule, scales))
+    exact = trajectory_error(fixture, backend, build_schedule(config.schedule, scales), state)
     assert exact <= FLOAT64_TABLE
+
+
+@pytest.mark.parametrize("fixture", of_kind("sampler"))
+def test_trajectory_with_one_perturbed_weight_does_not_match(
+    fixture: Fixture, backend: Backend
+) -> None:
+    scales = fixture.weights.unet.scales
+    schedule = rounded_schedule(fixture.diffusion(len(scales)), scales)
+    state = fixture.weights.state()
+    state["conv_in.weight"][0, 0, 1, 1] += 0.5
+    error = trajectory_error(fixture, backend, schedule, state)
+    assert error > 10 * TRAJECTORY[backend.name]
+
+
+@pytest.mark.parametrize("fixture", of_kind("sampler"))
+def test_trajectory_with_one_perturbed_beta_does_not_match(
+    fixture: Fixture, backend: Backend
+) -> None:
+    scales = fixture.weights.unet.scales
+    schedule = perturbed(rounded_schedule(fixture.diffusion(len(scales)), scales))
+    error = trajectory_error(fixture, backend, schedule, fixture.weights.state())
+    assert error > 10 * TRAJECTORY[backend.name]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
+from mdm_apple.captions import clean_caption
 from mdm_apple.errors import MdmError
 from mdm_apple.text import (
     EOS_ID,
@@ -23,8 +24,8 @@ from mdm_apple.text import (
     UNK_ID,
     TextError,
     Tokenizer,
-    clean_caption,
     relative_buckets,
+    spelled,
     train_tokenizer,
 )
 
@@ -155,8 +156,8 @@ def test_the_emoji_vocabulary_tells_every_caption_apart_within_16_tokens(
     cut = sum(len(tokenizer.tokens(caption, 64)) > MAX_TOKENS for caption in captions)
     assert cut <= 1  # the longest name, an island group, is one token too long
     assert not any(UNK_ID in row for row in rows)
-    spelled = {clean_caption(caption, lowercase=True) for caption in captions}
-    assert len({tuple(row) for row in rows}) == len(spelled)
+    different = {spelled(caption, lowercase=True) for caption in captions}
+    assert len({tuple(row) for row in rows}) == len(different)
 
 
 def test_a_saved_tokenizer_is_the_same_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -209,9 +210,16 @@ def test_control_characters_and_line_ends_count_as_spaces(tokenizer: Tokenizer) 
         assert tokenizer.tokens(odd, 16) == plain, ascii(odd)
 
 
+def test_pictures_and_prompts_are_cleaned_alike(tokenizer: Tokenizer) -> None:
+    for odd in ("red\x07heart", "red \u202eheart\u202c", "\ufeffred\u2066 heart", "red\u2028heart"):
+        assert clean_caption(odd) == "red heart", ascii(odd)
+        assert spelled(odd, lowercase=False) == "red heart", ascii(odd)
+        assert tokenizer.tokens(odd, 16) == tokenizer.tokens("red heart", 16)
+
+
 def test_lower_casing_ignores_the_context_of_a_letter() -> None:
-    assert clean_caption("ΟΔΟΣ", lowercase=True) == "οδοσ"  # str.lower() would end it in ς
-    assert clean_caption("  A\u00a0 b ", lowercase=False) == "A b"
+    assert spelled("ΟΔΟΣ", lowercase=True) == "οδοσ"  # str.lower() would end it in ς
+    assert spelled("  A\u00a0 b ", lowercase=False) == "A b"
 
 
 def test_hostile_captions_are_refused_in_one_sentence(tokenizer: Tokenizer) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,18 +11,12 @@ from torch import Tensor, nn
 
 from mdm_apple.config import Student, UNetConfig
 from mdm_apple.presets import preset
-from mdm_apple.shapes import parameter_count, state_shapes
+from mdm_apple.shapes import state_shapes
 from mdm_apple.torch.nested_unet import build_on_meta, build_unet, fold, unfold
 from mdm_apple.torch.packed import PackedConv2d, PackedPointwise
 from mdm_apple.torch.runtime import DTYPES, prepare
 from mdm_apple.torch.unet import UNet
 
-KEYS = Path(__file__).parent / "golden" / "keys"
-OFFICIAL = {
-    "mdm64": ("keys_cc12m_64x64.json", 461_359_107),
-    "mdm256": ("keys_cc12m_256x256.json", 476_613_958),
-    "mdm1024": ("keys_cc12m_1024x1024.json", 480_970_057),
-}
 EVERYTHING = video(
     plain(text_proj_dim=32, num_text_head_layers=1),
     num_attention_layers=(0, 1, 0),
@@ -52,23 +43,8 @@ def tensors(config: UNetConfig, rows: int = 2) -> tuple[list[Tensor], Tensor, Te
 # --- weights ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_published_networks_have_the_published_weights(name: str) -> None:
-    listing, count = OFFICIAL[name]
-    published = {k: tuple(v) for k, v in json.loads((KEYS / listing).read_text()).items()}
-    net = build_on_meta(preset(name).model)
-    assert shapes_of(net) == published
-    assert {p.device.type for p in net.parameters()} == {"meta"}
-    assert sum(p.numel() for p in net.parameters()) == count
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_shapes_known_without_a_framework_are_the_published_ones_in_order(name: str) -> None:
-    listing, count = OFFICIAL[name]
-    published = {k: tuple(v) for k, v in json.loads((KEYS / listing).read_text()).items()}
-    config = preset(name).model
-    assert list(state_shapes(config).items()) == list(published.items())
-    assert parameter_count(config) == count
+def test_a_network_on_meta_takes_no_memory() -> None:
+    assert {p.device.type for p in build_on_meta(preset("mdm1024").model).parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(
