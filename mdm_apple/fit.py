@@ -221,13 +221,16 @@ def _as_trained(job: Job) -> ModelConfig:
     """The configuration with what this run adds to it: mixed batches, a smaller model's text."""
     config = job.config
     if job.grow is not None:
-        config = dataclasses.replace(config, text=checkpoint.load_model_config(job.grow).text)
+        text = checkpoint.load_model_config(job.grow).text
+        if text and config.text and text.encoder == config.text.encoder:
+            config = dataclasses.replace(config, text=text)
     mixed = config.mixed_training or config.diffusion.mixed_ratio is not None
     return dataclasses.replace(config, mixed_training=mixed)
 
 
 def _check_encoder(source: Path) -> None:
     """Refuse a model whose encoder learned along and is not there, as after `mdm import`."""
+    checkpoint.load_model_config(source)  # refuses what is no model folder at all
     for name in ("tokenizer.model", "text_encoder.safetensors"):
         if not has_file(source, name):
             raise MdmError(

@@ -139,7 +139,7 @@ def test_text_head_layers_and_projection_convert_for_ios17(tmp_path: Path) -> No
     )
     source = random_source(ModelConfig(core, side=8, text=TextConfig(max_tokens=6)), 1)
     path = tmp_path / "conditioning.mlpackage"
-    convert_part(conditioning_part(source), path, "iOS17", source)
+    convert_part(conditioning_part(source, "gpu"), path, "iOS17", source)
     package = Package.open(path)
     assert package.spec_version == 8  # iOS 17
     features = np.random.RandomState(1).standard_normal((1, 6, 32)).astype(np.float32)

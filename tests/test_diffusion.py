@@ -135,7 +135,7 @@ def test_arrays_mean_the_same_in_every_backend(backend: Backend) -> None:
         back = diffusion.x0_from_v(x_t, v, a)
         return [x_t, v, back, diffusion.x0_from_eps(x_t, e, a), diffusion.v_from_x0(x_t, x, a)]
 
-    got = through(backend.array(x0), backend.array(eps), backend.array(alpha_bar))
+    got = through(backend.image(x0), backend.image(eps), backend.array(alpha_bar))
     wanted = through(*(value.astype(np.float64) for value in (x0, eps, alpha_bar)))
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(backend.numpy(a), b, atol=1e-5)

@@ -160,13 +160,15 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
     assert all(line["level_distance"] > 0 and line["boundary_loss"] >= 0 for line in lines)
 
 
-def test_bf16_teaches_the_same_weights(backend: Backend, teacher: Path, tmp_path: Path) -> None:
+def test_bf16_teaches_the_same_weights(
+    torch_backend: Backend, teacher: Path, tmp_path: Path
+) -> None:
     """Calls without gradients come first: none of the casts they keep may serve the last one."""
     before, moved = checkpoint.load_weights(teacher), []
     for precision in ("fp32", "bf16"):
         asked = job(teacher, tmp_path / precision, steps=1)
         train = dataclasses.replace(asked.train, precision=precision)
-        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), torch_backend.open_boot_stepper)
         after = checkpoint.load_weights(tmp_path / precision)
         moved.append({n for n, v in before.items() if np.abs(after[n] - v).max() > 1e-7})
     assert moved[0] == moved[1]

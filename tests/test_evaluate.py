@@ -53,6 +53,7 @@ class Oracle:
 
     def __init__(self, config: ModelConfig, dataset: Dataset, error: float = 0.0) -> None:
         self.config, self.ops = config, NumpyOps()
+        self.schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         self._dataset, self._error = dataset, error
 
     def denoiser(
