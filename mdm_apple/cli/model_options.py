@@ -20,7 +20,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-class Gigabytes(click.ParamType):
+class Gigabytes(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """More than 0 and up to a million; click's own range lets "nan" through."""
 
     name = "GB"
