@@ -17,7 +17,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from mdm_apple.atomic_folder import CheckpointError, has_file, read_file, replace_files
+from mdm_apple.atomic_folder import (
+    CheckpointError,
+    has_file,
+    read_file,
+    recorded_hashes,
+    replace_files,
+)
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.hub import encoder_shapes
@@ -132,6 +138,20 @@ def averaged(folder: Path, part: Literal["model", "text_encoder"]) -> Which:
     """The averaged weights of a part where the folder has some, else the part itself."""
     which: Which = "ema" if part == "model" else "text_encoder_ema"
     return which if has_file(folder, f"{which}.safetensors") else part
+
+
+def averaged_encoder(folder: Path) -> Weights | None:
+    """Averaged weights of the text encoder that was trained with the model, if one was."""
+    if not has_file(folder, "text_encoder.safetensors"):
+        return None
+    return load_weights(folder, averaged(folder, "text_encoder"))
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """Recorded hash of the weights that are sampled and distilled; None where none is recorded."""
+    hashes = recorded_hashes(folder)
+    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
+    return weights.sha256 if weights else None
 
 
 def load_tokenizer(folder: Path) -> bytes:

@@ -14,17 +14,16 @@ from pathlib import Path
 from threading import Event
 
 from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import finish_save, has_file, recorded_hashes, verify_files
+from mdm_apple.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.batches import BatchPlan
 from mdm_apple.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.captions import CAPTIONS, read_captions
 from mdm_apple.config import ModelConfig
-from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.errors import MdmError
 from mdm_apple.pictures import hash_fields
-from mdm_apple.run_folder import as_it_was, stop_on_interrupt
+from mdm_apple.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
 from mdm_apple.strict_json import from_dict
 from mdm_apple.training import (
-    FREE_ON_RESUME,
     Learner,
     Snapshot,
     TrainConfig,
@@ -32,6 +31,8 @@ from mdm_apple.training import (
     rows_of,
     train,
 )
+
+ANEW = "start anew"  # what a run that cannot be resumed may do
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,8 @@ def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
     if resumed is not None:
         start, snapshot = resumed
         stepper.restore(snapshot)
-    encoder = None
-    if has_file(job.teacher, "text_encoder.safetensors"):
-        averaged = has_file(job.teacher, "text_encoder_ema.safetensors")
-        encoder = checkpoint.load_weights(
-            job.teacher, "text_encoder_ema" if averaged else "text_encoder"
-        )
-    tokenizer = checkpoint.load_tokenizer(job.teacher) if encoder is not None else None
+    encoder = checkpoint.averaged_encoder(job.teacher)
+    tokenizer = None if encoder is None else checkpoint.load_tokenizer(job.teacher)
     saved = Event()
 
     def save(snapshot: Snapshot, done: int) -> None:
@@ -122,11 +118,10 @@ def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:
 
 def teacher_sha256(folder: Path) -> str:
     """Hash of the weights that a student learns from: averaged ones where there are some."""
-    hashes = recorded_hashes(folder)
-    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
-    if weights is None:
+    sha256 = checkpoint.weights_sha256(folder)
+    if sha256 is None:
         raise MdmError(f"{folder}: holds no weights.")
-    return weights.sha256
+    return sha256
 
 
 def _with_source(config: ModelConfig, sha256: str) -> ModelConfig:
@@ -147,30 +142,13 @@ def _resumed(
     verify_files(out)
     state = checkpoint.load_training(out)
     where = f"{out}: training.json"
-    for name, kind, asked in (
-        ("train", TrainConfig, job.train),
-        ("boot", BootConfig, job.boot),
-    ):
-        before = from_dict(kind, state.meta.get(name), where)
-        for field in dataclasses.fields(kind):
-            now, had = getattr(asked, field.name), getattr(before, field.name)
-            if field.name not in FREE_ON_RESUME and now != had:
-                raise ConfigError(
-                    f"{field.name}: the run in {out} was started with {had}, now it is {now}; "
-                    "resume with the same settings, or start anew."
-                )
+    refuse_changes(from_dict(TrainConfig, state.meta.get("train"), where), job.train, out, ANEW)
+    refuse_changes(from_dict(BootConfig, state.meta.get("boot"), where), job.boot, out, ANEW)
     for name in ("teacher", "captions"):
         if state.meta.get(name) != meta[name]:
             raise MdmError(f"{name}: the run in {out} was started with another; give the same.")
     if checkpoint.load_model_config(out) != config:
         raise MdmError(f"{out}: config.json is not that of this teacher's student; start anew.")
-    step = state.meta.get("step")
-    if type(step) is not int or step < 0:
-        raise MdmError(f"{out}: training.json is damaged; start anew.")
-    if step > job.train.steps:
-        raise ConfigError(
-            f"steps: the run in {out} is already at step {step}, now it is to end at "
-            f"{job.train.steps}; ask for more."
-        )
+    step = steps_done(state, job.train.steps, out, ANEW)
     ema = checkpoint.load_weights(out, "ema") if has_file(out, "ema.safetensors") else None
     return step, Snapshot(checkpoint.load_weights(out), ema, None, None, state.tensors)

@@ -10,7 +10,6 @@ import dataclasses
 from pathlib import Path
 
 from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import has_file
 from mdm_apple.captions import CAPTIONS, read_captions, write_captions
 from mdm_apple.config import ModelConfig, Provenance
 from mdm_apple.tensorfile import Storage
@@ -26,10 +25,8 @@ def export_model(
     config = checkpoint.load_model_config(source)
     said = {k: v for k, v in dataclasses.asdict(provenance).items() if v is not None}
     config = dataclasses.replace(config, provenance=dataclasses.replace(config.provenance, **said))
-    encoder = tokenizer = None
-    if has_file(source, "text_encoder.safetensors"):
-        encoder = checkpoint.load_weights(source, checkpoint.averaged(source, "text_encoder"))
-        tokenizer = checkpoint.load_tokenizer(source)
+    encoder = checkpoint.averaged_encoder(source)
+    tokenizer = None if encoder is None else checkpoint.load_tokenizer(source)
     checkpoint.save_model(
         out,
         config,

@@ -26,12 +26,11 @@ from mdm_apple.data import Background, Dataset, open_dataset, with_captions
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.gallery import save_png, tile, to_pixels
 from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.run_folder import as_it_was, stop_on_interrupt
+from mdm_apple.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
 from mdm_apple.sampling import SamplerConfig
 from mdm_apple.strict_json import from_dict
 from mdm_apple.text import Tokenizer, train_tokenizer
 from mdm_apple.training import (
-    FREE_ON_RESUME,
     METRICS,
     SAMPLES,
     Snapshot,
@@ -47,6 +46,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 VALIDATION_PICTURES = 64
 GRID_PROMPTS = 16
 GRID_STEPS = 20
+ANEW = "start anew with --init"  # what a run that cannot be resumed may do
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,7 @@ def resumed_config(
     before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
     saved_ones = {name: getattr(before, name) for name in as_before}
     train_config = dataclasses.replace(train_config, **saved_ones)
-    for field in dataclasses.fields(TrainConfig):
-        asked, had = getattr(train_config, field.name), getattr(before, field.name)
-        if field.name not in FREE_ON_RESUME and asked != had:
-            raise ConfigError(
-                f"{field.name}: the run in {out} was started with {had}, now it is {asked}; resume "
-                "with the same settings, or start anew with --init."
-            )
+    refuse_changes(before, train_config, out, ANEW)
     return checkpoint.load_model_config(out), train_config
 
 
@@ -256,10 +250,7 @@ def _start(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
     weights = checkpoint.load_weights(source, checkpoint.averaged(source, "model"))
     if job.grow:
         weights = _inner_weights(config, checkpoint.load_model_config(source), weights, source)
-    encoder = None
-    if has_file(source, "text_encoder.safetensors"):
-        encoder = checkpoint.load_weights(source, checkpoint.averaged(source, "text_encoder"))
-    return Start(weights=weights, encoder=encoder)
+    return Start(weights=weights, encoder=checkpoint.averaged_encoder(source))
 
 
 def _resumed(job: Job, dataset: Dataset) -> Start:
@@ -271,14 +262,7 @@ def _resumed(job: Job, dataset: Dataset) -> Start:
             f"{out}: was trained on other pictures than --data holds now; restore them, or start "
             "anew with --init."
         )
-    step = state.meta.get("step")
-    if type(step) is not int or step < 0:
-        raise MdmError(f"{out}: training.json is damaged; start anew with --init.")
-    if step > job.train.steps:
-        raise ConfigError(
-            f"steps: the run in {out} is already at step {step}, now it is to end at "
-            f"{job.train.steps}; ask for more."
-        )
+    step = steps_done(state, job.train.steps, out, ANEW)
     optional: dict[str, Any] = {
         name: checkpoint.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
         for name in ("ema", "text_encoder", "text_encoder_ema")

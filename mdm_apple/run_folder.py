@@ -1,15 +1,19 @@
-"""The folder of a run that is under way: left as it was when the run fails, saved on Ctrl-C."""
+"""The folder of a run: as it was when the run fails, saved on Ctrl-C, resumed as the same run."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from mdm_apple.boot import BootConfig
+from mdm_apple.checkpoint import Training
+from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.files import remove_empty
-from mdm_apple.training import METRICS
+from mdm_apple.training import FREE_ON_RESUME, METRICS, TrainConfig
 
 
 @contextmanager
@@ -45,3 +49,30 @@ def stop_on_interrupt() -> Generator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def refuse_changes(before: TrainConfig | BootConfig, asked: object, out: Path, anew: str) -> None:
+    """Refuse to resume with other settings than those of `before`, but for the free ones.
+
+    anew: what to do instead, to end the sentence with.
+    """
+    for field in dataclasses.fields(before):
+        now, had = getattr(asked, field.name), getattr(before, field.name)
+        if field.name not in FREE_ON_RESUME and now != had:
+            raise ConfigError(
+                f"{field.name}: the run in {out} was started with {had}, now it is {now}; resume "
+                f"with the same settings, or {anew}."
+            )
+
+
+def steps_done(state: Training, steps: int, out: Path, anew: str) -> int:
+    """Steps that the saved run has made; refuses a damaged count, and one beyond `steps`."""
+    step = state.meta.get("step")
+    if type(step) is not int or step < 0:
+        raise MdmError(f"{out}: training.json is damaged; {anew}.")
+    if step > steps:
+        raise ConfigError(
+            f"steps: the run in {out} is already at step {step}, now it is to end at "
+            f"{steps}; ask for more."
+        )
+    return step

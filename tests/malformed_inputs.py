@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from malformed import Case, Command, Room, config_text, png, spoiled
+from small import APPLE_YAML as YAML
 from small import around, plain
 
 # --- Apple's checkpoints ------------------------------------------------------------------------
@@ -127,17 +128,6 @@ CHECKPOINTS = [
 
 # --- Apple's configuration files ----------------------------------------------------------------
 
-YAML = """\
-model: unet
-text_model: google/flan-t5-small
-unet_config:
-  resolution_channels: [32, 64]
-  num_resnets_per_resolution: [1, 1]
-  attention_levels: [1]
-diffusion_config:
-  sampler_config: {num_diffusion_steps: 1000, schedule_type: DEEPFLOYD}
-reader_config: {image_size: 64, max_token_length: 64}
-"""
 ALIASES = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)
 )

@@ -35,6 +35,18 @@ CAPTIONS = (
     "steaming bowl",
     "jack-o-lantern",
 )
+# a small network in the words of Apple's configuration files
+APPLE_YAML = """\
+model: unet
+text_model: google/flan-t5-small
+unet_config:
+  resolution_channels: [32, 64]
+  num_resnets_per_resolution: [1, 1]
+  attention_levels: [1]
+diffusion_config:
+  sampler_config: {num_diffusion_steps: 1000, schedule_type: DEEPFLOYD}
+reader_config: {image_size: 64, max_token_length: 64}
+"""
 
 
 def plain(**changes: Any) -> UNetConfig:

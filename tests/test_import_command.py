@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from click.testing import CliRunner
+from small import APPLE_YAML as YAML
 from small import random_state
 
 from mdm_apple.checkpoint import load_model_config, load_weights
@@ -13,18 +14,6 @@ from mdm_apple.cli import group
 from mdm_apple.config import ModelConfig
 from mdm_apple.legacy import read_apple_yaml
 from mdm_apple.presets import preset
-
-YAML = """\
-model: unet
-text_model: google/flan-t5-small
-unet_config:
-  resolution_channels: [32, 64]
-  num_resnets_per_resolution: [1, 1]
-  attention_levels: [1]
-diffusion_config:
-  sampler_config: {num_diffusion_steps: 1000, schedule_type: DEEPFLOYD}
-reader_config: {image_size: 64, max_token_length: 64}
-"""
 
 
 def imported(config: ModelConfig, folder: Path, *how: str) -> ModelConfig:

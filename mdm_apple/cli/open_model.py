@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 
+from mdm_apple.checkpoint import weights_sha256
 from mdm_apple.cli.model_options import FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output
 from mdm_apple.embedded import EMOJI
@@ -68,12 +69,8 @@ def open_model(options: dict[str, Any], output: Output, prompts: Sequence[Prompt
         runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
         return Opened(runtime, digest, backend)
     require_backend(backend)
-    from mdm_apple.atomic_folder import recorded_hashes
-
     opened = _open_mlx(options, prompts, output) if backend == "mlx" else _open_torch(options)
-    hashes = recorded_hashes(model)
-    weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
-    return Opened(opened, weights.sha256 if weights else "", backend)
+    return Opened(opened, weights_sha256(model) or "", backend)
 
 
 def _open_torch(options: dict[str, Any]) -> Runtime:

@@ -19,7 +19,7 @@ from mdm_apple.loss import limit_output
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import Precision, cast
 from mdm_apple.mlx.text import EncodeText
-from mdm_apple.mlx.unet import UNet
+from mdm_apple.mlx.unet import Conditioning, UNet
 from mdm_apple.sampling import Denoise, JumpTo
 from mdm_apple.schedule import build_schedule
 
@@ -57,13 +57,8 @@ class MlxRuntime:
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
-        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
-        if self._encode is not None:
-            captions = [p.negative for p in prompts] if guided else []
-            captions += [p.text for p in prompts]
-            text = self._encode.features(*self._encode.inputs(captions))
-        conditioning = level.condition(*text)
-        mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
+        captions = [p.negative for p in prompts] if guided else []
+        conditioning = self._condition(level, captions + [p.text for p in prompts])
 
         def step(x_t: list[mx.array], times: mx.array) -> list[mx.array]:
             batch = rows * (2 if guided else 1)
@@ -86,11 +81,7 @@ class MlxRuntime:
         """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
         config, rows = self.config, len(prompts)
         level = self.net.level_modules()[first_level]
-        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
-        if self._encode is not None:
-            text = self._encode.features(*self._encode.inputs([p.text for p in prompts]))
-        conditioning = level.condition(*text)
-        mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
+        conditioning = self._condition(level, [p.text for p in prompts])
         takes_weight = config.distilled is not None and config.distilled.guidance is not None
         weight = mx.array([guidance_scale]) if takes_weight else None
 
@@ -106,6 +97,15 @@ class MlxRuntime:
             return run(list(x_t), mx.array([time]), mx.array([target]))
 
         return jump
+
+    def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
+        """What captions contribute, once for all timesteps."""
+        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
+        if self._encode is not None:
+            text = self._encode.features(*self._encode.inputs(captions))
+        conditioning = level.condition(*text)
+        mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
+        return conditioning
 
     def image(self, x: NDArray[np.float32]) -> mx.array:
         return to_image(x)

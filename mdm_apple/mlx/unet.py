@@ -32,9 +32,9 @@ from mdm_apple.mlx.layers import (
     zeroed,
 )
 from mdm_apple.mlx.recompute import recomputed
+from mdm_apple.shapes import IMAGE_CHANNELS
 
 BlockKeysValues = tuple[KeysValues, ...]
-IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mdm_apple.schedule import build_schedule
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.packed import can_pack, pack
 from mdm_apple.torch.text import EncodeText
-from mdm_apple.torch.unet import UNet
+from mdm_apple.torch.unet import Conditioning, UNet
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,12 +57,8 @@ class TorchRuntime:
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
-        with torch.inference_mode():
-            captions = [p.text for p in prompts]
-            if guided:
-                captions = [p.negative for p in prompts] + captions
-            text = self._encode(captions) if self._encode else (None, None)
-            conditioning = level.condition(*text)
+        captions = [p.negative for p in prompts] if guided else []
+        conditioning = self._condition(level, captions + [p.text for p in prompts])
 
         @torch.inference_mode()
         def denoise(x_t: list[Tensor], time: int) -> list[Tensor]:
@@ -80,12 +76,9 @@ class TorchRuntime:
         """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
         config, rows = self.config, len(prompts)
         level = self.net.level_modules()[first_level]
-        with torch.inference_mode():
-            captions = [p.text for p in prompts]
-            text = self._encode(captions) if self._encode else (None, None)
-            conditioning = level.condition(*text)
-            takes_weight = config.distilled is not None and config.distilled.guidance is not None
-            weight = torch.full((1,), guidance_scale, device=self.device) if takes_weight else None
+        conditioning = self._condition(level, [p.text for p in prompts])
+        takes_weight = config.distilled is not None and config.distilled.guidance is not None
+        weight = torch.full((1,), guidance_scale, device=self.device) if takes_weight else None
 
         @torch.inference_mode()
         def jump(x_t: list[Tensor], time: int, target: int) -> list[Tensor]:
@@ -95,6 +88,12 @@ class TorchRuntime:
             return [limit_output(o, config.diffusion, len(config.sides), self.ops) for o in out]
 
         return jump
+
+    @torch.inference_mode()
+    def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
+        """What captions contribute, once for all timesteps."""
+        text = self._encode(captions) if self._encode else (None, None)
+        return level.condition(*text)
 
     def image(self, x: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Losses:
     extra: dict[str, Tensor] = field(default_factory=dict)  # logged beside them
 
 
-class TorchLearner(Generic[Rows]):
+class TorchLearner(ABC, Generic[Rows]):
     """Network, optional text encoder, AdamW and their averages; what they learn is `losses`.
 
     Args:
@@ -77,8 +78,9 @@ class TorchLearner(Generic[Rows]):
         if self.world > 1:
             self._broadcast()
 
+    @abstractmethod
     def losses(self, batch: Rows) -> Losses:
-        raise NotImplementedError
+        """Loss of some rows, with its parts."""
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_apple.config import UNetConfig
+from mdm_apple.shapes import IMAGE_CHANNELS
 from mdm_apple.torch.conv import Conv3x3
 from mdm_apple.torch.inputs import check_inputs, checked_text
 from mdm_apple.torch.layers import (
@@ -32,7 +33,6 @@ from mdm_apple.torch.layers import (
 )
 
 BlockKeysValues = tuple[KeysValues, ...]
-IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
