@@ -206,6 +206,27 @@ class MlxBackend:
 
         return open_stepper(config, job, tokenizer, start)
 
+    def boot_stepper(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        boot: BootConfig,
+        state: Mapping[str, np.ndarray],
+        teacher: NumpyTeacher,
+    ) -> Learner[BootBatch]:
+        from mdm_apple.mlx.boot import MlxBootStepper
+
+        def predict(x_t: Sequence[Any], t: np.ndarray) -> list[Any]:
+            return [self.image(x) for x in teacher([self.numpy(x) for x in x_t], t)]
+
+        net = self.network(config.model, state)
+        return MlxBootStepper(net, lambda *_: predict, config, train, boot)
+
+    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+        from mdm_apple.mlx.boot import open_boot_stepper
+
+        return open_boot_stepper(config, job)
+
     def runtime(self, folder: Path) -> Runtime:
         from mdm_apple.mlx.open import open_runtime
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend, TorchBackend
+from backends import BACKENDS, Backend
 from small import CAPTIONS, around, plain, random_state, random_weights, save_random_model
 from small import trainable_model as tiny_model
+from tolerances import GRADIENT, GRADIENT_NORM_FLOOR, LOSS
 
 from mdm_apple import checkpoint
-from mdm_apple.boot import BootConfig, student_config
+from mdm_apple.batches import BatchPlan
+from mdm_apple.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.captions import CAPTIONS as CAPTIONS_FILE
 from mdm_apple.captions import read_captions, write_captions
 from mdm_apple.config import Distilled, ModelConfig
@@ -26,16 +28,10 @@ from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.generate import Prompt, clean_estimate, finish, generate
 from mdm_apple.sampling import SamplerConfig, student_grid
 from mdm_apple.shapes import state_shapes
-from mdm_apple.training import METRICS, TrainConfig
+from mdm_apple.training import METRICS, Learner, TrainConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("green apple", 2)]
 ONE_STEP = SamplerConfig("student", 1, guidance_scale=1.0)
-
-
-@pytest.fixture
-def torch_backend() -> Backend:
-    """The one that distils; students run on all."""
-    return TorchBackend()
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +115,11 @@ def test_a_moved_weight_shows(backend: Backend, teacher: Path, tmp_path: Path, p
 
 
 def test_a_trained_student_hears_weight_and_target(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out, steps=5), torch_backend.open_boot_stepper)
-    runtime = torch_backend.runtime(out)
+    distill(job(teacher, out, steps=5), backend.open_boot_stepper)
+    runtime = backend.runtime(out)
     light, heavy = (
         finish(generate(runtime, PROMPTS, dataclasses.replace(ONE_STEP, guidance_scale=w)))
         for w in (1.0, 4.0)
@@ -137,10 +133,10 @@ def test_a_trained_student_hears_weight_and_target(
 
 
 def test_the_student_folder_is_whole_and_says_what_it_is(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    config = distill(job(teacher, out), torch_backend.open_boot_stepper)
+    config = distill(job(teacher, out), backend.open_boot_stepper)
     assert checkpoint.load_model_config(out) == config
     assert config.distilled == Distilled((1000, 500), (1.0, 4.0))
     hashes = json.loads((teacher / "hashes.json").read_text())
@@ -160,22 +156,20 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
     assert all(line["level_distance"] > 0 and line["boundary_loss"] >= 0 for line in lines)
 
 
-def test_bf16_teaches_the_same_weights(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
-) -> None:
+def test_bf16_teaches_the_same_weights(backend: Backend, teacher: Path, tmp_path: Path) -> None:
     """Calls without gradients come first: none of the casts they keep may serve the last one."""
     before, moved = checkpoint.load_weights(teacher), []
     for precision in ("fp32", "bf16"):
         asked = job(teacher, tmp_path / precision, steps=1)
         train = dataclasses.replace(asked.train, precision=precision)
-        distill(dataclasses.replace(asked, train=train), torch_backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
         after = checkpoint.load_weights(tmp_path / precision)
         moved.append({n for n, v in before.items() if np.abs(after[n] - v).max() > 1e-7})
     assert moved[0] == moved[1]
 
 
 def test_a_teachers_averaged_weights_are_what_is_learned_from(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     """The live weights are another network; only the average counts."""
     outs = []
@@ -192,28 +186,104 @@ def test_a_teachers_averaged_weights_are_what_is_learned_from(
         )
         write_captions(folder / CAPTIONS_FILE, CAPTIONS)
         outs.append(tmp_path / f"student{seed}")
-        distill(job(folder, outs[-1]), torch_backend.open_boot_stepper)
+        distill(job(folder, outs[-1]), backend.open_boot_stepper)
     one, other = (checkpoint.load_weights(out) for out in outs)
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
 
 
-def test_a_wordless_teacher_has_a_student_too(torch_backend: Backend, tmp_path: Path) -> None:
+def test_a_wordless_teacher_has_a_student_too(backend: Backend, tmp_path: Path) -> None:
     config = ModelConfig(
         around(plain(text_dim=None, channels=(32,), num_resnets=(1,), num_attention_layers=(0,))),
         side=8,
     )
     folder = tmp_path / "teacher"
     checkpoint.save_model(folder, config, random_state(config.model))
-    distilled = distill(
-        job(folder, tmp_path / "student"), torch_backend.open_boot_stepper
-    ).distilled
+    distilled = distill(job(folder, tmp_path / "student"), backend.open_boot_stepper).distilled
     assert distilled == Distilled((1000, 500), None)
-    runtime = torch_backend.runtime(tmp_path / "student")
+    runtime = backend.runtime(tmp_path / "student")
     finish(generate(runtime, [Prompt("", 1)], SamplerConfig("student", 2)))
     asked = job(folder, tmp_path / "other", captions=tmp_path / "some.txt")
     with pytest.raises(MdmError, match="leave out --captions"):
-        distill(asked, torch_backend.open_boot_stepper)
+        distill(asked, backend.open_boot_stepper)
+
+
+# --- one student, two backends --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixed", [None, (1.0, 1.0)])
+def test_both_backends_teach_the_same(
+    teacher: Path, tmp_path: Path, mixed: tuple[float, ...] | None
+) -> None:
+    """Three steps from one start: losses, what is logged beside them, and mean gradients agree."""
+    pytest.importorskip("mlx.core")
+    folder = mixed_teacher(teacher, tmp_path / "teacher", mixed)
+    theirs, ours = both_steppers(folder, tmp_path)
+    for index, batch in enumerate(student_batches(folder, 3)):
+        told, said = theirs.step(batch, index), ours.step(batch, index)
+        assert said.loss == pytest.approx(told.loss, rel=LOSS)
+        np.testing.assert_allclose(said.level_losses, told.level_losses, rtol=10 * LOSS)
+        assert dict(said.extra) == pytest.approx(dict(told.extra), rel=1e-4)
+    wanted, got = (learner.snapshot().optimizer for learner in (theirs, ours))
+    assert set(got) == set(wanted)
+    means = [name for name in wanted if name.startswith("exp_avg.")]
+    floor = 10 * GRADIENT_NORM_FLOOR * max(np.linalg.norm(wanted[name]) for name in means)
+    for name in means:
+        error = np.linalg.norm(got[name] - wanted[name])
+        assert error <= 50 * GRADIENT * max(np.linalg.norm(wanted[name]), floor), name
+
+
+def test_a_student_that_differs_in_one_weight_learns_differently(
+    teacher: Path, tmp_path: Path
+) -> None:
+    """The twin of the above."""
+    pytest.importorskip("mlx.core")
+    theirs, ours = both_steppers(teacher, tmp_path)
+    start = ours.snapshot()
+    weights = dict(start.weights)
+    name = next(n for n in weights if n.endswith("temb_target_layer1.weight"))
+    weights[name] = weights[name] + np.float32(0.1)
+    layer = name.replace("layer1", "layer2")
+    weights[layer] = np.full_like(weights[layer], 0.05)
+    ours.restore(dataclasses.replace(start, weights=weights))
+    (batch,) = student_batches(teacher, 1)
+    wanted, got = theirs.step(batch, 0), ours.step(batch, 0)
+    assert got.loss != pytest.approx(wanted.loss, rel=10 * LOSS)
+
+
+def mixed_teacher(teacher: Path, folder: Path, mixed: tuple[float, ...] | None) -> Path:
+    """A copy of the teacher whose batches are mixed so."""
+    config = checkpoint.load_model_config(teacher)
+    diffusion = dataclasses.replace(config.diffusion, mixed_ratio=mixed)
+    checkpoint.save_model(
+        folder,
+        dataclasses.replace(config, diffusion=diffusion),
+        checkpoint.load_weights(teacher),
+        text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
+        tokenizer=checkpoint.load_tokenizer(teacher),
+    )
+    write_captions(folder / CAPTIONS_FILE, CAPTIONS)
+    return folder
+
+
+def both_steppers(teacher: Path, tmp_path: Path) -> list[Learner[BootBatch]]:
+    """Torch's and MLX's, with the same fresh weights that are no longer zero anywhere."""
+    asked = job(teacher, tmp_path / "unused")
+    config = student_config(checkpoint.load_model_config(teacher), asked.boot)
+    steppers = [BACKENDS[name]().open_boot_stepper(config, asked) for name in ("torch", "mlx")]
+    start = steppers[0].snapshot()
+    weights = random_weights(state_shapes(config.model), 5) | checkpoint.load_weights(teacher)
+    for stepper in steppers:
+        stepper.restore(dataclasses.replace(start, weights=weights, ema=weights))
+    return steppers
+
+
+def student_batches(teacher: Path, count: int) -> list[BootBatch]:
+    asked = job(teacher, Path("unused"))
+    config = checkpoint.load_model_config(teacher)
+    plan = BatchPlan(len(CAPTIONS), asked.train.batch_size, 0)
+    draws = BootDraws(CAPTIONS, plan, config.sides, 1000, asked.boot)
+    return [draws.batch(step, np.arange(asked.train.batch_size)) for step in range(count)]
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -225,33 +295,31 @@ def same_files(a: Path, b: Path) -> None:
 
 
 def test_a_resumed_run_ends_where_an_undisturbed_one_does_bit_for_bit(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    distill(job(teacher, whole, steps=5), torch_backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=2), torch_backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=5, resume=True), torch_backend.open_boot_stepper)
+    distill(job(teacher, whole, steps=5), backend.open_boot_stepper)
+    distill(job(teacher, parts, steps=2), backend.open_boot_stepper)
+    distill(job(teacher, parts, steps=5, resume=True), backend.open_boot_stepper)
     same_files(whole, parts)
 
 
-def test_an_accumulated_batch_is_the_batch(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
-) -> None:
+def test_an_accumulated_batch_is_the_batch(backend: Backend, teacher: Path, tmp_path: Path) -> None:
     losses = []
     for parts in (1, 2):
         asked = job(teacher, tmp_path / str(parts), steps=2)
         train = dataclasses.replace(asked.train, accumulate=parts)
-        distill(dataclasses.replace(asked, train=train), torch_backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
         lines = (tmp_path / str(parts) / METRICS).read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_run_that_would_not_be_the_same_is_refused(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out), torch_backend.open_boot_stepper)
+    distill(job(teacher, out), backend.open_boot_stepper)
     kept = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     other = save_random_model(tmp_path / "other", tiny_model(), random_state(tiny_model().model, 9))
     write_captions(other / CAPTIONS_FILE, CAPTIONS)
@@ -267,7 +335,7 @@ def test_a_run_that_would_not_be_the_same_is_refused(
         ({"out": tmp_path / "none"}, "no such model folder"),
     ):
         with pytest.raises(MdmError, match=said):
-            distill(dataclasses.replace(again, **changes), torch_backend.open_boot_stepper)
+            distill(dataclasses.replace(again, **changes), backend.open_boot_stepper)
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == kept
 
 
@@ -275,18 +343,18 @@ def test_a_run_that_would_not_be_the_same_is_refused(
 
 
 def test_captions_come_from_a_file_or_from_beside_the_teacher(
-    torch_backend: Backend, teacher: Path, tmp_path: Path
+    backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(teacher, bare)
     (bare / CAPTIONS_FILE).unlink()
     with pytest.raises(MdmError, match=r"holds no captions.txt; give --captions"):
-        distill(job(bare, tmp_path / "one"), torch_backend.open_boot_stepper)
+        distill(job(bare, tmp_path / "one"), backend.open_boot_stepper)
     assert not (tmp_path / "one").exists()
     given = tmp_path / "given.txt"
     write_captions(given, CAPTIONS)
-    distill(job(bare, tmp_path / "one", captions=given), torch_backend.open_boot_stepper)
-    distill(job(teacher, tmp_path / "two"), torch_backend.open_boot_stepper)
+    distill(job(bare, tmp_path / "one", captions=given), backend.open_boot_stepper)
+    distill(job(teacher, tmp_path / "two"), backend.open_boot_stepper)
     same_files(tmp_path / "one", tmp_path / "two")
 
 

@@ -10,9 +10,8 @@ import click
 
 from mdm_apple.boot import BootConfig, student_config
 from mdm_apple.checkpoint import load_model_config
-from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require
 from mdm_apple.training import TrainConfig
 
 DEFAULTS = {
@@ -38,7 +37,11 @@ Examples:
 @click.option("--teacher", type=FOLDER, required=True, help="Model folder to learn from.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
-@click.option("--backend", type=click.Choice(["torch", "mlx"]), default="torch", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "mlx"]),
+    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+)
 @click.option(
     "--captions", type=FILE, help="Prompts, one a line. Default: captions.txt beside the teacher."
 )
@@ -95,11 +98,14 @@ def command(**options: Any) -> None:
         return
     if not options["resume"]:
         refuse_existing(out, options["overwrite"])
-    if options["backend"] == "mlx":
-        raise MdmError("backend: distillation in MLX is not part of this version; use torch.")
-    require("torch")
+    backend = options["backend"] or default_backend()
+    require_backend(backend)
     from mdm_apple.distill import DistillJob, distill
-    from mdm_apple.torch.boot import open_boot_stepper
+
+    if backend == "mlx":
+        from mdm_apple.mlx.boot import open_boot_stepper
+    else:
+        from mdm_apple.torch.boot import open_boot_stepper
 
     names = [f.name for f in dataclasses.fields(DistillJob) if f.name in options]
     shared = {name: options[name] for name in names}

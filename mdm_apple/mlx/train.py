@@ -7,9 +7,10 @@ is an array, so that it is traced once; and it is evaluated once, at its end.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic
 
 import mlx.core as mx
 import numpy as np
@@ -34,6 +35,7 @@ from mdm_apple.pyramid import build_pyramid
 from mdm_apple.schedule import build_schedule, vdm_weights
 from mdm_apple.shapes import idle_parameters, state_shapes
 from mdm_apple.training import (
+    Rows,
     Snapshot,
     StepMetrics,
     TrainConfig,
@@ -48,14 +50,16 @@ EMBEDDINGS = f"{ENCODER}shared.weight"
 Sums = tuple[Arrays, mx.array, mx.array]  # gradients, loss and losses per level over parts
 
 
-class MlxStepper:
-    """Network, optional text encoder, AdamW and their averages.
+class MlxLearner(ABC, Generic[Rows]):
+    """Network, optional text encoder, AdamW and their averages; what they learn is `losses`.
 
     Args:
         encode: captions to features, through `encoder` or from elsewhere; None without text.
         encoder: trained along when given.
         compiled: False runs the same step eagerly.
     """
+
+    extra: tuple[str, ...] = ()  # names of what is logged beside the losses of the levels
 
     def __init__(
         self,
@@ -70,11 +74,10 @@ class MlxStepper:
         self.config, self.train = config, train
         self.rank, self.world = process_rank()
         self._ops = MlxOps()
-        self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
         self._reduced = reducible(net) if train.precision == "bf16" else frozenset[str]()
-        self._idle = idle_parameters(config.model)
+        self._idle = self.idle()
         self._shapes = dict(state_shapes(config.model))
         if encoder is not None:
             own = encoder_shapes(encoder.config)
@@ -96,26 +99,41 @@ class MlxStepper:
             hold, (self._added_part, self._finished_step, self._validation_loss)
         )
 
-    def step(self, batch: Batch, index: int) -> StepMetrics:
+    def idle(self) -> frozenset[str]:
+        """Parameters that no loss reads: torch keeps no moments of them, nor do we."""
+        return idle_parameters(self.config.model)
+
+    @abstractmethod
+    def arrays(self, batch: Rows) -> Mapping[str, Any]:
+        """Some rows as `losses` takes them; where that is traced, arrays alone."""
+
+    @abstractmethod
+    def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
+        """Loss of some rows, and in one array: the mean unweighted error per level, `extra`."""
+
+    def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
         seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
         mx.random.seed(seed % 2**63)
         *first, last = split_rows(batch, self.train.accumulate)
         sums: Sums | None = None
         for part in first:  # evaluated one by one: together their activations would all be kept
-            sums = self._add_part(self._arrays(part), sums)
+            sums = self._add_part(self.arrays(part), sums)
             mx.eval(sums, self._state)
         decay = ema_decay_at(self.train, index)
         scalars = self.optimizer.begin(learning_rate(self.train, index))
         scalars |= {"decay": mx.array(decay), "rest": mx.array(1 - decay)}
-        loss, levels, norm = self._finish(self._arrays(last), sums, scalars)
+        loss, levels, norm = self._finish(self.arrays(last), sums, scalars)
         mx.eval(loss, levels, norm, self._state)
-        return StepMetrics(float(loss), tuple(np.array(levels).tolist()), float(norm))
+        numbers = np.array(levels).tolist()
+        count = len(numbers) - len(self.extra)
+        extra = dict(zip(self.extra, numbers[count:], strict=True))
+        return StepMetrics(float(loss), tuple(numbers[:count]), float(norm), extra)
 
-    def validate(self, batch: Batch) -> float:
+    def validate(self, batch: Rows) -> float:
         self._set_mode(training=False)
         self._swap_averages()
-        loss = self._evaluate(self._arrays(batch))
+        loss = self._evaluate(self.arrays(batch))
         mx.eval(loss, self._state)
         self._swap_averages()
         return float(loss)
@@ -158,7 +176,7 @@ class MlxStepper:
 
     # --- traced ---------------------------------------------------------------------------
 
-    def _added_part(self, given: dict[str, Any], sums: Sums | None) -> Sums:
+    def _added_part(self, given: Mapping[str, Any], sums: Sums | None) -> Sums:
         """Gradients and losses of one part, on top of those before."""
         everything = self._weights()
 
@@ -166,7 +184,7 @@ class MlxStepper:
             weights = everything | parameters
             reduced = {k: weights[k].astype(DTYPES["bf16"]) for k in self._reduced}
             self._install(weights | reduced)
-            return self._losses(given)
+            return self.losses(given)
 
         (loss, levels), gradients = mx.value_and_grad(loss_of)(self._trainable())
         self._install(everything)
@@ -177,7 +195,7 @@ class MlxStepper:
         return added, loss_before + loss, levels_before + levels
 
     def _finished_step(
-        self, given: dict[str, Any], sums: Sums | None, scalars: Arrays
+        self, given: Mapping[str, Any], sums: Sums | None, scalars: Arrays
     ) -> tuple[mx.array, mx.array, mx.array]:
         """The last part, and what follows it: loss, losses per level, gradient norm."""
         gradients, loss, levels = self._added_part(given, sums)
@@ -193,56 +211,15 @@ class MlxStepper:
             ema.update(scalars["decay"], scalars["rest"])
         return loss, levels, norm
 
-    def _validation_loss(self, given: dict[str, Any]) -> mx.array:
-        loss, _ = self._losses(given)
+    def _validation_loss(self, given: Mapping[str, Any]) -> mx.array:
+        loss, _ = self.losses(given)
         return self._mean(loss)
-
-    def _losses(self, given: dict[str, Any]) -> tuple[mx.array, mx.array]:
-        """Loss of a batch, and the mean unweighted error of each level."""
-        features, mask = given.get("text", (None, None))
-        if self._encode is not None and self.encoder is not None:
-            features, mask = self._encode.features(features, mask)
-
-        def network(x_t: list[mx.array]) -> list[mx.array]:
-            return self.net(x_t, given["times"], features, mask, given["micros"])
-
-        config = self.config
-        parts = nested_loss(
-            network,
-            build_pyramid(given["images"], config.model, self._ops),
-            given["noise"],
-            given["alpha_bar"],
-            config.diffusion,
-            config.model.scales,
-            self._ops,
-        )
-        levels = [m[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)]
-        return batch_loss(parts.per_sample, given.get("weights")), mx.stack(levels)
 
     def _mean(self, value: mx.array) -> mx.array:
         """Over processes."""
         return mx.distributed.all_sum(value) / self.world if self.world > 1 else value
 
     # --- parts ----------------------------------------------------------------------------
-
-    def _arrays(self, batch: Batch) -> dict[str, Any]:
-        """A batch as the traced functions take it."""
-        tables = [t[batch.times + 1].astype(np.float32) for t in self._schedule.tables]
-        given: dict[str, Any] = {
-            "images": to_image(batch.images),
-            "noise": [to_image(noise) for noise in batch.noise],
-            "times": mx.array(batch.times.astype(np.int32)),
-            "micros": {name: mx.array(value) for name, value in batch.micros.items()},
-            "alpha_bar": [mx.array(table)[:, None, None, None] for table in tables],
-        }
-        if self._encode is not None:
-            text = self._encode.inputs(batch.captions)
-            # a frozen encoder needs no place in the compiled step
-            given["text"] = text if self.encoder is not None else self._encode.features(*text)
-        if self.config.diffusion.loss_weighting == "vdm":
-            weights = vdm_weights(self._schedule.base)[batch.times + 1]
-            given["weights"] = mx.array(weights.astype(np.float32))
-        return given
 
     def _weights(self) -> Arrays:
         """Every weight, frozen ones included; the encoder's behind their prefix."""
@@ -307,6 +284,61 @@ class MlxStepper:
             for key, moments in self.optimizer.moments.items():
                 moments[name] = to_mlx(saved[f"{key}.{name}"], tuple(value.shape))
         self.optimizer.steps = steps
+
+
+class MlxStepper(MlxLearner[Batch]):
+    """Learns the nested loss from captioned pictures."""
+
+    def __init__(
+        self,
+        net: UNet,
+        config: ModelConfig,
+        train: TrainConfig,
+        encode: EncodeText | None = None,
+        encoder: T5Encoder | None = None,
+        compiled: bool = True,
+    ) -> None:
+        super().__init__(net, config, train, encode, encoder, compiled)
+        self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+
+    def arrays(self, batch: Batch) -> Mapping[str, Any]:
+        tables = [t[batch.times + 1].astype(np.float32) for t in self._schedule.tables]
+        given: dict[str, Any] = {
+            "images": to_image(batch.images),
+            "noise": [to_image(noise) for noise in batch.noise],
+            "times": mx.array(batch.times.astype(np.int32)),
+            "micros": {name: mx.array(value) for name, value in batch.micros.items()},
+            "alpha_bar": [mx.array(table)[:, None, None, None] for table in tables],
+        }
+        if self._encode is not None:
+            text = self._encode.inputs(batch.captions)
+            # a frozen encoder needs no place in the compiled step
+            given["text"] = text if self.encoder is not None else self._encode.features(*text)
+        if self.config.diffusion.loss_weighting == "vdm":
+            weights = vdm_weights(self._schedule.base)[batch.times + 1]
+            given["weights"] = mx.array(weights.astype(np.float32))
+        return given
+
+    def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
+        features, mask = given.get("text", (None, None))
+        if self._encode is not None and self.encoder is not None:
+            features, mask = self._encode.features(features, mask)
+
+        def network(x_t: list[mx.array]) -> list[mx.array]:
+            return self.net(x_t, given["times"], features, mask, given["micros"])
+
+        config = self.config
+        parts = nested_loss(
+            network,
+            build_pyramid(given["images"], config.model, self._ops),
+            given["noise"],
+            given["alpha_bar"],
+            config.diffusion,
+            config.model.scales,
+            self._ops,
+        )
+        levels = [m[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)]
+        return batch_loss(parts.per_sample, given.get("weights")), mx.stack(levels)
 
 
 def process_rank() -> tuple[int, int]:

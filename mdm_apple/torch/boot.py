@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdm_apple.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.boot import (
+    BootBatch,
+    BootConfig,
+    BootLoss,
+    Indices,
+    Jump,
+    Teacher,
+    is_students_own,
+)
 from mdm_apple.config import ModelConfig
 from mdm_apple.diffusion import guide
 from mdm_apple.distill import DistillJob
@@ -28,7 +36,6 @@ from mdm_apple.training import TrainConfig
 Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
 # what is known of a batch -> its guided predictions
 OpenTeacher = Callable[[BootBatch, Text], Teacher]
-STUDENT_KEYS = ("temb_target_", "temb_guidance_")
 
 
 class TorchBootStepper(TorchLearner[BootBatch]):
@@ -157,11 +164,7 @@ def student_of(teacher: UNet, config: ModelConfig) -> UNet:
 def load_teacher(net: UNet, weights: Mapping[str, Tensor]) -> None:
     """Load a teacher's weights strictly, but for the inputs that only a student has."""
     found = net.load_state_dict(dict(weights), strict=False)
-    missing = [
-        name
-        for name in found.missing_keys
-        if not name.rpartition("inner_unet.")[2].startswith(STUDENT_KEYS)
-    ]
+    missing = [name for name in found.missing_keys if not is_students_own(name)]
     if found.unexpected_keys or missing:
         raise MdmError(f"teacher: {(found.unexpected_keys + missing)[0]} does not fit its student.")
 
