@@ -231,7 +231,7 @@ def test_the_graphs_of_forward_and_step_have_not_grown(capsys: pytest.CaptureFix
     images = [mx.array(level.transpose(0, 2, 3, 1)) for level in batch_of(config, 2).noise]
     forward = nodes(*net(images, mx.array([3, 900])))
     stepper = mlx_train.MlxStepper(net, config, TrainConfig(steps=1, batch_size=2), compiled=False)
-    given = stepper._arrays(batch_of(config, 2))
+    given = stepper.arrays(batch_of(config, 2))
     scalars = stepper.optimizer.begin(1e-4) | {"decay": mx.array(0.9), "rest": mx.array(0.1)}
     mx.eval(given, scalars)
     loss, levels, norm = stepper._finish(given, None, scalars)

@@ -146,7 +146,8 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
 
 def open_boot_stepper(config: ModelConfig, job: DistillJob) -> MlxBootStepper:
     """A stepper whose student has its teacher's weights; `distill.OpenBootStepper` for MLX."""
-    teacher = open_network(job.teacher).eval()
+    teacher = open_network(job.teacher)
+    teacher.eval()
     mx.random.seed(job.train.seed)
     student = build_unet(config.model)
     load_teacher(student, flat(teacher.parameters()))
