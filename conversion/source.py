@@ -11,7 +11,7 @@ from torch import nn
 
 from conversion.errors import ConversionError
 from mdm_apple.atomic_folder import has_file
-from mdm_apple.checkpoint import load_model_config, load_tokenizer
+from mdm_apple.checkpoint import load_model_config, load_tokenizer, with_encoder_hash
 from mdm_apple.config import ModelConfig
 from mdm_apple.hub import ENCODER_FOLDER, TOKENIZER_FILE
 from mdm_apple.text import Tokenizer
@@ -41,7 +41,7 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
         text_encoder: "auto" takes one that was trained with the model, "yes" also a frozen one that
             was fetched beside it, and refuses a folder with neither.
     """
-    config = load_model_config(folder)
+    config = with_encoder_hash(folder, load_model_config(folder))
     net = open_network(folder)
     text = config.text
     if text is None or text.encoder is None or text_encoder == "no":

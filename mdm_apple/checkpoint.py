@@ -7,6 +7,7 @@ configuration. No framework is needed, nothing is unpickled, and a save is all o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -152,6 +153,20 @@ def weights_sha256(folder: Path) -> str | None:
     hashes = recorded_hashes(folder)
     weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
     return weights.sha256 if weights else None
+
+
+def with_encoder_hash(folder: Path, config: ModelConfig) -> ModelConfig:
+    """The configuration, naming by hash the text encoder that was trained with the model.
+
+    A frozen encoder is named in config.json already; one that learned changes with every save, so
+    its hash is that of its averaged weights now.
+    """
+    text = config.text
+    if text is None or not text.trainable or not has_file(folder, "text_encoder.safetensors"):
+        return config
+    recorded = recorded_hashes(folder).get(f"{averaged(folder, 'text_encoder')}.safetensors")
+    sha256 = recorded.sha256 if recorded else None
+    return dataclasses.replace(config, text=dataclasses.replace(text, encoder_sha256=sha256))
 
 
 def load_tokenizer(folder: Path) -> bytes:

@@ -52,7 +52,8 @@ def find_text(
     if text is None:
         return None
     if features is not None:
-        return FeatureCache(features, FeatureKey.of(text))
+        named = checkpoint.with_encoder_hash(folder, config).text
+        return FeatureCache(features, FeatureKey.of(named or text))
     if text.trainable and text.encoder is not None:
         tokenizer = Tokenizer(checkpoint.load_tokenizer(folder), lowercase=text.lowercase)
         return TrainedEncoder(text.encoder, tokenizer)

@@ -130,7 +130,10 @@ def inner_model(config: ModelConfig) -> ModelConfig:
 
 
 def save_random_model(
-    folder: Path, config: ModelConfig, weights: dict[str, np.ndarray] | None = None
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, np.ndarray] | None = None,
+    encoder_seed: int = 1,
 ) -> Path:
     """A model folder with random weights, its own encoder and a tokenizer."""
     assert config.text is not None
@@ -142,7 +145,7 @@ def save_random_model(
         folder,
         dataclasses.replace(config, text=text),
         random_state(config.model) if weights is None else weights,
-        text_encoder=random_weights(encoder_shapes(encoder), 1),
+        text_encoder=random_weights(encoder_shapes(encoder), encoder_seed),
         tokenizer=tokenizer.model,
     )
     return folder

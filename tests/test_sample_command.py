@@ -84,6 +84,20 @@ def test_previews_are_a_strip_of_levels_over_steps(model_folder: Path, tmp_path:
     np.testing.assert_array_equal(pixels(files[1])[:16, -16:], pixels(files[0]))
 
 
+def test_prompts_embedded_beforehand_need_no_encoder(model_folder: Path, tmp_path: Path) -> None:
+    """Also for an encoder that was trained with the model, which config.json cannot name."""
+    cache = tmp_path / "prompts.features"
+    result = mdm("embed", "--model", model_folder, "--prompt", "red heart", "--out", cache)
+    assert result.exit_code == 0, result.exception
+    asked = ["--prompt", "red heart", "--model", model_folder, "--out"]
+    (own,) = made(*asked, tmp_path / "own.png")
+    (cached,) = made(*asked, tmp_path / "cached.png", "--features", cache)
+    assert np.abs(pixels(own) - pixels(cached)).max() <= 8  # features are kept in bf16
+    other = save_random_model(tmp_path / "other", preset("tiny"), encoder_seed=5)
+    asked = ["--prompt", "red heart", "--model", other, "--out", tmp_path / "other.png"]
+    assert "was made with encoder_sha256" in refusal(*asked, "--features", cache)
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from mdm_apple.captions import read_captions
-from mdm_apple.checkpoint import load_model_config
+from mdm_apple.checkpoint import load_model_config, with_encoder_hash
 from mdm_apple.cli.model_options import (
     FILE,
     FOLDER,
@@ -49,7 +49,7 @@ def command(**options: Any) -> None:
     output = Output(options["as_json"], options["quiet"])
     out, folder = options["out"], options["model"]
     refuse_existing(out, options["overwrite"])
-    config = load_model_config(folder)
+    config = with_encoder_hash(folder, load_model_config(folder))
     if config.text is None:
         raise MdmError(f"{folder}: this model takes no text.")
     captions = _captions(options["prompts"], options["captions_file"], options["data"])
