@@ -80,6 +80,9 @@ class Bundle:
         lengths = {level.alpha_bar: (1, steps + 1) for level in levels}
         lengths |= {self.manifest.alpha_bar: (1, steps + 1)}
         lengths |= {level.time: (2, steps) for level in levels}
+        if student := self.manifest.student:
+            lengths |= {n: (2, len(student.targets)) for v in levels if (n := v.target_time)}
+            lengths |= {n: (2, len(student.weights)) for v in levels if (n := v.guidance)}
         for name, (dimensions, length) in lengths.items():
             if name not in tables:
                 raise BundleError(f"{self.path}: {self.manifest.tables} lacks the table {name!r}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from conversion.manifest import LevelInfo
 from conversion.parts import POOLED, TOKEN_IDS, Phase
 
 Values = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Jump:
+    """Where a student is to land, and with which guidance weight; None: the smallest it knows."""
+
+    target: int
+    weight: float | None = None
 
 
 class Chain:
@@ -78,6 +87,7 @@ class Denoiser:
         conditioning: Values,
         watches: dict[str, Watch] | None = None,
         first_level: int = 0,
+        jump: Jump | None = None,
     ) -> list[NDArray[np.float32]]:
         """Prediction per level, (1, 3, side, side) each.
 
@@ -85,16 +95,37 @@ class Denoiser:
             x_t: noisy images of the levels from `first_level` on, largest first.
             time: the table index less one.
             first_level: the largest level that runs; it gets zeros from the one above.
+            jump: of a student, and of no other model.
         """
         values, levels = dict(conditioning), self.bundle.manifest.levels[first_level:]
         if first_level:
             values[levels[0].features or ""] = self._nothing_from_above(levels[0])
         for level, x in zip(levels, x_t, strict=True):
-            temb = self._tables[level.time][time][None]
+            temb = self._tables[level.time][time][None] + self._told(level, jump)
             values[level.image] = x
             values[level.temb] = temb + values[POOLED] if POOLED in values else temb
         known = self.chain.run("step", values, watches, levels[0].side)
         return [known[level.prediction] for level in levels]
+
+    def _told(self, level: LevelInfo, jump: Jump | None) -> NDArray[np.float32] | float:
+        """What a student's extra inputs add to the embedding of the time."""
+        student = self.bundle.manifest.student
+        if student is None or jump is None or level.target_time is None:
+            return 0.0
+        added = self._tables[level.target_time][student.targets.index(jump.target)]
+        if level.guidance is not None:
+            row = 0 if jump.weight is None else self._row_of(jump.weight, student.weights)
+            added = added + self._tables[level.guidance][row]
+        return added[None]
+
+    def _row_of(self, weight: float, weights: Sequence[float]) -> int:
+        distances = [abs(weight - known) for known in weights]
+        if min(distances) > 1e-6:
+            known = ", ".join(f"{w:g}" for w in weights)
+            raise BundleError(
+                f"guidance: {self.bundle.path} takes {known}, got {weight:g}; give one of these."
+            )
+        return distances.index(min(distances))
 
     def _nothing_from_above(self, level: LevelInfo) -> NDArray[np.float32]:
         for package in self.bundle.manifest.packages:

@@ -25,11 +25,21 @@ from conversion.manifest import (
     Manifest,
     PackageInfo,
     SamplerInfo,
+    StudentInfo,
     TextInfo,
 )
 from conversion.parts import Part, features_name, image_name, prediction_name, temb_name
 from conversion.source import ModelSource
-from conversion.tables import BASE_TABLE, TABLES, alpha_bar_name, time_name
+from conversion.tables import (
+    BASE_TABLE,
+    TABLES,
+    alpha_bar_name,
+    guidance_name,
+    student_targets,
+    student_weights,
+    target_time_name,
+    time_name,
+)
 from mdm_apple import __version__
 from mdm_apple.errors import MdmError
 from mdm_apple.loss import image_scale
@@ -53,7 +63,7 @@ def describe(
     """Everything but the list of files and the digest, which come with the finished folder."""
     config = source.config
     diffusion, num_steps = config.diffusion, config.diffusion.schedule.num_steps
-    default = SamplerConfig()
+    default, student = SamplerConfig(), _student(source)
     packages = tuple(_package(folder, part) for part in parts)
     return Manifest(
         schema=SCHEMA_VERSION,
@@ -68,8 +78,11 @@ def describe(
         config="config.json",
         prediction=diffusion.prediction,
         threshold=diffusion.threshold,
-        guidance="none" if config.text is None else "cfg",
-        sampler=SamplerInfo("ddim", min(default.num_steps or 1, num_steps), 1, num_steps),
+        guidance="none" if config.text is None else "embedded" if student else "cfg",
+        sampler=SamplerInfo("student", 1, 1, len(student.starts))
+        if student
+        else SamplerInfo("ddim", min(default.num_steps or 1, num_steps), 1, num_steps),
+        student=student,
         text=_text(source),
         packages=packages,
         peak_memory=peak_memory(packages),
@@ -126,10 +139,21 @@ def _levels(source: ModelSource, nested: bool) -> tuple[LevelInfo, ...]:
             features=features_name(side) if nested and i > 0 else None,
             alpha_bar=alpha_bar_name(side),
             time=time_name(side),
+            target_time=target_time_name(side) if config.distilled else None,
+            guidance=guidance_name(side)
+            if config.distilled and config.distilled.guidance
+            else None,
             image_scale=image_scale(config.diffusion, config.model.scales, i),
         )
         for i, side in enumerate(config.sides)
     )
+
+
+def _student(source: ModelSource) -> StudentInfo | None:
+    distilled = source.config.distilled
+    if distilled is None:
+        return None
+    return StudentInfo(distilled.starts, student_targets(distilled), student_weights(distilled))
 
 
 def _text(source: ModelSource) -> TextInfo | None:

@@ -2,7 +2,8 @@
 
 `golden.safetensors` lets a bundle be checked where the model is not: `times` (3,), per side
 `x_t_<side>` and `prediction_<side>` (3, P, 3, side, side) at those table indices, `picture_<side>`
-(P, 3, side, side) at the end of the same trajectory, and the text it was made with.
+(P, 3, side, side) at the end of the same trajectory, and the text it was made with. A student's
+`targets` are the indices to which it jumped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from conversion.reference import (
     Walk,
     text_inputs,
     walk,
-    walk_sampler,
+    walk_grid,
 )
 from conversion.source import ModelSource
 from mdm_apple.tensorfile import read_tensors, write_tensors
@@ -41,6 +42,8 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
     record = walk(source, text, len(prompts))
     times = tuple(probe.t for probe in record.probes)
     tensors: dict[str, NDArray[Any]] = {"times": np.array(times, np.int64)}
+    if source.config.distilled is not None:
+        tensors["targets"] = np.array([probe.target for probe in record.probes], np.int64)
     for i, side in enumerate(source.config.sides):
         tensors[f"x_t_{side}"] = np.stack([p.x_t[i] for p in record.probes])
         tensors[f"prediction_{side}"] = np.stack([p.prediction[i] for p in record.probes])
@@ -50,9 +53,10 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
         if text.ids is not None:
             tensors[TOKEN_IDS] = text.ids
     write_tensors(folder / GOLDEN, tensors)
-    sampler = walk_sampler(source.config.diffusion.schedule.num_steps)
+    steps = len(walk_grid(source.config)) - 1
+    sampler = "student" if source.config.distilled is not None else "ddim"
     kind = None if text is None else text.source
-    return GoldenInfo(GOLDEN, prompts, kind, SEED, sampler.kind, sampler.num_steps or 0, times)
+    return GoldenInfo(GOLDEN, prompts, kind, SEED, sampler, steps, times)
 
 
 def read_golden(
@@ -74,10 +78,13 @@ def read_golden(
             )
         return np.array(found)
 
+    targets: list[int | None] = [None] * steps
+    if info.sampler == "student":
+        targets = [int(target) for target in take("targets", steps)]
     x_t = [take(f"x_t_{s}", steps, prompts, 3, s, s) for s in sides]
     predictions = [take(f"prediction_{s}", steps, prompts, 3, s, s) for s in sides]
     probes = [
-        Probe(int(t), [x[k] for x in x_t], [p[k] for p in predictions])
+        Probe(int(t), [x[k] for x in x_t], [p[k] for p in predictions], targets[k])
         for k, t in enumerate(info.times)
     ]
     text = None

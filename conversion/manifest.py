@@ -75,8 +75,10 @@ class PeakMemory:
 class LevelInfo:
     """One level of the nest. image, temb, prediction are feature names, the others tables.
 
-    features: what the level above adds, which is zero where sampling stops at this one; null where
-    there is no such input. image_scale: a sampled x0 times this is a picture in [-1, 1].
+    `temb` is the row of `time`, plus those of `target_time` and `guidance` for a student, plus the
+    pooled text. features: what the level above adds, which is zero where sampling stops at this
+    one; null where there is no such input. image_scale: a sampled x0 times this is a picture in
+    [-1, 1].
     """
 
     side: int
@@ -86,7 +88,23 @@ class LevelInfo:
     features: str | None
     alpha_bar: str
     time: str
+    target_time: str | None
+    guidance: str | None
     image_scale: float
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """A distilled model: jumps instead of steps, with one evaluation each and no guidance of two.
+
+    starts: table indices that it jumps from, noisiest first; it takes as many steps as divide their
+    number. targets: the indices to which the rows of the levels' `target_time` tables belong.
+    weights: guidance weights of the rows of their `guidance` tables; empty without text.
+    """
+
+    starts: tuple[int, ...]
+    targets: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ class TextInfo:
 class SamplerInfo:
     """The default sampler and the numbers of steps that are allowed."""
 
-    kind: Literal["ddpm", "ddim", "dpmpp"]
+    kind: Literal["ddpm", "ddim", "dpmpp", "student"]
     steps: int
     minimum_steps: int
     maximum_steps: int
@@ -152,6 +170,7 @@ class Manifest:
     threshold: Threshold
     guidance: Literal["cfg", "embedded", "none"]
     sampler: SamplerInfo
+    student: StudentInfo | None
     text: TextInfo | None
     packages: tuple[PackageInfo, ...]
     peak_memory: PeakMemory

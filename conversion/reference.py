@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from conversion.source import ModelSource
-from mdm_apple.config import TextConfig
+from mdm_apple.config import ModelConfig, TextConfig
 from mdm_apple.loss import image_scale, limit_output
 from mdm_apple.noise import NoiseStream, draw_batch
-from mdm_apple.sampling import SamplerConfig, sample
+from mdm_apple.sampling import SamplerConfig, sample, sample_student, student_grid
 from mdm_apple.schedule import build_schedule, timestep_grid
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.ops import TorchOps
@@ -49,11 +49,15 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class Probe:
-    """Network input and output at table index t: per level (P, 3, side, side), highest first."""
+    """Network input and output at table index t: per level (P, 3, side, side), highest first.
+
+    target: index to which a student was told to jump, with the smallest weight; None for others.
+    """
 
     t: int
     x_t: list[Floats]
     prediction: list[Floats]
+    target: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,18 @@ def walk_sampler(num_steps: int) -> SamplerConfig:
     return SamplerConfig("ddim", min(WALK_STEPS, num_steps))
 
 
-def probe_times(grid: Sequence[int]) -> tuple[int, int, int]:
+def walk_grid(config: ModelConfig) -> list[int]:
+    """Table indices of every reference trajectory, noisiest first; the last is 0."""
+    if config.distilled is not None:
+        return student_grid(config.distilled, len(config.distilled.starts))
+    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    return timestep_grid(schedule, walk_sampler(schedule.num_steps).num_steps)
+
+
+def probe_times(grid: Sequence[int]) -> tuple[int, ...]:
     """Table indices at high, middle and low noise among those that a sampler visits."""
     visited = grid[:-1]
-    return visited[0], visited[len(visited) // 2], visited[-1]
+    return tuple(dict.fromkeys((visited[0], visited[len(visited) // 2], visited[-1])))
 
 
 def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | None:
@@ -108,7 +120,8 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
     scales, sides = config.model.scales, config.sides
     schedule = build_schedule(config.diffusion.schedule, scales)
     sampler = walk_sampler(schedule.num_steps)
-    wanted = set(probe_times(timestep_grid(schedule, sampler.num_steps)))
+    grid = walk_grid(config)
+    wanted = set(probe_times(grid))
     streams = [NoiseStream(SEED + p, sides) for p in range(prompts)]
 
     def draw() -> list[torch.Tensor]:
@@ -124,12 +137,27 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
             out = net.denoise(x_t, tembs, conditioning)
             return [limit_output(o, config.diffusion, len(sides), ops) for o in out]
 
+        def jump(x_t: list[torch.Tensor], time: int, target: int) -> list[torch.Tensor]:
+            distilled = config.distilled
+            weight = (
+                torch.tensor([distilled.guidance[0]]) if distilled and distilled.guidance else None
+            )
+            tembs = net.embed(torch.tensor([time]), None, torch.tensor([target]), weight)
+            out = net.denoise(x_t, [t.expand(prompts, -1) for t in tembs], conditioning)
+            return [limit_output(o, config.diffusion, len(sides), ops) for o in out]
+
+        if config.distilled is not None:
+            steps = sample_student(jump, draw(), schedule, config.diffusion, grid)
+        else:
+            diffusion = config.diffusion
+            steps = sample(denoise, draw(), draw, schedule, diffusion, sampler, scales, ops)
         probes: list[Probe] = []
         last: list[torch.Tensor] = []
-        for step in sample(denoise, draw(), draw, schedule, config.diffusion, sampler, scales, ops):
+        for step in steps:
             last = step.x_next
             if step.t in wanted:
-                probes.append(Probe(step.t, _arrays(step.x_t), _arrays(step.prediction)))
+                target = step.t_next if config.distilled else None
+                probes.append(Probe(step.t, _arrays(step.x_t), _arrays(step.prediction), target))
     signal = [image_scale(config.diffusion, scales, i) for i in range(len(sides))]
     return Walk(probes, [a * np.float32(q) for a, q in zip(_arrays(last), signal, strict=True)])
 

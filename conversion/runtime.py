@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
-from conversion.chain import Denoiser, Values
+from conversion.chain import Denoiser, Jump, Values
 from conversion.errors import BundleError
 from conversion.execute import Precision
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
@@ -21,7 +21,7 @@ from mdm_apple.diffusion import guide
 from mdm_apple.features import FeatureCache, FeatureKey
 from mdm_apple.generate import Prompt
 from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import Denoise
+from mdm_apple.sampling import Denoise, JumpTo
 from mdm_apple.text import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -48,11 +48,7 @@ class BundleRuntime:
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
         """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
-        if first_level and self.bundle.manifest.levels[first_level].features is None:
-            raise BundleError(
-                f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
-                f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
-            )
+        self._check_stop(first_level)
         guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
         encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
 
@@ -71,6 +67,34 @@ class BundleRuntime:
             return [np.concatenate(level) for level in zip(*rows, strict=True)]
 
         return denoise
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """See `generate.StudentRuntime`: one evaluation per picture, the weight being an input."""
+        self._check_stop(first_level)
+        encoded = {prompt.text: self._condition(prompt.text) for prompt in prompts}
+
+        def jump_to(x_t: list[Floats], time: int, target: int) -> list[Floats]:
+            jump = Jump(target, guidance_scale)
+            rows = [
+                self._denoiser.predict(
+                    [x[k : k + 1] for x in x_t],
+                    time,
+                    encoded[prompt.text],
+                    first_level=first_level,
+                    jump=jump,
+                )
+                for k, prompt in enumerate(prompts)
+            ]
+            return [np.concatenate(level) for level in zip(*rows, strict=True)]
+
+        return jump_to
+
+    def _check_stop(self, first_level: int) -> None:
+        if first_level and self.bundle.manifest.levels[first_level].features is None:
+            raise BundleError(
+                f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
+                f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
+            )
 
     def image(self, x: Floats) -> Floats:
         return x

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
-from conversion.chain import Denoiser
+from conversion.chain import Denoiser, Jump
 from conversion.errors import BundleError
 from conversion.execute import Precision, Watch
 from conversion.golden import read_golden
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.quality import Closeness, closeness, picture_psnr, plain_values
-from conversion.reference import PROMPTS, SEED, TextInputs, Walk, text_inputs, walk
+from conversion.reference import PROMPTS, SEED, TextInputs, Walk, text_inputs, walk, walk_grid
 from conversion.source import ModelSource, load_source
 from mdm_apple.config import ModelConfig
 from mdm_apple.loss import image_scale
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, sample
+from mdm_apple.sampling import SamplerConfig, sample, sample_student
 from mdm_apple.schedule import build_schedule
 
 FLOOR_FP16 = 60.0  # dB; what trained fp16 packages keep in fp16-storage execution
@@ -164,7 +164,8 @@ def _compare(
         conditioning = denoiser.condition(_text_of(bundle, text, p), watches)
         for probe in record.probes:
             x_t = [x[p : p + 1] for x in probe.x_t]
-            out = denoiser.predict(x_t, probe.t - 1, conditioning, watches)
+            jump = None if probe.target is None else Jump(probe.target)
+            out = denoiser.predict(x_t, probe.t - 1, conditioning, watches, jump=jump)
             for side, wanted, got in zip(bundle.sides, probe.prediction, out, strict=True):
                 found = closeness(wanted[p : p + 1], got)
                 before = worst.get((side, probe.t))
@@ -235,17 +236,27 @@ def _trajectory(
     golden = bundle.manifest.golden
     stream = NoiseStream(SEED, config.sides)
     conditioning = denoiser.condition(text)
+    if config.distilled is not None:
+        steps = sample_student(
+            lambda x_t, time, to: denoiser.predict(x_t, time, conditioning, jump=Jump(to)),
+            draw_batch([stream]),
+            schedule,
+            config.diffusion,
+            walk_grid(config),
+        )
+    else:
+        steps = sample(
+            lambda x_t, time: denoiser.predict(x_t, time, conditioning),
+            draw_batch([stream]),
+            lambda: draw_batch([stream]),
+            schedule,
+            config.diffusion,
+            SamplerConfig("ddim", golden.steps),
+            config.model.scales,
+            NumpyOps(),
+        )
     last: list[NDArray[np.float32]] = []
-    for step in sample(
-        lambda x_t, time: denoiser.predict(x_t, time, conditioning),
-        draw_batch([stream]),
-        lambda: draw_batch([stream]),
-        schedule,
-        config.diffusion,
-        SamplerConfig("ddim", golden.steps),
-        config.model.scales,
-        NumpyOps(),
-    ):
+    for step in steps:
         last = step.x_next
     signal = [image_scale(config.diffusion, config.model.scales, i) for i in range(len(last))]
     return [x * q for x, q in zip(last, signal, strict=True)]
