@@ -14,7 +14,7 @@ import click
 
 from benchmarks.blas import lend_blas
 from benchmarks.harness import Pair, machine
-from benchmarks.mlx_networks import mlx_forward, mlx_training
+from benchmarks.mlx_networks import mlx_forward, mlx_narrow, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
 from benchmarks.palettes import palettes
 
@@ -25,6 +25,7 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "forward64": lambda n: forward_pass("mdm64", n),
     "eager": eager_forward,
     "mlx-forward": mlx_forward,
+    "mlx-narrow": mlx_narrow,
     "mlx-training": mlx_training,
     "palettize4": palettes(4),
     "palettize6": palettes(6),
@@ -33,7 +34,7 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "palettize6-student": palettes(6, "student"),
     "palettize8-student": palettes(8, "student"),
 }
-ALONE = ("mlx-forward", "mlx-training")  # need the mlx extra: run when they are named
+ALONE = ("mlx-forward", "mlx-narrow", "mlx-training")  # need the mlx extra: run when they are named
 
 
 @click.command()

@@ -3,13 +3,14 @@
 This says nothing about a Mac: it bounds what the MLX network does beyond the arithmetic it needs.
 MLX runs uncompiled, since compiling on a CPU costs half a minute first. The ratio depends on the
 network: MLX's softmax on a CPU is slow, so that the more attention for its width, the larger it is.
-A narrower network (64 and 128 channels) gave 3.0 to 3.7 for a forward pass, mdm64 2.0.
+Hence two networks, one of them narrow.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,23 @@ UNET = UNetConfig(
 CONFIG = ModelConfig(
     UNET, SIDE, DiffusionConfig(ScheduleConfig("cosine")), TextConfig(max_tokens=TOKENS)
 )
+NARROW = replace(UNET, channels=(64, 128), num_resnets=(2, 2), num_attention_layers=(0, 2))
 
 
 def mlx_forward(repetitions: int) -> Pair:
     """One forward pass of a 17 M parameter network, 32 px, batch 8, fp32."""
+    return _forward(UNET, "64 128 192 channels", repetitions)
+
+
+def mlx_narrow(repetitions: int) -> Pair:
+    """The same with two levels instead of three, the lower one all attention."""
+    return _forward(NARROW, "64 128 channels", repetitions)
+
+
+def _forward(unet: UNetConfig, note: str, repetitions: int) -> Pair:
     import mlx.core as mx
 
-    theirs, ours = _networks()
+    theirs, ours = _networks(unet)
     batch, text, mask = _batch(), *_text()
     times = torch.from_numpy(batch.times)
     image = mx.array(np.ascontiguousarray(batch.noise[0].transpose(0, 2, 3, 1)))
@@ -59,7 +70,7 @@ def mlx_forward(repetitions: int) -> Pair:
         wanted = their_pass().numpy()
         seconds = in_turn(our_pass, their_pass, repetitions, clock=time.process_time)
     difference = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-    return Pair("MLX forward, CPU seconds", "plain eager", *seconds, difference)
+    return Pair("MLX forward, CPU seconds", "plain eager", *seconds, difference, note)
 
 
 def mlx_training(repetitions: int) -> Pair:
@@ -68,7 +79,7 @@ def mlx_training(repetitions: int) -> Pair:
 
     from mdm_apple.mlx.train import MlxStepper
 
-    theirs, ours = _networks()
+    theirs, ours = _networks(UNET)
     batch, text, mask = _batch(), *_text()
     train = TrainConfig(steps=10**6, batch_size=ROWS, lr=1e-4, ema_ramp=False)
 
@@ -92,14 +103,14 @@ def mlx_training(repetitions: int) -> Pair:
     )
 
 
-def _networks() -> tuple[Any, Any]:
+def _networks(unet: UNetConfig) -> tuple[Any, Any]:
     """The same weights in both, none of them zero."""
     from mdm_apple.mlx.nested_unet import build_unet
     from mdm_apple.mlx.weights import load_weights
 
-    theirs = build_eager(UNET)
+    theirs = build_eager(unet)
     randomize_zeros(theirs)
-    ours = build_unet(UNET)
+    ours = build_unet(unet)
     load_weights(ours, {k: v.numpy() for k, v in theirs.state_dict().items()})
     return theirs.eval(), ours.eval()
 

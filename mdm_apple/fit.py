@@ -94,6 +94,7 @@ class Fitted:
 def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Fitted:
     """Train, and leave the model folder. Raises MdmError."""
     _check_resume(job)
+    _check_text(job)
     dataset = open_dataset(
         job.data, job.config.side, background=job.background, skin_tones=job.skin_tones
     )
@@ -190,6 +191,17 @@ def common_prefix(weights: Mapping[str, object]) -> str:
     while all(name.startswith(prefix + "inner_unet.") for name in weights):
         prefix += "inner_unet."
     return prefix
+
+
+def _check_text(job: Job) -> None:
+    """Features from elsewhere are of no use to an encoder that learns along, or without text."""
+    text = job.config.text
+    if text is not None and not text.trainable:
+        return
+    for name, given in (("features", job.features), ("text-encoder", job.text_encoder)):
+        if given is not None:
+            why = "takes no text" if text is None else "learns its text encoder along"
+            raise MdmError(f"{name}: this model {why}; leave out --{name}.")
 
 
 def _check_resume(job: Job) -> None:

@@ -20,6 +20,7 @@ from small import CAPTIONS, plain, random_state, random_weights, save_random_mod
 from tolerances import FORWARD, MLX_PICTURE, REDUCED_PICTURE
 
 from mdm_apple import checkpoint
+from mdm_apple.boot import BootConfig, student_config
 from mdm_apple.cli import group
 from mdm_apple.config import T5Config
 from mdm_apple.errors import MdmError
@@ -34,6 +35,7 @@ mx = pytest.importorskip("mlx.core")
 
 from mdm_apple.mlx import open as mlx_open  # noqa: E402
 from mdm_apple.mlx.quantize import quantize, quantize_runtime, weight_bytes  # noqa: E402
+from mdm_apple.mlx.runtime import MlxRuntime  # noqa: E402
 from mdm_apple.mlx.t5 import encoder_from_state  # noqa: E402
 from mdm_apple.mlx.weights import flat  # noqa: E402
 
@@ -216,14 +218,48 @@ def test_a_runtime_works_in_any_thread(model_folder: Path) -> None:
         made[name] = finish(generate(runtime, EIGHT[:2], sampler))
 
     work("here")
-    for name in ("there", "elsewhere"):
-        thread = threading.Thread(target=work, args=(name,))
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("there", "elsewhere")]
+    for thread in threads:
         thread.start()
+    for thread in threads:
         thread.join()
     assert set(made) == {"here", "there", "elsewhere"}
     for name in ("there", "elsewhere"):
         for a, b in zip(made["here"], made[name], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_compiled_runtime_makes_the_same_pictures(model_folder: Path) -> None:
+    """What a GPU does by default."""
+    plain = MlxBackend().runtime(model_folder)
+    sampler = SamplerConfig("dpmpp", 3, guidance_scale=3.0)
+    wanted = finish(generate(plain, EIGHT[:2], sampler))
+    compiled = MlxRuntime(plain.config, plain.net, plain._encode, compiled=True)
+    mx.enable_compile()
+    try:
+        made = finish(generate(compiled, EIGHT[:2], sampler))
+    finally:
+        mx.disable_compile()
+    assert worst_psnr(wanted, made) > MLX_PICTURE  # fused kernels round in another order
+
+
+def test_a_students_layers_are_quantized_and_compared_on_its_own_jumps(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    teacher = checkpoint.load_model_config(model_folder)
+    config = student_config(teacher, BootConfig(flow_map=2, guidance=(1.0, 4.0)))
+    folder = tmp_path / "student"
+    checkpoint.save_model(
+        folder,
+        config,
+        random_state(config.model),
+        text_encoder=checkpoint.load_weights(model_folder, "text_encoder"),
+        tokenizer=checkpoint.load_tokenizer(model_folder),
+    )
+    done, worst = quantize_runtime(MlxBackend().runtime(folder), 8, EIGHT[0])
+    assert done.layers > 0
+    assert 15 < worst < 80
 
 
 # --- commands ---------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from backends import MlxBackend
 from paired import batch_of, nest, no_text
 from small import random_state, trainable_model
@@ -20,6 +21,7 @@ from train_process import MDM, PATIENCE, arguments, logged
 
 from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
 from mdm_apple.memory import estimate
+from mdm_apple.presets import preset
 from mdm_apple.strict_json import to_json
 from mdm_apple.training import TrainConfig
 
@@ -27,6 +29,7 @@ mx = pytest.importorskip("mlx.core")
 
 from mdm_apple.mlx import train as mlx_train  # noqa: E402
 
+Precision = Literal["fp32", "bf16"]
 FORWARD_NODES, STEP_NODES = 1094, 7921  # of `nest`, recorded with mlx 0.32.4
 
 
@@ -73,6 +76,25 @@ def test_a_compiled_step_equals_an_eager_one_and_is_traced_once(
         assert b is not None
         for name in a:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_nest_equals_an_eager_one(precision: Precision) -> None:
+    """Two levels, recomputed activations, accumulated parts."""
+    config = nest()
+    train = TrainConfig(3, 4, accumulate=2, checkpointing=True, precision=precision)
+    found = []
+    for compiled in (True, False):
+        net = MlxBackend().network(config.model, random_state(config.model))
+        stepper = mlx_train.MlxStepper(net, config, train, compiled=compiled)
+        metrics = [stepper.step(batch_of(config, 4, k), k) for k in range(3)]
+        found.append((metrics, stepper.snapshot().weights))
+    (one, weights), (other, wanted) = found
+    assert one == other
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -185,6 +207,11 @@ def mdm_without(missing: str, *asked: str | Path) -> subprocess.CompletedProcess
 def test_training_and_sampling_need_neither_torch_nor_coremltools(
     pictures: Path, tmp_path: Path
 ) -> None:
+    weights = random_state(preset("tiny").model)
+    torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "model.pth")
+    imported = ("import", tmp_path / "model.pth", "--preset", "tiny", "--out", tmp_path / "tiny")
+    done = mdm_without("torch,coremltools", *imported, "--quiet")
+    assert done.returncode == 0, done.stderr
     config, out = tmp_path / "config.json", tmp_path / "run"
     config.write_text(to_json(trainable_model()), encoding="utf-8")
     asked = arguments(config, pictures, out, 2)

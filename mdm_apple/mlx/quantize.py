@@ -7,22 +7,23 @@ as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from mdm_apple.config import ModelConfig
 from mdm_apple.gallery import Bits
 from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.mlx.precision import may_be_reduced
 from mdm_apple.mlx.runtime import MlxRuntime
 from mdm_apple.mlx.weights import flat
-from mdm_apple.sampling import Denoise, SamplerConfig
+from mdm_apple.sampling import Denoise, JumpTo, SamplerConfig
 
 GROUPS = (64, 32)  # weights that share a scale; the larger where it divides the row
-SAMPLER = SamplerConfig("ddim", 3)  # of the trajectory on which predictions are compared
 
 
 @dataclass(frozen=True)
@@ -63,35 +64,50 @@ def quantize_runtime(
     Compared with the network before, per level, on noisy images of a short trajectory of `prompt`
     at high, middle and low noise.
     """
-    recorder = _Recorder(runtime)
-    finish(generate(recorder, [prompt], SAMPLER, runtime.config.sides[first_level]))
+    recorder, sampler = _Recorder(runtime), _probing(runtime.config)
+    finish(generate(recorder, [prompt], sampler, runtime.config.sides[first_level]))
     done = quantize(runtime.net, bits)
-    denoise = runtime.denoiser([prompt], 1.0, first_level)
+    student = runtime.config.distilled is not None
+    open_network = runtime.jumper if student else runtime.denoiser
+    network = open_network([prompt], sampler.guidance_scale, first_level)
     worst = math.inf
-    for x_t, time, wanted in recorder.calls:
-        worst = min(worst, *map(_psnr, wanted, denoise(x_t, time)))
+    for given, wanted in recorder.calls:
+        worst = min(worst, *map(_psnr, wanted, network(*given)))
     return done, worst
 
 
+def _probing(config: ModelConfig) -> SamplerConfig:
+    """The trajectory on which predictions are compared: unguided, or a student's longest."""
+    distilled = config.distilled
+    if distilled is None:
+        return SamplerConfig("ddim", 3, guidance_scale=1.0)
+    weight = distilled.guidance[0] if distilled.guidance else 1.0
+    return SamplerConfig("student", len(distilled.starts), guidance_scale=weight)
+
+
 class _Recorder:
-    """A runtime that remembers noisy images, time and prediction of every evaluation."""
+    """A runtime that remembers what went into every evaluation, and its predictions."""
 
     def __init__(self, runtime: MlxRuntime) -> None:
         self._runtime = runtime
         self.config, self.ops = runtime.config, runtime.ops
         self.schedule = runtime.schedule
         self.image, self.numpy = runtime.image, runtime.numpy
-        self.calls: list[tuple[list[mx.array], int, list[mx.array]]] = []
+        self.calls: list[tuple[tuple[Any, ...], list[mx.array]]] = []
 
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
-        denoise = self._runtime.denoiser(prompts, guidance_scale, first_level)
+        return self._recorded(self._runtime.denoiser(prompts, guidance_scale, first_level))
 
-        def recorded(x_t: list[mx.array], time: int) -> list[mx.array]:
-            out = list(denoise(x_t, time))
-            mx.eval(x_t, out)
-            self.calls.append((x_t, time, out))
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        return self._recorded(self._runtime.jumper(prompts, guidance_scale, first_level))
+
+    def _recorded(self, network: Callable[..., Sequence[mx.array]]) -> Callable[..., Any]:
+        def recorded(*given: Any) -> list[mx.array]:
+            out = list(network(*given))
+            mx.eval(given[0], out)
+            self.calls.append((given, out))
             return out
 
         return recorded
