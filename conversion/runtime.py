@@ -48,7 +48,7 @@ class BundleRuntime:
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
         """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
-        if first_level and self.bundle.manifest.levels[first_level].features is None:
+        if first_level and self.bundle.manifest.layout == "monolith":
             raise BundleError(
                 f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
                 f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
