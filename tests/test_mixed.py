@@ -230,9 +230,10 @@ def test_mixed_bits_are_better_than_the_same_bits_everywhere(
     assert text is not None
     assert text.ids is not None
 
+    tokens = {TEXT_MASK: text.mask[:1], TOKEN_IDS: text.ids[:1]}
+
     def noise(bundle: Bundle) -> float:
         runner, total = Denoiser(bundle, "fp32"), 0.0
-        tokens = {TEXT_MASK: text.mask[:1], TOKEN_IDS: text.ids[:1]}
         conditioning = runner.condition(tokens)
         for probe in record.probes:
             out = runner.predict([x[:1] for x in probe.x_t], probe.t - 1, conditioning)
