@@ -8,6 +8,7 @@ A recipe fits a bundle when it names every weight that can be compressed, and no
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,9 @@ def recipe_plan(bundle: Bundle, recipe: Recipe) -> list[PlannedWeight]:
                 )
             )
         for name in asked:
-            known = [w.name for w in weights]
-            raise ConversionError(
-                f"recipe: {info.name} has no weight {name[:160]!r}. "
-                f"{unknown_name(name[:160], known) if known else ''}".strip()
-            )
+            near = difflib.get_close_matches(name[:160], [w.name for w in weights], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConversionError(f"recipe: {info.name} has no weight {name[:160]!r}.{hint}")
     return plan
 
 
