@@ -229,6 +229,10 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
                     f"{path}: {package.name} takes {feature.name!r}, which nothing before provides."
                 )
         known |= {feature.name for feature in package.outputs}
+    if manifest.layout == "multifunction":
+        stops = sorted((p.side or 0 for p in manifest.packages if p.phase == "step"), reverse=True)
+        if stops != sides:
+            raise BundleError(f"{path}: expected a function per side {sides}, got {stops}.")
     wanted = [level.prediction for level in manifest.levels]
     if manifest.text:
         wanted.append(POOLED)

@@ -49,17 +49,25 @@ class Chain:
         """
         known = dict(values)
         for package in self.bundle.manifest.packages:
-            left_out = largest is not None and package.side is not None and package.side > largest
-            if package.phase == phase and not left_out:
+            if package.phase == phase and self._runs(package.side, largest):
                 watch = None if watches is None else watches.setdefault(package.name, Watch())
                 inputs = {feature.name: known[feature.name] for feature in package.inputs}
                 known |= self._program(package.name)(inputs, watch)
         return known
 
+    def _runs(self, side: int | None, largest: int | None) -> bool:
+        """Whether a package of this side runs: in a multifunction, one alone does it all."""
+        if side is None:
+            return True
+        if self.bundle.manifest.layout == "multifunction":
+            return side == (self.bundle.sides[0] if largest is None else largest)
+        return largest is None or side <= largest
+
     def _program(self, name: str) -> Program:
         if name not in self._programs:
             package = Package.open(self.bundle.file(self.bundle.package(name).path))
-            self._programs[name] = package.load(precision=self.precision)
+            function = name if name in package.functions else None
+            self._programs[name] = package.load(function, precision=self.precision)
         return self._programs[name]
 
 
@@ -98,7 +106,7 @@ class Denoiser:
             jump: of a student, and of no other model.
         """
         values, levels = dict(conditioning), self.bundle.manifest.levels[first_level:]
-        if first_level:
+        if first_level and self.bundle.manifest.layout != "multifunction":
             values[levels[0].features or ""] = self._nothing_from_above(levels[0])
         for level, x in zip(levels, x_t, strict=True):
             temb = self._tables[level.time][time][None] + self._told(level, jump)

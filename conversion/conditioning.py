@@ -52,14 +52,14 @@ def cross_attention_counts(net: UNet) -> list[list[int]]:
     ]
 
 
-def cross_attention_names(source: ModelSource) -> list[str]:
-    """Names of all keys and values, in the order in which `flat_keys_values` lists them."""
+def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
+    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
     if source.config.model.text_width is None:
         return []
-    counts = map(sum, cross_attention_counts(source.net))
+    counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
     return [
         name
-        for side, count in zip(source.config.sides, counts, strict=True)
+        for side, count in list(zip(source.config.sides, counts, strict=True))[first_level:]
         for index in range(count)
         for name in keys_values_names(side, index)
     ]
@@ -82,10 +82,10 @@ def key_shapes(
     return shapes
 
 
-def takes_attention_mask(source: ModelSource) -> bool:
+def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
     """Whether attention to text is masked in this model; published ones attend to padding too."""
     masked = source.config.model.innermost.masked_cross_attention
-    return masked and bool(cross_attention_names(source))
+    return masked and bool(cross_attention_names(source, first_level))
 
 
 class ConditioningNetwork(nn.Module):

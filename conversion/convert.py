@@ -23,6 +23,7 @@ from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
 from conversion.layouts import Layout, parts_of
 from conversion.mlpackage import seal_package
+from conversion.multifunction import merge_packages
 from conversion.parts import Compute, Part
 from conversion.source import ModelSource
 from conversion.split import best_cut, split_package
@@ -59,6 +60,8 @@ def convert(
 
     Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
     """
+    if options.layout == "multifunction" and options.target == "iOS17":
+        raise ConversionError("multifunction: needs iOS 18; convert with --target iOS18.")
     parts = parts_of(source, options.layout, options.compute)
     for part in parts:
         _check_range(part)
@@ -74,14 +77,35 @@ def convert(
         for part in parts:
             say(f"{part.name}: capturing and lowering")
             convert_part(part, folder / f"{part.name}.mlpackage", options.target, source)
-            made += _within_limit(part, folder, options.max_package_mb, source)
+            if part.package is None:
+                made += within_limit(part, folder, options.max_package_mb, source)
+        functions = [part for part in parts if part.package is not None]
+        if functions:
+            made += merged(functions, folder, options.max_package_mb, source)
         finish_bundle(
             folder, describe(folder, source, made, golden, options.layout, options.target)
         )
     return Bundle.open(out)
 
 
-def _within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
+def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
+    """The parts, whose packages have become functions of one; the last of them is the default."""
+    target, default = folder / functions[-1].file, functions[-1].name
+    separate = {part.name: folder / f"{part.name}.mlpackage" for part in functions}
+    merge_packages(separate, target, default)
+    for path in separate.values():
+        shutil.rmtree(path)
+    seal_package(target, target.stem, source.config.provenance.license)
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    if size > limit_mb * 1e6:
+        raise ConversionError(
+            f"{target.name}: takes {size / 1e6:.0f} MB and cannot be split, because its functions "
+            "share their weights; raise --max-package-mb or use --layout nested."
+        )
+    return functions
+
+
+def within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
     """The part, or the pieces into which its package was split, as <name>_1 and <name>_2."""
     path = folder / f"{part.name}.mlpackage"
     if sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) <= limit_mb * 1e6:
@@ -92,7 +116,7 @@ def _within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource
     shutil.rmtree(path)
     for piece, target in zip(pieces, (first, second), strict=True):
         seal_package(target, piece.name, source.config.provenance.license)
-    return [p for piece in pieces for p in _within_limit(piece, folder, limit_mb, source)]
+    return [p for piece in pieces for p in within_limit(piece, folder, limit_mb, source)]
 
 
 def convert_part(part: Part, path: Path, target: Target, source: ModelSource) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from conversion.execute import TensorType
 from conversion.execute.graph import Function, Operation
 from conversion.execute.liveness import last_uses, names_read
-from conversion.manifest import PackageInfo, PeakMemory, Phase
+from conversion.manifest import PackageInfo, PeakMemory, Phase, package_bytes
 
 PHASES: tuple[Phase, ...] = ("text", "prompt", "step")
 
@@ -149,12 +149,12 @@ def peak_memory(packages: Sequence[PackageInfo]) -> PeakMemory:
     carried = carried_bytes(packages)
     needs = [p.activation_bytes + c for p, c in zip(packages, carried, strict=True)]
     by_phase = [
-        sum(p.bytes for p in packages if p.phase == phase)
+        package_bytes(p for p in packages if p.phase == phase)
         + max((n for p, n in zip(packages, needs, strict=True) if p.phase == phase), default=0)
         for phase in PHASES
     ]
     return PeakMemory(
-        resident=sum(p.bytes for p in packages) + max(needs, default=0),
+        resident=package_bytes(packages) + max(needs, default=0),
         staged=max(by_phase),
         minimal=max((p.bytes + n for p, n in zip(packages, needs, strict=True)), default=0),
     )

@@ -15,7 +15,10 @@ import torch
 from conversion.coreml import quiet_coremltools
 from conversion.cost import peak_memory
 from conversion.execute import Package, TensorType
+from conversion.execute.graph import Function
 from conversion.execute.liveness import peak_bytes
+from conversion.execute.program import output_types
+from conversion.layouts import Layout
 from conversion.manifest import (
     NO_DIGEST,
     SCHEMA_VERSION,
@@ -57,7 +60,7 @@ def describe(
     source: ModelSource,
     parts: list[Part],
     golden: GoldenInfo,
-    layout: Literal["monolith", "nested"],
+    layout: Layout,
     target: Literal["iOS17", "iOS18", "iOS26"],
 ) -> Manifest:
     """Everything but the list of files and the digest, which come with the finished folder."""
@@ -95,8 +98,9 @@ def describe(
 
 
 def _package(folder: Path, part: Part) -> PackageInfo:
-    path = folder / f"{part.name}.mlpackage"
-    types = Package.open(path)
+    path = folder / part.file
+    package = Package.open(path)
+    function = package.function(part.name if part.package else None)
     info = PackageInfo(
         name=part.name,
         path=path.name,
@@ -107,8 +111,8 @@ def _package(folder: Path, part: Part) -> PackageInfo:
         compute="cpuAndNeuralEngine" if part.compute == "ane" else "cpuAndGPU",
         bytes=0,
         activation_bytes=0,
-        inputs=_features(types.inputs),
-        outputs=_features(types.outputs),
+        inputs=_features(function.inputs),
+        outputs=_features(output_types(function)),
     )
     return described_again(folder, info, 16)
 
@@ -120,8 +124,13 @@ def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> Packag
         info,
         weight_bits=weight_bits,
         bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
-        activation_bytes=peak_bytes(Package.open(path).function()),
+        activation_bytes=peak_bytes(function_of(Package.open(path), info.name)),
     )
+
+
+def function_of(package: Package, name: str) -> Function:
+    """What an entry of a manifest means: the function of its name, else the only one."""
+    return package.function(name if name in package.functions else None)
 
 
 def _features(types: dict[str, TensorType]) -> tuple[Feature, ...]:

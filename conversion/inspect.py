@@ -10,6 +10,7 @@ from typing import Any
 
 from conversion.bundle import Bundle
 from conversion.cost import CHIPS, CutPoint, cost_of, cut_points
+from conversion.describe import function_of
 from conversion.execute import Package
 from conversion.lint import Finding, count_by_rule, lint
 from conversion.manifest import PeakMemory
@@ -115,7 +116,7 @@ def _encoder_parameters(config: T5Config) -> int:
 def _census(bundle: Bundle, name: str) -> PackageCensus:
     info = bundle.package(name)
     package = Package.open(bundle.file(info.path))
-    function, findings = package.function(), lint(package)
+    function, findings = function_of(package, name), lint(package)
     cost = cost_of(function)
     kinds = Counter(o.kind for o in function.operations if not o.is_constant)
     compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from conversion.conditioning import conditioning_part
-from conversion.monolith import denoiser_part
+from conversion.monolith import denoiser_part, stop_parts
 from conversion.nested import nested_parts
 from conversion.parts import Compute, Part
 from conversion.source import ModelSource
 from conversion.text_encoder import text_encoder_part
 
-Layout = Literal["monolith", "nested"]
+Layout = Literal["monolith", "nested", "multifunction"]
 
 
 def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part]:
@@ -20,9 +20,12 @@ def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part
     Text encoder and conditioning run once per prompt and keep the layers of training; the latter
     gives keys and values in the form that the packages after it take.
     """
-    steps = (
-        nested_parts(source, compute) if layout == "nested" else [denoiser_part(source, compute)]
-    )
+    if layout == "nested":
+        steps = nested_parts(source, compute)
+    elif layout == "multifunction":
+        steps = stop_parts(source, compute)
+    else:
+        steps = [denoiser_part(source, compute)]
     parts: list[Part] = []
     if source.encoder is not None:
         parts.append(text_encoder_part(source.encoder, source))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,10 +39,12 @@ class Feature:
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """One .mlpackage. phase: runs once per text, once per prompt, or once per step.
+    """One .mlpackage, or the function of this name in one that several entries have as path.
+
+    phase: runs once per text, once per prompt, or once per step.
 
     side: of the level that it belongs to; it is left out where sampling stops at a smaller one.
-    null: it always runs.
+    null: it always runs. In layout multifunction, the one entry runs at whose side sampling stops.
     weight_bits: of its palettized weights, 16 where none are. activation_bytes: the most that
     values in their declared types occupy at once, weights apart.
     """
@@ -57,6 +60,11 @@ class PackageInfo:
     activation_bytes: int
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
+
+
+def package_bytes(packages: Iterable[PackageInfo]) -> int:
+    """Of all packages together, each counted once however many functions it has."""
+    return sum({p.path: p.bytes for p in packages}.values())
 
 
 @dataclass(frozen=True)

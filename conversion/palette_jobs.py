@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion.execute.blob import WeightFile
+from conversion.execute.blob import WeightFile, unpack
 from conversion.histogram import Halves
 from conversion.kmeans import Palette, palettes_of
 from conversion.weightfile import pack
@@ -61,6 +61,14 @@ class PackedPalettes:
     bits: int
     squared_error: float
     squared_sum: float
+
+    def dense(self, shape: tuple[int, ...]) -> Halves:
+        """The weight that they stand for, in its own shape."""
+        indices = unpack(self.indices, f"uint{self.bits}", int(np.prod(shape))).reshape(shape)
+        first = np.swapaxes(indices, 0, self.axis)
+        rows = first.reshape(len(self.values), -1).astype(np.intp)
+        dense = np.take_along_axis(self.values, rows, axis=1).reshape(first.shape)
+        return np.ascontiguousarray(np.swapaxes(dense, 0, self.axis))
 
 
 def default_processes(elements: int) -> int:

@@ -20,11 +20,12 @@ from conversion.describe import described_again
 from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.linear import quantize_linear
-from conversion.manifest import PackageInfo
+from conversion.manifest import PackageInfo, package_bytes
 from conversion.mlpackage import copy_package, seal_package
 from conversion.palette_jobs import Job, PackedPalettes, run_jobs
 from conversion.plan import PlannedWeight, Setting, uniform_plan
 from conversion.quality import plain_values
+from conversion.recipe import Recipe, recipe_plan
 from conversion.replace import Where, replace_weights
 from conversion.weights import weights_of
 
@@ -88,6 +89,23 @@ def palettize(
     return apply_plan(bundle, out, plan, setting.name, overwrite, say, processes)
 
 
+def palettize_by_recipe(
+    bundle: Bundle,
+    out: Path,
+    recipe: Recipe,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    processes: int | None = None,
+) -> tuple[Bundle, PalettizeReport]:
+    """Write a bundle whose weights have the bits of a recipe, named as the recipe is.
+
+    Raises ConversionError when the bundle is compressed already or the recipe does not fit it.
+    """
+    refuse_compressed(bundle)
+    plan = recipe_plan(bundle, recipe)
+    return apply_plan(bundle, out, plan, recipe.name, overwrite, say, processes)
+
+
 def refuse_compressed(bundle: Bundle) -> None:
     """Raises ConversionError unless all weights of the bundle are fp16."""
     if any(p.weight_bits != 16 for p in bundle.manifest.packages):
@@ -110,14 +128,16 @@ def apply_plan(
     weights: list[WeightReport] = []
     with bundle_folder(out, overwrite) as folder:
         copy_all_but_packages(bundle, folder)
-        palettes = _palettes(bundle, plan, say, processes)
+        palettes = planned_palettes(bundle, plan, say, processes)
         packages: list[PackageInfo] = []
+        bits: dict[str, int] = {}
         for info in bundle.manifest.packages:
             mine = [p for p in plan if p.package == info.name]
-            say(f"{info.name}: writing")
-            weights += _write_package(bundle, info, folder, mine, palettes)
-            bits = [p.setting.bits for p in mine if p.setting]
-            packages.append(described_again(folder, info, min(bits, default=16)))
+            if not (folder / info.path).exists():  # else a function of one that is written already
+                say(f"{info.name}: writing")
+                weights += _write_package(bundle, info, folder, mine, palettes)
+                bits[info.path] = min((p.setting.bits for p in mine if p.setting), default=16)
+            packages.append(described_again(folder, info, bits[info.path]))
         manifest = dataclasses.replace(
             bundle.manifest,
             variant=variant,
@@ -125,15 +145,15 @@ def apply_plan(
             peak_memory=peak_memory(packages),
         )
         finish_bundle(folder, manifest)
-    before = sum(p.bytes for p in bundle.manifest.packages)
-    after = sum(p.bytes for p in packages)
+    before = package_bytes(bundle.manifest.packages)
+    after = package_bytes(packages)
     error = sum(p.squared_error for p in palettes.values())
     total = sum(p.squared_sum for p in palettes.values())
     snr = _snr(total, error) if palettes else None
     return Bundle.open(out), PalettizeReport(variant, tuple(weights), before, after, snr)
 
 
-def _palettes(
+def planned_palettes(
     bundle: Bundle, plan: Sequence[PlannedWeight], say: Say, processes: int | None
 ) -> dict[tuple[str, Where], PackedPalettes]:
     """The palettes of all planned weights, by package and place."""
@@ -163,6 +183,11 @@ def _write_package(
     """Write one package into `folder`; what happened to each of its weights."""
     source, target = bundle.file(info.path), folder / info.path
     linear = [p for p in plan if p.setting and p.setting.form == "linear"]
+    if linear and len(Package.open(source).functions) > 1:
+        raise ConversionError(
+            f"{info.path}: whole numbers need packages of one function; use palettes, or another "
+            "layout."
+        )
     here = {where: found for (package, where), found in palettes.items() if package == info.name}
     if here and linear:
         raise ConversionError(f"{info.name}: palettes and linear weights do not mix.")
@@ -173,7 +198,7 @@ def _write_package(
         replace_weights(source, target, here)
     else:
         copy_package(source, target)
-    seal_package(target, info.name, bundle.manifest.provenance.license)
+    seal_package(target, Path(info.path).stem, bundle.manifest.provenance.license)
     plain = {w.name for w in weights_of(Package.open(target).function())} if linear else set[str]()
     return [_report(p, here, plain) for p in plan]
 

@@ -32,7 +32,7 @@ class Part:
     inputs: an example tensor per input name, in the order of the module's arguments; integers are
     int32. outputs: names in the order of the module's results. side: of the level that it belongs
     to alone, so that it is left out where sampling stops below; None if it belongs to all. compute:
-    what its layers are made for.
+    what its layers are made for. package: of which it is a function; None for one of its own.
     """
 
     name: str
@@ -42,6 +42,12 @@ class Part:
     outputs: tuple[str, ...]
     side: int | None = None
     compute: Compute = "gpu"
+    package: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the package that holds it."""
+        return f"{self.package or self.name}.mlpackage"
 
 
 def image_name(side: int) -> str:

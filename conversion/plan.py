@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from conversion.bundle import Bundle
@@ -76,7 +76,7 @@ def uniform_plan(
     """
     check_target(bundle, setting)
     plan: list[PlannedWeight] = []
-    for info in bundle.manifest.packages:
+    for info in whole_packages(bundle):
         weights, ends = package_weights(bundle, info)
         for weight in weights:
             reason = refusal(weight, setting)
@@ -86,16 +86,26 @@ def uniform_plan(
     return plan
 
 
+def whole_packages(bundle: Bundle) -> list[PackageInfo]:
+    """The entries of a manifest without further functions of a package that was named before."""
+    first = {info.path: info for info in reversed(bundle.manifest.packages)}
+    return [info for info in bundle.manifest.packages if first[info.path] is info]
+
+
 def package_weights(bundle: Bundle, info: PackageInfo) -> tuple[list[Weight], set[str]]:
     """The weights of a package's functions, each stored one once, and the names of its ends."""
     package = Package.open(bundle.file(info.path))
     found: dict[tuple[str, int], Weight] = {}
-    ends: set[str] = set()
+    names, ends = set[str](), set[str]()
     for name in package.functions:
         function = package.function(name)
         ends |= end_convolutions(function)
         for weight in weights_of(function):
-            found.setdefault((weight.stored.file, weight.stored.offset), weight)
+            where = weight.stored.file, weight.stored.offset
+            if where not in found:
+                taken = weight.name in names  # by another weight in another function
+                found[where] = replace(weight, name=f"{name}/{weight.name}") if taken else weight
+                names.add(found[where].name)
     return list(found.values()), ends
 
 

@@ -51,7 +51,7 @@ def replace_weights(source: Path, target: Path, palettes: Mapping[Where, PackedP
 def read_model(source: Path) -> Any:
     """The `Model` message of a package, to be changed."""
     message = model_message()
-    message.ParseFromString((source / "Data" / _model_path(source)).read_bytes())
+    message.ParseFromString((source / "Data" / program_path(source)).read_bytes())
     return message
 
 
@@ -59,7 +59,7 @@ def save_program(
     package: Package, message: Any, target: Path, palettes: Mapping[Where, PackedPalettes]
 ) -> None:
     """Write `message`, made from that of `package`, with the weights that it still refers to."""
-    model = target / "Data" / _model_path(package.path)
+    model = target / "Data" / program_path(package.path)
     (model.parent / WEIGHT_FILE).parent.mkdir(parents=True)
     writer = WeightFileWriter(model.parent / WEIGHT_FILE)
     try:
@@ -75,7 +75,8 @@ def save_program(
     (target / "Manifest.json").write_bytes((package.path / "Manifest.json").read_bytes())
 
 
-def _model_path(package: Path) -> str:
+def program_path(package: Path) -> str:
+    """Of the program of a package, below its Data folder."""
     root = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
     return root["itemInfoEntries"][root["rootModelIdentifier"]]["path"]
 
@@ -98,7 +99,7 @@ class _Moving:
             if palette is not None:
                 self._replace(operation, (stored.fileName, stored.offset), palette, opset)
                 return
-        for value in _stored_values(operation):
+        for value in stored_values(operation):
             blob = value.blobFileValue
             where = (blob.fileName, blob.offset)
             if where not in self._moved:
@@ -169,7 +170,7 @@ def _fill(value: Any, dtype: str, shape: list[int], content: int | bytes) -> Non
         value.blobFileValue.offset = content
 
 
-def _stored_values(operation: Any) -> Iterator[Any]:
+def stored_values(operation: Any) -> Iterator[Any]:
     """The values of an operation that lie in a weight file."""
     values = list(operation.attributes.values())
     values += [b.value for i in operation.inputs.values() for b in i.arguments]

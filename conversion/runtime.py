@@ -90,7 +90,7 @@ class BundleRuntime:
         return jump_to
 
     def _check_stop(self, first_level: int) -> None:
-        if first_level and self.bundle.manifest.levels[first_level].features is None:
+        if first_level and self.bundle.manifest.layout == "monolith":
             raise BundleError(
                 f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
                 f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."

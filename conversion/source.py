@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,8 @@ from torch import nn
 from conversion.errors import ConversionError
 from mdm_apple.atomic_folder import has_file
 from mdm_apple.checkpoint import load_model_config, load_tokenizer, with_encoder_hash
-from mdm_apple.config import ModelConfig
-from mdm_apple.hub import ENCODER_FOLDER, TOKENIZER_FILE
+from mdm_apple.config import ModelConfig, T5Config
+from mdm_apple.hub import ENCODER_FOLDER, TOKENIZER_FILE, encoder_shapes
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open import open_network
@@ -22,6 +23,7 @@ from mdm_apple.torch.text import load_frozen_encoder, load_trained_encoder
 from mdm_apple.torch.unet import UNet
 
 TextEncoderChoice = Literal["auto", "yes", "no"]
+SMALL_ENCODER_MB = 250  # flan-t5-base takes 219, flan-t5-xl 2447
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
     """What a model folder holds, averaged weights where there are any. Raises MdmError.
 
     Args:
-        text_encoder: "auto" takes one that was trained with the model, "yes" also a frozen one that
-            was fetched beside it, and refuses a folder with neither.
+        text_encoder: "auto" takes one that was trained with the model, or a small one that was
+            fetched beside it; "yes" also a large one, and refuses a folder with neither.
     """
     config = with_encoder_hash(folder, load_model_config(folder))
     net = open_network(folder)
@@ -51,7 +53,8 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
             config, net, load_trained_encoder(folder, text.encoder), _tokenizer(folder)
         )
     fetched = folder / ENCODER_FOLDER
-    if text_encoder == "auto":
+    small = encoder_megabytes(text.encoder) <= SMALL_ENCODER_MB
+    if text_encoder == "auto" and not (small and fetched.is_dir()):
         return ModelSource(config, net, None, _tokenizer(folder))
     if not fetched.is_dir():
         raise ConversionError(
@@ -63,6 +66,11 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
         fetched / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
     )
     return ModelSource(config, net, encoder, tokenizer.model)
+
+
+def encoder_megabytes(config: T5Config) -> float:
+    """What an encoder takes in fp16, in millions of bytes."""
+    return 2 * sum(math.prod(shape) for shape in encoder_shapes(config).values()) / 1e6
 
 
 def random_source(

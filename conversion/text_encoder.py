@@ -1,8 +1,11 @@
 """The T5 encoder as a package: token ids and mask to text features.
 
-Everything is fp16 on the device. The norm here divides by the largest value before squaring,
-because squares of values beyond 255 exceed fp16. What remains: the last product of a feed-forward
-of the largest encoders exceeds it as well; `verify` reports the largest value of every package.
+Everything is fp16 on the device, which ends at 65504. Large encoders exceed that in the last
+product of a feed-forward and in the residual sum. So the sum is kept times SHRINK: embeddings and
+what is added to them are multiplied with that power of two, which rounds nothing, and every norm
+takes it out again. A norm divides by the largest value before it squares, because squares of values
+beyond 255 exceed fp16. Weights stay those of the model; relative positions are one constant for all
+blocks.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversion.parts import MASKED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS, Part
-from conversion.source import ModelSource
+from conversion.source import ModelSource, encoder_megabytes
 from mdm_apple.text import relative_buckets
 from mdm_apple.torch.t5 import AttentionLayer, Block, FeedForwardLayer, RMSNorm, T5Encoder
+
+SHRINK = 2.0**-5  # of the residual sum: it may reach two million
+SMALLEST = 1e-4  # of a row's largest value; far below any real row, and no subnormal fp16 number
 
 
 def text_encoder_part(encoder: T5Encoder, source: ModelSource) -> Part:
@@ -48,7 +55,7 @@ class TextEncoderNetwork(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (1, L) int32, mask (1, L) -> features (1, L, D), zero where the mask is."""
         bias = self.position_bias + (1 - mask)[:, None, None, :] * MASKED
-        x = self.encoder.shared(ids)
+        x = self.encoder.shared(ids) * SHRINK
         for block in self.encoder.encoder.block:
             attention, feed_forward = cast(Block, block).layer
             x = x + _attention(cast(AttentionLayer, attention), x, bias)
@@ -63,15 +70,45 @@ def _attention(layer: AttentionLayer, x: Tensor, bias: Tensor) -> Tensor:
         project(h).unflatten(-1, (attention.heads, -1)).transpose(1, 2) for project in attention.qkv
     )
     weights = torch.softmax(q @ k.transpose(-1, -2) + bias, dim=-1)
-    return attention.o((weights @ v).transpose(1, 2).flatten(2))
+    return attention.o((weights @ v).transpose(1, 2).flatten(2) * SHRINK)
 
 
 def _feed_forward(layer: FeedForwardLayer, x: Tensor) -> Tensor:
-    return layer.DenseReluDense(_rms_norm(layer.layer_norm, x))
+    """SHRINK enters before the product of both halves, which is where values grow."""
+    dense, h = layer.DenseReluDense, _rms_norm(layer.layer_norm, x)
+    if dense.gated:
+        hidden = F.gelu(dense.wi_0(h), approximate="tanh") * (dense.wi_1(h) * SHRINK)
+    else:
+        hidden = F.relu(dense.wi(h)) * SHRINK
+    return dense.wo(hidden)
 
 
 def _rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
-    # 1e-3 is far below any real row and keeps an all-zero one finite in fp16
-    scaled = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-3)
+    scaled = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST)
     mean_square = scaled.square().mean(dim=-1, keepdim=True)
     return scaled * torch.rsqrt(mean_square + norm.eps) * norm.weight
+
+
+def missing_text(source: ModelSource) -> str | None:
+    """What a bundle of this source lacks to take prompts, how large it is, and both remedies.
+
+    None where nothing is missing.
+    """
+    text = source.config.text
+    if text is None or (source.encoder is not None and source.tokenizer is not None):
+        return None
+    features = "give the app features of its prompts, made by `mdm embed`"
+    if source.encoder is not None:
+        return (
+            "The bundle has a text encoder but no tokenizer, because its model has none: convert a "
+            f"model folder, or {features}."
+        )
+    size = ""
+    if text.encoder is not None:
+        full = encoder_megabytes(text.encoder)
+        size = f", {full:.0f} MB in fp16 and {full / 4:.0f} MB at 4 bits"
+    name = text.source or "the one it was trained with"
+    return (
+        f"The bundle has no text encoder ({name}{size}): convert again with --text-encoder yes, "
+        f"or {features}."
+    )

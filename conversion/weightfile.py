@@ -60,3 +60,8 @@ def pack(indices: Bytes, bits: int) -> Bytes:
         words |= columns[:, k].astype(np.uint32) << np.uint32(k * bits)
     packed = words.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :word_bytes].reshape(-1)
     return packed[: (indices.size * bits + 7) // 8]
+
+
+def record_bytes(data: int) -> int:
+    """What a record of so many bytes of data takes in the file."""
+    return ALIGNMENT + data + -data % ALIGNMENT

@@ -24,10 +24,11 @@ Examples:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
 @click.option(
     "--layout",
-    type=click.Choice(["nested", "monolith"]),
+    type=click.Choice(["nested", "monolith", "multifunction"]),
     default="monolith",
     show_default=True,
-    help="One package for all levels, or one for each way down or up through a level.",
+    help="One package for all levels; one for each way down or up through a level; or one with a "
+    "function per side to stop at.",
 )
 @click.option(
     "--compute",
@@ -46,7 +47,7 @@ Examples:
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
-    help="auto: one that was trained with the model. yes: a large frozen one too.",
+    help="auto: one that was trained with the model, or a small one. yes: a large one too.",
 )
 @click.option(
     "--max-package-mb",
@@ -71,6 +72,7 @@ def command(**options: Any) -> None:
     require_installed("coremltools")
     from conversion.convert import ConvertOptions, convert
     from conversion.source import load_source, random_source
+    from conversion.text_encoder import missing_text
     from mdm_apple.presets import preset
 
     encoder = options["text_encoder"]
@@ -85,13 +87,9 @@ def command(**options: Any) -> None:
     compute = options["compute"] or ("ane" if layout == "nested" else "gpu")
     settings = ConvertOptions(layout, options["target"], compute, options["max_package_mb"])
     bundle = convert(source, options["out"], settings, options["overwrite"], output.say)
-    text = bundle.manifest.text
-    if text and (text.encoder is None or text.tokenizer is None):
-        output.say(
-            "The bundle turns no prompts into features by itself: it has no "
-            f"{'tokenizer' if text.encoder else 'text encoder'}. Give it features of `mdm embed`, "
-            "or convert a model folder with --text-encoder yes."
-        )
+    missing = missing_text(source)
+    if missing is not None:
+        output.say(missing)
     packages = {p.path: p.bytes for p in bundle.manifest.packages}
     lines = [f"{name}  {size / 1e6:.1f} MB" for name, size in packages.items()]
     output.result(
