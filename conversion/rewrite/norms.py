@@ -63,9 +63,10 @@ class GroupNorm(nn.Module):
 
 
 def _largest(x: Tensor) -> Tensor:
-    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, at least SMALLEST."""
+    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, and never zero."""
     highest, lowest = x.amax((2, 3), keepdim=True), x.amin((2, 3), keepdim=True)
-    return torch.maximum(highest, -lowest).clamp(min=SMALLEST)
+    # a clamp would become one with an infinite upper bound
+    return torch.maximum(highest, -lowest) + SMALLEST
 
 
 def standardised(x: Tensor) -> Tensor:
