@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
 from conversion.errors import BundleError
-from conversion.execute import Package, Precision, Program, Watch
+from conversion.execute import Package, Precision, Watch
 from conversion.manifest import LevelInfo
 from conversion.parts import POOLED, TOKEN_IDS, Phase
 
 Values = dict[str, NDArray[Any]]
 
 
+class Runnable(Protocol):
+    """A loaded package: arrays by name to arrays by name, float32 where they are numbers."""
+
+    def __call__(
+        self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None
+    ) -> Values: ...
+
+
+Load = Callable[[Path], Runnable]  # from the path of a package
+
+
 class Chain:
     """Runs the packages of one phase at a time; each is loaded when it is first needed."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+        """load: makes something runnable of a package; the executor's by default."""
         self.bundle = bundle
-        self.precision: Precision = precision
-        self._programs: dict[str, Program] = {}
+        self._load = load or (lambda path: Package.open(path).load(precision=precision))
+        self._programs: dict[str, Runnable] = {}
 
     def run(
         self,
@@ -47,19 +60,18 @@ class Chain:
                 known |= self._program(package.name)(inputs, watch)
         return known
 
-    def _program(self, name: str) -> Program:
+    def _program(self, name: str) -> Runnable:
         if name not in self._programs:
-            package = Package.open(self.bundle.file(self.bundle.package(name).path))
-            self._programs[name] = package.load(precision=self.precision)
+            self._programs[name] = self._load(self.bundle.file(self.bundle.package(name).path))
         return self._programs[name]
 
 
 class Denoiser:
     """The network of a bundle for one picture at a time."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
         self.bundle = bundle
-        self.chain = Chain(bundle, precision)
+        self.chain = Chain(bundle, precision, load)
         self._tables = bundle.tables()
 
     def condition(
