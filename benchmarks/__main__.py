@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from benchmarks.blas import lend_blas
+from benchmarks.execute import execute, opening
 from benchmarks.harness import Pair, machine
 from benchmarks.mlx_networks import mlx_forward, mlx_narrow, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
@@ -27,14 +28,28 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "mlx-forward": mlx_forward,
     "mlx-narrow": mlx_narrow,
     "mlx-training": mlx_training,
+    "execute": execute("fp32"),
+    "execute-fp16": execute("fp16"),
+    "execute-open": opening,
     "palettize4": palettes(4),
     "palettize6": palettes(6),
     "palettize8": palettes(8),
     "palettize4-student": palettes(4, "student"),
     "palettize6-student": palettes(6, "student"),
     "palettize8-student": palettes(8, "student"),
+    "palettize4-trained": palettes(4, "trained"),
+    "palettize6-trained": palettes(6, "trained"),
+    "palettize8-trained": palettes(8, "trained"),
 }
-ALONE = ("mlx-forward", "mlx-narrow", "mlx-training")  # need the mlx extra: run when they are named
+# run when they are named: they need the mlx extra, or make a package of 0.9 GB first
+ALONE = (
+    "mlx-forward",
+    "mlx-narrow",
+    "mlx-training",
+    "execute",
+    "execute-fp16",
+    "execute-open",
+)
 
 
 @click.command()
@@ -42,7 +57,7 @@ ALONE = ("mlx-forward", "mlx-narrow", "mlx-training")  # need the mlx extra: run
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
 def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
-    """Measure the given suites, by default all but those of MLX."""
+    """Measure the given suites, by default all but those of MLX and of the executor."""
     lend_blas()
     pairs: list[Pair] = []
     chosen = suites or tuple(name for name in SUITES if name not in ALONE)

@@ -1,6 +1,7 @@
 """Our palettes beside coremltools' own: time, and squared error against the exact optimum.
 
-10.6 million numbers, the weights of two 768 -> 768 3x3 convolutions, 16 channels to a palette.
+10.6 million numbers, the weights of two 768 -> 768 3x3 convolutions, or the largest convolutions of
+the embedded emoji model; 16 channels to a palette.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from benchmarks.harness import Pair, in_turn
 from conversion.coreml import quiet_coremltools
 from conversion.palette_jobs import Job, PackedPalettes, run_jobs
 from conversion.weightfile import WeightFileWriter
+from mdm_apple.embedded import EMOJI
+from mdm_apple.tensorfile import read_tensors
 
 SHAPE, CONVOLUTIONS, GROUP, WORKERS = (768, 768, 3, 3), 2, 16, 2
 SAMPLE = 2  # groups of which the exact optimum is computed; seconds each at 8 bits
+TRAINED = 12  # convolutions taken from the emoji model
 
 Halves = NDArray[np.float16]
 
@@ -31,8 +35,8 @@ def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Pair]:
     """The suite for one width. The note gives the excess over the optimum, ours and its."""
 
     def measure(repetitions: int) -> Pair:
-        convolutions = [_numbers(kind, seed) for seed in range(CONVOLUTIONS)]
-        rows = [g for w in convolutions for g in np.split(w, SHAPE[0] // GROUP)]
+        convolutions = _trained() if kind == "trained" else _random(kind)
+        rows = [g for w in convolutions for g in np.split(w, len(w) // GROUP)]
         with tempfile.TemporaryDirectory() as folder:
             jobs = _jobs(Path(folder), convolutions, bits)
             with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
@@ -49,9 +53,11 @@ def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Pair]:
                     )
 
                 times = in_turn(run_ours, run_theirs, repetitions)
-        optimum = sum(exact_error(g, bits) for g in rows[:SAMPLE])
-        own = sum(_error(g, *_own_palette(ours[0], k)) for k, g in enumerate(rows[:SAMPLE]))
-        their = sum(_error(g, *theirs[k]) for k, g in enumerate(rows[:SAMPLE]))
+        sample = range(SAMPLE)  # groups of the first convolution
+        shape = convolutions[0].shape
+        optimum = sum(exact_error(rows[k], bits) for k in sample)
+        own = sum(_error(rows[k], *_own_palette(ours[0], k, shape)) for k in sample)
+        their = sum(_error(rows[k], *theirs[k]) for k in sample)
         excess = [100 * (error / optimum - 1) for error in (own, their)]
         note = f"over the optimum: {excess[0]:.3f} %, its {excess[1]:.3f} %"
         name = f"palettes, {bits} bits, {kind}"
@@ -70,10 +76,21 @@ def exact_error(group: Halves, bits: int) -> float:
     return float(counts @ np.square(values.astype(float) - centroids))
 
 
-def _numbers(kind: str, seed: int) -> Halves:
-    random = np.random.RandomState(seed)
-    draw = random.standard_normal(SHAPE) if kind == "gauss" else random.standard_t(3, SHAPE)
-    return (0.02 * draw).astype(np.float16)
+def _random(kind: str) -> list[Halves]:
+    out: list[Halves] = []
+    for seed in range(CONVOLUTIONS):
+        random = np.random.RandomState(seed)
+        draw = random.standard_normal(SHAPE) if kind == "gauss" else random.standard_t(3, SHAPE)
+        out.append((0.02 * draw).astype(np.float16))
+    return out
+
+
+def _trained() -> list[Halves]:
+    """The largest convolutions of the embedded model that divide into groups."""
+    tensors = read_tensors(EMOJI / "model.safetensors")
+    fitting = [t for t in tensors.values() if t.ndim == 4 and t.shape[0] % GROUP == 0]
+    fitting.sort(key=lambda t: -t.size)
+    return [np.array(t, np.float16) for t in fitting[:TRAINED]]
 
 
 def _jobs(folder: Path, convolutions: list[Halves], bits: int) -> list[Job]:
@@ -81,7 +98,10 @@ def _jobs(folder: Path, convolutions: list[Halves], bits: int) -> list[Job]:
     writer = WeightFileWriter(file)
     offsets = [writer.add(w, "fp16", w.size) for w in convolutions]
     writer.close()
-    return [Job(file, offset, SHAPE, 0, GROUP, bits) for offset in offsets]
+    return [
+        Job(file, offset, w.shape, 0, GROUP, bits)
+        for w, offset in zip(convolutions, offsets, strict=True)
+    ]
 
 
 def _stock() -> Callable[..., Any]:
@@ -90,11 +110,13 @@ def _stock() -> Callable[..., Any]:
     return passes.palettize_weights._get_lut_and_indices
 
 
-def _own_palette(packed: PackedPalettes, k: int) -> tuple[Halves, NDArray[Any]]:
+def _own_palette(
+    packed: PackedPalettes, k: int, shape: tuple[int, ...]
+) -> tuple[Halves, NDArray[Any]]:
     from conversion.execute.blob import unpack
 
-    count = int(np.prod(SHAPE))
-    indices = unpack(packed.indices, f"uint{packed.bits}", count).reshape(SHAPE[0] // GROUP, -1)
+    count = int(np.prod(shape))
+    indices = unpack(packed.indices, f"uint{packed.bits}", count).reshape(shape[0] // GROUP, -1)
     return packed.values[k], indices[k]
 
 

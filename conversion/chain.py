@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
 from conversion.errors import BundleError
-from conversion.execute import Package, Precision, Program, Watch
+from conversion.execute import Package, Precision, Watch
 from conversion.manifest import LevelInfo
 from conversion.parts import POOLED, TOKEN_IDS, Phase
 
@@ -26,13 +27,31 @@ class Jump:
     weight: float | None = None
 
 
+class Runnable(Protocol):
+    """A loaded package: arrays by name to arrays by name, float32 where they are numbers."""
+
+    def __call__(
+        self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None
+    ) -> Values: ...
+
+
+# from the path of a package, and the function of it where it has several
+Load = Callable[[Path, str | None], Runnable]
+
+
+def executor(precision: Precision) -> Load:
+    """Loads packages to be run without Core ML."""
+    return lambda path, function: Package.open(path).load(function, precision=precision)
+
+
 class Chain:
     """Runs the packages of one phase at a time; each is loaded when it is first needed."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+        """load: makes something runnable of a package; the executor's by default."""
         self.bundle = bundle
-        self.precision: Precision = precision
-        self._programs: dict[str, Program] = {}
+        self._load = load or executor(precision)
+        self._programs: dict[str, Runnable] = {}
 
     def run(
         self,
@@ -63,20 +82,21 @@ class Chain:
             return side == (self.bundle.sides[0] if largest is None else largest)
         return largest is None or side <= largest
 
-    def _program(self, name: str) -> Program:
+    def _program(self, name: str) -> Runnable:
         if name not in self._programs:
-            package = Package.open(self.bundle.file(self.bundle.package(name).path))
-            function = name if name in package.functions else None
-            self._programs[name] = package.load(function, precision=self.precision)
+            info, packages = self.bundle.package(name), self.bundle.manifest.packages
+            several = [package.path for package in packages].count(info.path) > 1
+            function = name if several else None
+            self._programs[name] = self._load(self.bundle.file(info.path), function)
         return self._programs[name]
 
 
 class Denoiser:
     """The network of a bundle for one picture at a time."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
         self.bundle = bundle
-        self.chain = Chain(bundle, precision)
+        self.chain = Chain(bundle, precision, load)
         self._tables = bundle.tables()
 
     def condition(

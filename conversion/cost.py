@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from conversion.execute import TensorType
 from conversion.execute.graph import Function, Operation
-from conversion.execute.liveness import last_uses, names_read
+from conversion.execute.liveness import last_uses
 from conversion.manifest import PackageInfo, PeakMemory, Phase, package_bytes
 
 PHASES: tuple[Phase, ...] = ("text", "prompt", "step")
@@ -20,19 +20,41 @@ PHASES: tuple[Phase, ...] = ("text", "prompt", "step")
 
 @dataclass(frozen=True)
 class Chip:
-    """fp16 operations and bytes of main memory per second, as published. source: where."""
+    """Operations of the Neural Engine and bytes of main memory per second, as Apple announced them.
+
+    sources: pages that quote the announcement, for both numbers. assumption: what is not in them.
+    """
 
     name: str
     operations: float
     bandwidth: float
-    source: str
+    sources: tuple[str, ...]
+    assumption: str
 
 
-# Apple publishes int8 TOPS since the A17 Pro and M4 (fp16 is taken as half), fp16 before.
+# Only chips of which both numbers were found; Apple publishes no bandwidth of a phone's memory.
 CHIPS = (
-    Chip("M1", 11e12, 68e9, "Apple press release, November 2020"),
-    Chip("M2", 15.8e12, 100e9, "Apple press release, June 2022"),
-    Chip("M4", 19e12, 120e9, "Apple press release, May 2024; half of 38 TOPS"),
+    Chip(
+        "M2",
+        15.8e12,
+        100e9,
+        (
+            "https://www.geeky-gadgets.com/apple-m2-10-core-gpu-07-06-2022/",
+            "https://www.macrumors.com/2022/06/06/apple-announces-m2-chip-with-support-for-up-to-"
+            "24gb-memory/",
+        ),
+        "the operations are those of fp16",
+    ),
+    Chip(
+        "M4",
+        19e12,
+        120e9,
+        (
+            "https://www.businesswire.com/news/home/20240507452955/en/",
+            "https://www.engadget.com/apples-m4-chip-arrives-with-a-big-focus-on-ai-142448428.html",
+        ),
+        "the 38 trillion operations are those of int8, and fp16 runs at half of that",
+    ),
 )
 
 
@@ -48,7 +70,7 @@ class Cost:
     weight_bytes: int
 
     def seconds(self, chip: Chip) -> float:
-        """Estimate: the slower of arithmetic and memory at their published rates."""
+        """Estimate, a lower bound: the slower of arithmetic and memory at their announced rates."""
         return max(self.flops / chip.operations, self.traffic / chip.bandwidth)
 
 
@@ -75,7 +97,7 @@ def cost_of(function: Function) -> Cost:
         if operation.is_constant:
             continue
         flops += _flops(operation, kinds)
-        read = sum(kinds[n].bytes for n in names_read(operation) if n not in constant)
+        read = sum(kinds[n].bytes for n in operation.reads if n not in constant)
         traffic += read + sum(kind.bytes for _, kind in operation.outputs)
     weights = sum(stored_bytes(o) for o in function.operations if o.is_constant)
     return Cost(flops, traffic + weights, weights)
@@ -128,9 +150,10 @@ def cut_points(function: Function, lowest: float = 0.35, highest: float = 0.65) 
     for index, operation in enumerate(function.operations):
         if operation.is_constant:
             continue
-        used = names_read(operation)
-        before += sum(size[n] for n in used & constant - seen)
-        seen |= used & constant
+        used = operation.reads
+        stored = used & constant
+        before += sum(size[n] for n in stored - seen)
+        seen |= stored
         live |= {name for name, _ in operation.outputs}
         live = {n for n in live if last.get(n, len(function.operations)) > index}
         share = before / total

@@ -35,9 +35,10 @@ class LevelSize:
 class PackageCensus:
     """operations: how often each kind occurs, constants left out.
 
-    plain_weights, compressed_weights: how many there are. findings: of the lint, by rule, and
-    whether the package is meant for the Neural Engine at all. flops, traffic, weight_bytes: see
-    cost.Cost. estimated_ms: by chip, an estimate. cuts: where it could be halved.
+    plain_weights, compressed_weights: how many there are. findings: of the lint, by rule; errors:
+    those that keep operations off the Neural Engine, for which a package may not be meant.
+    flops, traffic, weight_bytes: see cost.Cost. estimated_ms: by chip, an estimate. cuts: where it
+    could be halved.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PackageCensus:
     compressed_weights: int
     for_neural_engine: bool
     findings: dict[str, int]
+    errors: int
     first_errors: tuple[Finding, ...]
     flops: int
     traffic: int
@@ -133,6 +135,7 @@ def _census(bundle: Bundle, name: str) -> PackageCensus:
         compressed_weights=compressed,
         for_neural_engine=info.compute == "cpuAndNeuralEngine",
         findings=count_by_rule(findings),
+        errors=sum(f.severity == "error" for f in findings),
         first_errors=tuple(f for f in findings if f.severity == "error")[:SHOWN],
         flops=cost.flops,
         traffic=cost.traffic,

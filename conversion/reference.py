@@ -132,25 +132,24 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
         mask = None if text is None else torch.from_numpy(text.mask)
         conditioning = net.condition(features, mask)
 
-        def denoise(x_t: list[torch.Tensor], time: int) -> list[torch.Tensor]:
-            tembs = [t.expand(prompts, -1) for t in net.embed(torch.full((1,), time))]
+        def predict(x_t: list[torch.Tensor], time: int, target: int | None) -> list[torch.Tensor]:
+            tembs = [t.expand(prompts, -1) for t in embed_probe(source, time, target)]
             out = net.denoise(x_t, tembs, conditioning)
             return [limit_output(o, config.diffusion, len(sides), ops) for o in out]
 
-        def jump(x_t: list[torch.Tensor], time: int, target: int) -> list[torch.Tensor]:
-            distilled = config.distilled
-            weight = (
-                torch.tensor([distilled.guidance[0]]) if distilled and distilled.guidance else None
-            )
-            tembs = net.embed(torch.tensor([time]), None, torch.tensor([target]), weight)
-            out = net.denoise(x_t, [t.expand(prompts, -1) for t in tembs], conditioning)
-            return [limit_output(o, config.diffusion, len(sides), ops) for o in out]
-
         if config.distilled is not None:
-            steps = sample_student(jump, draw(), schedule, config.diffusion, grid)
+            steps = sample_student(predict, draw(), schedule, config.diffusion, grid)
         else:
-            diffusion = config.diffusion
-            steps = sample(denoise, draw(), draw, schedule, diffusion, sampler, scales, ops)
+            steps = sample(
+                lambda x_t, time: predict(x_t, time, None),
+                draw(),
+                draw,
+                schedule,
+                config.diffusion,
+                sampler,
+                scales,
+                ops,
+            )
         probes: list[Probe] = []
         last: list[torch.Tensor] = []
         for step in steps:
@@ -160,6 +159,15 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
                 probes.append(Probe(step.t, _arrays(step.x_t), _arrays(step.prediction), target))
     signal = [image_scale(config.diffusion, scales, i) for i in range(len(sides))]
     return Walk(probes, [a * np.float32(q) for a, q in zip(_arrays(last), signal, strict=True)])
+
+
+def embed_probe(source: ModelSource, time: int, target: int | None) -> list[torch.Tensor]:
+    """Embedding (1, D) per level of a table index less one; a student's has its least weight."""
+    distilled = source.config.distilled
+    if distilled is None or target is None:
+        return source.net.embed(torch.full((1,), time))
+    weight = torch.tensor([distilled.guidance[0]]) if distilled.guidance else None
+    return source.net.embed(torch.tensor([time]), None, torch.tensor([target]), weight)
 
 
 def _arrays(tensors: Sequence[torch.Tensor]) -> list[Floats]:

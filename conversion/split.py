@@ -13,7 +13,6 @@ from conversion.cost import cut_points
 from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.graph import Function, Operation
-from conversion.execute.liveness import names_read
 from conversion.replace import read_model, save_program
 
 _FLOAT16 = 65552  # Core ML's name for it in descriptions of features
@@ -60,7 +59,7 @@ def _passing(
     function: Function, early: tuple[Operation, ...], late: tuple[Operation, ...]
 ) -> list[str]:
     """Names of computed values that cross the cut, in the order in which they are made."""
-    read = {name for operation in late for name in names_read(operation)}
+    read = {name for operation in late for name in operation.reads}
     made = [n for o in early if not o.is_constant for n, _ in o.outputs]
     return [name for name in made if name in read]
 
@@ -77,7 +76,7 @@ def _keep(
     function = package.function()
     types = dict(function.inputs) | {n: k for o in function.operations for n, k in o.outputs}
     computed = [o for o in half if not o.is_constant]
-    wanted = _with_constants(function, {n for o in computed for n in names_read(o)})
+    wanted = _with_constants(function, {n for o in computed for n in o.reads})
     stored = {n for o in function.operations if o.is_constant for n, _ in o.outputs} & wanted
     made = {n for o in computed for n, _ in o.outputs}
     inputs = [n for n in function.inputs if n in wanted] + ([] if is_first else passing)
@@ -115,7 +114,7 @@ def _with_constants(function: Function, names: set[str]) -> set[str]:
     pending, out = list(names), set(names)
     while pending:
         maker = makers.get(pending.pop())
-        fresh = names_read(maker) - out if maker else set[str]()
+        fresh = maker.reads - out if maker else frozenset[str]()
         out |= fresh
         pending += fresh
     return out

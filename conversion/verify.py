@@ -1,7 +1,8 @@
 """Proof of a bundle: its packages, executed, against the torch network they came from.
 
 Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
-a row per level and noise level, holding the worst of the prompts.
+a row per level and noise level, holding the worst of the prompts; as a ladder, with the rungs of
+`conversion.rungs` as well.
 """
 
 from __future__ import annotations
@@ -16,13 +17,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
-from conversion.chain import Denoiser, Jump
+from conversion.chain import Denoiser, Jump, Load
 from conversion.errors import BundleError
 from conversion.execute import Precision, Watch
 from conversion.golden import read_golden
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
-from conversion.quality import Closeness, closeness, picture_psnr, plain_values
-from conversion.reference import PROMPTS, SEED, TextInputs, Walk, text_inputs, walk, walk_grid
+from conversion.quality import plain_values
+from conversion.reference import (
+    PROMPTS,
+    SEED,
+    TextInputs,
+    Walk,
+    text_inputs,
+    walk,
+    walk_grid,
+)
+from conversion.rungs import (
+    FLOOR_PICTURES,
+    Answers,
+    Floats,
+    Row,
+    Rung,
+    bundle_predict,
+    floor_of,
+    guided_pictures,
+    is_fp16,
+    network_predict,
+    picture_rows,
+    recorded_answers,
+    rewritten_rung,
+    worst_rows,
+)
 from conversion.source import ModelSource, load_source
 from mdm_apple.config import ModelConfig
 from mdm_apple.loss import image_scale
@@ -31,17 +56,7 @@ from mdm_apple.ops import NumpyOps
 from mdm_apple.sampling import SamplerConfig, sample, sample_student
 from mdm_apple.schedule import build_schedule
 
-FLOOR_FP16 = 60.0  # dB; what trained fp16 packages keep in fp16-storage execution
-
-
-@dataclass(frozen=True)
-class Row:
-    """The worst of the prompts at one level and table index t."""
-
-    side: int
-    t: int
-    psnr: float
-    snr: float
+Runtime = Literal["reference", "coreml"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +74,15 @@ class RangeRow:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """floor is None where only finite numbers are demanded: compressed weights, no floor given.
+    """floor: what every row must reach. compute_units: of Core ML, None on the reference runtime.
 
-    picture_psnr: per level, at the end of a short trajectory run by the bundle alone.
+    picture_psnr: per level, at the end of a short trajectory run by the bundle alone. rungs:
+    further comparisons, each with floors of its own.
     """
 
     reference: Literal["model", "golden"]
-    runtime: Literal["reference"]
+    runtime: Runtime
+    compute_units: str | None
     precision: Precision
     variant: str
     text: str | None
@@ -74,6 +91,7 @@ class VerifyReport:
     rows: tuple[Row, ...]
     picture_psnr: dict[int, float]
     ranges: tuple[RangeRow, ...]
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -83,12 +101,34 @@ class VerifyReport:
     def passed(self) -> bool:
         finite = all(r.first_nonfinite is None for r in self.ranges)
         finite &= all(value > -math.inf for value in (self.worst, *self.picture_psnr.values()))
-        return finite and (self.floor is None or self.worst >= self.floor)
+        reached = self.floor is None or self.worst >= self.floor
+        return finite and reached and all(rung.passed for rung in self.rungs)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinities as text, since JSON has none."""
         data = asdict(self) | {"passed": self.passed, "worst_psnr": self.worst}
+        data["rungs"] = [rung.as_json() for rung in self.rungs]
         return plain_values(data)
+
+
+@dataclass(frozen=True)
+class How:
+    """What a verification does.
+
+    prompts: how many, up to 8; a golden record has its own. floor: PSNR in dB that every row must
+    reach, by default one that depends on the bits of the weights. ladder: the rungs beside the
+    comparison of packages with the network. fp16: the bundle from which this one was compressed.
+    load: runs packages by something else than the executor, on some of Core ML's compute units.
+    """
+
+    precision: Precision = "fp16"
+    prompts: int = len(PROMPTS)
+    floor: float | None = None
+    ladder: bool = False
+    fp16: Bundle | None = None
+    load: Load | None = None
+    compute_units: str | None = None
+    say: Callable[[str], None] = lambda _: None
 
 
 def verify(
@@ -100,25 +140,21 @@ def verify(
     floor: float | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> VerifyReport:
-    """Compare a bundle with its model folder, or with its own golden record.
+    """`climb` without the ladder."""
+    return climb(bundle, model, How(precision, prompts, floor, say=say))
 
-    Args:
-        prompts: how many, up to 8; the golden record has its own.
-        floor: PSNR in dB that every row must reach; None: 60 for fp16 weights, else nothing.
+
+def climb(bundle: Bundle, model: Path | None, how: How) -> VerifyReport:
+    """Compare a bundle with its model folder, or with its own golden record.
 
     Raises BundleError when the folder is not the model of the bundle, or the bundle's tables are
     not those of its schedule.
     """
-    if model is None:
-        config = bundle.config()
-        golden = bundle.manifest.golden
-        text, record = read_golden(bundle.file(golden.path), golden, config.sides)
-    else:
-        source = load_source(model, _encoder_choice(bundle))
-        return verify_source(
-            bundle, source, precision=precision, prompts=prompts, floor=floor, say=say
-        )
-    return _compare(bundle, config, text, record, "golden", precision, floor, say)
+    if model is not None:
+        return _against_source(bundle, load_source(model, _encoder_choice(bundle)), how)
+    config, golden = bundle.config(), bundle.manifest.golden
+    text, record = read_golden(bundle.file(golden.path), golden, config.sides)
+    return _compare(bundle, config, None, text, record, how)
 
 
 def verify_source(
@@ -131,63 +167,134 @@ def verify_source(
     say: Callable[[str], None] = lambda _: None,
 ) -> VerifyReport:
     """`verify` against a network in memory."""
+    return _against_source(bundle, source, How(precision, prompts, floor, say=say))
+
+
+def _against_source(bundle: Bundle, source: ModelSource, how: How) -> VerifyReport:
     if source.config != bundle.config():
         raise BundleError(
             f"{bundle.path}: was made from a model of another configuration; give its own folder."
         )
-    chosen = PROMPTS[: max(1, min(prompts, len(PROMPTS)))]
-    say("running the torch network")
+    chosen = PROMPTS[: max(1, min(how.prompts, len(PROMPTS)))]
+    how.say("running the torch network")
     text = text_inputs(source, chosen)
-    record = walk(source, text, len(chosen))
-    return _compare(bundle, source.config, text, record, "model", precision, floor, say)
+    return _compare(bundle, source.config, source, text, walk(source, text, len(chosen)), how)
 
 
 def _compare(
     bundle: Bundle,
     config: ModelConfig,
+    source: ModelSource | None,
     text: TextInputs | None,
     record: Walk,
-    reference: Literal["model", "golden"],
-    precision: Precision,
-    floor: float | None,
-    say: Callable[[str], None],
+    how: How,
 ) -> VerifyReport:
-    if floor is None and all(p.weight_bits == 16 for p in bundle.manifest.packages):
-        floor = FLOOR_FP16
+    floor = floor_of(bundle) if how.floor is None else how.floor
     _check_tables(bundle, config)
-    denoiser = Denoiser(bundle, precision)
-    prompts = len(record.pictures[0])
+    if how.fp16 is not None and (how.fp16.config() != config or not is_fp16(how.fp16)):
+        raise BundleError(f"{how.fp16.path}: is not the fp16 bundle of the same model.")
+    denoiser = Denoiser(bundle, how.precision, how.load)
     watches: dict[str, Watch] = {}
-    worst: dict[tuple[int, int], Closeness] = {}
-    for p in range(prompts):
-        say(f"prompt {p + 1} of {prompts}")
-        conditioning = denoiser.condition(_text_of(bundle, text, p), watches)
-        for probe in record.probes:
-            x_t = [x[p : p + 1] for x in probe.x_t]
-            jump = None if probe.target is None else Jump(probe.target)
-            out = denoiser.predict(x_t, probe.t - 1, conditioning, watches, jump=jump)
-            for side, wanted, got in zip(bundle.sides, probe.prediction, out, strict=True):
-                found = closeness(wanted[p : p + 1], got)
-                before = worst.get((side, probe.t))
-                if before is None or found.psnr < before.psnr:
-                    worst[side, probe.t] = found
-    say("a short trajectory")
+    answers = _answers(denoiser, text, record, watches, how.say)
+    rungs: list[Rung] = []
+    if how.ladder and source is not None:
+        if any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages):
+            how.say("the rewritten network")
+            rungs.append(rewritten_rung(source, text, record))
+        if config.distilled is None:  # a student is not guided; its own jumps are compared below
+            rungs.append(_guided_rung(denoiser, source, text, how))
+    if how.fp16 is not None:
+        rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
+    how.say("a short trajectory")
     final = _trajectory(denoiser, bundle, config, _text_of(bundle, text, 0))
-    pictures = {
-        side: picture_psnr(wanted[:1], got)
-        for side, wanted, got in zip(bundle.sides, record.pictures, final, strict=True)
-    }
     return VerifyReport(
-        reference=reference,
-        runtime="reference",
-        precision=precision,
+        reference="golden" if source is None else "model",
+        runtime="reference" if how.load is None else "coreml",
+        compute_units=how.compute_units,
+        precision=how.precision,
         variant=bundle.manifest.variant,
         text=None if text is None else text.source,
-        prompts=prompts,
+        prompts=len(answers),
         floor=floor,
-        rows=tuple(Row(side, t, c.psnr, c.snr) for (side, t), c in sorted(worst.items())),
-        picture_psnr=pictures,
+        rows=tuple(worst_rows(bundle.sides, record, recorded_answers(record), answers)),
+        picture_psnr=picture_rows(bundle.sides, [p[:1] for p in record.pictures], final),
         ranges=tuple(_range_row(name, watch) for name, watch in watches.items()),
+        rungs=tuple(rungs),
+    )
+
+
+def _answers(
+    denoiser: Denoiser,
+    text: TextInputs | None,
+    record: Walk,
+    watches: dict[str, Watch],
+    say: Callable[[str], None],
+) -> Answers:
+    """What a bundle predicts for the noisy images of a record."""
+    out: Answers = []
+    prompts = len(record.pictures[0])
+    for p in range(prompts):
+        say(f"prompt {p + 1} of {prompts}")
+        conditioning = denoiser.condition(_text_of(denoiser.bundle, text, p), watches)
+        out.append(
+            [
+                denoiser.predict(
+                    [x[p : p + 1] for x in probe.x_t],
+                    probe.t - 1,
+                    conditioning,
+                    watches,
+                    jump=None if probe.target is None else Jump(probe.target),
+                )
+                for probe in record.probes
+            ]
+        )
+    return out
+
+
+def _guided_rung(
+    denoiser: Denoiser, source: ModelSource, text: TextInputs | None, how: How
+) -> Rung:
+    """Pictures with guidance: the first prompt, guided away from the second, which is empty."""
+    how.say("a guided trajectory")
+    both = None if text is None else text_inputs(source, PROMPTS[:2])
+    wanted = guided_pictures(
+        source.config, *(network_predict(source, source.net, both, p) for p in range(2))
+    )
+    got = _guided(denoiser, source.config, both)
+    floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
+    pictures = picture_rows(source.config.sides, wanted, got)
+    return Rung("guided pictures", "network", None, (), floor, pictures)
+
+
+def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
+    given, null = (
+        bundle_predict(denoiser, denoiser.condition(_text_of(denoiser.bundle, both, p)))
+        for p in range(2)
+    )
+    return guided_pictures(config, given, null)
+
+
+def _compressed_rung(
+    denoiser: Denoiser,
+    fp16: Bundle,
+    text: TextInputs | None,
+    record: Walk,
+    answers: Answers,
+    how: How,
+) -> Rung:
+    """The compressed packages against those of fp16, and the guided pictures of both."""
+    bundle = denoiser.bundle
+    how.say("the fp16 packages")
+    plain = Denoiser(fp16, how.precision, how.load)
+    wanted = _answers(plain, text, record, {}, how.say)
+    rows = worst_rows(bundle.sides, record, wanted, answers)
+    pictures: dict[int, float] = {}
+    config = bundle.config()
+    if config.distilled is None and (text is None or len(text.mask) > 1):
+        both = [_guided(d, config, text) for d in (plain, denoiser)]
+        pictures = picture_rows(bundle.sides, *both)
+    return Rung(
+        bundle.manifest.variant, "fp16 packages", floor_of(bundle), tuple(rows), None, pictures
     )
 
 

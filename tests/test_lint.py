@@ -140,6 +140,13 @@ def test_cost_counts_multiplications(tmp_path: Path) -> None:
     assert all(cost.seconds(chip) > 0 for chip in CHIPS)
 
 
+def test_numbers_of_chips_have_sources_and_say_what_is_assumed() -> None:
+    for chip in CHIPS:
+        assert chip.assumption
+        assert chip.sources
+        assert all(source.startswith("https://") for source in chip.sources)
+
+
 def test_cut_is_where_least_crosses(tmp_path: Path) -> None:
     def body(b: Any, x: Any) -> Any:
         h = b.conv(x=x, weight=half(64, 64, 3, 3), pad_type="same", name="first")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from small import around, plain
 from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
@@ -25,6 +27,7 @@ from conversion.quality import closeness, picture_psnr
 from conversion.runtime import open_bundle_runtime
 from conversion.source import ModelSource, random_source
 from conversion.verify import verify, verify_source
+from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.config import ModelConfig, TextConfig
 from mdm_apple.generate import Prompt, finish, generate
 from mdm_apple.sampling import SamplerConfig
@@ -55,6 +58,25 @@ def test_packages_for_the_neural_engine_break_no_rule(nested: Bundle) -> None:
         assert package.first_errors == ()
         assert "linear" not in package.operations
         assert "matmul" not in package.operations
+
+
+def test_inspection_puts_the_layers_of_training_beside(nested: Bundle, tiny_bundle: Bundle) -> None:
+    done = CliRunner().invoke(
+        inspect_command, [str(nested.path), "--beside", str(tiny_bundle.path), "--json"]
+    )
+    assert done.exit_code == 0
+    data = json.loads(done.stdout)
+    assert sum(p["errors"] for p in data["packages"] if p["for_neural_engine"]) == 0
+    (whole,) = (p for p in data["beside"]["packages"] if p["name"] == "denoiser")
+    assert whole["errors"] >= whole["findings"]["linear"] > 10
+    done = CliRunner().invoke(
+        inspect_command, [str(nested.path), "--beside", str(tiny_bundle.path)]
+    )
+    assert "denoiser: only in tiny.bundle" in done.stdout
+    assert "core_8: only in nested.bundle" in done.stdout
+    rows = done.stdout.split("conditioning\n")[1].splitlines()
+    assert rows[0].split()[0] == "operations"
+    assert len(rows[0].split()) == 3
 
 
 def test_chain_predicts_what_torch_does_at_every_level(

@@ -153,6 +153,34 @@ def test_statistics_of_a_large_image_survive_half_precision() -> None:
     assert closeness(wanted.detach().numpy(), got.detach().numpy()).psnr > 55
 
 
+@pytest.mark.parametrize("size", [1e-4, 0.03, 1.0, 300.0, 20_000.0])
+def test_norm_survives_half_precision_whatever_the_size_of_its_numbers(size: float) -> None:
+    """Squares of more than 255 are infinite in fp16, those of less than 2e-4 are zero."""
+    generator = torch.Generator().manual_seed(0)
+    x = (size * torch.randn(1, 64, 16, 16, generator=generator)).clamp(-60_000, 60_000).half()
+    assert size < 255 or torch.isinf(x.square()).any()
+    norm = nn.GroupNorm(8, 64).eval()
+    wanted, got = norm(x.float()).detach(), GroupNorm(norm).half()(x).float().detach()
+    assert closeness(wanted.numpy(), got.numpy()).psnr > 60
+
+
+def test_norm_of_a_constant_is_its_bias() -> None:
+    norm = nn.GroupNorm(4, 8).eval()
+    nn.init.normal_(norm.bias)
+    got = GroupNorm(norm).half()(torch.full((1, 8, 4, 4), 700.0).half())
+    assert torch.equal(got, norm.bias.half()[None, :, None, None].expand_as(got))
+
+
+def test_one_outlier_does_not_drown_the_others_of_its_group() -> None:
+    x = torch.randn(1, 32, 32, 32, generator=torch.Generator().manual_seed(1))
+    x[0, 0, 0, 0] = 3000.0
+    norm = nn.GroupNorm(1, 32).eval()
+    wanted, got = norm(x).detach(), GroupNorm(norm).half()(x.half()).float().detach()
+    rest = torch.ones_like(x, dtype=torch.bool)
+    rest[0, 0, 0, 0] = False
+    assert closeness(wanted[rest].numpy(), got[rest].numpy()).snr > 40
+
+
 def test_standard_deviation_is_that_of_training() -> None:
     x = torch.randn(1, 3, 32, 32) * 2 + 0.3
     wanted = x / x.flatten(1).std(dim=1)[:, None, None, None]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from conversion.bundle import MANIFEST, Bundle, finish_bundle
+from conversion.device_runtime import received, typed
 from conversion.errors import BundleError
+from conversion.execute import Package, Program, TensorType, Watch
 from conversion.palettize import PalettizeReport
 from conversion.quality import closeness, picture_psnr
+from conversion.reference import PROMPTS, text_inputs, walk
+from conversion.rungs import FLOOR_FP16, FLOOR_REWRITE, FLOORS, rewritten_rung
 from conversion.source import ModelSource
-from conversion.verify import FLOOR_FP16, RangeRow, verify, verify_source
+from conversion.verify import How, RangeRow, climb, verify, verify_source
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.cli.verify_command import command as verify_command
+from mdm_apple.errors import MdmError
 from mdm_apple.shapes import parameter_count
 from mdm_apple.tensorfile import read_tensors, write_tensors
 
@@ -61,12 +69,12 @@ def test_golden_record_is_what_the_model_says(
         assert one.psnr == pytest.approx(other.psnr, abs=0.1)
 
 
-def test_compressed_bundle_is_reported_without_a_floor_and_fails_one(
+def test_compressed_bundle_has_the_floor_of_its_bits_and_fails_a_higher_one(
     tiny_palettized: tuple[Bundle, PalettizeReport],
 ) -> None:
     bundle, _ = tiny_palettized
     report = verify(bundle, precision="fp32")
-    assert report.floor is None
+    assert report.floor == FLOORS[4]
     assert report.passed
     assert 10 < report.worst < 40
     assert not verify(bundle, floor=FLOOR_FP16).passed
@@ -99,7 +107,7 @@ def test_non_finite_prediction_for_any_prompt_fails_without_a_floor(
         tensors["x_t_16"][2, 1] = 1e9  # the second prompt, at the last noise level
 
     report = verify(rewritten(tiny_palettized[0], tmp_path, "golden.safetensors", overflow))
-    assert report.floor is None
+    report = dataclasses.replace(report, floor=None)
     assert report.worst == -math.inf
     assert not report.passed
     assert not dataclasses.replace(report, ranges=()).passed  # by the rows alone
@@ -135,6 +143,98 @@ def test_model_of_another_configuration_is_refused(
     config = dataclasses.replace(tiny_source.config, mixed_training=True)
     with pytest.raises(BundleError, match="another configuration"):
         verify_source(tiny_bundle, dataclasses.replace(tiny_source, config=config))
+
+
+def test_ladder_climbs_from_the_network_to_a_compressed_bundle(
+    tiny_bundle: Bundle,
+    tiny_palettized: tuple[Bundle, PalettizeReport],
+    model_folder: Path,
+) -> None:
+    how = How("fp32", 1, ladder=True, fp16=tiny_bundle)
+    report = climb(tiny_palettized[0], model_folder, how)
+    pictures, compressed = report.rungs  # its layers are those of training: none is rewritten
+    assert (pictures.candidate, pictures.reference) == ("guided pictures", "network")
+    assert pictures.picture_floor is None
+    assert (compressed.candidate, compressed.reference) == ("palettized-4", "fp16 packages")
+    assert compressed.floor == FLOORS[4]
+    # the fp16 packages are nearly the network, so both see the same error
+    for row, other in zip(report.rows, compressed.rows, strict=True):
+        assert row.psnr == pytest.approx(other.psnr, abs=0.3)
+    assert report.passed
+    worse = dataclasses.replace(compressed, floor=60.0)
+    assert not dataclasses.replace(report, rungs=(pictures, worse)).passed
+
+
+def test_fp16_bundle_of_the_ladder_has_a_floor_for_pictures(
+    tiny_bundle: Bundle, model_folder: Path
+) -> None:
+    report = climb(tiny_bundle, model_folder, How(prompts=1, ladder=True))
+    (pictures,) = report.rungs
+    assert pictures.passed
+    assert min(pictures.picture_psnr.values()) >= (pictures.picture_floor or 0) >= 40
+    bad = dataclasses.replace(pictures, picture_psnr={16: 39.0})
+    assert not bad.passed
+    assert not dataclasses.replace(pictures, picture_psnr={16: math.nan}, picture_floor=None).passed
+
+
+def test_rewritten_network_has_a_rung_and_one_of_other_weights_fails_it(
+    tiny_source: ModelSource,
+) -> None:
+    text = text_inputs(tiny_source, PROMPTS[:2])
+    record = walk(tiny_source, text, 2)
+    rung = rewritten_rung(tiny_source, text, record)
+    assert rung.floor == FLOOR_REWRITE
+    assert len(rung.rows) == 6
+    assert rung.passed
+    other = dataclasses.replace(tiny_source, net=copy.deepcopy(tiny_source.net))
+    with torch.no_grad():
+        other.net.conv_in.weight[0, 0, 1, 1] += 0.5
+    assert not rewritten_rung(other, text, record).passed
+
+
+def test_a_bundle_of_other_weights_is_no_fp16_reference(
+    tiny_palettized: tuple[Bundle, PalettizeReport],
+) -> None:
+    bundle = tiny_palettized[0]
+    with pytest.raises(BundleError, match="is not the fp16 bundle of the same model"):
+        climb(bundle, None, How("fp32", fp16=bundle))
+
+
+def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
+    """The seam of Core ML: here with the executor behind it."""
+    opened: list[str] = []
+
+    def load(path: Path, function: str | None) -> Program:
+        opened.append(path.name)
+        return Package.open(path).load(function, precision="fp16")
+
+    report = climb(tiny_bundle, None, How(load=load, compute_units="cpuOnly"))
+    assert (report.runtime, report.compute_units) == ("coreml", "cpuOnly")
+    assert sorted(opened) == sorted(p.path for p in tiny_bundle.manifest.packages)
+    assert [r.psnr for r in report.rows] == [r.psnr for r in verify(tiny_bundle).rows]
+
+
+def test_arrays_go_to_core_ml_and_come_back_in_declared_types() -> None:
+    half, whole = TensorType("fp16", (2,)), TensorType("int32", (2,))
+    assert typed(np.array([1.0, 2.0]), half).dtype == np.float16
+    assert typed(np.array([1, 2]), whole).dtype == np.int32
+    watch = Watch()
+    found = {"a": np.array([1, -3], np.float16), "b": np.array([7, 8], np.int32)}
+    out = received(found, {"a": half, "b": whole}, watch)
+    assert out["a"].dtype == np.float32
+    assert out["b"].dtype == np.int32
+    assert [(r.name, r.largest) for r in watch.ranges] == [("a", 3.0)]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has Core ML")
+def test_core_ml_is_refused_elsewhere_in_one_sentence(tiny_bundle: Bundle) -> None:
+    done = CliRunner().invoke(verify_command, [str(tiny_bundle.path), "--runtime", "coreml"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, MdmError)
+    assert str(done.exception).startswith("runtime: coreml runs on macOS only")
+    units = ["--compute-units", "cpuOnly"]
+    done = CliRunner().invoke(verify_command, [str(tiny_bundle.path), *units])
+    assert "add --runtime coreml" in str(done.exception)
 
 
 def test_command_exits_with_one_below_the_floor(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -63,6 +63,18 @@ class Binding:
         ]
         return any(t.untyped_storage().data_ptr() == memory for t in used)
 
+    def shapes(self, values: Mapping[str, Tensor]) -> Hashable:
+        """All that the shapes of the results depend on."""
+        return (
+            self.function,
+            tuple((k, _shape(v) if isinstance(v, Tensor) else v) for k, v in self.fixed.items()),
+            tuple((k, _shape(values[name])) for k, name in self.single),
+            tuple(
+                (k, tuple(_shape(p if isinstance(p, Tensor) else values[p.name]) for p in parts))
+                for k, parts in self.several
+            ),
+        )
+
     def to_meta(self) -> Binding:
         """The same with constant tensors reduced to their shapes."""
         fixed = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in self.fixed.items()}
@@ -71,6 +83,10 @@ class Binding:
             for k, parts in self.several
         )
         return Binding(self.function, fixed, self.single, several)
+
+
+def _shape(value: Tensor) -> Hashable:
+    return tuple(value.shape), value.dtype
 
 
 def bind(operation: Operation, function: Callable[..., Any], constants: Constants) -> Binding:

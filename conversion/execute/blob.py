@@ -7,6 +7,7 @@ Types narrower than a byte are packed from the least significant bit upwards, wi
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conversion.execute.errors import ExecutionError
+from conversion.execute.packed import Packed, unpack_bits
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +26,6 @@ RECORD = struct.Struct("<IIQQQ")
 SENTINEL = 0xDEADBEEF
 VERSION = 2
 ALIGNMENT = 64
-_UNPACK_CHUNK = 1 << 20  # values; a multiple of 8, so that each chunk starts on a whole byte
 
 CODES = {
     1: "fp16",
@@ -107,6 +108,13 @@ class WeightFile:
 
         Raises ExecutionError where record or data lie outside the file or contradict the request.
         """
+        return unpack(self._stored(offset, dtype, count), dtype, count)
+
+    def read_packed(self, offset: int, dtype: str, shape: tuple[int, ...]) -> Packed:
+        """Numbers of an unsigned type of up to 8 bits, left as they are. Raises as `read` does."""
+        return Packed(self._stored(offset, dtype, math.prod(shape)), BITS[dtype], shape)
+
+    def _stored(self, offset: int, dtype: str, count: int) -> npt.NDArray[np.uint8]:
         start, stored = self._record(offset, dtype)
         expected = packed_size(dtype, count)
         if stored != expected:
@@ -114,7 +122,7 @@ class WeightFile:
                 f"{self.name}: the record at {offset} holds {stored} bytes, but {count} values of "
                 f"type {dtype} need {expected}; the package is damaged."
             )
-        return unpack(np.frombuffer(self._bytes, np.uint8, stored, start), dtype, count)
+        return np.frombuffer(self._bytes, np.uint8, stored, start)
 
     def record(self, offset: int) -> tuple[int, bytes, int]:
         """Type code, stored bytes and unused bits of the record at `offset`, to be copied as it is.
@@ -162,21 +170,8 @@ def unpack(data: npt.NDArray[np.uint8], dtype: str, count: int) -> Array:
     """Packed bytes as `count` numbers: a view for whole-byte types, else one (u)int8 per value."""
     if dtype in _NUMPY:
         return data.view(_NUMPY[dtype])
-    bits, signed = BITS[dtype], dtype.startswith("int")
-    out = np.empty(packed_size("uint8", count), np.uint8)
-    for start in range(0, count, _UNPACK_CHUNK):
-        stop = min(start + _UNPACK_CHUNK, count)
-        chunk = data[start * bits // 8 : packed_size(dtype, stop)]
-        out[start:stop] = _unpack_chunk(chunk, bits)[: stop - start]
-    if signed:  # move the sign bit to the top and shift back arithmetically
+    bits = BITS[dtype]
+    out = unpack_bits(data, bits, count)
+    if dtype.startswith("int"):  # move the sign bit to the top and shift back arithmetically
         return (out << (8 - bits)).view(np.int8) >> (8 - bits)
     return out
-
-
-def _unpack_chunk(data: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        return ((data[:, None] >> shifts) & (2**bits - 1)).reshape(-1)
-    singles = np.unpackbits(data, bitorder="little")
-    values = singles[: singles.size // bits * bits].reshape(-1, bits)
-    return np.packbits(values, axis=1, bitorder="little").reshape(-1)

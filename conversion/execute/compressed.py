@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from conversion.execute.blob import Array, unpack
+from conversion.execute.blob import Array
 from conversion.execute.errors import ExecutionError
 from conversion.execute.graph import Operation, TensorType
+from conversion.execute.packed import Packed, look_up_packed
 
-Value = Array | str
+Value = Array | Packed | str
 Values = Mapping[str, Value]
 
 
@@ -25,7 +27,7 @@ def decode(operation: Operation, inputs: Values) -> list[Value]:
     if operation.kind == "const":
         outputs = [inputs["val"]] if "val" in inputs else []
     else:
-        decoder = _DECODERS.get(operation.kind)
+        decoder = DECODERS.get(operation.kind)
         if decoder is None:
             raise ExecutionError(f"{operation.label}: unknown compressed form; update mdm-apple.")
         try:
@@ -48,9 +50,9 @@ def decode(operation: Operation, inputs: Values) -> list[Value]:
 def _check_vectors(operation: Operation, inputs: Values) -> None:
     """A palette of long vectors multiplies the size of its indices: allowed as far as declared."""
     indices, lut = inputs.get("indices", inputs.get("indices_mask")), inputs.get("lut")
-    if indices is None or lut is None or _array(lut).ndim < 2:
+    if indices is None or isinstance(indices, str) or lut is None or _array(lut).ndim < 2:
         return
-    size = _array(indices).size * _array(lut).shape[-1]
+    size = int(np.prod(indices.shape)) * _array(lut).shape[-1]
     _need(size == operation.outputs[0][1].count, "a result of the declared size")
 
 
@@ -61,20 +63,26 @@ def _first_line(error: Exception) -> str:
 def _fits(value: Value, kind: TensorType) -> bool:
     if isinstance(value, str):
         return kind.dtype == "string"
+    if isinstance(value, Packed):
+        return value.shape == kind.shape and not kind.is_float
     return value.shape == kind.shape and (value.dtype.kind == "f") == kind.is_float
 
 
 def lut_to_dense(inputs: Values) -> tuple[Array]:
     """Palette lookup: iOS 16 (packed indices and `shape`) or iOS 18 (a palette per group)."""
-    indices, lut = _array(inputs["indices"]), _array(inputs["lut"])
+    indices, lut = inputs["indices"], _array(inputs["lut"])
     if "shape" in inputs:
         shape = _shape(inputs["shape"])
         bits = lut.size.bit_length() - 1
         _need(lut.shape == (2**bits,) and bits in (1, 2, 4, 6, 8), "a palette of 2 to 256 values")
-        flat = unpack(_packed(indices, bits, shape), f"uint{bits}", int(np.prod(shape)))
-        return (_table(lut)[flat].reshape(shape),)
+        indices = Packed(_bytes(indices, bits, shape), bits, shape)
+        lut = lut.reshape(*[1] * len(shape), -1, 1)
+    if isinstance(indices, Packed) and lut.dtype.kind == "f":
+        found = look_up_packed(indices, lut)
+        if found is not None:
+            return (found,)
     axis = int(_array(inputs["vector_axis"])) if "vector_axis" in inputs else None
-    return (look_up(indices, lut, axis),)
+    return (look_up(_array(indices), lut, axis),)
 
 
 def look_up(indices: Array, lut: Array, vector_axis: int | None) -> Array:
@@ -144,8 +152,7 @@ def sparse_to_dense(inputs: Values) -> tuple[Array]:
     mask = _array(inputs["mask"])
     if "shape" in inputs:
         shape = _shape(inputs["shape"])
-        count = int(np.prod(shape))
-        mask = unpack(_packed(mask, 1, shape), "uint1", count).reshape(shape)
+        mask = Packed(_bytes(inputs["mask"], 1, shape), 1, shape).unpack()
     return (_spread(_array(inputs["nonzero_data"]), mask),)
 
 
@@ -170,7 +177,7 @@ def cast_constant(inputs: Values) -> tuple[Array]:
     return (_wide(inputs["source_val"]),)
 
 
-_DECODERS: dict[str, Callable[[Values], tuple[Array, ...]]] = {
+DECODERS: dict[str, Callable[[Values], tuple[Array, ...]]] = {
     "constexpr_lut_to_dense": lut_to_dense,
     "constexpr_affine_dequantize": affine_dequantize,
     "constexpr_blockwise_shift_scale": blockwise_shift_scale,
@@ -184,7 +191,7 @@ _DECODERS: dict[str, Callable[[Values], tuple[Array, ...]]] = {
 def _array(value: Value) -> Array:
     if isinstance(value, str):
         raise TypeError("expected numbers, got text")
-    return value
+    return value.unpack() if isinstance(value, Packed) else value
 
 
 def _wide(value: Value) -> Array:
@@ -200,10 +207,12 @@ def _shape(value: Value) -> tuple[int, ...]:
     return tuple(int(n) for n in _array(value).reshape(-1))
 
 
-def _packed(data: Array, bits: int, shape: tuple[int, ...]) -> Array:
+def _bytes(value: Value, bits: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Stored as plain bytes: indices of `bits` each, for a weight of this shape."""
+    data = value.data if isinstance(value, Packed) else _array(value).view(np.uint8)
     need = (int(np.prod(shape, dtype=object)) * bits + 7) // 8
     _need(data.size == need, f"{need} packed bytes for {shape}")
-    return data.view(np.uint8)
+    return data
 
 
 def _spread(values: Array, mask: Array) -> Array:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 from torch import Tensor
 
 from conversion.execute.blob import WeightFile
 from conversion.execute.compressed import Value, decode
 from conversion.execute.errors import ExecutionError
 from conversion.execute.graph import BlobReference, Function, Literal, Operation
-from conversion.execute.liveness import last_uses, names_read
+from conversion.execute.liveness import last_uses
+from conversion.execute.packed import Packed
 from conversion.execute.values import round_to_fp16, to_tensor
+
+INDICES = ("uint1", "uint2", "uint3", "uint4", "uint6", "uint8")  # left packed for a palette
 
 OpenFile = Callable[[str], WeightFile]
 
@@ -24,7 +28,7 @@ def load_constants(function: Function, open_file: OpenFile, fp16: bool) -> dict[
 
     Raises ExecutionError for weights that are damaged or contradict their declaration.
     """
-    wanted = {n for o in function.operations if not o.is_constant for n in names_read(o)}
+    wanted = {n for o in function.operations if not o.is_constant for n in o.reads}
     wanted.update(function.outputs)
     last = last_uses(function)
     parts: dict[str, Value] = {}
@@ -35,20 +39,23 @@ def load_constants(function: Function, open_file: OpenFile, fp16: bool) -> dict[
         inputs = {k: _part(v, parts, open_file, operation) for k, v in operation.inputs.items()}
         for (name, kind), value in zip(operation.outputs, decode(operation, inputs), strict=True):
             if name in wanted:
-                out[name] = _finish(value, fp16 and kind.dtype == "fp16")
+                inexact = fp16 and kind.dtype == "fp16" and not _is_stored(operation, inputs)
+                out[name] = _finish(value, inexact)
             if last.get(name, index) > index:
                 parts[name] = value
-        for name in names_read(operation):
+        for name in operation.reads:
             if last.get(name) == index:
                 parts.pop(name, None)
     return out
 
 
 def literal_value(literal: Literal, open_file: OpenFile) -> Value:
-    """The text or the array of a literal, in its stored type. Raises ExecutionError."""
+    """The text or the numbers of a literal, in their stored type. Raises ExecutionError."""
     if not isinstance(literal.value, BlobReference):
         return literal.value
     kind, blob = literal.type, literal.value
+    if kind.dtype in INDICES:
+        return open_file(blob.file).read_packed(blob.offset, kind.dtype, kind.shape)
     return open_file(blob.file).read(blob.offset, kind.dtype, kind.count).reshape(kind.shape)
 
 
@@ -66,8 +73,15 @@ def _part(
     return parts[binding]
 
 
+def _is_stored(operation: Operation, inputs: Mapping[str, Value]) -> bool:
+    """Whether all numbers of a constant lie in the package as fp16 numbers, and no product does."""
+    parameter = {"const": "val", "constexpr_lut_to_dense": "lut"}.get(operation.kind, "")
+    stored = inputs.get(parameter)
+    return isinstance(stored, np.ndarray) and stored.dtype == np.float16
+
+
 def _finish(value: Value, rounded: bool) -> Tensor | str:
     if isinstance(value, str):
         return value
-    tensor = to_tensor(value)
+    tensor = to_tensor(value.unpack() if isinstance(value, Packed) else value)
     return round_to_fp16(tensor, owned=False) if rounded else tensor

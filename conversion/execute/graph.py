@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,11 @@ class Operation:
     def label(self) -> str:
         return f"{self.kind} {self.name!r}"
 
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names of the values that it reads."""
+        return frozenset(b for parts in self.inputs.values() for b in parts if isinstance(b, str))
+
     @property
     def is_constant(self) -> bool:
         return self.kind == "const" or self.kind.startswith("constexpr_")
@@ -117,8 +123,9 @@ def read_function(name: str, message: Any) -> Function:
     inputs = {i.name: _tensor_type(i.type, f"input {i.name!r}") for i in message.inputs}
     known = set(inputs)
     operations: list[Operation] = []
+    types: dict[bytes, TensorType] = {}
     for op in block.operations:
-        operation = _read_operation(op)
+        operation = _read_operation(op, types)
         _check_names(operation, known)
         operations.append(operation)
     for output in block.outputs:
@@ -142,7 +149,8 @@ def _check_names(operation: Operation, known: set[str]) -> None:
         known.add(output)
 
 
-def _read_operation(op: Any) -> Operation:
+def _read_operation(op: Any, types: dict[bytes, TensorType]) -> Operation:
+    """types: those read before, by their bytes; a program has thousands, and few different ones."""
     if not str(op.type).isidentifier():
         raise ExecutionError(
             f"an operation is called {str(op.type)[:40]!r}; the package is damaged."
@@ -158,8 +166,13 @@ def _read_operation(op: Any) -> Operation:
     }
     for key, argument in op.inputs.items():
         inputs[key] = tuple(_binding(b, label) for b in argument.arguments)
-    outputs = tuple((o.name, _tensor_type(o.type, label)) for o in op.outputs)
-    return Operation(op.type, name, inputs, outputs)
+    outputs: list[tuple[str, TensorType]] = []
+    for output in op.outputs:
+        stored = output.type.SerializeToString(deterministic=True)
+        if stored not in types:
+            types[stored] = _tensor_type(output.type, label)
+        outputs.append((output.name, types[stored]))
+    return Operation(op.type, name, inputs, tuple(outputs))
 
 
 def _op_name(value: Any) -> str:

@@ -5,13 +5,8 @@ from __future__ import annotations
 import os
 
 from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import Function, Operation
+from conversion.execute.graph import Function
 from conversion.execute.opset import VIEWS
-
-
-def names_read(operation: Operation) -> set[str]:
-    """Names of the values that an operation reads."""
-    return {b for bindings in operation.inputs.values() for b in bindings if isinstance(b, str)}
 
 
 def last_uses(function: Function) -> dict[str, int]:
@@ -21,9 +16,12 @@ def last_uses(function: Function) -> dict[str, int]:
     """
     last: dict[str, int] = {}
     for index, operation in enumerate(function.operations):
-        for name in names_read(operation) | {name for name, _ in operation.outputs}:
+        for name in operation.reads:
             last[name] = index
-    return {name: index for name, index in last.items() if name not in function.outputs}
+        for name, _ in operation.outputs:
+            last[name] = index
+    stay = set(function.outputs)
+    return {name: index for name, index in last.items() if name not in stay}
 
 
 def peak_bytes(function: Function) -> int:

@@ -7,7 +7,7 @@ A call walks the bound steps and drops each value after its last use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,7 @@ from conversion.execute.blob import BITS, Array
 from conversion.execute.constants import OpenFile, load_constants
 from conversion.execute.errors import ExecutionError
 from conversion.execute.graph import Function, Operation, TensorType
-from conversion.execute.liveness import check_memory, last_uses, names_read, peak_bytes
+from conversion.execute.liveness import check_memory, last_uses, peak_bytes
 from conversion.execute.opset import EXACT, OPERATIONS
 from conversion.execute.values import round_to_fp16, tensor_kind, to_array, to_tensor
 from conversion.execute.watch import Watch
@@ -103,11 +103,18 @@ class Program:
         return values
 
     def _dry_run(self) -> None:
-        """Run on torch's meta device: shapes without numbers, compared with the declared ones."""
+        """Run on torch's meta device: shapes without numbers, compared with the declared ones.
+
+        What runs again on other numbers of the same shapes, as heads of attention do, runs once.
+        """
+        done: dict[Hashable, tuple[Tensor, ...]] = {}
         with torch.inference_mode(), torch.device("meta"):
             values = {n: torch.empty(k.shape, dtype=tensor_kind(k)) for n, k in self.inputs.items()}
             for step in self._steps:
-                results = _execute(step.operation, step.binding.to_meta(), values)
+                shapes = step.binding.shapes(values)
+                if shapes not in done:
+                    done[shapes] = _execute(step.operation, step.binding.to_meta(), values)
+                results = done[shapes]
                 _compare_shapes(step.operation, results)
                 names = [name for name, _ in step.operation.outputs]
                 values.update(zip(names, results, strict=True))
@@ -146,7 +153,7 @@ def _plan(
         binding = bind(operation, OPERATIONS[operation.kind], constants)
         inexact = fp16 and operation.kind not in EXACT
         rounded = tuple(inexact and kind.dtype == "fp16" for _, kind in operation.outputs)
-        present = names_read(operation) | {name for name, _ in operation.outputs}
+        present = operation.reads | {name for name, _ in operation.outputs}
         dropped = tuple(n for n in present if last.get(n) == index and n not in constants)
         steps.append(Step(operation, binding, rounded, dropped))
     return tuple(steps)

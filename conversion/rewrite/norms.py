@@ -1,7 +1,8 @@
 """GroupNorm with four axes, whose sums stay small whatever the size of the image.
 
 At 1024 px a group has two million numbers; a running fp16 sum over them ends in infinity. Here a
-mean is a mean of means, each over at most LONGEST numbers.
+mean is a mean of means, each over at most LONGEST numbers. A square of more than 255 is infinite in
+fp16 too, so each group is scaled to at most LARGEST before it is squared.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 LONGEST = 64  # numbers averaged at once
+LARGEST = 16.0  # of a group's numbers when they are squared: LONGEST squares then add up in fp16
+SMALLEST = 1e-3  # of a group's largest number; below it, eps decides
 
 
 def mean_per_group(x: Tensor, groups: int) -> Tensor:
@@ -44,17 +47,26 @@ class GroupNorm(nn.Module):
         """x (B, C, H, W); film (B, 2 C, 1, 1): scale less one, then shift -> (B, C, H, W)."""
         batch, channels, height, width = x.shape
         centred = x.reshape(batch, self.groups, -1, width) - mean_per_group(x, self.groups)
+        scale_down = LARGEST / _largest(centred)  # (B, groups, 1, 1), as is all that follows
+        scaled = centred * scale_down
         variance = mean_per_group(
-            (centred * centred).reshape(batch, channels, height, width), self.groups
+            (scaled * scaled).reshape(batch, channels, height, width), self.groups
         )
-        inverse = torch.rsqrt(variance + self.eps)  # (B, groups, 1, 1)
+        inverse = torch.rsqrt(variance + (self.eps**0.5 * scale_down).square())
         gain = self.weight.reshape(1, self.groups, -1, 1) * inverse
         gain = gain.reshape(batch, channels, 1, 1)
         bias = self.bias.reshape(1, channels, 1, 1)
         if film is not None:
             scale, shift = film.chunk(2, dim=1)
             gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
-        return centred.reshape(batch, channels, height, width) * gain + bias
+        return scaled.reshape(batch, channels, height, width) * gain + bias
+
+
+def _largest(x: Tensor) -> Tensor:
+    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, and never zero."""
+    highest, lowest = x.amax((2, 3), keepdim=True), x.amin((2, 3), keepdim=True)
+    # a clamp would become one with an infinite upper bound
+    return torch.maximum(highest, -lowest) + SMALLEST
 
 
 def standardised(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   mdm inspect --preset mdm1024
-  mdm inspect emoji.bundle --json
+  mdm inspect emoji.bundle --beside emoji-gpu.bundle
 """
 )
 @click.argument("path", type=FOLDER, required=False, metavar="[DIR|BUNDLE]")
 @preset_option
+@click.option(
+    "--beside",
+    type=FOLDER,
+    metavar="BUNDLE",
+    help="Another bundle, package by package: the model with other layers, say.",
+)
 @output_options
 def command(**options: Any) -> None:
     """Parameters, sizes and operations of a model or a bundle."""
@@ -31,6 +38,8 @@ def command(**options: Any) -> None:
     path: Path | None = options["path"]
     if (path is None) == (options["preset_name"] is None):
         raise MdmError("give either a model folder, a bundle, or --preset.")
+    if options["beside"] is not None and path is None:
+        raise MdmError("beside: compares two bundles; give the first one as well.")
     require("torch")
     from conversion.bundle import Bundle, is_bundle
     from conversion.inspect import inspect_bundle, inspect_config
@@ -39,12 +48,16 @@ def command(**options: Any) -> None:
 
     if path is None:
         found = inspect_config(options["preset_name"], preset(options["preset_name"]))
-    elif is_bundle(path):
+    elif is_bundle(path) or options["beside"] is not None:
         require("jsonschema")
         found = inspect_bundle(Bundle.open(path))
     else:
         found = inspect_config(path.name, load_model_config(path), path)
-    output.result(found.as_json(), _text(found))
+    data, text = found.as_json(), _text(found)
+    if options["beside"] is not None:
+        other = inspect_bundle(Bundle.open(options["beside"]))
+        data, text = data | {"beside": other.as_json()}, _side_by_side(found, other)
+    output.result(data, text)
 
 
 def _text(found: Inspection) -> str:
@@ -84,3 +97,30 @@ def _text(found: Inspection) -> str:
         )
     lines += [f"{size:>12,} {name}" for name, size in found.files.items()]
     return "\n".join(lines)
+
+
+def _side_by_side(found: Inspection, other: Inspection) -> str:
+    """Packages that both bundles have, a row per number, the first bundle's on the left."""
+    others = {package.name: package for package in other.packages}
+    lines = [f"{'':32}{found.name:>16.16}{other.name:>16.16}"]
+    for package in found.packages:
+        if package.name not in others:
+            lines.append(f"{package.name}: only in {found.name}")
+            continue
+        pair = (package, others.pop(package.name))
+        lines.append(package.name)
+        lines += [
+            _row("operations", [sum(p.operations.values()) for p in pair]),
+            _row("GFLOP", [round(p.flops / 1e9, 2) for p in pair]),
+            _row("traffic, MB", [round(p.traffic / 1e6) for p in pair]),
+            _row("activations, MB", [round(p.activation_bytes / 1e6, 2) for p in pair]),
+            _row("lint errors", [p.errors for p in pair]),
+        ]
+        rules = dict.fromkeys([*pair[0].findings, *pair[1].findings])
+        lines += [_row(f"  {rule}", [p.findings.get(rule, 0) for p in pair]) for rule in rules]
+    lines += [f"{name}: only in {other.name}" for name in others]
+    return "\n".join(lines)
+
+
+def _row(label: str, values: Sequence[float]) -> str:
+    return f"  {label:30}" + "".join(f"{value:>16,}" for value in values)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options
-from mdm_apple.errors import require
+from mdm_apple.errors import MdmError, require
 
 if TYPE_CHECKING:
+    from conversion.manifest import ComputeUnits
+    from conversion.rungs import Rung
     from conversion.verify import VerifyReport
 
 
@@ -23,44 +26,79 @@ Examples:
 )
 @click.argument("bundle", type=FOLDER)
 @click.option("--model", type=FOLDER, metavar="DIR", help="Without it: the bundle's own record.")
-@click.option("--runtime", type=click.Choice(["reference"]), default="reference", show_default=True)
+@click.option(
+    "--fp16",
+    type=FOLDER,
+    metavar="BUNDLE",
+    help="What a compressed bundle was made from: compared with it as well.",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["reference", "coreml"]),
+    default="reference",
+    show_default=True,
+    help="This project's executor, or Core ML itself (macOS).",
+)
+@click.option(
+    "--compute-units",
+    multiple=True,
+    type=click.Choice(["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]),
+    help="Of Core ML, one report each; all four by default.",
+)
 @click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
 @click.option("--prompts", type=click.IntRange(1, 8), default=8, show_default=True)
 @click.option(
     "--floor",
     type=click.FloatRange(0, 200),
     metavar="DB",
-    help="Least PSNR. Default: 60 for fp16 weights, none for compressed ones.",
+    help="Least PSNR. Default: 60 for fp16 weights, 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 bits.",
 )
 @output_options
 def command(**options: Any) -> None:
-    """Prove a bundle against the model it came from; exit 1 below the floor.
+    """Prove a bundle against the model it came from; exit 1 below a floor.
 
-    PSNR of predictions is 20 log10(largest |value| / RMSE), the worst prompt per level and noise.
+    With --model: the network in layers for the Neural Engine, the packages, and guided pictures,
+    each against the network. PSNR of predictions is 20 log10(largest |value| / RMSE), the worst
+    prompt per level and noise; that of pictures has a peak of 2.
     """
     output = Output(options["as_json"], options["quiet"])
+    if options["compute_units"] and options["runtime"] != "coreml":
+        raise MdmError("compute-units: are those of Core ML; add --runtime coreml.")
     require("torch")
     require("jsonschema")
     from conversion.bundle import Bundle
-    from conversion.verify import verify
+    from conversion.device_runtime import UNITS, core_ml
+    from conversion.verify import How, climb
 
-    report = verify(
-        Bundle.open(options["bundle"]),
-        options["model"],
-        precision=options["precision"],
-        prompts=options["prompts"],
-        floor=options["floor"],
-        say=output.say,
-    )
-    output.result(report.as_json(), _table(report))
-    if not report.passed:
+    chosen: Sequence[ComputeUnits | None] = [None]
+    if options["runtime"] == "coreml":
+        chosen = options["compute_units"] or UNITS
+    reports: list[VerifyReport] = []
+    for units in chosen:
+        load = None if units is None else core_ml(units)
+        how = How(
+            options["precision"],
+            options["prompts"],
+            options["floor"],
+            ladder=True,
+            fp16=None if options["fp16"] is None else Bundle.open(options["fp16"]),
+            load=load,
+            compute_units=units,
+            say=output.say,
+        )
+        reports.append(climb(Bundle.open(options["bundle"]), options["model"], how))
+    data = [report.as_json() for report in reports]
+    result = data[0] if chosen == [None] else {"compute_units": data}
+    output.result(result, "\n\n".join(map(_table, reports)))
+    if not all(report.passed for report in reports):
         raise SystemExit(1)
 
 
 def _table(report: VerifyReport) -> str:
     prompts = "1 prompt" if report.prompts == 1 else f"{report.prompts} prompts"
+    where = f"on {report.compute_units}" if report.compute_units else f"in {report.precision}"
     lines = [
-        f"{report.variant} in {report.precision}, against the {report.reference}, {prompts}",
+        f"{report.variant} {where}, against the {report.reference}, {prompts}",
         " side     t     PSNR      SNR",
         *(f"{r.side:5d} {r.t:5d} {r.psnr:8.2f} {r.snr:8.2f}" for r in report.rows),
         *(f"picture {side}: {value:.2f} dB" for side, value in report.picture_psnr.items()),
@@ -68,7 +106,21 @@ def _table(report: VerifyReport) -> str:
     for r in report.ranges:
         bad = f", NOT FINITE from {r.first_nonfinite}" if r.first_nonfinite else ""
         lines.append(f"{r.package}: largest value {r.largest:.4g} in {r.operation}{bad}")
+    for rung in report.rungs:
+        lines += _rung_lines(rung)
     demanded = "no floor" if report.floor is None else f"floor {report.floor:g} dB"
     verdict = "passed" if report.passed else "FAILED"
     lines.append(f"{verdict}: worst {report.worst:.2f} dB, {demanded}")
     return "\n".join(lines)
+
+
+def _rung_lines(rung: Rung) -> list[str]:
+    floors = {"": rung.floor, "pictures ": rung.picture_floor}
+    demanded = [f"{what}floor {f:g} dB" for what, f in floors.items() if f is not None]
+    verdict = "passed" if rung.passed else "FAILED"
+    return [
+        f"{rung.candidate}, against the {rung.reference}: {verdict}, "
+        f"{', '.join(demanded) or 'no floor'}",
+        *(f"{r.side:5d} {r.t:5d} {r.psnr:8.2f} {r.snr:8.2f}" for r in rung.rows),
+        *(f"picture {side}: {value:.2f} dB" for side, value in rung.picture_psnr.items()),
+    ]

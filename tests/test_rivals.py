@@ -1,0 +1,169 @@
+"""Defects that were found in other toolkits of this kind, and the test here that each would fail.
+
+The first table points to tests elsewhere; the tests below it are of this file.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from mil_programs import half, package
+
+from conversion.bundle import Bundle
+from conversion.execute import Package
+from conversion.palette_jobs import Job, run_jobs
+from conversion.source import load_source
+from conversion.weights import weights_of
+from mdm_apple.cli.convert_command import command as convert_command
+
+pytest_plugins = ["bundles"]
+
+ROOT = Path(__file__).parents[1]
+
+ELSEWHERE = {
+    "PSNR of bytes wraps around at 256, so that a floor of 20 dB cannot fail": (
+        "test_verify.py",
+        "test_closeness_is_in_float64_against_the_largest_value",
+    ),
+    "chunked attention drops the tokens of a last chunk that is not full": (
+        "test_rewrite.py",
+        "test_no_query_is_lost_at_the_end",
+    ),
+    "pieces of a split model are left out of compression": (
+        "test_split.py",
+        "test_bundle_of_small_packages_proves_itself",
+    ),
+    "a failed parity check still exits with 0": (
+        "test_verify.py",
+        "test_command_exits_with_one_below_the_floor",
+    ),
+    "layers whose channels do not divide are skipped in silence": (
+        "test_palettize.py",
+        "test_layers_that_cannot_take_a_setting_are_named",
+    ),
+    "weights move to another layer on the way": (
+        "test_rewrite.py",
+        "test_weights_keep_their_names_and_numbers_and_the_network_its_layers",
+    ),
+    "a low-memory second picture fails or differs from the first": (
+        "test_generate.py",
+        "test_the_same_request_gives_the_same_picture_bit_for_bit",
+    ),
+    "groups too small for the exact search get a worse palette": (
+        "test_kmeans.py",
+        "test_small_groups_are_never_worse_than_by_coremltools",
+    ),
+    "statistics of a large image overflow in fp16": (
+        "test_rewrite.py",
+        "test_statistics_of_a_large_image_survive_half_precision",
+    ),
+    "squares of activations beyond 255 overflow in fp16": (
+        "test_rewrite.py",
+        "test_norm_survives_half_precision_whatever_the_size_of_its_numbers",
+    ),
+    "an error while replacing a model deletes the others": (
+        "test_bundle.py",
+        "test_failure_leaves_what_was_there",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", list(ELSEWHERE))
+def test_the_test_of_a_defect_exists(defect: str) -> None:
+    file, name = ELSEWHERE[defect]
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for folder in ("mdm_apple", "conversion", "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                yield file, node
+
+
+def offences(source: list[tuple[Path, ast.AST]]) -> list[str]:
+    """Text that is evaluated, versions compared as text, a tuple by a forgotten comma."""
+    found: list[str] = []
+    for file, node in source:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("eval", "exec"):
+                found.append(f"{file}:{node.lineno} evaluates text")
+        elif isinstance(node, ast.Compare) and any(
+            isinstance(o, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for o in node.ops
+        ):
+            texts = [c for c in ast.walk(node) if isinstance(c, ast.Constant)]
+            if "version" in ast.unparse(node) and any(isinstance(c.value, str) for c in texts):
+                found.append(f"{file}:{node.lineno} compares a version as text")
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            written = ast.get_source_segment(file.read_text(encoding="utf-8"), node.value)
+            if len(node.value.elts) == 1 and not (written or "").startswith("("):
+                found.append(f"{file}:{node.lineno} makes a tuple by its last comma")
+    return found
+
+
+def test_no_text_is_evaluated_nor_versions_compared_as_text_nor_tuples_made_by_accident() -> None:
+    assert offences(list(nodes())) == []
+
+
+def test_that_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text('size = 3,\nif ct_version < "8.0":\n    shape = eval("(1, 2)")\n')
+    tree = [(file, node) for node in ast.walk(ast.parse(file.read_text()))]
+    assert len(offences(tree)) == 3
+
+
+def test_unknown_system_is_refused_and_not_replaced_by_another(tmp_path: Path) -> None:
+    arguments = ["--preset", "tiny", "--target", "macOS99", "--out", str(tmp_path / "b")]
+    done = CliRunner().invoke(convert_command, arguments)
+    assert done.exit_code == 2
+    assert "'macOS99' is not one of" in done.output
+
+
+def test_layers_that_begin_alike_get_palettes_of_their_own(tmp_path: Path) -> None:
+    """A match by shape and first number would give both the palette of one."""
+    first, second = half(64, 64, 3, 3), 3 * half(64, 64, 3, 3)
+    second[0, 0, 0, 0] = first[0, 0, 0, 0]
+    made = package(
+        tmp_path,
+        lambda b, x: b.conv(
+            x=b.conv(x=x, weight=first, pad_type="same"), weight=second, pad_type="same"
+        ),
+    )
+    weights = weights_of(made.function())
+    jobs = [
+        Job(made.weight_path(w.stored.file), w.stored.offset, w.shape, 0, None, 4) for w in weights
+    ]
+    one, other = run_jobs(jobs, processes=1)
+    assert np.abs(other.values).max() > 2 * np.abs(one.values).max()
+
+
+def test_text_encoder_that_is_not_wanted_is_not_loaded(model_folder: Path) -> None:
+    assert load_source(model_folder, "no").encoder is None
+    assert load_source(model_folder, "auto").encoder is not None
+
+
+def test_nothing_is_fetched_by_importing() -> None:
+    code = (
+        "import socket\n"
+        "def refuse(*_, **__): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "import conversion.convert, conversion.palettize, conversion.verify, benchmarks.palettes\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_metadata_of_a_package_survives_opening(tiny_bundle: Bundle) -> None:
+    for info in tiny_bundle.manifest.packages:
+        metadata = Package.open(tiny_bundle.file(info.path)).metadata
+        assert metadata["mdm.package"] == info.name
