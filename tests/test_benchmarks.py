@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import pareto, report
 from benchmarks.harness import Pair, in_turn, machine
 
 
@@ -46,3 +46,15 @@ def test_results_name_the_machine_and_the_command() -> None:
         result = json.loads(path.read_text(encoding="utf-8"))
         assert result["command"].startswith("python -m benchmarks")
         assert result["pairs"]
+
+
+def test_plot_is_drawn_from_the_committed_results_alone(tmp_path: Path) -> None:
+    results = json.loads(pareto.RESULTS.read_text(encoding="utf-8"))
+    kinds = {point["kind"] for point in results["points"]}
+    assert kinds >= {"fp16", "uniform", "mixed"}
+    pareto.draw(results, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for point in results["points"]:
+        point["bytes"] *= 2
+    pareto.draw(results, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
