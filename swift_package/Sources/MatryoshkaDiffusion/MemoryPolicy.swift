@@ -19,7 +19,7 @@ public enum MemoryPolicy: String, CaseIterable, Sendable {
   /// The policy to use. Refuses, before anything is loaded, what does not fit.
   ///
   /// - Parameter available: bytes; nil where that is unknown, which refuses nothing.
-  func resolved(_ peak: Manifest.PeakMemory, available: Int?) throws -> MemoryPolicy {
+  package func resolved(_ peak: Manifest.PeakMemory, available: Int?) throws -> MemoryPolicy {
     guard let available else { return self == .automatic ? .resident : self }
     let needs: [(MemoryPolicy, Int)] = [
       (.resident, peak.resident), (.staged, peak.staged), (.minimal, peak.minimal),
