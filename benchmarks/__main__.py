@@ -17,6 +17,7 @@ from benchmarks.harness import Pair, machine
 from benchmarks.mlx_networks import mlx_forward, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
 from benchmarks.palettes import palettes
+from benchmarks.swift_core import swift_normals, swift_steps, swift_tokens
 
 SUITES: dict[str, Callable[[int], Pair]] = {
     "guided": lambda n: guided_step("fp32", n),
@@ -32,8 +33,12 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "palettize4-student": palettes(4, "student"),
     "palettize6-student": palettes(6, "student"),
     "palettize8-student": palettes(8, "student"),
+    "swift-steps": swift_steps,
+    "swift-normals": swift_normals,
+    "swift-tokens": swift_tokens,
 }
-ALONE = ("mlx-forward", "mlx-training")  # need the mlx extra: run when they are named
+# need the mlx extra or Swift: run when they are named
+ALONE = ("mlx-forward", "mlx-training", "swift-steps", "swift-normals", "swift-tokens")
 
 
 @click.command()
@@ -41,7 +46,7 @@ ALONE = ("mlx-forward", "mlx-training")  # need the mlx extra: run when they are
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
 def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
-    """Measure the given suites, by default all but those of MLX."""
+    """Measure the given suites, by default all but those of MLX and Swift."""
     lend_blas()
     pairs: list[Pair] = []
     chosen = suites or tuple(name for name in SUITES if name not in ALONE)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import tiny_bundle, tiny_source  # noqa: F401
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser
 from conversion.parts import POOLED, TEXT_MASK, TOKEN_IDS
 from conversion.serve import BundleServer
 from conversion.serve_frames import ProtocolError, Reader, pack_tensor, pack_text, read_frame
+
+pytest_plugins = ["bundles"]
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -52,7 +53,7 @@ def text_values(bundle: Bundle) -> dict[str, np.ndarray]:
     return {TOKEN_IDS: ids, TEXT_MASK: (ids > 0).astype(np.float32)}
 
 
-def test_values_are_those_of_the_executor(tiny_bundle: Bundle) -> None:  # noqa: F811
+def test_values_are_those_of_the_executor(tiny_bundle: Bundle) -> None:
     values = text_values(tiny_bundle)
     requests = frame(b"H", struct.pack("<H", 1))
     given = values
@@ -69,7 +70,7 @@ def test_values_are_those_of_the_executor(tiny_bundle: Bundle) -> None:  # noqa:
     assert np.array_equal(found, expected)
 
 
-def test_hello_names_the_bundle(tiny_bundle: Bundle) -> None:  # noqa: F811
+def test_hello_names_the_bundle(tiny_bundle: Bundle) -> None:
     [(kind, payload)] = asked(tiny_bundle, frame(b"H", struct.pack("<H", 1)))
     assert kind == b"K"
     reader = Reader(payload)
@@ -85,32 +86,41 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "too short": (frame(b"G", b"\x00"), "shorter"),
     "too long": (frame(b"L", pack_text("a") + b"more"), "longer"),
     "not UTF-8": (frame(b"L", b"\x01\x00\xff"), "UTF-8"),
-    "odd tensor": (frame(b"R", struct.pack("<I", 0) + pack_text("a") + b"\x01\x00" + pack_text("x") + b"\x09\x01"), "type 9"),
-}  # fmt: skip
+    "odd tensor": (
+        frame(
+            b"R", struct.pack("<I", 0) + pack_text("a") + b"\x01\x00" + pack_text("x") + b"\x09\x01"
+        ),
+        "type 9",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_request_leaves_the_connection_open(tiny_bundle: Bundle, name: str) -> None:  # noqa: F811
+def test_a_refused_request_leaves_the_connection_open(tiny_bundle: Bundle, name: str) -> None:
     request, reason = REFUSED[name]
     (first, said), (second, _) = asked(tiny_bundle, request + frame(b"F", struct.pack("<I", 0)))
     assert (first, second) == (b"E", b"K")
     assert reason in Reader(said).text()
 
 
-@pytest.mark.parametrize("broken", [b"\x05", struct.pack("<I", 0), struct.pack("<I", 1 << 31), frame(b"L", b"abc")[:-1]])  # fmt: skip
-def test_a_broken_frame_ends_the_connection(tiny_bundle: Bundle, broken: bytes) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    "broken", [b"\x05", struct.pack("<I", 0), struct.pack("<I", 1 << 31), frame(b"L", b"abc")[:-1]]
+)
+def test_a_broken_frame_ends_the_connection(tiny_bundle: Bundle, broken: bytes) -> None:
     with pytest.raises(ProtocolError):
         asked(tiny_bundle, broken)
 
 
-def test_damaged_requests_are_answered_or_end_the_connection(tiny_bundle: Bundle) -> None:  # noqa: F811
+def test_damaged_requests_are_answered_or_end_the_connection(tiny_bundle: Bundle) -> None:
     chosen = random.SystemRandom()
     whole = frame(b"H", struct.pack("<H", 1)) + run_request(0, "core", text_values(tiny_bundle))
     whole += get_request(0, "x") + frame(b"F", struct.pack("<I", 0))
     for _ in range(3000):
         data = bytearray(whole)
         for _ in range(chosen.randint(1, 4)):
-            data[chosen.randrange(len(data))] = chosen.choice([0, 1, 127, 128, 255, chosen.randrange(256)])  # fmt: skip
+            data[chosen.randrange(len(data))] = chosen.choice(
+                [0, 1, 127, 128, 255, chosen.randrange(256)]
+            )
         try:
             answers = asked(tiny_bundle, bytes(data[: chosen.randint(0, len(data))]))
         except ProtocolError:
@@ -118,8 +128,12 @@ def test_damaged_requests_are_answered_or_end_the_connection(tiny_bundle: Bundle
         assert all(kind in (b"K", b"T", b"E") for kind, _ in answers), data.hex()
 
 
-def test_nothing_but_frames_reaches_stdout(tiny_bundle: Bundle) -> None:  # noqa: F811
-    command: list[Any] = [sys.executable, "-c", "import sys; from mdm_apple.cli import main; main()"]
+def test_nothing_but_frames_reaches_stdout(tiny_bundle: Bundle) -> None:
+    command: list[Any] = [
+        sys.executable,
+        "-c",
+        "import sys; from mdm_apple.cli import main; main()",
+    ]
     done = subprocess.run(
         [*command, "serve-bundle", str(tiny_bundle.path)],
         input=frame(b"H", struct.pack("<H", 1)) + frame(b"Q"),

@@ -64,7 +64,13 @@ def made(program: list[str], bundle: Bundle, folder: Path, *words: object) -> di
     return {name: np.array(value) for name, value in read_tensors(raw).items()}
 
 
-def psnr(ours: dict[str, np.ndarray], bundle: Bundle, sampler: SamplerConfig, seed: int, stop_at: int | None = None) -> float:  # fmt: skip
+def psnr(
+    ours: dict[str, np.ndarray],
+    bundle: Bundle,
+    sampler: SamplerConfig,
+    seed: int,
+    stop_at: int | None = None,
+) -> float:
     """Of the worst level, before rounding to 8 bits, peak 2."""
     prompts = [Prompt("red heart", seed)]
     theirs = finish(generate(BundleRuntime(bundle), prompts, sampler, stop_at))

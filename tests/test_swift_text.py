@@ -14,16 +14,60 @@ from mdm_apple.embedded import EMOJI
 from mdm_apple.text import spelled, train_tokenizer
 
 FIXED = [
-    "", " ", "   ", "\t", "\n", "a", "red heart", "  two   spaces  ", "tab\tand\nline", "ﬁne ﬂow", "ＦＵＬＬ ｗｉｄｔｈ",
-    "①②③ ½ ㎏ ™", "e\u0301 cafe\u0301 \u0301", "👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️", "مرحبا بالعالم", "שלום עולם", "日本語のテキスト 中文",
-    "한국어 각", "\u200b\u200d\ufeff", "a\u00adb", "\u0000x\u0000", "▁under▁score", "x" * 5000, "ab " * 3000, "<unk> </s> <pad>",
-    "ǅ ẞ İ ı ſ", "ﷺ", "\u2581", "\u3000ideographic\u3000", "\ufffd", "\U0010ffff", "🫠" * 50, "aaaaaaaaaaaaaaaaaaaaaaaaa",
-]  # fmt: skip
+    "",
+    " ",
+    "   ",
+    "\t",
+    "\n",
+    "a",
+    "red heart",
+    "  two   spaces  ",
+    "tab\tand\nline",
+    "ﬁne ﬂow",
+    "\uff26\uff35\uff2c\uff2c \uff57\uff49\uff44\uff54\uff48",
+    "①②③ ½ ㎏ ™",
+    "e\u0301 cafe\u0301 \u0301",
+    "👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "日本語のテキスト 中文",
+    "한국어 각",
+    "\u200b\u200d\ufeff",
+    "a\u00adb",
+    "\u0000x\u0000",
+    "▁under▁score",
+    "x" * 5000,
+    "ab " * 3000,
+    "<unk> </s> <pad>",
+    "ǅ ẞ İ \u0131 \u017f",
+    "ﷺ",
+    "\u2581",
+    "\u3000ideographic\u3000",
+    "\ufffd",
+    "\U0010ffff",
+    "🫠" * 50,
+    "aaaaaaaaaaaaaaaaaaaaaaaaa",
+]
 RANGES = [
-    (0x20, 0x7E, 8), (0x00, 0x1F, 1), (0xA0, 0x24F, 3), (0x300, 0x36F, 2), (0x370, 0x52F, 1), (0x590, 0x6FF, 2),
-    (0x900, 0xDFF, 1), (0x1100, 0x11FF, 1), (0x1E00, 0x20CF, 2), (0x2100, 0x2BFF, 1), (0x3000, 0x30FF, 1), (0x3300, 0x33FF, 1),
-    (0x4E00, 0x9FFF, 1), (0xAC00, 0xD7A3, 1), (0xF900, 0xFFFD, 2), (0x1D400, 0x1D7FF, 1), (0x1F300, 0x1FAFF, 3), (0xE0001, 0xE007F, 1),
-]  # fmt: skip
+    (0x20, 0x7E, 8),
+    (0x00, 0x1F, 1),
+    (0xA0, 0x24F, 3),
+    (0x300, 0x36F, 2),
+    (0x370, 0x52F, 1),
+    (0x590, 0x6FF, 2),
+    (0x900, 0xDFF, 1),
+    (0x1100, 0x11FF, 1),
+    (0x1E00, 0x20CF, 2),
+    (0x2100, 0x2BFF, 1),
+    (0x3000, 0x30FF, 1),
+    (0x3300, 0x33FF, 1),
+    (0x4E00, 0x9FFF, 1),
+    (0xAC00, 0xD7A3, 1),
+    (0xF900, 0xFFFD, 2),
+    (0x1D400, 0x1D7FF, 1),
+    (0x1F300, 0x1FAFF, 3),
+    (0xE0001, 0xE007F, 1),
+]
 
 
 def random_texts(count: int, words: list[str]) -> list[str]:
@@ -68,7 +112,9 @@ def test_equal_scores_are_decided_alike(dump: Dump, tmp_path: Path) -> None:
         if piece.type == 1:
             piece.score = -float(max(1, len(piece.piece.replace("\u2581", "")))) * 0.7
     model.write_bytes(proto.SerializeToString())
-    texts = ["".join(chosen.choice("abc ") for _ in range(chosen.randint(1, 60))) for _ in range(500)]
+    texts = [
+        "".join(chosen.choice("abc ") for _ in range(chosen.randint(1, 60))) for _ in range(500)
+    ]
     compare(dump, model, texts)
 
 

@@ -54,15 +54,17 @@ public final class Generation {
   /// Ends the run; what it held is released.
   public func cancel() {
     task?.cancel()
-    task = nil
     if case .running = state { state = .idle }
   }
 
   /// Stops the run so that `resume()` can go on: for when the app goes to the background.
   public func interrupt() async { await pipeline.interrupt(reason: "in the background") }
 
-  /// Returns when the run that was started last has ended.
-  public func wait() async { await task?.value }
+  /// Returns when the run that was started last has ended and released what it held.
+  public func wait() async {
+    await task?.value
+    await pipeline.idle()
+  }
 
   private func follow(_ stream: AsyncThrowingStream<Step, any Error>) {
     task?.cancel()

@@ -133,6 +133,7 @@ public actor Pipeline {
       guard other.isCancelled.withLock({ $0 }) else { throw MatryoshkaError.busy }
       await idle()
     }
+    try Task.checkCancellation()
     current = run
     interruption = nil
     defer {

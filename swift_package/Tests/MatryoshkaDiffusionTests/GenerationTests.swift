@@ -25,15 +25,18 @@ import MatryoshkaDiffusion
 
   @Test func itGoesOnAfterAnInterruption() async throws {
     let small = try SmallBundle()
-    let (numbers, reached) = AsyncStream<Int>.makeStream()
+    let (arrived, arrive) = AsyncStream<Void>.makeStream()
+    let (gate, open) = AsyncStream<Void>.makeStream()
     let runtime = ArithmeticRuntime { number in
-      reached.yield(number)
-      if number == 5 { try await Task.sleep(for: .milliseconds(200)) }
+      guard number == 5 else { return }
+      arrive.finish()
+      for await _ in gate {}
     }
     let (generation, _) = generation(small, runtime)
     generation.start(request)
-    for await number in numbers where number == 5 { break }
+    for await _ in arrived {}
     await generation.interrupt()
+    open.finish()
     await generation.wait()
     #expect(generation.state == .interrupted(reason: "in the background"))
     generation.resume()
@@ -44,10 +47,10 @@ import MatryoshkaDiffusion
   @Test func cancellingReleasesAndAFailureIsASentence() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(5)) }
-    let (generation, pipeline) = generation(small, runtime)
+    let (generation, _) = generation(small, runtime)
     generation.start(request)
     generation.cancel()
-    await pipeline.idle()
+    await generation.wait()
     #expect(generation.state == .idle)
     #expect(await runtime.isEmpty)
     var odd = request

@@ -102,15 +102,19 @@ import MatryoshkaDiffusion
   func anInterruptedRunGoesOnToTheSamePicture(kind: SamplerKind, step: Int) async throws {
     let small = try SmallBundle()
     let whole = try await last(pipeline(small, ArithmeticRuntime()).generate(request(kind)))
-    let (numbers, reached) = AsyncStream<Int>.makeStream()
+    let (arrived, arrive) = AsyncStream<Void>.makeStream()
+    let (gate, open) = AsyncStream<Void>.makeStream()
     let runtime = ArithmeticRuntime { number in
-      reached.yield(number)
-      // The package in the middle of the step waits, so that the interruption falls there.
-      if number == 3 * step + 2 { try await Task.sleep(for: .milliseconds(200)) }
+      // The package in the middle of the step waits until the interruption has come.
+      guard number == 3 * step + 2 else { return }
+      arrive.finish()
+      for await _ in gate {}
     }
     let pipeline = pipeline(small, runtime)
     let watch = Task {
-      for await number in numbers where number == 3 * step + 2 { return await pipeline.interrupt() }
+      for await _ in arrived {}
+      await pipeline.interrupt()
+      open.finish()
     }
     do {
       _ = try await last(pipeline.generate(request(kind)))
