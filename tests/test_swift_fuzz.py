@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from swift_tools import Dump
 
+from conversion.serve_frames import pack_tensor
 from mdm_apple.embedded import EMOJI
 from mdm_apple.tensorfile import write_tensors
 
-MUTATIONS = {"tokenizer": 600, "tensors": 10_000, "png": 8000}
+MUTATIONS = {"frames": 10_000, "tokenizer": 600, "tensors": 10_000, "png": 8000}
 
 
 @pytest.fixture
@@ -31,7 +32,10 @@ def victims(tmp_path: Path) -> dict[str, Path]:
     )
     pixels = np.cumsum(np.random.RandomState(0).randint(-3, 4, (24, 24, 3)), 0).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "png", format="PNG")
+    frame = pack_tensor("x", np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2))
+    (tmp_path / "frame").write_bytes(frame)
     return {
+        "frames": tmp_path / "frame",
         "tokenizer": EMOJI / "tokenizer.model",
         "tensors": tmp_path / "tensors",
         "png": tmp_path / "png",

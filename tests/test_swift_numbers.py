@@ -170,7 +170,7 @@ def test_pngs_are_decoded_by_pillow(dump: Dump, tmp_path: Path, width: int) -> N
     with Image.open(tmp_path / "out.png") as image:
         image.load()
         assert image.mode == "RGB"
-        assert image.text == {"mdm": "{}"}
+        assert image.info["mdm"] == "{}"
         assert np.array_equal(np.asarray(image), pixels)
 
 

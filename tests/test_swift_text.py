@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -85,6 +87,12 @@ def random_texts(count: int, words: list[str]) -> list[str]:
     return ["".join(part() for _ in range(chosen.randint(1, 12))) for _ in range(count)]
 
 
+def read_proto(model: bytes) -> Any:
+    """The model as protocol buffer, to be changed."""
+    module: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    return module.ModelProto.FromString(model)
+
+
 def compare(dump: Dump, model: Path, texts: list[str]) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     answers = dump.json("tokens", model, given=texts)
@@ -105,9 +113,7 @@ def test_equal_scores_are_decided_alike(dump: Dump, tmp_path: Path) -> None:
     chosen = random.SystemRandom()
     lines = ["".join(chosen.choice("ab") for _ in range(chosen.randint(1, 9))) for _ in range(400)]
     tokenizer = train_tokenizer(lines, 40, model, lowercase=False)
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    proto = read_proto(tokenizer.model)
     for piece in proto.pieces:
         if piece.type == 1:
             piece.score = -float(max(1, len(piece.piece.replace("\u2581", "")))) * 0.7
@@ -119,9 +125,7 @@ def test_equal_scores_are_decided_alike(dump: Dump, tmp_path: Path) -> None:
 
 
 def test_the_comparison_notices_another_model(dump: Dump, tmp_path: Path) -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString((EMOJI / "tokenizer.model").read_bytes())
+    proto = read_proto((EMOJI / "tokenizer.model").read_bytes())
     longest = max((p for p in proto.pieces if p.type == 1), key=lambda p: len(p.piece))
     text = longest.piece.replace("\u2581", " ").strip()
     before = dump.json("tokens", EMOJI / "tokenizer.model", given=[text])
@@ -142,9 +146,7 @@ def test_captions_are_cleaned_and_lowered_alike(dump: Dump) -> None:
 
 @pytest.mark.parametrize("damage", ["bpe", "other ids"])
 def test_other_models_are_refused_with_a_sentence(dump: Dump, tmp_path: Path, damage: str) -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString((EMOJI / "tokenizer.model").read_bytes())
+    proto = read_proto((EMOJI / "tokenizer.model").read_bytes())
     if damage == "bpe":
         proto.trainer_spec.model_type = 2
     else:

@@ -1,6 +1,5 @@
 #if os(Linux) || os(macOS)
   import DiffusionCore
-  import Dispatch
   import Foundation
 
   /// Runs the packages of a bundle by `mdm serve-bundle` in a child process.
@@ -9,7 +8,7 @@
   /// this object's last owner, and by itself when this process dies. SIGPIPE is ignored from then
   /// on in the whole process.
   public actor PipeRuntime: PackageRuntime {
-    private let executor = BlockingExecutor()
+    private let executor = BlockingExecutor(label: "mdm-serve-bundle")
     private let command: [String]
     private let digest: String
     private var server: ServerProcess?
@@ -112,17 +111,5 @@
         throw MatryoshkaError.serverFailed(reason: "an answer of the unknown kind \(answer)")
       }
     }
-  }
-
-  /// Runs an actor's work on a queue of its own, where it may block.
-  private final class BlockingExecutor: SerialExecutor {
-    private let queue = DispatchQueue(label: "mdm-serve-bundle")
-
-    func enqueue(_ job: consuming ExecutorJob) {
-      let job = UnownedJob(job)
-      queue.async { job.runSynchronously(on: self.asUnownedSerialExecutor()) }
-    }
-
-    func asUnownedSerialExecutor() -> UnownedSerialExecutor { UnownedSerialExecutor(ordinary: self) }
   }
 #endif

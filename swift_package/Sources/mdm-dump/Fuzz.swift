@@ -1,4 +1,5 @@
 import DiffusionCore
+import DiffusionPipe
 import Foundation
 
 /// `fuzz KIND SEED COUNT FILE`: reads that many mutations of a file; whatever is refused must be
@@ -38,6 +39,12 @@ enum Fuzz {
         let file = try TensorFile(data: Data(bytes))
         for (name, entry) in file.entries where entry.type != .F64 { _ = try? file.tensor(name) }
         for (name, entry) in file.entries where entry.type == .F64 { _ = try file.doubles(name) }
+      }
+    case "frames":
+      return { bytes in
+        var reader = FrameReader(bytes)
+        _ = try reader.tensor()
+        try reader.finish()
       }
     case "png": return { _ = try Picture(png: resummed($0)) }
     default: throw MatryoshkaError.invalidArgument(name: "kind", reason: "\(kind) is unknown")

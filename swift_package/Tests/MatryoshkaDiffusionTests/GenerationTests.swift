@@ -1,4 +1,5 @@
 import DiffusionCore
+import TestBundle
 import Testing
 
 import MatryoshkaDiffusion

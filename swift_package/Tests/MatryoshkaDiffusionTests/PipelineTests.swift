@@ -1,5 +1,6 @@
 import DiffusionCore
 import Foundation
+import TestBundle
 import Testing
 
 import MatryoshkaDiffusion

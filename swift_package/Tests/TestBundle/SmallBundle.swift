@@ -3,11 +3,11 @@ import Foundation
 
 /// A bundle without text, of two levels, whose packages are files of one byte: enough for a runtime
 /// that computes by itself.
-struct SmallBundle: ~Copyable {
-  let url: URL
-  let bundle: BundleFolder
+package struct SmallBundle: ~Copyable {
+  package let url: URL
+  package let bundle: BundleFolder
 
-  init() throws {
+  package init() throws {
     url = FileManager.default.temporaryDirectory.appending(path: "small-\(UUID().uuidString)")
     var files: [(String, Data)] = [
       ("config.json", Data("{\"text\":null}".utf8)),
@@ -30,7 +30,7 @@ struct SmallBundle: ~Copyable {
 
   deinit { try? FileManager.default.removeItem(at: url) }
 
-  static let packages = ["down_8", "core_4", "up_8"]
+  package static let packages = ["down_8", "core_4", "up_8"]
 
   private static func tables() throws -> Data {
     let table = (0...20).map { pow(0.001, Double($0) / 20) }
