@@ -14,10 +14,12 @@ struct Command {
     }
     let work = Task { try await run(words) }
     // An interrupted run releases what it holds before it ends.
+    // Sendable: it runs on a queue of the system's, not on the main actor.
+    let cancel: @Sendable () -> Void = { work.cancel() }
     let signals = [SIGINT, SIGTERM].map { number in
       signal(number, SIG_IGN)
       let source = DispatchSource.makeSignalSource(signal: number)
-      source.setEventHandler { work.cancel() }
+      source.setEventHandler(handler: cancel)
       source.resume()
       return source
     }
