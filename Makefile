@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := mdm_apple conversion benchmarks tests
 
-.PHONY: setup demo test test-all check format bench clean
+.PHONY: setup demo test test-all check swift format bench clean
 
 setup: $(STAMP)
 
@@ -20,16 +20,27 @@ demo: setup
 	$(BIN)/mdm demo --out out/demo --overwrite
 	@echo "Open out/demo/report.html in a browser."
 
-test: setup check
+test: setup check swift
 	$(BIN)/pytest -m "not slow"
 
-test-all: setup check
+test-all: setup check swift
 	$(BIN)/pytest
 
 check: setup
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Release mode: what the tests in Python start as well, so that it is built once.
+swift:
+	@if command -v swift >/dev/null; then \
+	  swift build --package-path swift_package -c release --build-tests && \
+	  swift test --package-path swift_package -c release --skip-build; \
+	elif [ "$$CI" = true ]; then \
+	  echo "swift is not on the PATH, which CI demands" >&2; exit 1; \
+	else \
+	  echo "skipped: the tests of the Swift package (swift is not on the PATH)"; \
+	fi
 
 format: setup
 	$(BIN)/ruff format $(SOURCES)
@@ -39,4 +50,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) build dist out *.egg-info swift_package/.build*

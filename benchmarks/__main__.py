@@ -18,6 +18,7 @@ from benchmarks.harness import Pair, machine
 from benchmarks.mlx_networks import mlx_forward, mlx_narrow, mlx_training
 from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
 from benchmarks.palettes import palettes
+from benchmarks.swift_core import swift_normals, swift_steps, swift_tokens
 
 SUITES: dict[str, Callable[[int], Pair]] = {
     "guided": lambda n: guided_step("fp32", n),
@@ -40,8 +41,11 @@ SUITES: dict[str, Callable[[int], Pair]] = {
     "palettize4-trained": palettes(4, "trained"),
     "palettize6-trained": palettes(6, "trained"),
     "palettize8-trained": palettes(8, "trained"),
+    "swift-steps": swift_steps,
+    "swift-normals": swift_normals,
+    "swift-tokens": swift_tokens,
 }
-# run when they are named: they need the mlx extra, or make a package of 0.9 GB first
+# run when they are named: they need the mlx extra or Swift, or make a package of 0.9 GB first
 ALONE = (
     "mlx-forward",
     "mlx-narrow",
@@ -49,6 +53,9 @@ ALONE = (
     "execute",
     "execute-fp16",
     "execute-open",
+    "swift-steps",
+    "swift-normals",
+    "swift-tokens",
 )
 
 
@@ -57,7 +64,7 @@ ALONE = (
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
 def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
-    """Measure the given suites, by default all but those of MLX and of the executor."""
+    """Measure the given suites, by default those that need nothing more than PyTorch."""
     lend_blas()
     pairs: list[Pair] = []
     chosen = suites or tuple(name for name in SUITES if name not in ALONE)

@@ -7,10 +7,6 @@ The error is the noise-to-signal ratio of the predictions on noisy images of rea
 squared error over squared value, the mean of all levels and noise levels. It is measured at
 MEASURED bits. In between and beyond it follows the squared error of the weight itself, which the
 palettes tell exactly: a small error of a weight passes through a network in proportion.
-
-Guidance of scale w makes w times the prediction with text less (w - 1) times that without. An error
-of a weight of the denoiser is nearly the same in both and stays what it is; one on the way of the
-text is another in each, so it counts w^2 + (w - 1)^2 times.
 """
 
 from __future__ import annotations
@@ -38,7 +34,6 @@ from mdm_apple.strict_json import from_json
 
 SCHEMA_VERSION = 1
 MEASURED = (4, 2)
-GUIDANCE = 3.0  # as pictures are usually made
 MAX_BYTES = 64 << 20  # of a file of sensitivities
 OPERATION_BYTES = 160  # by which a lookup is longer than the constant it replaces, at most
 
@@ -147,17 +142,14 @@ def measure_sensitivity(
         bits: planned_palettes(bundle, plan, say, processes) for bits, plan in plans.items()
     }
     phases = {p.name: p.phase for p in bundle.manifest.packages}
-    guided = bundle.manifest.guidance == "cfg"
-    amplified = GUIDANCE**2 + (GUIDANCE - 1) ** 2 if guided else 1.0
     weights: list[WeightSensitivity] = []
     for k, (key, planned) in enumerate(keys.items()):
         where = planned.weight.stored.file, planned.weight.stored.offset
         found = {b: p[key[0], where] for b, p in palettes.items() if (key[0], where) in p}
         plain = Option(16, record_bytes(2 * planned.weight.elements), 0.0)
         of_text = phases[key[0]] != "step"
-        times = amplified if of_text else 1.0
         measured = {
-            b: times * judge.error({key: found[b].dense(planned.weight.shape)}, of_text)
+            b: judge.error({key: found[b].dense(planned.weight.shape)}, of_text)
             for b in MEASURED
             if b in found
         }

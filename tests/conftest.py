@@ -17,6 +17,7 @@ import pytest
 from backends import BACKENDS, Backend
 from PIL import Image
 from small import CAPTIONS, save_random_model
+from swift_tools import Dump, build
 
 from benchmarks.blas import lend_blas
 from mdm_apple.presets import preset
@@ -45,3 +46,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
         (folder / f"{number:02d}.txt").write_text(caption, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dump() -> Dump:
+    """The Swift library's answers; see swift_tools."""
+    return Dump(build("mdm-dump"))

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "Prove a bundle against the model it came from.",
     "evaluate": "Score a model's pictures against real ones.",
     "inspect": "Parameters, sizes and operations of a model or a bundle.",
+    "serve-bundle": "Run the packages of a bundle for another program.",
     "demo": "The whole way, small: train, sample, convert, palettize, verify.",
 }
 
@@ -35,7 +36,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"mdm_apple.cli.{cmd_name}_command")
+        module = importlib.import_module(f"mdm_apple.cli.{cmd_name.replace('-', '_')}_command")
         return module.command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,47 @@
+// swift-tools-version: 6.0
+import PackageDescription
+
+// COREML_SHIM=1 builds the Core ML adapters against Sources/CoreMLShim, to test them without Core ML.
+// Give such builds a folder of their own: --scratch-path .build-shim.
+let usesShim = Context.environment["COREML_SHIM"] == "1"
+let shimSettings: [SwiftSetting] = usesShim ? [.define("COREML_SHIM")] : []
+let shimTargets: [Target] =
+  usesShim
+  ? [
+    .target(name: "CoreMLShim"),
+    .testTarget(
+      name: "DiffusionCoreMLTests",
+      dependencies: ["CoreMLShim", "DiffusionCoreML", "MatryoshkaDiffusion", "TestBundle"],
+      swiftSettings: shimSettings),
+  ] : []
+
+let package = Package(
+  name: "MatryoshkaDiffusion",
+  platforms: [.macOS(.v15), .iOS(.v18)],
+  products: [
+    .library(name: "MatryoshkaDiffusion", targets: ["MatryoshkaDiffusion"]),
+    .library(name: "DiffusionCore", targets: ["DiffusionCore"]),
+    .library(name: "DiffusionCoreML", targets: ["DiffusionCoreML"]),
+    .library(name: "DiffusionPipe", targets: ["DiffusionPipe"]),
+    .executable(name: "mdm-generate", targets: ["mdm-generate"]),
+  ],
+  targets: [
+    .target(name: "DiffusionCore"),
+    .target(name: "MatryoshkaDiffusion", dependencies: ["DiffusionCore"]),
+    // Thin adapters; empty where there is no Core ML.
+    .target(
+      name: "DiffusionCoreML", dependencies: ["DiffusionCore"] + (usesShim ? ["CoreMLShim"] : []),
+      resources: [.copy("PrivacyInfo.xcprivacy")], swiftSettings: shimSettings),
+    // Runs a bundle by `mdm serve-bundle`, where there is no Core ML.
+    .target(name: "DiffusionPipe", dependencies: ["DiffusionCore"]),
+    .executableTarget(
+      name: "mdm-generate", dependencies: ["DiffusionCore", "DiffusionPipe", "MatryoshkaDiffusion"]),
+    // What the tests in Python compare with: prints what the library makes of given inputs.
+    .executableTarget(name: "mdm-dump", dependencies: ["DiffusionCore", "DiffusionPipe"]),
+    .testTarget(name: "DiffusionCoreTests", dependencies: ["DiffusionCore"]),
+    .target(name: "TestBundle", dependencies: ["DiffusionCore"], path: "Tests/TestBundle"),
+    .testTarget(
+      name: "MatryoshkaDiffusionTests", dependencies: ["MatryoshkaDiffusion", "TestBundle"]),
+  ] + shimTargets,
+  swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,166 @@
+import Foundation
+
+/// An opened bundle: a folder that is what its manifest says.
+public struct BundleFolder: Sendable {
+  /// Where it lies.
+  public let url: URL
+  /// What it says about itself.
+  public let manifest: Manifest
+  /// Noise of every level.
+  public let schedule: NoiseSchedule
+  private let tables: TensorFile
+
+  /// Opens a bundle and checks its manifest, its listing, its wiring and its tables.
+  ///
+  /// - Parameter checkingHashes: also compare every file with its SHA-256. Do so once, when the
+  ///   bundle is installed or downloaded (see ``stampIfIntact(url:stamp:)``), not at each launch.
+  public init(url: URL, checkingHashes: Bool = false) throws {
+    self.url = url
+    manifest = try Manifest(parsing: BundleFolder.contents(url.appending(path: "manifest.json")))
+    try manifest.checkWiring()
+    try BundleFolder.checkListing(url, manifest)
+    if checkingHashes { try BundleFolder.checkHashes(url, manifest) }
+    tables = try TensorFile(url: url.appending(path: manifest.tables))
+    schedule = try BundleFolder.schedule(tables, manifest)
+    for level in manifest.levels {
+      guard let entry = tables.entries[level.time], entry.shape.count == 2,
+        entry.shape[0] == manifest.numSteps
+      else { throw MatryoshkaError.damagedBundle(file: manifest.tables, reason: "lacks \(level.time)") }
+    }
+  }
+
+  /// Checks every hash, and writes the digest to `stamp`; where it is written already, checks
+  /// nothing. Keep the stamp outside the bundle, which may hold no file that it does not list.
+  public static func stampIfIntact(url: URL, stamp: URL) throws {
+    let bundle = try BundleFolder(url: url)
+    let digest = Data(bundle.manifest.digest.utf8)
+    if let known = try? Data(contentsOf: stamp), known == digest { return }
+    try checkHashes(url, bundle.manifest)
+    do {
+      try digest.write(to: stamp, options: .atomic)
+    } catch {
+      throw MatryoshkaError.fileSystem(path: stamp.path, reason: "cannot be written")
+    }
+  }
+
+  /// What its provenance says may be done with the model, and whose work it is.
+  public var licenses: [String] {
+    let provenance = manifest.provenance
+    return [
+      provenance.license.map { "Licence: \($0)" },
+      provenance.source.map { "Source: \($0)" },
+      provenance.baseModel.map { "Made from: \($0)" },
+      provenance.notes,
+    ].compactMap { $0 }
+  }
+
+  /// Pixels of each level, highest first.
+  public var sides: [Int] { manifest.levels.map(\.side) }
+
+  /// A level's time embedding for the number that the network is told: (1, width).
+  package func timeEmbedding(_ level: Manifest.Level, _ time: Int) throws -> Tensor {
+    let row = try tables.rows(level.time, time..<time + 1)
+    return try Tensor(shape: [1, row.count], values: row)
+  }
+
+  /// The tokenizer; nil where the bundle has none.
+  package func tokenizer() throws -> UnigramTokenizer? {
+    guard let path = manifest.text?.tokenizer else { return nil }
+    let bytes = try BundleFolder.contents(url.appending(path: path))
+    if let expected = manifest.text?.tokenizerSHA256, SHA256.hex(of: bytes) != expected {
+      throw MatryoshkaError.damagedBundle(file: path, reason: "is another tokenizer")
+    }
+    return try UnigramTokenizer(model: bytes)
+  }
+
+  /// SHA-256 of the text encoder, which feature caches are made with; nil where none is recorded.
+  public func encoderSHA256() throws -> String? {
+    let document = try JSON(parsing: BundleFolder.contents(url.appending(path: manifest.config)))
+    guard case .object(let members) = document,
+      case .object(let text) = members.first(where: { $0.key == "text" })?.value,
+      case .string(let hash) = text.first(where: { $0.key == "encoder_sha256" })?.value
+    else { return nil }
+    return hash
+  }
+
+  private static func contents(_ url: URL) throws -> [UInt8] {
+    let values = try? url.resourceValues(forKeys: [.fileSizeKey, .isRegularFileKey])
+    guard values?.isRegularFile == true, let size = values?.fileSize, size <= Manifest.maximumBytes,
+      let data = try? Data(contentsOf: url)
+    else {
+      throw MatryoshkaError.fileSystem(path: url.path, reason: "is no readable file of at most 16 MiB")
+    }
+    return [UInt8](data)
+  }
+
+  private static func schedule(_ tables: TensorFile, _ manifest: Manifest) throws -> NoiseSchedule {
+    let schedule = try NoiseSchedule(
+      base: tables.doubles(manifest.alphaBar),
+      tables: manifest.levels.map { try tables.doubles($0.alphaBar) })
+    guard schedule.numSteps == manifest.numSteps else {
+      throw MatryoshkaError.damagedBundle(
+        file: manifest.tables, reason: "its tables have \(schedule.numSteps) steps")
+    }
+    return schedule
+  }
+
+  private static func checkListing(_ url: URL, _ manifest: Manifest) throws {
+    var listed: [String: Int] = [:]
+    for file in manifest.files {
+      guard listed.updateValue(file.size, forKey: file.path) == nil else {
+        throw MatryoshkaError.damagedBundle(file: file.path, reason: "is listed twice")
+      }
+    }
+    for (path, size) in try present(url) where path != "manifest.json" {
+      guard let expected = listed.removeValue(forKey: path) else {
+        throw MatryoshkaError.damagedBundle(file: path, reason: "is not listed in the manifest")
+      }
+      guard size == expected else {
+        throw MatryoshkaError.damagedBundle(file: path, reason: "has \(size) bytes, not \(expected)")
+      }
+    }
+    if let missing = listed.keys.min() {
+      throw MatryoshkaError.damagedBundle(file: missing, reason: "is missing")
+    }
+  }
+
+  /// All files of the folder with their sizes; links and devices are refused.
+  private static func present(_ url: URL) throws -> [(String, Int)] {
+    let keys: [URLResourceKey] = [
+      .isRegularFileKey, .isDirectoryKey, .isSymbolicLinkKey, .fileSizeKey,
+    ]
+    var found: [(String, Int)] = []
+    var pending = [""]
+    while let folder = pending.popLast() {
+      let place = folder.isEmpty ? url : url.appending(path: folder)
+      guard
+        let entries = try? FileManager.default.contentsOfDirectory(
+          at: place, includingPropertiesForKeys: keys)
+      else { throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be read") }
+      for entry in entries {
+        let path = folder.isEmpty ? entry.lastPathComponent : "\(folder)/\(entry.lastPathComponent)"
+        let values = try? entry.resourceValues(forKeys: Set(keys))
+        if values?.isSymbolicLink != true, values?.isDirectory == true {
+          pending.append(path)
+        } else if values?.isSymbolicLink != true, values?.isRegularFile == true {
+          found.append((path, values?.fileSize ?? -1))
+        } else {
+          throw MatryoshkaError.damagedBundle(file: path, reason: "is not a plain file")
+        }
+        guard found.count <= 10_001 else {
+          throw MatryoshkaError.damagedBundle(file: url.path, reason: "holds too many files")
+        }
+      }
+    }
+    return found
+  }
+
+  private static func checkHashes(_ url: URL, _ manifest: Manifest) throws {
+    for file in manifest.files {
+      guard try SHA256.hex(ofFile: url.appending(path: file.path)) == file.sha256 else {
+        throw MatryoshkaError.damagedBundle(
+          file: file.path, reason: "is not the file that the manifest lists")
+      }
+    }
+  }
+}

@@ -1,0 +1,97 @@
+/// The members of a JSON object, taken one by one; what is missing, unknown or of another type is
+/// refused with its place.
+package struct JSONFields {
+  package let place: String
+  private var members: [String: JSON]
+
+  /// Throws ``MatryoshkaError/invalidManifest(field:reason:)`` where the value is no object.
+  package init(_ value: JSON, _ place: String) throws {
+    guard case .object(let members) = value else {
+      throw MatryoshkaError.invalidManifest(
+        field: place.isEmpty ? "the whole" : place, reason: "is not an object")
+    }
+    self.place = place
+    self.members = Dictionary(members.map { ($0.key, $0.value) }) { first, _ in first }
+  }
+
+  package func path(_ key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
+
+  package func refusal(_ key: String, _ reason: String) -> MatryoshkaError {
+    .invalidManifest(field: path(key), reason: reason)
+  }
+
+  package mutating func take(_ key: String) throws -> JSON {
+    guard let value = members.removeValue(forKey: key) else { throw refusal(key, "is missing") }
+    return value
+  }
+
+  /// Refuses what nobody has taken.
+  package func finish() throws {
+    if let key = members.keys.min() { throw refusal(String(key.prefix(80)), "is unknown") }
+  }
+
+  package mutating func string(_ key: String, _ lengths: ClosedRange<Int>) throws -> String {
+    try optionalString(key, lengths) ?? { throw refusal(key, "is not a text") }()
+  }
+
+  package mutating func optionalString(
+    _ key: String, _ lengths: ClosedRange<Int>
+  ) throws -> String? {
+    switch try take(key) {
+    case .null: return nil
+    case .string(let text):
+      guard lengths.contains(text.unicodeScalars.count) else {
+        throw refusal(key, "has \(text.unicodeScalars.count) characters, expected \(lengths)")
+      }
+      return text
+    default: throw refusal(key, "is not a text")
+    }
+  }
+
+  package mutating func bool(_ key: String) throws -> Bool {
+    guard case .bool(let value) = try take(key) else { throw refusal(key, "is not true or false") }
+    return value
+  }
+
+  package mutating func integer(_ key: String, _ range: ClosedRange<Int>) throws -> Int {
+    try JSONFields.integer(take(key), range, path(key))
+  }
+
+  package mutating func positiveNumber(_ key: String) throws -> Double {
+    guard case .number(let text) = try take(key), let value = Double(text), value.isFinite, value > 0
+    else { throw refusal(key, "is not a number above 0") }
+    return value
+  }
+
+  package mutating func array(_ key: String, _ counts: ClosedRange<Int>) throws -> [JSON] {
+    guard case .array(let values) = try take(key) else { throw refusal(key, "is not a list") }
+    guard counts.contains(values.count) else {
+      throw refusal(key, "has \(values.count) entries, expected \(counts)")
+    }
+    return values
+  }
+
+  package mutating func choice<Choice: RawRepresentable & CaseIterable>(
+    _ key: String, of _: Choice.Type = Choice.self
+  ) throws -> Choice where Choice.RawValue == String {
+    let text = try string(key, 0...4096)
+    guard let choice = Choice(rawValue: text) else {
+      let known = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+      throw refusal(key, "is \"\(text.prefix(40))\", expected one of \(known)")
+    }
+    return choice
+  }
+
+  /// A whole number; 2.0 is none, as for the reader in Python.
+  package static func integer(
+    _ value: JSON, _ range: ClosedRange<Int>, _ place: String
+  ) throws -> Int {
+    guard case .number(let text) = value,
+      let number = Int(text)
+    else { throw MatryoshkaError.invalidManifest(field: place, reason: "is not a whole number") }
+    guard range.contains(number) else {
+      throw MatryoshkaError.invalidManifest(field: place, reason: "is \(number), expected \(range)")
+    }
+    return number
+  }
+}

@@ -1,0 +1,65 @@
+/// Names of the features that the host gives or reads itself.
+package enum FeatureName {
+  package static let tokenIDs = "token_ids"
+  package static let textMask = "text_mask"
+  package static let textFeatures = "text_features"
+  package static let pooled = "pooled"
+}
+
+extension Manifest {
+  /// Every path stays inside; every input comes from the host or a package before; every level is
+  /// predicted. What the schema cannot say.
+  package func checkWiring() throws {
+    try checkPaths()
+    let sides = levels.map(\.side)
+    guard zip(sides, sides.dropFirst()).allSatisfy({ $0 > $1 }) else {
+      throw MatryoshkaError.invalidManifest(
+        field: "levels", reason: "must go from the largest side down, got \(sides)")
+    }
+    guard golden.times.allSatisfy({ $0 <= numSteps }) else {
+      throw MatryoshkaError.invalidManifest(
+        field: "golden.times", reason: "names steps that the tables do not have")
+    }
+    var known: Set = [FeatureName.tokenIDs, FeatureName.textMask, FeatureName.textFeatures]
+    known.formUnion(levels.flatMap { [$0.image, $0.temb] })
+    var names: Set<String> = []
+    for package in packages {
+      guard names.insert(package.name).inserted else {
+        throw MatryoshkaError.invalidManifest(
+          field: "packages", reason: "lists \(package.name) twice")
+      }
+      for input in package.inputs where !known.contains(input.name) {
+        throw MatryoshkaError.invalidManifest(
+          field: "packages.\(package.name)",
+          reason: "takes \(input.name), which nothing before provides")
+      }
+      known.formUnion(package.outputs.map(\.name))
+    }
+    let wanted = levels.map(\.prediction) + (text == nil ? [] : [FeatureName.pooled])
+    for name in wanted where !known.contains(name) {
+      throw MatryoshkaError.invalidManifest(field: "packages", reason: "none puts out \(name)")
+    }
+  }
+
+  private func checkPaths() throws {
+    let named = [tables, config, golden.path] + [text?.tokenizer].compactMap { $0 }
+    let listed = Set(files.map(\.path))
+    for path in named + files.map(\.path) + packages.map(\.path) {
+      let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+      let leadsOut = parts.contains { $0.isEmpty || $0 == "." || $0 == ".." }
+      guard !leadsOut, !path.unicodeScalars.contains(where: { "\\\0:".unicodeScalars.contains($0) })
+      else {
+        throw MatryoshkaError.invalidManifest(
+          field: "files", reason: "names \(path.prefix(80)), which leads out of the bundle")
+      }
+    }
+    for path in named where !listed.contains(path) {
+      throw MatryoshkaError.invalidManifest(
+        field: "files", reason: "does not list \(path.prefix(80))")
+    }
+    for package in packages where !listed.contains(where: { $0.hasPrefix(package.path + "/") }) {
+      throw MatryoshkaError.invalidManifest(
+        field: "files", reason: "lists nothing of \(package.path)")
+    }
+  }
+}

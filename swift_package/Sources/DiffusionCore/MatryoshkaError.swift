@@ -1,0 +1,68 @@
+import Foundation
+
+/// Every refusal of this package, with the values that led to it.
+///
+/// `errorDescription` is one sentence for a person.
+public enum MatryoshkaError: Error, Sendable, Equatable {
+  /// Text that is not strict JSON. `offset`: bytes from its start.
+  case invalidJSON(offset: Int, reason: String)
+  /// A manifest that breaks a rule of its schema. `field`: where, as `levels.0.side`.
+  case invalidManifest(field: String, reason: String)
+  /// A bundle whose files are not what its manifest says.
+  case damagedBundle(file: String, reason: String)
+  /// A safetensors file that cannot be read.
+  case invalidTensorFile(reason: String)
+  /// A SentencePiece model that cannot be used.
+  case invalidTokenizer(reason: String)
+  /// A picture file that cannot be read or written.
+  case invalidPicture(reason: String)
+  /// A request that cannot be fulfilled. `name`: the argument.
+  case invalidArgument(name: String, reason: String)
+  /// No text features are at hand for this caption.
+  case missingFeatures(caption: String)
+  /// The file system refused.
+  case fileSystem(path: String, reason: String)
+  /// The model does not fit. Both in bytes.
+  case notEnoughMemory(needed: Int, available: Int)
+  /// A package could not be loaded or run.
+  case packageFailed(package: String, reason: String)
+  /// The bundle server sent something that the protocol does not allow, or went away.
+  case serverFailed(reason: String)
+  /// The pipeline already makes a picture; it makes one at a time.
+  case busy
+  /// The app's own filter refused the prompt.
+  case promptRefused(reason: String)
+  /// The app's own filter refused the picture.
+  case pictureRefused(reason: String)
+  /// The run stopped after some steps; `resume` goes on from the snapshot to the same picture.
+  case interrupted(Snapshot, reason: String)
+}
+
+extension MatryoshkaError: LocalizedError {
+  /// One sentence for a person.
+  public var errorDescription: String? {
+    switch self {
+    case .invalidJSON(let offset, let reason): "not valid JSON at byte \(offset): \(reason)."
+    case .invalidManifest(let field, let reason): "manifest.json: \(field) \(reason)."
+    case .damagedBundle(let file, let reason):
+      "\(file): \(reason); copy the whole bundle again."
+    case .invalidTensorFile(let reason): "tensor file: \(reason)."
+    case .invalidTokenizer(let reason): "tokenizer: \(reason)."
+    case .invalidPicture(let reason): "picture: \(reason)."
+    case .invalidArgument(let name, let reason): "\(name): \(reason)."
+    case .missingFeatures(let caption):
+      "no text features for the caption \"\(caption.prefix(60))\"; add it with mdm embed."
+    case .fileSystem(let path, let reason): "\(path): \(reason)."
+    case .notEnoughMemory(let needed, let available):
+      "the model needs \(needed >> 20) MB of memory and \(available >> 20) MB are available; "
+        + "choose a smaller variant of the bundle."
+    case .packageFailed(let package, let reason): "package \(package): \(reason)."
+    case .serverFailed(let reason): "bundle server: \(reason)."
+    case .busy: "a picture is being made already; wait for it or end its stream."
+    case .promptRefused(let reason): "the prompt was refused: \(reason)."
+    case .pictureRefused(let reason): "the picture was refused: \(reason)."
+    case .interrupted(let snapshot, let reason):
+      "interrupted after \(snapshot.stepsDone) steps (\(reason)); resume with its snapshot."
+    }
+  }
+}

@@ -1,0 +1,41 @@
+/// A picture of 8-bit RGB.
+public struct Picture: Sendable, Equatable {
+  /// Pixels.
+  public let width: Int
+  /// Pixels.
+  public let height: Int
+  /// Red, green, blue, row by row from the top.
+  public let rgb: [UInt8]
+
+  /// Throws ``MatryoshkaError/invalidPicture(reason:)`` where sizes and bytes disagree.
+  public init(width: Int, height: Int, rgb: [UInt8]) throws {
+    guard width >= 1, height >= 1, Tensor.count(of: [width, height, 3]) == rgb.count else {
+      throw MatryoshkaError.invalidPicture(
+        reason: "\(rgb.count) bytes are not \(width) x \(height) pixels")
+    }
+    (self.width, self.height, self.rgb) = (width, height, rgb)
+  }
+
+  /// Of a (1, 3, H, W) tensor: values times `scale`, clipped to [-1, 1], to 256 steps.
+  package init(_ tensor: Tensor, scale: Double) throws {
+    guard tensor.shape.count == 4, tensor.shape[0] == 1, tensor.shape[1] == 3 else {
+      throw MatryoshkaError.invalidPicture(reason: "expected the shape (1, 3, H, W)")
+    }
+    let (height, width) = (tensor.shape[2], tensor.shape[3])
+    let plane = width * height
+    let factor = Float(scale)
+    let values = tensor.values
+    let rgb = [UInt8](unsafeUninitializedCapacity: 3 * plane) { out, filled in
+      for channel in 0..<3 {
+        for pixel in 0..<plane {
+          let value = min(max(values[channel * plane + pixel] * factor, -1), 1)
+          // NaN, which no network of ours gives, becomes black
+          out[3 * pixel + channel] =
+            value.isNaN ? 0 : UInt8(((value + 1) * 127.5).rounded(.toNearestOrEven))
+        }
+      }
+      filled = 3 * plane
+    }
+    try self.init(width: width, height: height, rgb: rgb)
+  }
+}

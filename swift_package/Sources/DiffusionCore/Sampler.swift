@@ -1,0 +1,140 @@
+/// The walk from noise to a picture, one step per evaluation of the network.
+///
+/// A value: what it holds is what a snapshot must keep.
+public struct Sampler: Sendable {
+  /// What DPM-Solver++ remembers: the last clean estimate per level and its step in half log-SNR.
+  public struct History: Sendable, Equatable, Codable {
+    /// Highest level first.
+    public let cleanEstimates: [Tensor]
+    /// Half the growth of log-SNR.
+    public let step: Double
+  }
+
+  private let schedule: NoiseSchedule
+  private let settings: SamplerSettings
+  private let prediction: Manifest.Prediction
+  private let threshold: Manifest.Threshold
+  private let imageScales: [Double]
+  /// Table indices, noisiest first, that end in 0.
+  public let indices: [Int]
+  /// Steps that are done.
+  public package(set) var stepsDone = 0
+  /// Of DPM-Solver++; nil for the others.
+  public package(set) var history: History?
+
+  /// - Parameters:
+  ///   - schedule: one table per level, highest first.
+  ///   - imageScales: a clean estimate times this is a picture in [-1, 1]; per level.
+  ///   - starts: of a student, the table indices that it learned, noisiest first.
+  public init(
+    schedule: NoiseSchedule, settings: SamplerSettings, prediction: Manifest.Prediction,
+    threshold: Manifest.Threshold, imageScales: [Double], starts: [Int] = []
+  ) throws {
+    try settings.check()
+    guard schedule.tables.count == imageScales.count, imageScales.allSatisfy({ $0 > 0 }) else {
+      throw MatryoshkaError.invalidArgument(
+        name: "imageScales", reason: "expected one above 0 for each level")
+    }
+    (self.schedule, self.settings, self.prediction) = (schedule, settings, prediction)
+    self.threshold = settings.threshold ?? threshold
+    self.imageScales = imageScales
+    indices =
+      settings.kind == .student
+      ? try Sampler.studentIndices(starts, steps: settings.steps, table: schedule.numSteps)
+      : try schedule.indices(steps: settings.steps, grid: settings.grid)
+  }
+
+  /// All evaluations.
+  public var total: Int { indices.count - 1 }
+  /// Whether the last step is done.
+  public var isFinished: Bool { stepsDone == total }
+  /// Table index of the state before the next step; the network is told one less.
+  public var index: Int { indices[stepsDone] }
+
+  /// Takes one step.
+  ///
+  /// - Parameters:
+  ///   - x: the noisy pictures, which become the cleaner ones.
+  ///   - prediction: what the network answered, guidance applied.
+  ///   - noise: needed where the settings draw noise.
+  /// - Returns: the clean estimate of every level.
+  public mutating func step(
+    _ x: inout [Tensor], prediction: consuming [Tensor], noise: [Tensor]?
+  ) throws -> [Tensor] {
+    try check(x, prediction, noise)
+    let (now, next) = (indices[stepsDone], indices[stepsDone + 1])
+    var x0 = prediction
+    for level in x.indices {
+      Diffusion.cleanEstimate(
+        of: &x0[level].values, at: x[level].values, alphaBar: schedule.tables[level][now],
+        kind: self.prediction)
+      if settings.kind != .student {  // a student answers with a mean that is kept in range
+        Thresholding.apply(threshold, to: &x0[level].values, signal: imageScales[level])
+      }
+    }
+    let towards = settings.kind == .dpmpp ? extrapolated(x0, now, next) : x0
+    for level in x.indices {
+      let (from, to) = (schedule.tables[level][now], schedule.tables[level][next])
+      let target = towards[level].values
+      switch settings.kind {
+      case .dpmpp, .student:
+        Diffusion.dpmpp(&x[level].values, towards: target, from: from, to: to)
+      case .ddim:
+        Diffusion.ddim(
+          &x[level].values, towards: target, noise: noise?[level].values, from: from, to: to,
+          eta: settings.eta)
+      case .ddpm:
+        Diffusion.ddpm(
+          &x[level].values, towards: target, noise: noise?[level].values ?? [], from: from, to: to)
+      }
+    }
+    stepsDone += 1
+    return x0
+  }
+
+  private mutating func extrapolated(_ x0: [Tensor], _ now: Int, _ next: Int) -> [Tensor] {
+    let step = (schedule.logSNR(next) - schedule.logSNR(now)) / 2
+    defer { history = History(cleanEstimates: x0, step: step) }
+    guard let history, step != .infinity else { return x0 }  // the first, and the one to clean
+    var out = x0
+    for level in out.indices {
+      Diffusion.extrapolate(
+        &out[level].values, before: history.cleanEstimates[level].values, step: step,
+        stepBefore: history.step)
+    }
+    return out
+  }
+
+  private func check(_ x: [Tensor], _ prediction: [Tensor], _ noise: [Tensor]?) throws {
+    func refuse(_ name: String, _ reason: String) -> MatryoshkaError {
+      .invalidArgument(name: name, reason: reason)
+    }
+    guard !isFinished else { throw refuse("step", "the walk has ended") }
+    guard x.count == imageScales.count else { throw refuse("x", "expected one picture per level") }
+    let shapes = x.map(\.shape)
+    guard prediction.map(\.shape) == shapes else {
+      throw refuse("prediction", "its shapes are not those of the pictures")
+    }
+    if let noise, noise.map(\.shape) != shapes {
+      throw refuse("noise", "its shapes are not those of the pictures")
+    }
+    if settings.drawsNoise && noise == nil { throw refuse("noise", "this sampler needs it") }
+    if let history, history.cleanEstimates.map(\.shape) != shapes {
+      throw refuse("history", "its shapes are not those of the pictures")
+    }
+  }
+
+  /// Table indices that a student visits in so many steps; others are refused.
+  private static func studentIndices(_ starts: [Int], steps: Int?, table: Int) throws -> [Int] {
+    let falls = zip(starts, starts.dropFirst()).allSatisfy { $0 > $1 }
+    guard let first = starts.first, let last = starts.last, falls, last >= 1, first <= table else {
+      throw MatryoshkaError.invalidArgument(name: "sampler", reason: "the model is no student")
+    }
+    guard let steps, steps >= 1, starts.count % steps == 0 else {
+      let known = (1...starts.count).filter { starts.count % $0 == 0 }
+      throw MatryoshkaError.invalidArgument(
+        name: "steps", reason: "this student takes \(known), got \(steps.map(String.init) ?? "all")")
+    }
+    return stride(from: 0, to: starts.count, by: starts.count / steps).map { starts[$0] } + [0]
+  }
+}

@@ -1,0 +1,71 @@
+/// Keeps clean estimates in the range of pictures.
+///
+/// Source of the dynamic ones: Saharia et al. 2022 (arXiv:2205.11487).
+package enum Thresholding {
+  /// - Parameter signal: a picture in [-1, 1] is x0 times this.
+  package static func apply(_ kind: Manifest.Threshold, to x0: inout [Float], signal: Double) {
+    let scale = Float(signal)
+    switch kind {
+    case .none: return
+    case .clip: map(&x0) { min(max($0 * scale, -1), 1) / scale }
+    case .dynamic: stretch(&x0, scale, quantile: 0.995, bound: 100)
+    case .dynamicIf: stretch(&x0, scale, quantile: 0.95, bound: 1.5)
+    }
+  }
+
+  private static func stretch(_ x0: inout [Float], _ scale: Float, quantile: Float, bound: Float) {
+    map(&x0) { $0 * scale }
+    let limit = min(max(absoluteQuantile(of: x0, quantile), 1), bound)
+    map(&x0) { min(max($0, -limit), limit) / limit / scale }
+  }
+
+  /// Quantile of |x|, linearly interpolated in single precision as `numpy.quantile` does.
+  package static func absoluteQuantile(of x: [Float], _ quantile: Float) -> Float {
+    guard !x.isEmpty else { return 0 }
+    let place = Float(x.count - 1) * quantile
+    let below = min(Int(place.rounded(.down)), x.count - 1)
+    let above = min(below + 1, x.count - 1)
+    let (low, high) = neighbours(x, below, above)
+    let share = place - Float(below)
+    let gap = high - low
+    return share >= 0.5 ? high - gap * (1 - share) : low + gap * share
+  }
+
+  /// The values at two neighbouring ranks of |x|.
+  ///
+  /// The bits of numbers that are not negative are in the order of the numbers, so two counts (of
+  /// the upper 16 bits, then of the lower 15) find a rank without sorting.
+  private static func neighbours(_ x: [Float], _ below: Int, _ above: Int) -> (Float, Float) {
+    var counts = [Int](repeating: 0, count: 1 << 16)
+    for value in x { counts[Int((value.bitPattern & 0x7FFF_FFFF) >> 15)] += 1 }
+    let low = ranked(x, counts, below)
+    return (low, above == below ? low : ranked(x, counts, above))
+  }
+
+  private static func ranked(_ x: [Float], _ counts: [Int], _ rank: Int) -> Float {
+    let (upper, rest) = locate(counts, rank)
+    var fine = [Int](repeating: 0, count: 1 << 15)
+    for value in x {
+      let bits = value.bitPattern & 0x7FFF_FFFF
+      if Int(bits >> 15) == upper { fine[Int(bits & 0x7FFF)] += 1 }
+    }
+    return Float(bitPattern: UInt32(upper) << 15 | UInt32(locate(fine, rest).0))
+  }
+
+  /// The bin that holds a rank, and the rank within it.
+  private static func locate(_ counts: [Int], _ rank: Int) -> (Int, Int) {
+    var rest = rank
+    for (bin, count) in counts.enumerated() {
+      if rest < count { return (bin, rest) }
+      rest -= count
+    }
+    return (counts.count - 1, 0)
+  }
+
+  @inline(__always)
+  private static func map(_ x: inout [Float], _ body: (Float) -> Float) {
+    x.withUnsafeMutableBufferPointer { x in
+      for i in x.indices { x[i] = body(x[i]) }
+    }
+  }
+}

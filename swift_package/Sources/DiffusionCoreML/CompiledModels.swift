@@ -1,0 +1,105 @@
+#if canImport(CoreML) || COREML_SHIM
+  import DiffusionCore
+  import Foundation
+
+  #if canImport(CoreML)
+    import CoreML
+  #else
+    import CoreMLShim
+  #endif
+
+  /// Packages compiled on this device, once: Core ML caches what it derives from a compiled model by
+  /// its path, so each keeps one path for as long as bundle and system stay the same.
+  public struct CompiledModels: Sendable {
+    /// From a package to a compiled model in a temporary place.
+    public typealias Compile = @Sendable (URL) async throws -> URL
+
+    private let bundle: BundleFolder
+    private let base: URL
+    private let folder: URL
+    private let compile: Compile
+
+    /// - Parameters:
+    ///   - base: a folder of the app's own, such as one in Application Support.
+    ///   - system: changes with the system's build, which voids what was compiled.
+    ///   - compile: `MLModel.compileModel(at:)` unless told otherwise.
+    public init(
+      bundle: BundleFolder, base: URL,
+      system: String = ProcessInfo.processInfo.operatingSystemVersionString,
+      compile: @escaping Compile = { try await MLModel.compileModel(at: $0) }
+    ) {
+      (self.bundle, self.base, self.compile) = (bundle, base, compile)
+      let build = system.map { $0.isLetter || $0.isNumber ? $0 : "-" }
+      folder = base.appending(path: "\(bundle.manifest.digest.prefix(16))-\(String(build))")
+    }
+
+    /// The compiled model of a package; compiles it where that has not been done.
+    public func url(of package: Manifest.Package) async throws -> URL {
+      let place = folder.appending(path: "\(package.name).mlmodelc")
+      if FileManager.default.fileExists(atPath: place.path) { return place }
+      try makeFolder()
+      try checkDisk(package.bytes)
+      let made: URL
+      do {
+        made = try await compile(bundle.url.appending(path: package.path))
+      } catch {
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "cannot be compiled")
+      }
+      do {
+        try Task.checkCancellation()
+        try FileManager.default.moveItem(at: made, to: place)
+      } catch {
+        try? FileManager.default.removeItem(at: made)
+        if error is CancellationError { throw error }
+        throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be written")
+      }
+      return place
+    }
+
+    /// Compiles all packages, one at a time. Between them it can be cancelled, and goes on later.
+    ///
+    /// - Parameter progress: packages done, of so many.
+    public func prepare(progress: @Sendable (Int, Int) -> Void = { _, _ in }) async throws {
+      let packages = bundle.manifest.packages
+      for (index, package) in packages.enumerated() {
+        progress(index, packages.count)
+        try Task.checkCancellation()
+        _ = try await url(of: package)
+      }
+      progress(packages.count, packages.count)
+      removeOthers()
+    }
+
+    /// Removes what was compiled for other systems or bundles below the same base.
+    public func removeOthers() {
+      let others = (try? FileManager.default.contentsOfDirectory(at: base, includingPropertiesForKeys: nil)) ?? []
+      for other in others where other.lastPathComponent != folder.lastPathComponent {
+        try? FileManager.default.removeItem(at: other)
+      }
+    }
+
+    private func makeFolder() throws {
+      do {
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        #if canImport(Darwin)
+          var values = URLResourceValues()
+          values.isExcludedFromBackup = true
+          var place = folder
+          try place.setResourceValues(values)
+        #endif
+      } catch {
+        throw MatryoshkaError.fileSystem(path: folder.path, reason: "cannot be made")
+      }
+    }
+
+    /// A compiled model is about as large as its package; twice that must be free.
+    private func checkDisk(_ bytes: Int) throws {
+      let attributes = try? FileManager.default.attributesOfFileSystem(forPath: folder.path)
+      guard let free = (attributes?[.systemFreeSize] as? NSNumber)?.int64Value else { return }
+      guard free >= 2 * Int64(bytes) else {
+        throw MatryoshkaError.fileSystem(
+          path: folder.path, reason: "has \(free >> 20) MB left, \(bytes >> 19) MB are needed")
+      }
+    }
+  }
+#endif

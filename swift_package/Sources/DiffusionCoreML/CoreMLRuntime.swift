@@ -1,0 +1,124 @@
+#if canImport(CoreML) || COREML_SHIM
+  import DiffusionCore
+  import Foundation
+
+  #if canImport(CoreML)
+    import CoreML
+  #else
+    import CoreMLShim
+  #endif
+
+  /// Runs the packages of a bundle by Core ML. Checked against declarations only: not run on a Mac.
+  public actor CoreMLRuntime: PackageRuntime {
+    /// Opens a compiled model.
+    public typealias Open = @Sendable (URL, MLModelConfiguration) throws -> MLModel
+
+    private let models: CompiledModels
+    private let computeUnits: Manifest.ComputeUnits?
+    private let open: Open
+    private var loaded: [String: MLModel] = [:]
+    private var contexts: [Int: [String: MLMultiArray]] = [:]
+    private let executor = BlockingExecutor(label: "DiffusionCoreML")
+
+    /// The actor's own thread: a prediction takes long, and holds up nobody else.
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+      executor.asUnownedSerialExecutor()
+    }
+
+    /// - Parameters:
+    ///   - computeUnits: for all packages; nil: what the manifest says of each. Measure it.
+    ///   - open: `MLModel(contentsOf:configuration:)` unless told otherwise.
+    public init(
+      models: CompiledModels, computeUnits: Manifest.ComputeUnits? = nil,
+      open: @escaping Open = { try MLModel(contentsOf: $0, configuration: $1) }
+    ) {
+      (self.models, self.computeUnits, self.open) = (models, computeUnits, open)
+    }
+
+    /// Compiles the package if need be, and loads it.
+    public func load(_ package: Manifest.Package) async throws {
+      if loaded[package.name] != nil { return }
+      let url = try await models.url(of: package)
+      let configuration = MLModelConfiguration()
+      configuration.computeUnits = units(computeUnits ?? package.compute)
+      do {
+        loaded[package.name] = try open(url, configuration)
+      } catch {
+        throw MatryoshkaError.packageFailed(
+          package: package.name, reason: "cannot be loaded (\(error.localizedDescription))")
+      }
+    }
+
+    /// Releases a package; values of the contexts stay.
+    public func unload(_ package: Manifest.Package) { loaded[package.name] = nil }
+
+    /// Runs a package. Buffers of its last outputs are offered again for the new ones.
+    public func run(
+      _ package: Manifest.Package, context: Int, giving values: [String: Tensor]
+    ) throws {
+      guard let model = loaded[package.name] else {
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "is not loaded")
+      }
+      var known = contexts[context, default: [:]]
+      for input in package.inputs {
+        if let tensor = values[input.name] {
+          known[input.name] = try MultiArrays.array(tensor, as: input)
+        }
+      }
+      let outputs = try predict(package, model, known)
+      for output in package.outputs {
+        guard let array = outputs.featureValue(for: output.name)?.multiArrayValue,
+          array.shape.map(\.intValue) == output.shape
+        else {
+          throw MatryoshkaError.packageFailed(
+            package: package.name, reason: "did not put out \(output.name) as the manifest has it")
+        }
+        known[output.name] = array
+      }
+      contexts[context] = known
+    }
+
+    /// A value as single precision numbers.
+    public func value(_ name: String, context: Int) throws -> Tensor {
+      guard let array = contexts[context]?[name] else {
+        throw MatryoshkaError.packageFailed(package: name, reason: "was not computed")
+      }
+      return try MultiArrays.tensor(array)
+    }
+
+    /// Releases all models and values.
+    public func release() { (loaded, contexts) = ([:], [:]) }
+
+    private func predict(
+      _ package: Manifest.Package, _ model: MLModel, _ known: [String: MLMultiArray]
+    ) throws -> any MLFeatureProvider {
+      var inputs: [String: Any] = [:]
+      for input in package.inputs {
+        guard let array = known[input.name] else {
+          throw MatryoshkaError.packageFailed(package: package.name, reason: "lacks \(input.name)")
+        }
+        inputs[input.name] = MLFeatureValue(multiArray: array)
+      }
+      let options = MLPredictionOptions()
+      for output in package.outputs where inputs[output.name] == nil {
+        options.outputBackings[output.name] = known[output.name]
+      }
+      do {
+        let provider = try MLDictionaryFeatureProvider(dictionary: inputs)
+        return try model.prediction(from: provider, options: options)
+      } catch {
+        throw MatryoshkaError.packageFailed(
+          package: package.name, reason: error.localizedDescription)
+      }
+    }
+
+    private func units(_ units: Manifest.ComputeUnits) -> MLComputeUnits {
+      switch units {
+      case .cpuAndGPU: .cpuAndGPU
+      case .cpuAndNeuralEngine: .cpuAndNeuralEngine
+      case .cpuOnly: .cpuOnly
+      case .all: .all
+      }
+    }
+  }
+#endif

@@ -1,0 +1,115 @@
+#if os(Linux) || os(macOS)
+  import DiffusionCore
+  import Foundation
+
+  /// Runs the packages of a bundle by `mdm serve-bundle` in a child process.
+  ///
+  /// For Linux and for tests. The child starts with the first `load`, ends with `release` and with
+  /// this object's last owner, and by itself when this process dies. SIGPIPE is ignored from then
+  /// on in the whole process.
+  public actor PipeRuntime: PackageRuntime {
+    private let executor = BlockingExecutor(label: "mdm-serve-bundle")
+    private let command: [String]
+    private let digest: String
+    private var server: ServerProcess?
+    private var loaded: Set<String> = []
+
+    /// The actor's own thread, so that waiting for the child holds up nobody else.
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+      executor.asUnownedSerialExecutor()
+    }
+
+    /// - Parameters:
+    ///   - bundle: what the server opens; its digest is compared.
+    ///   - program: the `mdm` command, with arguments before `serve-bundle` if it needs any.
+    ///   - precision: "fp16" rounds as a device does, "fp32" does not.
+    public init(bundle: BundleFolder, program: [String] = ["mdm"], precision: String = "fp16") {
+      command = program + ["serve-bundle", bundle.url.path, "--precision", precision]
+      digest = bundle.manifest.digest
+    }
+
+    /// Starts the server if need be, and loads a package there.
+    public func load(_ package: Manifest.Package) throws {
+      if server == nil { try start() }
+      if loaded.contains(package.name) { return }
+      _ = try ask("L", Frame.text(package.name))
+      loaded.insert(package.name)
+    }
+
+    /// Releases a package there.
+    public func unload(_ package: Manifest.Package) {
+      guard loaded.remove(package.name) != nil else { return }
+      if (try? ask("U", Frame.text(package.name))) == nil { stop() }
+    }
+
+    /// Runs a package there.
+    public func run(
+      _ package: Manifest.Package, context: Int, giving values: [String: Tensor]
+    ) throws {
+      let types = Dictionary(package.inputs.map { ($0.name, $0.dtype) }) { first, _ in first }
+      var payload = Frame.word(UInt32(context)) + Frame.text(package.name)
+      payload += [UInt8(values.count & 255), UInt8(values.count >> 8)]
+      for (name, tensor) in values.sorted(by: { $0.key < $1.key }) {
+        payload += Frame.tensor(name, tensor, as: types[name] ?? .fp32)
+      }
+      _ = try ask("R", payload)
+    }
+
+    /// Fetches a value.
+    public func value(_ name: String, context: Int) throws -> Tensor {
+      var reader = FrameReader(try ask("G", Frame.word(UInt32(context)) + Frame.text(name)))
+      let (found, tensor) = try reader.tensor()
+      try reader.finish()
+      guard found == name else {
+        throw MatryoshkaError.serverFailed(reason: "it sent \(found.prefix(64)), not \(name)")
+      }
+      return tensor
+    }
+
+    /// Ends the server.
+    public func release() { stop() }
+
+    private func stop() {
+      server?.end()
+      server = nil
+      loaded = []
+    }
+
+    private func start() throws {
+      server = try ServerProcess(command)
+      do {
+        var reader = FrameReader(try ask("H", [1, 0]))
+        let version = try reader.number(bytes: 2)
+        let found = try reader.text()
+        guard version == 1, found == digest else {
+          throw MatryoshkaError.serverFailed(reason: "it serves another bundle or version")
+        }
+      } catch {
+        stop()
+        throw error
+      }
+    }
+
+    /// The payload of the answer to one request. A connection that broke is closed.
+    private func ask(_ kind: Character, _ payload: [UInt8]) throws -> [UInt8] {
+      guard let server else { throw MatryoshkaError.serverFailed(reason: "it is not running") }
+      let (answer, content): (UInt8, [UInt8])
+      do {
+        try server.send(Frame.bytes(kind, payload))
+        (answer, content) = try server.receive()
+      } catch {
+        stop()
+        throw error
+      }
+      switch answer {
+      case UInt8(ascii: "K"), UInt8(ascii: "T"): return content
+      case UInt8(ascii: "E"):
+        var reader = FrameReader(content)
+        throw MatryoshkaError.serverFailed(reason: try reader.text())
+      default:
+        stop()
+        throw MatryoshkaError.serverFailed(reason: "an answer of the unknown kind \(answer)")
+      }
+    }
+  }
+#endif

@@ -1,0 +1,152 @@
+import DiffusionCore
+
+/// The packages of a bundle, run in order and wired by name, whatever the layout.
+struct Chain: Sendable {
+  let bundle: BundleFolder
+  let runtime: any PackageRuntime
+  let policy: MemoryPolicy
+
+  /// What a run's texts are.
+  struct Captions: Sendable {
+    let prompt: String
+    /// nil: no guidance, one evaluation per step.
+    let negative: String?
+    let scale: Double
+
+    var all: [String] { [prompt] + [negative].compactMap { $0 } }
+  }
+
+  /// A caption that is in its context; the row that is added to every time embedding.
+  struct Conditioning: Sendable {
+    let context: Int
+    let pooled: Tensor?
+    let scale: Double
+  }
+
+  typealias Pause = () async throws -> Void
+
+  /// Brings every caption into a context of its own.
+  func condition(
+    _ captions: Captions, _ cache: EmbeddingCache?, _ pause: Pause
+  ) async throws -> [Conditioning] {
+    guard let text = bundle.manifest.text else {
+      return [Conditioning(context: 0, pooled: nil, scale: 1)]
+    }
+    let inputs: [[String: Tensor]]
+    if let cache {
+      inputs = try captions.all.map {
+        let (values, mask) = try cache.features(of: $0)
+        return [FeatureName.textFeatures: values, FeatureName.textMask: mask]
+      }
+    } else {
+      inputs = try tokens(captions.all, text)
+      try await run(.text, inputs, pause)
+    }
+    try await run(.prompt, inputs, pause)
+    var out: [Conditioning] = []
+    for context in inputs.indices {
+      let pooled = try await runtime.value(FeatureName.pooled, context: context)
+      out.append(Conditioning(context: context, pooled: pooled, scale: captions.scale))
+    }
+    return out
+  }
+
+  /// Predictions of the levels from `firstLevel` on, guidance applied.
+  func predict(
+    _ states: [Tensor], time: Int, firstLevel: Int, _ prompts: [Conditioning], _ pause: Pause
+  ) async throws -> [Tensor] {
+    let levels = Array(bundle.manifest.levels[firstLevel...])
+    let inputs = try prompts.map { try stepInputs(levels, states, time, firstLevel, $0) }
+    try await run(.step, inputs, largest: levels[0].side, pause)
+    var out: [Tensor] = []
+    for (level, state) in zip(levels, states) {
+      var answer = try await runtime.value(level.prediction, context: 0)
+      if prompts.count > 1 {
+        let base = try await runtime.value(level.prediction, context: 1)
+        try check(base, level.prediction, like: state)
+        try check(answer, level.prediction, like: state)
+        Diffusion.guide(&answer.values, unconditional: base.values, scale: prompts[0].scale)
+      }
+      try check(answer, level.prediction, like: state)
+      out.append(answer)
+    }
+    return out
+  }
+
+  private func stepInputs(
+    _ levels: [Manifest.Level], _ states: [Tensor], _ time: Int, _ firstLevel: Int,
+    _ prompt: Conditioning
+  ) throws -> [String: Tensor] {
+    var values: [String: Tensor] = [:]
+    for (level, state) in zip(levels, states) {
+      var temb = try bundle.timeEmbedding(level, time)
+      if let pooled = prompt.pooled {
+        try check(pooled, FeatureName.pooled, like: temb)
+        temb.values = zip(temb.values, pooled.values).map { $0 + $1 }
+      }
+      values[level.image] = state
+      values[level.temb] = temb
+    }
+    if firstLevel > 0, let name = levels[0].features {
+      let inputs = bundle.manifest.packages.flatMap(\.inputs)
+      guard let feature = inputs.first(where: { $0.name == name }) else {
+        throw MatryoshkaError.invalidManifest(field: "packages", reason: "none takes \(name)")
+      }
+      values[name] = try Tensor(zeros: feature.shape)
+    }
+    return values
+  }
+
+  private func tokens(
+    _ captions: [String], _ text: Manifest.Text
+  ) throws -> [[String: Tensor]] {
+    guard text.encoder != nil, let tokenizer = try bundle.tokenizer() else {
+      throw MatryoshkaError.invalidArgument(
+        name: "features", reason: "this bundle has no text encoder; give features of mdm embed")
+    }
+    return try captions.map {
+      let spelled = try Caption.spelled($0, lowercase: text.lowercase)
+      let ids = tokenizer.tokens(spelled, maximum: text.maxTokens)
+      let padding = [Float](repeating: 0, count: text.maxTokens - ids.count)
+      let shape = [1, text.maxTokens]
+      return [
+        FeatureName.tokenIDs: try Tensor(shape: shape, values: ids.map { Float($0) } + padding),
+        FeatureName.textMask: try Tensor(shape: shape, values: ids.map { _ in 1 } + padding),
+      ]
+    }
+  }
+
+  /// Runs the packages of a phase for every context.
+  private func run(
+    _ phase: Manifest.Phase, _ inputs: [[String: Tensor]], largest: Int? = nil, _ pause: Pause
+  ) async throws {
+    let packages = bundle.manifest.packages.filter { package in
+      package.phase == phase && (largest.map { (package.side ?? 0) <= $0 } ?? true)
+    }
+    if policy == .staged { await keepOnly(phase) }
+    for package in packages {
+      try await pause()
+      try await runtime.load(package)
+      for (context, values) in inputs.enumerated() {
+        try await pause()
+        let wanted = Set(package.inputs.map(\.name))
+        try await runtime.run(package, context: context, giving: values.filter { wanted.contains($0.key) })
+      }
+      if policy == .minimal { await runtime.unload(package) }
+    }
+    try await pause()
+  }
+
+  private func keepOnly(_ phase: Manifest.Phase) async {
+    for package in bundle.manifest.packages where package.phase != phase {
+      await runtime.unload(package)
+    }
+  }
+
+  private func check(_ found: Tensor, _ name: String, like expected: Tensor) throws {
+    guard found.shape == expected.shape else {
+      throw MatryoshkaError.packageFailed(
+        package: name, reason: "it has the shape \(found.shape), expected \(expected.shape)")
+    }
+  }
+}

@@ -1,0 +1,2 @@
+// An app imports MatryoshkaDiffusion alone.
+@_exported import DiffusionCore

@@ -1,0 +1,110 @@
+import DiffusionCore
+
+/// The state of one run between two steps.
+struct Walk {
+  let policy: MemoryPolicy
+  /// Index of the highest level that runs.
+  let firstLevel: Int
+  private let bundle: BundleFolder
+  private let request: PictureRequest
+  private let scales: [Double]
+  private var sampler: Sampler
+  private var noise: NoiseStream
+  private(set) var states: [Tensor]
+
+  /// From the start.
+  init(_ bundle: BundleFolder, _ request: PictureRequest, _ policy: MemoryPolicy) throws {
+    try self.init(bundle, request, policy, states: nil)
+  }
+
+  /// From a snapshot. Throws ``MatryoshkaError`` where it is not one of this bundle.
+  init(_ bundle: BundleFolder, _ snapshot: Snapshot, _ policy: MemoryPolicy) throws {
+    try self.init(bundle, snapshot.request, policy, states: snapshot.states)
+    let shapes = snapshot.states.map(\.shape)
+    let draws = snapshot.request.sampler.drawsNoise ? 1 + snapshot.stepsDone : 1
+    guard snapshot.bundleDigest == bundle.manifest.digest,
+      shapes == sides.map({ [1, 3, $0, $0] }), (0..<sampler.total).contains(snapshot.stepsDone),
+      snapshot.draws == draws, snapshot.history?.cleanEstimates.map(\.shape) ?? shapes == shapes,
+      (snapshot.history != nil) == (request.sampler.kind == .dpmpp && snapshot.stepsDone > 0)
+    else {
+      throw MatryoshkaError.invalidArgument(
+        name: "snapshot", reason: "belongs to another bundle, or was altered")
+    }
+    sampler.stepsDone = snapshot.stepsDone
+    sampler.history = snapshot.history
+    noise.skip(to: snapshot.draws)
+  }
+
+  private init(
+    _ bundle: BundleFolder, _ request: PictureRequest, _ policy: MemoryPolicy, states: [Tensor]?
+  ) throws {
+    let manifest = bundle.manifest
+    firstLevel = try Walk.firstLevel(manifest, request.stopAt)
+    let levels = manifest.levels[firstLevel...]
+    (self.bundle, self.request, self.policy) = (bundle, request, policy)
+    scales = levels.map(\.imageScale)
+    sampler = try Sampler(
+      schedule: bundle.schedule.dropping(firstLevel), settings: request.sampler,
+      prediction: manifest.prediction, threshold: manifest.threshold, imageScales: scales)
+    noise = NoiseStream(seed: request.seed, sides: levels.map(\.side))
+    if let states {
+      self.states = states
+    } else {
+      self.states = try noise.draw()
+    }
+  }
+
+  private static func firstLevel(_ manifest: Manifest, _ side: Int?) throws -> Int {
+    guard let side else { return 0 }
+    guard let level = manifest.levels.firstIndex(where: { $0.side == side }) else {
+      throw MatryoshkaError.invalidArgument(
+        name: "stopAt", reason: "this model has sides \(manifest.levels.map(\.side)), got \(side)")
+    }
+    guard level == 0 || manifest.levels[level].features != nil else {
+      throw MatryoshkaError.invalidArgument(
+        name: "stopAt", reason: "a \(manifest.layout) runs all of its levels")
+    }
+    return level
+  }
+
+  private var sides: [Int] { bundle.sides[firstLevel...].map { $0 } }
+  var stepsDone: Int { sampler.stepsDone }
+  var total: Int { sampler.total }
+  var isFinished: Bool { sampler.isFinished }
+  /// What the network is told.
+  var time: Int { sampler.index - 1 }
+
+  /// The prompt and, where guidance asks for it, the negative one; guidance between them.
+  var captions: Chain.Captions {
+    let scale = request.sampler.guidanceScale
+    let guided = scale != 1 && bundle.manifest.guidance == .cfg
+    return Chain.Captions(
+      prompt: request.prompt, negative: guided ? request.negativePrompt : nil, scale: scale)
+  }
+
+  var snapshot: Snapshot {
+    Snapshot(
+      bundleDigest: bundle.manifest.digest, request: request, stepsDone: stepsDone, states: states,
+      draws: noise.draws, history: sampler.history)
+  }
+
+  /// Takes the step that the predictions say; returns the clean estimates.
+  mutating func advance(_ predictions: [Tensor]) throws -> [Tensor] {
+    let draw = request.sampler.drawsNoise ? try noise.draw() : nil
+    return try sampler.step(&states, prediction: predictions, noise: draw)
+  }
+
+  func pictures(_ images: [Tensor], of isWanted: (Int) -> Bool) throws -> [Picture] {
+    try zip(images, scales).compactMap { image, scale in
+      isWanted(image.shape[3]) ? try Picture(image, scale: scale) : nil
+    }
+  }
+
+  func finished() throws -> Finished {
+    let values = try zip(states, scales).map { state, scale in
+      try Tensor(
+        shape: state.shape, values: state.values.map { min(max($0 * Float(scale), -1), 1) })
+    }
+    return Finished(pictures: try pictures(states) { _ in true }, values: values)
+  }
+}

@@ -1,0 +1,17 @@
+import DiffusionCore
+
+/// Normals as float64 and, from a second generator, as float32: raw little-endian numbers.
+enum Noise {
+  static func normals(key: [UInt32], count: Int, out: String) throws {
+    var first = MersenneTwister(key: key)
+    var second = MersenneTwister(key: key)
+    // In two uneven draws, so that a kept second number is passed on.
+    let odd = count / 3 | 1
+    let doubles = first.normals(odd) + first.normals(count - odd)
+    let floats = second.floatNormals(odd) + second.floatNormals(count - odd)
+    let bytes = doubles.flatMap { value in
+      (0..<8).map { UInt8(truncatingIfNeeded: value.bitPattern >> UInt64(8 * $0)) }
+    }
+    try write(bytes + littleEndianBytes(of: floats), to: out)
+  }
+}

@@ -1,0 +1,109 @@
+import Foundation
+import MatryoshkaDiffusion
+
+/// `mdm-generate BUNDLE ...`: one picture per seed.
+struct Generate {
+  let options: CommandLineOptions
+  let pipeline: Pipeline
+
+  func run() async throws {
+    try refuseExisting()
+    var files: [String] = []
+    for seed in options.seeds {
+      var request = options.request
+      request.seed = seed
+      if let finished = try await picture(request) {
+        files += try save(finished, seed)
+      }
+    }
+    await pipeline.release()
+    try Output.put(options.isJSON ? Report(files: files) : nil, files.joined(separator: "\n"))
+  }
+
+  private struct Report: Encodable {
+    let files: [String]
+  }
+
+  /// nil: it was stopped for a snapshot.
+  private func picture(_ request: PictureRequest) async throws -> Finished? {
+    let previews: Previews = options.previews == nil ? .none : .all
+    let stream =
+      if let path = options.resume {
+        pipeline.resume(try snapshot(path), previews: previews)
+      } else {
+        pipeline.generate(request, previews: previews)
+      }
+    do {
+      for try await step in stream {
+        if !options.isQuiet { Output.say("step \(step.index + 1) of \(step.total)") }
+        try save(step)
+        if let finished = step.finished { return finished }
+        if step.index + 1 == options.snapshotAfter {
+          await pipeline.interrupt(reason: "--snapshot-after")
+        }
+      }
+    } catch MatryoshkaError.interrupted(let snapshot, _) where options.snapshot != nil {
+      try write(JSONEncoder().encode(snapshot), options.snapshot ?? "")
+    }
+    try Task.checkCancellation()
+    return nil
+  }
+
+  private func snapshot(_ path: String) throws -> Snapshot {
+    do {
+      return try JSONDecoder().decode(Snapshot.self, from: Data(contentsOf: URL(filePath: path)))
+    } catch {
+      throw MatryoshkaError.fileSystem(path: path, reason: "is no readable snapshot")
+    }
+  }
+
+  private func save(_ step: Step) throws {
+    guard let folder = options.previews else { return }
+    try makeFolder(folder)
+    for picture in step.previews {
+      try write(picture.png(), "\(folder)/\(picture.width)_\(step.index).png")
+    }
+  }
+
+  private func save(_ finished: Finished, _ seed: UInt32) throws -> [String] {
+    var files: [String] = []
+    if let raw = options.raw {
+      let tensors = finished.values.map { (name: "picture_\($0.shape[3])", tensor: $0) }
+      try write(TensorFile.contents(tensors), raw)
+      files.append(raw)
+    }
+    if let out = options.out {
+      let path = options.seeds.count == 1 ? out : "\(out)/\(seed).png"
+      if options.seeds.count > 1 { try makeFolder(out) }
+      try write(finished.picture.png(), path)
+      files.append(path)
+    }
+    return files
+  }
+
+  private func refuseExisting() throws {
+    guard options.out != nil || options.raw != nil else {
+      throw MatryoshkaError.invalidArgument(name: "out", reason: "say where the picture goes")
+    }
+    for path in [options.out, options.raw, options.snapshot].compactMap({ $0 })
+    where !options.overwrites && FileManager.default.fileExists(atPath: path) {
+      throw MatryoshkaError.fileSystem(path: path, reason: "exists; add --overwrite")
+    }
+  }
+
+  private func makeFolder(_ path: String) throws {
+    do {
+      try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    } catch {
+      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be made")
+    }
+  }
+
+  private func write(_ bytes: some Sequence<UInt8>, _ path: String) throws {
+    do {
+      try Data(bytes).write(to: URL(filePath: path), options: .atomic)
+    } catch {
+      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be written")
+    }
+  }
+}

@@ -1,0 +1,120 @@
+import Foundation
+import MatryoshkaDiffusion
+
+/// The command line, taken apart. Throws ``MatryoshkaError/invalidArgument(name:reason:)``.
+struct CommandLineOptions {
+  var bundle = ""
+  var request = PictureRequest(prompt: "")
+  var seeds: [UInt32] = []
+  var out: String?
+  var raw: String?
+  var previews: String?
+  var features: String?
+  var snapshot: String?
+  var snapshotAfter: Int?
+  var resume: String?
+  var server = ["mdm"]
+  var precision = "fp16"
+  var memory = MemoryPolicy.automatic
+  var repetitions = 5
+  var isJSON = false
+  var overwrites = false
+  var isQuiet = false
+
+  static let usage = """
+    Usage: mdm-generate [generate|bench|licenses] BUNDLE --prompt TEXT --out FILE.png [options]
+
+      --prompt TEXT        what to show            --negative TEXT      what not to show
+      --seed N             default 0; repeat for several: --out is a folder then
+      --steps N            default 50              --full-table         every step of the table
+      --sampler NAME       ddim, ddpm, dpmpp       --eta X              noise of ddim
+      --guidance X         1: none                 --threshold NAME     none, clip, dynamic, dynamic_if
+      --grid NAME          even, log_snr           --stop-at SIDE       run up to this side only
+      --previews DIR       every level at every step, as PNG
+      --raw FILE           the picture before rounding, as safetensors
+      --features FILE      text features made by mdm embed
+      --memory NAME        automatic, resident, staged, minimal
+      --snapshot FILE --snapshot-after N    stop after N steps; --resume FILE goes on
+      --server COMMAND     default mdm             --precision NAME     fp16, fp32
+      --repetitions N      of bench; default 5
+      --json --quiet --overwrite --help
+
+    Examples:
+      mdm-generate emoji.bundle --prompt "red heart" --seed 7 --out heart.png
+      mdm-generate bench emoji.bundle --prompt "red heart" --steps 4 --json
+    """
+
+  init(_ words: [String]) throws {
+    var rest = words[...]
+    while let word = rest.popFirst() {
+      guard word.hasPrefix("--") else {
+        guard bundle.isEmpty else { throw refuse(word, "is unexpected") }
+        bundle = word
+        continue
+      }
+      if try !flag(word) { try set(word, rest.popFirst()) }
+    }
+    if bundle.isEmpty { throw refuse("bundle", "give the folder of one") }
+    if seeds.isEmpty { seeds = [0] }
+  }
+
+  private func refuse(_ name: String, _ reason: String) -> MatryoshkaError {
+    .invalidArgument(name: name, reason: reason)
+  }
+
+  private mutating func flag(_ word: String) throws -> Bool {
+    switch word {
+    case "--json": isJSON = true
+    case "--quiet": isQuiet = true
+    case "--overwrite": overwrites = true
+    case "--full-table": request.sampler.steps = nil
+    default: return false
+    }
+    return true
+  }
+
+  private mutating func set(_ word: String, _ given: String?) throws {
+    guard let given else { throw refuse(word, "needs a value, or is unknown") }
+    switch word {
+    case "--prompt": request.prompt = given
+    case "--negative": request.negativePrompt = given
+    case "--seed": seeds.append(try number(word, given))
+    case "--steps": request.sampler.steps = try number(word, given)
+    case "--sampler": request.sampler.kind = try choice(word, given)
+    case "--eta": request.sampler.eta = try number(word, given)
+    case "--guidance": request.sampler.guidanceScale = try number(word, given)
+    case "--threshold": request.sampler.threshold = try choice(word, given)
+    case "--grid": request.sampler.grid = try choice(word, given)
+    case "--stop-at": request.stopAt = try number(word, given)
+    case "--out": out = given
+    case "--raw": raw = given
+    case "--previews": previews = given
+    case "--features": features = given
+    case "--memory": memory = try choice(word, given)
+    case "--snapshot": snapshot = given
+    case "--snapshot-after": snapshotAfter = try number(word, given)
+    case "--resume": resume = given
+    case "--server": server = given.split(separator: " ").map(String.init)
+    case "--precision": precision = given
+    case "--repetitions": repetitions = max(1, try number(word, given))
+    default: throw refuse(word, "is unknown; see --help")
+    }
+  }
+
+  private func number<Number: LosslessStringConvertible>(
+    _ word: String, _ given: String
+  ) throws -> Number {
+    guard let number = Number(given) else { throw refuse(word, "\"\(given)\" is no number for it") }
+    return number
+  }
+
+  private func choice<Choice: RawRepresentable & CaseIterable>(
+    _ word: String, _ given: String
+  ) throws -> Choice where Choice.RawValue == String {
+    guard let choice = Choice(rawValue: given) else {
+      let known = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+      throw refuse(word, "\"\(given)\" is none of \(known)")
+    }
+    return choice
+  }
+}

@@ -1,0 +1,213 @@
+"""Bundles as Swift reads them: what is accepted, what is refused, and the numbers inside."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from swift_tools import Dump
+
+from conversion.bundle import Bundle
+from conversion.errors import BundleError
+from conversion.manifest import read_manifest
+from mdm_apple.tensorfile import read_tensors
+
+pytest_plugins = ["bundles"]
+
+
+def with_digest(data: dict[str, Any]) -> str:
+    """As json.dumps has it, with the digest that fits, so that nothing but the change counts."""
+    rest = {key: value for key, value in data.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    data["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else []
+    )
+    return [path, *(p for key, part in inner for p in places(part, (*path, key)))]
+
+
+def change(data: dict[str, Any], path: tuple[Any, ...], chosen: random.Random) -> None:
+    """Replace, drop or add something at a place."""
+    parent: Any = data
+    for key in path[:-1]:
+        parent = parent[key]
+    telling = [
+        None,
+        True,
+        0,
+        -1,
+        1,
+        2.0,
+        0.5,
+        10**12,
+        "",
+        "a b",
+        "../x",
+        "x" * 600,
+        [],
+        {},
+        "0" * 64,
+    ]
+    match chosen.randrange(3):
+        case 0:
+            parent[path[-1]] = chosen.choice(telling)
+        case 1:
+            del parent[path[-1]]
+        case _ if isinstance(parent[path[-1]], dict):
+            parent[path[-1]]["unknown"] = 1
+        case _:
+            parent[path[-1]] = [parent[path[-1]]]
+
+
+def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, tiny_bundle: Bundle) -> None:
+    """1,000 changed manifests, new ones each time; the digest always fits."""
+    text = (tiny_bundle.path / "manifest.json").read_text(encoding="utf-8")
+    whole = json.loads(text)
+    chosen = random.SystemRandom()
+    every = [p for p in places(whole) if p and p[0] not in ("digest", "created")]
+    texts = [text]
+    for _ in range(1000):
+        data = copy.deepcopy(whole)
+        change(data, chosen.choice(every), chosen)
+        texts.append(with_digest(data))
+    answers = dump.json("manifests", given=texts)
+    assert answers[0] == ""
+    refused = 0
+    for changed, answer in zip(texts, answers, strict=True):
+        try:
+            read_manifest(changed, "manifest.json")
+        except BundleError:
+            refused += 1
+            if not answer:
+                pytest.fail(f"only Python refuses {changed}")
+            continue
+        # What Swift refuses beyond the schema are paths and wiring, which Python sees on opening.
+        beyond = (
+            "provides",
+            "puts out",
+            "leads out",
+            "twice",
+            "list",
+            "largest side",
+            "steps",
+            "minimum_steps",
+        )
+        assert not answer or any(word in answer for word in beyond), answer
+    assert refused > 300
+
+
+def test_damaged_manifests_are_refused(dump: Dump, tiny_bundle: Bundle) -> None:
+    dump.fuzz("manifest", tiny_bundle.path / "manifest.json", 2000)
+
+
+def test_a_manifest_that_does_not_fit_its_digest_is_refused(
+    dump: Dump, tiny_bundle: Bundle
+) -> None:
+    text = (tiny_bundle.path / "manifest.json").read_text(encoding="utf-8")
+    [answer] = dump.json("manifests", given=[text.replace('"fp16"', '"fp16x"', 1)])
+    assert "digest" in answer
+
+
+def test_alpha_bar_is_bit_for_bit_that_of_the_bundle(
+    dump: Dump,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    dump("tables", tiny_bundle.path, tmp_path / "out")
+    schedule = tiny_bundle.schedule()
+    expected = np.concatenate([schedule.base, *schedule.tables])
+    assert (tmp_path / "out").read_bytes() == expected.astype("<f8").tobytes()
+
+
+def test_a_bundle_opens_and_its_hashes_are_checked(dump: Dump, tiny_bundle: Bundle) -> None:
+    assert dump.json("bundle", tiny_bundle.path) == {"digest": tiny_bundle.manifest.digest}
+
+
+def _flip(bundle: Path) -> None:
+    file = next(bundle.rglob("weight.bin"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "is not the file": _flip,
+    "is missing": lambda b: (b / "tables.safetensors").unlink(),
+    "is not listed": lambda b: (b / "more").write_bytes(b"x"),
+    "bytes, not": lambda b: (b / "config.json").write_bytes(b"{}"),
+    "is not a plain file": lambda b: (b / "link").symlink_to(b / "config.json"),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGE)
+def test_a_damaged_bundle_is_refused_with_a_sentence(
+    dump: Dump,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    reason: str,
+) -> None:
+    shutil.copytree(tiny_bundle.path, tmp_path / "b")
+    DAMAGE[reason](tmp_path / "b")
+    done = dump.run("bundle", tmp_path / "b")
+    assert done.returncode == 1
+    assert reason in done.stderr.decode()
+
+
+def test_feature_caches_are_read_alike(dump: Dump, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    from mdm_apple.features import FeatureCache, FeatureKey, embed_captions
+    from mdm_apple.text import TextFeatures
+
+    text = tiny_bundle.manifest.text
+    assert text is not None
+    config = tiny_bundle.config().text
+    assert config is not None
+    key = FeatureKey(
+        config.encoder_sha256 or "none",
+        text.tokenizer_sha256 or "",
+        text.lowercase,
+        text.max_tokens,
+        text.width,
+    )
+
+    def encode(captions: list[str]) -> TextFeatures[Any]:
+        lengths = np.array([1 + len(c) % text.max_tokens for c in captions])
+        mask = (np.arange(text.max_tokens) < lengths[:, None]).astype(np.float32)
+        values = np.random.RandomState(None).standard_normal((*mask.shape, text.width))
+        return TextFeatures((values * mask[..., None]).astype(np.float32), mask)
+
+    captions = ["red heart", "  Red   HEART ", "", "日本", "cat"]
+    embed_captions(captions, encode, tmp_path / "cache", key)
+    dump("features", tiny_bundle.path, tmp_path / "cache", tmp_path / "out", given=captions)
+    found = read_tensors(tmp_path / "out")
+    expected = FeatureCache(tmp_path / "cache", key).lookup(captions, length=text.max_tokens)
+    for row in range(len(captions)):
+        assert np.array_equal(found[f"values_{row}"][0], expected.values[row])
+        assert np.array_equal(found[f"mask_{row}"][0], expected.mask[row])
+
+    missing = dump.run(
+        "features", tiny_bundle.path, tmp_path / "cache", tmp_path / "out", given=["dog"]
+    )
+    assert b"no text features" in missing.stderr
+    other = dataclasses.replace(key, tokenizer_sha256="0" * 64)
+    embed_captions(captions, encode, tmp_path / "other", other)
+    refused = dump.run(
+        "features", tiny_bundle.path, tmp_path / "other", tmp_path / "out", given=[""]
+    )
+    assert b"tokenizer_sha256" in refused.stderr
