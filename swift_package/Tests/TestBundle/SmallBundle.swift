@@ -74,7 +74,8 @@ package struct SmallBundle: ~Copyable {
     func level(_ side: Int, _ features: String) -> String {
       #"""
       {"side":\#(side),"image":"x_\#(side)","temb":"temb_\#(side)","prediction":"prediction_\#(side)",
-      "features":\#(features),"alpha_bar":"alpha_bar_\#(side)","time":"time_\#(side)","image_scale":1.0}
+      "features":\#(features),"alpha_bar":"alpha_bar_\#(side)","time":"time_\#(side)",
+      "target_time":null,"guidance":null,"image_scale":1.0}
       """#
     }
     let x8 = feature("x_8", "1,3,8,8")
@@ -96,7 +97,8 @@ package struct SmallBundle: ~Copyable {
       "target":"iOS18","levels":[\#(level(8, "null")),\#(level(4, "\"features_4\""))],"num_steps":20,
       "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
       "threshold":"clip","guidance":"none",
-      "sampler":{"kind":"ddim","steps":5,"minimum_steps":1,"maximum_steps":20},"text":null,
+      "sampler":{"kind":"ddim","steps":5,"minimum_steps":1,"maximum_steps":20},
+      "student":null,"text":null,
       "packages":[\#(all.joined(separator: ","))],
       "peak_memory":{"resident":3000,"staged":2000,"minimal":1000},
       "golden":{"path":"golden.safetensors","prompts":[""],"text":null,"seed":0,"sampler":"ddim",
