@@ -21,7 +21,7 @@ demo: setup
 	@echo "Open out/demo/report.html in a browser."
 
 test: setup check swift
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-all: setup check swift
 	$(BIN)/pytest

@@ -37,7 +37,7 @@ def main() -> None:
     if sys.platform == "linux":  # elsewhere forked frameworks may hang, and each child starts anew
         from mdm_apple.cli import COMMANDS
 
-        for name in (*HEAVY, *(f"mdm_apple.cli.{c}_command" for c in COMMANDS)):
+        for name in (*HEAVY, *(f"mdm_apple.cli.{c.replace('-', '_')}_command" for c in COMMANDS)):
             importlib.import_module(name)
         from conversion.coreml import quiet_coremltools
 

@@ -149,7 +149,10 @@ for command in json.loads(sys.argv[1]):
 print(json.dumps(answers))
 """
 
-WRITTEN = sorted(p.stem.removesuffix("_command") for p in ROOT.glob("mdm_apple/cli/*_command.py"))
+WRITTEN = sorted(
+    p.stem.removesuffix("_command").replace("_", "-")
+    for p in ROOT.glob("mdm_apple/cli/*_command.py")
+)
 
 
 @pytest.fixture(scope="module")
