@@ -272,7 +272,7 @@ FEATURES = [
     Case("features absent", "no such file", lambda room: with_features(room, room.at / "none")),
     Case("features of another encoder", "was made with encoder_sha256", of_another_encoder),
     Case("features lacking the caption", "no features for the caption", lambda room: sample(room, room.good.frozen, "--features", room.good.features, "--prompt", "unheard")),
-    Case("features for a trained encoder", "feature caches need", lambda room: sample(room, room.good.model, "--features", room.good.features)),
+    Case("features for a trained encoder", "was made with encoder_sha256", lambda room: sample(room, room.good.model, "--features", room.good.features)),
     features_case("truncated", "not a whole file", lambda d: d[: len(d) - 40]),
     features_case("cut in the header", "not a whole file", lambda d: d[:100]),
     features_case("empty", "not a whole file", lambda d: b""),
