@@ -27,8 +27,7 @@ def command(bundle: Path, precision: str, as_json: bool, quiet: bool) -> None:
     """Run the packages of a bundle for another program, over stdin and stdout.
 
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
-    --json
-    says what would be served, and stops.
+    --json says what would be served, and stops.
     """
     require_installed("torch", "coremltools", "jsonschema")
     if as_json:
