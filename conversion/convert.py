@@ -22,7 +22,7 @@ from conversion.execute import Package
 from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
 from conversion.layouts import Layout, parts_of
-from conversion.mlpackage import seal_package
+from conversion.mlpackage import package_size, seal_package
 from conversion.multifunction import merge_packages
 from conversion.parts import Compute, Part
 from conversion.source import ModelSource
@@ -96,7 +96,7 @@ def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSo
     for path in separate.values():
         shutil.rmtree(path)
     seal_package(target, target.stem, source.config.provenance.license)
-    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    size = package_size(target)
     if size > limit_mb * 1e6:
         raise ConversionError(
             f"{target.name}: takes {size / 1e6:.0f} MB and cannot be split, because its functions "
@@ -108,7 +108,7 @@ def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSo
 def within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
     """The part, or the pieces into which its package was split, as <name>_1 and <name>_2."""
     path = folder / f"{part.name}.mlpackage"
-    if sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) <= limit_mb * 1e6:
+    if package_size(path) <= limit_mb * 1e6:
         return [part]
     pieces = [dataclasses.replace(part, name=f"{part.name}_{k}") for k in (1, 2)]
     first, second = (folder / f"{piece.name}.mlpackage" for piece in pieces)

@@ -31,6 +31,7 @@ from conversion.manifest import (
     StudentInfo,
     TextInfo,
 )
+from conversion.mlpackage import package_size
 from conversion.parts import Part, features_name, image_name, prediction_name, temb_name
 from conversion.source import ModelSource
 from conversion.tables import (
@@ -123,7 +124,7 @@ def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> Packag
     return dataclasses.replace(
         info,
         weight_bits=weight_bits,
-        bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+        bytes=package_size(path),
         activation_bytes=peak_bytes(function_of(Package.open(path), info.name)),
     )
 

@@ -68,3 +68,8 @@ def copy_package(source: Path, target: Path) -> None:
 
 def _identifier(item_path: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"mdm-apple:{item_path}")).upper()
+
+
+def package_size(path: Path) -> int:
+    """Bytes of all files of a package."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

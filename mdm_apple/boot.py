@@ -104,11 +104,6 @@ def _with_student(level: UNetConfig, student: Student) -> UNetConfig:
     return dataclasses.replace(level, student=student, inner=inner, freeze_inner=False)
 
 
-def is_students_own(name: str) -> bool:
-    """Whether a parameter belongs to the inputs that only a student has."""
-    return name.rpartition("inner_unet.")[2].startswith(("temb_target_", "temb_guidance_"))
-
-
 @dataclass(frozen=True)
 class BootBatch:
     """Some rows of one step; no picture among them.

@@ -11,6 +11,7 @@ import math
 from mdm_apple.config import TEMPORAL_HEAD_WIDTH, UNetConfig
 
 IMAGE_CHANNELS = 3
+STUDENT_INPUTS = ("temb_target_", "temb_guidance_")  # in front of a student's own names
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -58,13 +59,18 @@ def idle_parameters(config: UNetConfig) -> frozenset[str]:
     No gradient reaches them, so that an optimiser must leave them as they are: `interp_*`, the
     middle blocks of an outer level, and a student's extra embeddings, which only distillation uses.
     """
-    unused = ["interp_layer", "temb_target_layer", "temb_guidance_layer"]
+    unused = ["interp_layer", *STUDENT_INPUTS]
     if config.inner is not None:
         unused.append("mid_blocks.")
     names = {name for name in state_shapes(config) if name.startswith(tuple(unused))}
     if config.inner is not None:
         names |= {f"inner_unet.{name}" for name in idle_parameters(config.inner)}
     return frozenset(names)
+
+
+def is_students_own(name: str) -> bool:
+    """Whether a parameter belongs to the inputs that only a student has."""
+    return name.rpartition("inner_unet.")[2].startswith(STUDENT_INPUTS)
 
 
 def _blocks(shapes: Shapes, config: UNetConfig) -> None:

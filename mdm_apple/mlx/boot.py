@@ -20,7 +20,6 @@ from mdm_apple.boot import (
     Indices,
     Jump,
     Teacher,
-    is_students_own,
 )
 from mdm_apple.config import ModelConfig
 from mdm_apple.diffusion import guide
@@ -35,7 +34,7 @@ from mdm_apple.mlx.text import EncodeText, open_text
 from mdm_apple.mlx.train import MlxLearner
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
-from mdm_apple.schedule import build_schedule
+from mdm_apple.shapes import is_students_own
 from mdm_apple.training import TrainConfig
 
 Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
@@ -64,7 +63,7 @@ class MlxBootStepper(MlxLearner[BootBatch]):
         self.extra = ("boundary_loss", *(["level_distance"] if len(config.sides) > 1 else []))
         self._teacher = teacher
         self._loss = BootLoss(
-            build_schedule(config.diffusion.schedule, config.model.scales),
+            self._schedule,
             config.diffusion,
             config.model.scales,
             boot,

@@ -74,6 +74,7 @@ class MlxLearner(ABC, Generic[Rows]):
         self.config, self.train = config, train
         self.rank, self.world = process_rank()
         self._ops = MlxOps()
+        self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
         self._reduced = reducible(net) if train.precision == "bf16" else frozenset[str]()
@@ -288,18 +289,6 @@ class MlxLearner(ABC, Generic[Rows]):
 
 class MlxStepper(MlxLearner[Batch]):
     """Learns the nested loss from captioned pictures."""
-
-    def __init__(
-        self,
-        net: UNet,
-        config: ModelConfig,
-        train: TrainConfig,
-        encode: EncodeText | None = None,
-        encoder: T5Encoder | None = None,
-        compiled: bool = True,
-    ) -> None:
-        super().__init__(net, config, train, encode, encoder, compiled)
-        self._schedule = build_schedule(config.diffusion.schedule, config.model.scales)
 
     def arrays(self, batch: Batch) -> Mapping[str, Any]:
         tables = [t[batch.times + 1].astype(np.float32) for t in self._schedule.tables]

@@ -16,7 +16,6 @@ from mdm_apple.boot import (
     Indices,
     Jump,
     Teacher,
-    is_students_own,
 )
 from mdm_apple.config import ModelConfig
 from mdm_apple.diffusion import guide
@@ -24,6 +23,7 @@ from mdm_apple.distill import DistillJob
 from mdm_apple.errors import MdmError
 from mdm_apple.loss import limit_output
 from mdm_apple.schedule import build_schedule
+from mdm_apple.shapes import is_students_own
 from mdm_apple.torch.fit import default_device
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open import open_network
