@@ -39,7 +39,7 @@ _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
 class Batch:
     """Some rows of one step.
 
-    images: float32 (B, 3, side, side) in [-1, 1]. captions: B, empty where dropped for guidance.
+    images: float32 (B, 3, side, side) in [-1, 1 + white_headroom]. captions: B, empty where dropped for guidance.
     micros: "scale" (B,) float32, in pixels. indices: int64 (B,) into the data set.
     times: int64 (B,) in [0, num_steps): what the network receives; its table index is one more.
     noise: standard normal float32 (B, 3, side, side) per level, highest first.
@@ -74,12 +74,15 @@ class Draws:
 
     sides: pixels of each level, highest first. caption_dropout: share of captions emptied.
     diffusion: its num_steps, high_noise_share and high_noise_start decide the timesteps.
+    white_headroom: pure white pixels become 1 + this. A picture is clipped to [-1, 1] at its end,
+    so the small errors of a network about this value vanish: plain backgrounds come out plain.
     """
 
     seed: int
     sides: tuple[int, ...]
     diffusion: DiffusionConfig
     caption_dropout: float = 0.0
+    white_headroom: float = 0.0
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
@@ -87,6 +90,8 @@ class Draws:
             raise DataError(f"sides: expected pixels per level, got {self.sides}.")
         if not 0 <= self.caption_dropout <= 1:
             raise DataError(f"caption_dropout: expected 0 to 1, got {self.caption_dropout}.")
+        if not 0 <= self.white_headroom < 1:
+            raise DataError(f"white_headroom: expected 0 up to 1, got {self.white_headroom}.")
 
 
 class BatchPlan:
@@ -180,8 +185,10 @@ def make_batch(
         for place, level in enumerate(noise):
             normal = stream.at(len(noise) - place, int(number), step)
             normal.standard_normal(dtype=np.float32, out=level[row])
+    white = images.min(1, keepdims=True) == 255
     images /= np.float32(127.5)
     images -= np.float32(1)
+    images += np.float32(draws.white_headroom) * white
     picked = np.asarray(indices, np.int64)
     return Batch(images, captions, {"scale": scale}, picked, times, noise)
 

@@ -111,7 +111,13 @@ def fit(job: Job, open_stepper: OpenStepper, say: Callable[[str], None]) -> Fitt
     check_mixing(job.train, config.diffusion, stepper.world)
     held_out = validation_rows(len(dataset), job.train.validation_share, job.train.seed)
     plan = BatchPlan(len(dataset), job.train.batch_size, job.train.seed, held_out)
-    draws = Draws(job.train.seed, config.sides, config.diffusion, job.train.caption_dropout)
+    draws = Draws(
+        job.train.seed,
+        config.sides,
+        config.diffusion,
+        job.train.caption_dropout,
+        job.train.white_headroom,
+    )
     saved = Event()
     meta = {
         "train": dataclasses.asdict(job.train),

@@ -51,6 +51,7 @@ class TrainConfig:
     ema_ramp: bool = True  # smaller decay at first, so that a short run shows in the average
     ema_warmup_steps: int = 0  # updates during which the average just follows
     caption_dropout: float = 0.1  # share of captions replaced by the empty one, for guidance
+    white_headroom: float = 0.0  # pure white is trained as 1 + this, so that clipping cleans it
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False  # recompute activations instead of keeping them
     seed: int = 0
@@ -70,7 +71,7 @@ class TrainConfig:
             "save_every",
             "log_every",
         )
-        for name in ("lr", "embedding_lr_scale", "weight_decay", "clip_norm"):
+        for name in ("lr", "embedding_lr_scale", "weight_decay", "clip_norm", "white_headroom"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(
                     f"{name}: expected a finite number of 0 or more, got {getattr(self, name)}."

@@ -66,6 +66,9 @@ Examples:
 @_setting("--ema-decay", "ema_decay", float, "Decay of the averaged weights.")
 @click.option("--no-ema", is_flag=True, help="Keep no averaged weights.")
 @_setting("--caption-dropout", "caption_dropout", float, "Share of empty captions, for guidance.")
+@_setting(
+    "--white-headroom", "white_headroom", float, "Train pure white as 1 + this, for clean white."
+)
 @_setting("--precision", "precision", click.Choice(["fp32", "bf16"]), "Of matrix products.")
 @click.option(
     "--checkpointing",
