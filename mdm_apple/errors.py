@@ -18,6 +18,9 @@ _EXTRAS = {
     "emoji": "data",
     "matplotlib": "demo",
     "jinja2": "demo",
+    "torchmetrics": "eval",
+    "torch_fidelity": "eval",
+    "transformers": "eval",
 }
 
 

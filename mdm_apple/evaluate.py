@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,16 @@ class Pair:
     made: Images
 
 
+class Judge(Protocol):
+    """A score of its own, over all pictures: FID, CLIP score."""
+
+    name: str
+
+    def add(self, real: Images, made: Images, captions: Sequence[str]) -> None: ...
+
+    def value(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Scores by seed, and some of the pictures behind them."""
@@ -129,6 +139,7 @@ def evaluate(
     plan: EvaluationPlan,
     progress: Callable[[int], object] = lambda _: None,
     teacher: Teacher | None = None,
+    judges: Sequence[Judge] = (),
 ) -> Evaluation:
     """Score pictures of `plan.count` captions per seed against the whole data set.
 
@@ -136,6 +147,7 @@ def evaluate(
         dataset: opened at the side of the model's highest level.
         progress: called with the number of pictures just made.
         teacher: makes the same pictures from the same noise, to measure how far a student is off.
+        judges: shown the pictures of every seed.
     """
     config = runtime.config
     check_student(config.distilled, plan.sampler)
@@ -167,6 +179,8 @@ def evaluate(
             )
             taught = teacher.pictures(prompts, plan.stop_at) if teacher else ()
             parts.append(measure(real, made, estimate, ranks, taught))
+            for judge in judges:
+                judge.add(real[0], made[0], captions)
             if len(shown) < MAX_SHOWN and seed == plan.seeds[0]:
                 shown += map(Pair, captions, real[0], made[0])
             progress(len(prompts))

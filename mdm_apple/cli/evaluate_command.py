@@ -18,10 +18,11 @@ from mdm_apple.cli.open_model import BACKENDS, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.cli.sample_command import SAMPLERS
 from mdm_apple.data import open_dataset, with_captions
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require
 from mdm_apple.evaluate import (
     Evaluation,
     EvaluationPlan,
+    Judge,
     Pair,
     Teacher,
     evaluate,
@@ -66,6 +67,8 @@ Examples:
 @click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
 @click.option("--teacher", type=FOLDER, help="Also the distance to its pictures of the same noise.")
 @click.option("--teacher-steps", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--inception", is_flag=True, help="Also FID; its network is downloaded once.")
+@click.option("--clip", is_flag=True, help="Also CLIP score; its network is downloaded once.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--backend", type=click.Choice(BACKENDS), default=None, help="Default: by machine.")
 @click.option("--dtype", "precision", type=click.Choice(["fp32", "bf16", "fp16"]))
@@ -102,6 +105,7 @@ def command(**options: Any) -> None:
     teacher = _teacher(options, plan, output)
     if teacher is not None and teacher.runtime.config.sides != opened.runtime.config.sides:
         raise MdmError("teacher: makes pictures of other sides than --model.")
+    judges = _judges(options["inception"], options["clip"])
     dataset = open_dataset(
         options["data"],
         opened.runtime.config.side,
@@ -115,13 +119,14 @@ def command(**options: Any) -> None:
     began = time.perf_counter()
     total = plan.count * len(plan.seeds)
     with tqdm(total=total, unit="picture", disable=output.quiet) as bar:
-        found = evaluate(opened.runtime, dataset, plan, bar.update, teacher)
+        found = evaluate(opened.runtime, dataset, plan, bar.update, teacher, judges)
     report: dict[str, Any] = {
         "model": {"path": str(options["model"]), "sha256": opened.sha256},
         "data": {"name": options["data"], "fingerprint": dataset.fingerprint},
         "settings": dataclasses.asdict(plan)
         | {"backend": opened.backend, "dtype": options["precision"]},
         **_scores(found),
+        "fetched": {judge.name: judge.value() for judge in judges},
         "seconds": round(time.perf_counter() - began, 2),
         "version": __version__,
     }
@@ -141,6 +146,16 @@ def _teacher(options: dict[str, Any], plan: EvaluationPlan, output: Output) -> T
     weight = plan.sampler.guidance_scale
     sampler = SamplerConfig("ddim", options["teacher_steps"], guidance_scale=weight)
     return Teacher(runtime, sampler)
+
+
+def _judges(inception: bool, clip: bool) -> list[Judge]:
+    if not inception and not clip:
+        return []
+    require("torch")
+    from mdm_apple.torch.fetched_scores import ClipScore, FrechetInception
+
+    fid = [FrechetInception()] if inception else []
+    return [*fid, *([ClipScore.fetched()] if clip else [])]
 
 
 def _scores(found: Evaluation) -> dict[str, Any]:
@@ -181,6 +196,7 @@ def _text(report: dict[str, Any]) -> str:
         f"  layout features  Frechet {mean['layout_frechet']:.4f}, kernel "
         f"{mean['layout_kernel']:.5f}, precision {mean['layout_precision']:.3f}, recall "
         f"{mean['layout_recall']:.3f} (handcrafted, not FID)",
+        *(f"  {name}  {value:.3f}" for name, value in report["fetched"].items()),
     ]
     return "\n".join(lines)
 
