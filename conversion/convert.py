@@ -21,7 +21,7 @@ from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
-from conversion.layouts import Layout, parts_of
+from conversion.layouts import Layout, fitting_compute, parts_of
 from conversion.mlpackage import package_size, seal_package
 from conversion.multifunction import merge_packages
 from conversion.parts import Compute, Part
@@ -39,13 +39,14 @@ class ConvertOptions:
     """How a bundle is made.
 
     target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
-    layers for the Neural Engine, "gpu" keeps those of training. max_package_mb: larger packages are
-    split in two until none is (a phone's Neural Engine takes about 1000).
+    layers for the Neural Engine, "gpu" keeps those of training; None: as fits the layout.
+    max_package_mb: larger packages are split in two until none is (a phone's Neural Engine takes
+    about 1000).
     """
 
-    layout: Layout = "monolith"
+    layout: Layout = "nested"
     target: Target = "iOS18"
-    compute: Compute = "gpu"
+    compute: Compute | None = None
     max_package_mb: float = 1000
 
 
@@ -62,7 +63,8 @@ def convert(
     """
     if options.layout == "multifunction" and options.target == "iOS17":
         raise ConversionError("multifunction: needs iOS 18; convert with --target iOS18.")
-    parts = parts_of(source, options.layout, options.compute)
+    compute = options.compute or fitting_compute(options.layout)
+    parts = parts_of(source, options.layout, compute)
     for part in parts:
         _check_range(part)
     with bundle_folder(out, overwrite) as folder:

@@ -17,7 +17,7 @@ from small import random_state
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser
-from conversion.convert import ConvertOptions, convert
+from conversion.convert import convert
 from conversion.errors import BundleError, ConversionError
 from conversion.golden import read_golden
 from conversion.knapsack import frontier
@@ -92,7 +92,7 @@ def test_sizes_beyond_the_finest_step_still_fit() -> None:
 @pytest.fixture(scope="module")
 def nested(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("nested") / "nested.bundle"
-    return convert(tiny_source, out, ConvertOptions("nested", compute="ane"))
+    return convert(tiny_source, out)
 
 
 @pytest.mark.parametrize("phase", ["prompt", "step"])

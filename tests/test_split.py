@@ -108,7 +108,9 @@ def test_bundle_of_small_packages_proves_itself(
 ) -> None:
     largest = max(p.bytes for p in tiny_bundle.manifest.packages)
     limit = 0.7 * largest / 1e6
-    bundle = convert(tiny_source, tmp_path / "small", ConvertOptions(max_package_mb=limit))
+    bundle = convert(
+        tiny_source, tmp_path / "small", ConvertOptions("monolith", max_package_mb=limit)
+    )
     names = [p.name for p in bundle.manifest.packages]
     assert names[-2:] == ["denoiser_1", "denoiser_2"]
     assert max(p.bytes for p in bundle.manifest.packages) <= 0.7 * largest

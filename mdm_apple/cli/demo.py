@@ -185,7 +185,9 @@ def _palettize(bundle: Path, out: Path, bits: int) -> float:
 
 
 def _megabytes(bundle: Any) -> float:
-    return sum(p.bytes for p in bundle.manifest.packages) / 1e6
+    from conversion.manifest import package_bytes
+
+    return package_bytes(bundle.manifest.packages) / 1e6
 
 
 def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) -> Variant:
