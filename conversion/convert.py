@@ -18,7 +18,6 @@ from conversion.bundle import Bundle, bundle_folder, finish_bundle
 from conversion.coreml import quiet_coremltools
 from conversion.describe import describe
 from conversion.errors import ConversionError
-from conversion.execute import Package
 from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
 from conversion.layouts import Layout, fitting_compute, parts_of
@@ -26,7 +25,7 @@ from conversion.mlpackage import package_size, seal_package
 from conversion.multifunction import merge_packages
 from conversion.parts import Compute, Part
 from conversion.source import ModelSource
-from conversion.split import best_cut, split_package
+from conversion.split import split_to_fit
 from conversion.tables import write_tables
 from mdm_apple.strict_json import to_json
 from mdm_apple.tensorfile import write_bytes
@@ -108,17 +107,9 @@ def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSo
 
 
 def within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
-    """The part, or the pieces into which its package was split, as <name>_1 and <name>_2."""
-    path = folder / f"{part.name}.mlpackage"
-    if package_size(path) <= limit_mb * 1e6:
-        return [part]
-    pieces = [dataclasses.replace(part, name=f"{part.name}_{k}") for k in (1, 2)]
-    first, second = (folder / f"{piece.name}.mlpackage" for piece in pieces)
-    split_package(path, first, second, best_cut(Package.open(path)), f"cut_{part.name}")
-    shutil.rmtree(path)
-    for piece, target in zip(pieces, (first, second), strict=True):
-        seal_package(target, piece.name, source.config.provenance.license)
-    return [p for piece in pieces for p in within_limit(piece, folder, limit_mb, source)]
+    """The part, or the pieces into which its package was split."""
+    names = split_to_fit(folder, part.name, limit_mb, source.config.provenance.license)
+    return [dataclasses.replace(part, name=name) for name in names]
 
 
 def convert_part(part: Part, path: Path, target: Target, source: ModelSource) -> None:
