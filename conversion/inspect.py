@@ -12,7 +12,8 @@ from conversion.bundle import Bundle
 from conversion.cost import CHIPS, CutPoint, cost_of, cut_points
 from conversion.describe import function_of
 from conversion.execute import Package
-from conversion.lint import Finding, count_by_rule, lint
+from conversion.execute.graph import Function
+from conversion.lint import RULES, Finding, Rule, count_by_rule, lint
 from conversion.manifest import PeakMemory
 from conversion.weights import weights_of
 from mdm_apple.config import ModelConfig, T5Config
@@ -33,7 +34,7 @@ class LevelSize:
 
 @dataclass(frozen=True)
 class PackageCensus:
-    """operations: how often each kind occurs, constants left out.
+    """operations: how often each kind occurs, constants left out. parameters: see `parameters_of`.
 
     plain_weights, compressed_weights: how many there are. findings: of the lint, by rule; errors:
     those that keep operations off the Neural Engine, for which a package may not be meant.
@@ -49,6 +50,7 @@ class PackageCensus:
     weight_bits: int
     activation_bytes: int
     operations: dict[str, int]
+    parameters: int
     plain_weights: int
     compressed_weights: int
     for_neural_engine: bool
@@ -66,7 +68,8 @@ class PackageCensus:
 class Inspection:
     """files: bytes by name. packages: empty for a model folder or preset.
 
-    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset.
+    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: of
+    the lint, those that some package breaks.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Inspection:
     files: dict[str, int]
     packages: tuple[PackageCensus, ...]
     peak_memory: PeakMemory | None = None
+    rules: tuple[Rule, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,7 +100,15 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
     manifest = bundle.manifest
     name, peak = bundle.path.name, manifest.peak_memory
-    return Inspection(name, *parameters, manifest.variant, files, packages, peak)
+    broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
+    return Inspection(name, *parameters, manifest.variant, files, packages, peak, broken)
+
+
+def parameters_of(function: Function) -> int:
+    """Numbers that a function's operations compute with and that it holds, in whatever form."""
+    held = {n: k for o in function.operations if o.is_constant for n, k in o.outputs}
+    read = {n for o in function.operations if not o.is_constant for n in o.reads}
+    return sum(kind.count for n, kind in held.items() if n in read and kind.is_float and kind.shape)
 
 
 def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
@@ -131,6 +143,7 @@ def _census(bundle: Bundle, name: str) -> PackageCensus:
         weight_bits=info.weight_bits,
         activation_bytes=info.activation_bytes,
         operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=parameters_of(function),
         plain_weights=len(weights_of(function)),
         compressed_weights=compressed,
         for_neural_engine=info.compute == "cpuAndNeuralEngine",
