@@ -330,7 +330,13 @@ def test_hostile_recipes_are_refused_in_one_sentence(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "not valid JSON"), (b"\xff\xfe", "UTF-8"), (b"[" * 10**5, "JSON"), (None, "cannot be")],
+    [
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"[" * 10**5, "JSON"),
+        (b" " * (9 << 20), "at most 8 MiB"),
+        (None, "no such file"),
+    ],
 )
 def test_what_is_no_recipe_is_refused(content: bytes | None, says: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
