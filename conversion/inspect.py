@@ -16,7 +16,7 @@ from conversion.execute.graph import Function
 from conversion.lint import RULES, Finding, Rule, count_by_rule, lint
 from conversion.manifest import PeakMemory
 from conversion.weights import weights_of
-from mdm_apple.config import ModelConfig, T5Config
+from mdm_apple.config import ModelConfig, Provenance, T5Config
 from mdm_apple.hub import encoder_shapes
 from mdm_apple.shapes import state_shapes
 
@@ -69,7 +69,7 @@ class Inspection:
     """files: bytes by name. packages: empty for a model folder or preset.
 
     peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: of
-    the lint, those that some package breaks.
+    the lint, those that some package breaks. provenance: as model or bundle says it.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Inspection:
     variant: str | None
     files: dict[str, int]
     packages: tuple[PackageCensus, ...]
+    provenance: Provenance
     peak_memory: PeakMemory | None = None
     rules: tuple[Rule, ...] = ()
 
@@ -88,9 +89,8 @@ class Inspection:
 
 def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -> Inspection:
     """Sizes of a model; `folder` adds its files."""
-    return Inspection(
-        name, *_parameters(config), None, {} if folder is None else _file_sizes(folder), ()
-    )
+    files = {} if folder is None else _file_sizes(folder)
+    return Inspection(name, *_parameters(config), None, files, (), config.provenance)
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -101,7 +101,9 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     manifest = bundle.manifest
     name, peak = bundle.path.name, manifest.peak_memory
     broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
-    return Inspection(name, *parameters, manifest.variant, files, packages, peak, broken)
+    return Inspection(
+        name, *parameters, manifest.variant, files, packages, manifest.provenance, peak, broken
+    )
 
 
 def parameters_of(function: Function) -> int:

@@ -137,6 +137,7 @@ def test_inspection_names_reason_and_source_of_every_rule_that_is_broken(
     broken = {name for package in found.packages for name in package.findings}
     assert {rule.name for rule in found.rules} == broken != set()
     done = CliRunner().invoke(inspect_command, [str(tiny_bundle.path)])
+    assert "licence: not stated, source: not stated, made from: not stated" in done.stdout
     for rule in found.rules:
         assert f"{rule.name} ({rule.severity}): {rule.reason} [{rule.source}]" in done.stdout
 

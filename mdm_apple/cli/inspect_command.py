@@ -96,6 +96,9 @@ def _text(found: Inspection) -> str:
             f"predicted peak memory: all resident {peak.resident / 1e6:.0f} MB, by phase "
             f"{peak.staged / 1e6:.0f} MB, one at a time {peak.minimal / 1e6:.0f} MB"
         )
+    origin = found.provenance
+    said = {"licence": origin.license, "source": origin.source, "made from": origin.base_model}
+    lines.append(", ".join(f"{what}: {text or 'not stated'}" for what, text in said.items()))
     lines += [f"{size:>12,} {name}" for name, size in found.files.items()]
     return "\n".join(lines)
 
