@@ -39,7 +39,8 @@ _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
 class Batch:
     """Some rows of one step.
 
-    images: float32 (B, 3, side, side) in [-1, 1 + white_headroom]. captions: B, empty where dropped for guidance.
+    images: float32 (B, 3, side, side) in [-1, 1 + white_headroom]. captions: B, empty where dropped
+    for guidance.
     micros: "scale" (B,) float32, in pixels. indices: int64 (B,) into the data set.
     times: int64 (B,) in [0, num_steps): what the network receives; its table index is one more.
     noise: standard normal float32 (B, 3, side, side) per level, highest first.

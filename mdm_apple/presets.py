@@ -125,8 +125,9 @@ def _emoji() -> ModelConfig:
             loss_target="v",
             # at high noise the caption alone decides the picture, so it gets weight and time
             loss_weighting="snr_plus_one",
-            high_noise_share=0.5,
-            mixed_ratio=(2.0, 1.0, 1.0),
+            high_noise_share=0.15,
+            mixed_ratio=(4.0, 1.0, 1.0),
+            threshold="none",  # goes with --white-headroom, whose white is beyond the range
         ),
         text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
         mixed_training=True,

@@ -120,6 +120,18 @@ def test_an_inner_level_keeps_its_noise_when_a_level_is_grown_around_it(emoji: D
     np.testing.assert_array_equal(small.times, grown.times)
 
 
+def test_white_headroom_lifts_pure_white_and_nothing_else():
+    pixels = np.full((2, 2, 3), 255, np.uint8)
+    pixels[0, 0], pixels[0, 1], pixels[1, 0] = 254, (255, 255, 254), 0
+    dots = Dataset(2, ["dots"], lambda index: (pixels.copy(), 2.0), "none")
+    plain = make_batch(dots, [0], Draws(0, (2,), DiffusionConfig()), 0).images
+    lifted = make_batch(dots, [0], Draws(0, (2,), DiffusionConfig(), white_headroom=0.2), 0).images
+    np.testing.assert_array_equal(plain[0, :, 1, 1], [1, 1, 1])
+    np.testing.assert_allclose(lifted[0, :, 1, 1], [1.2, 1.2, 1.2], rtol=1e-6)
+    lifted[0, :, 1, 1] = 1
+    np.testing.assert_array_equal(lifted, plain)
+
+
 def times_of(emoji: Dataset, diffusion: DiffusionConfig, dropout: float = 0.0) -> Batch:
     return make_batch(emoji, [0] * 4000, Draws(0, (1,), diffusion, dropout), 0)
 
@@ -241,6 +253,7 @@ def test_impossible_requests_are_refused(emoji: Dataset, tmp_path: Path):
         lambda: Draws(2**32, SIDES, DiffusionConfig()),
         lambda: Draws(0, (), DiffusionConfig()),
         lambda: Draws(0, SIDES, DiffusionConfig(), caption_dropout=1.5),
+        lambda: Draws(0, SIDES, DiffusionConfig(), white_headroom=1.0),
         lambda: Loader(emoji, plan, DRAWS, rows=[2, 4]),
         lambda: Loader(emoji, plan, DRAWS, start_step=-1),
         lambda: Loader(emoji, plan, DRAWS, workers=-1),

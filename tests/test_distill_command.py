@@ -113,6 +113,18 @@ def test_a_student_makes_a_picture_that_remembers_how(
         assert one.size == (8, 8)
 
 
+def test_a_student_is_asked_what_suits_it_where_nothing_is_said(
+    student: Path, tmp_path: Path
+) -> None:
+    asked = ["sample", "--model", student, "--backend", "torch", "--prompt", "red heart"]
+    for given, expected in (([], (1, 2.5)), (["--steps", "2", "--guidance", "4"], (2, 4.0))):
+        out = tmp_path / f"{len(given)}.png"
+        result = mdm(*asked, "--sampler", "student", *given, "--out", out)
+        assert result.exit_code == 0, result.exception
+        recipe = read_recipe(out)
+        assert (recipe.steps, recipe.guidance) == expected
+
+
 def test_previews_and_an_inner_scale_work_in_a_few_steps(student: Path, tmp_path: Path) -> None:
     how = ["--sampler", "student", "--steps", "2", "--stop-at", "4", "--previews"]
     asked = ["sample", "--model", student, "--backend", "torch", "--prompt", "cat"]
@@ -130,7 +142,7 @@ def test_model_and_sampler_must_go_together(teacher: Path, student: Path, tmp_pa
         ([*of["teacher"], *one], "goes with a distilled model, and this one is not"),
         ([*of["student"]], "this model is a student, which ddim does not go with"),
         ([*of["student"], "--sampler", "dpmpp"], "which dpmpp does not go with"),
-        ([*of["student"], "--sampler", "student"], "this student takes 1, 2, got 50"),
+        ([*of["student"], *one[:2], "--steps", "50"], "this student takes 1, 2, got 50"),
         ([*of["student"], "--sampler", "student", "--full-table"], "got the whole table"),
         ([*of["student"], *one, "--guidance", "9"], "learned 1 to 4, got 9"),
         ([*of["student"], *one, "--negative", "dog"], "takes no negative prompt"),

@@ -74,6 +74,7 @@ def demo_config() -> ModelConfig:
         mixed_ratio=(1.0, 1.0, 2.0),
         high_noise_share=0.3,
         high_noise_start=0.7,
+        threshold="clip",
     )
     return ModelConfig(
         model=_outer((16, 32), middle),

@@ -1,6 +1,7 @@
 """Opening what --model names on the backend that --backend names; both commands that sample do it.
 
-`--model` defaults to the embedded model, `--backend` to what fits the machine and the model.
+`--model` defaults to the embedded model that goes with the sampler, `--backend` to what fits the
+machine and the model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import click
 from mdm_apple.checkpoint import weights_sha256
 from mdm_apple.cli.model_options import FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output
-from mdm_apple.embedded import EMOJI
+from mdm_apple.embedded import EMOJI, EMOJI_STUDENT
 from mdm_apple.errors import MdmError, require_installed
 from mdm_apple.gallery import Bits
 from mdm_apple.generate import Prompt, Runtime
@@ -27,9 +28,8 @@ MLX_ONLY = ("quantize", "low_memory", "memory_limit")
 model_option = click.option(
     "--model",
     type=FOLDER,
-    default=EMOJI,
     metavar="DIR|BUNDLE",
-    help="What to run; default: the embedded emoji model.",
+    help="What to run; default: the embedded emoji model, with --sampler student its student.",
 )
 
 
@@ -43,11 +43,13 @@ class Opened:
 
 
 def open_model(options: dict[str, Any], output: Output, prompts: Sequence[Prompt] = ()) -> Opened:
-    """Open the model of a command's options; sets `precision` where it was left open.
+    """Open the model of a command's options; sets `model` and `precision` where left open.
 
     Args:
         prompts: all that will be asked for, where that is known (--low-memory, --quantize).
     """
+    if options["model"] is None:
+        options["model"] = EMOJI_STUDENT if options["sampler"] == "student" else EMOJI
     model: Path = options["model"]
     is_bundle = (model / "manifest.json").is_file()
     backend = options["backend"] or ("reference" if is_bundle else default_backend())

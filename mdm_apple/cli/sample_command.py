@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mdm_apple import __version__
 from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes
 from mdm_apple.cli.open_model import BACKENDS, Opened, bits_of, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.files import new_files
 from mdm_apple.gallery import (
@@ -70,11 +71,16 @@ Examples:
     "--seed", "seeds", type=click.IntRange(0, 2**32 - 1), multiple=True, help="Default 0."
 )
 @click.option("--negative", default="", help="What the picture should not be.")
-@click.option("--steps", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=50, show_default="50, of a student 1")
 @click.option("--full-table", is_flag=True, help="Every timestep of the table instead of --steps.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
 @click.option("--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim.")
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="1: none.")
+@click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default="1: none, of a student the middle of what it learned",
+)
 @click.option("--threshold", type=click.Choice(["none", "clip", "dynamic", "dynamic_if"]))
 @click.option("--grid", type=click.Choice(["even", "log_snr"]), default="even", show_default=True)
 @click.option("--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run up to this side only.")
@@ -118,6 +124,7 @@ def command(**options: Any) -> None:
     if single and options["previews"]:
         refuse_existing(_strip_of(out), options["overwrite"])
     opened = open_model(options, output, prompts)
+    sampler = _of_student(sampler, opened.runtime.config, like)
     level_of_side(opened.runtime.config, stop_at)
     for remark in _remarks(opened, sampler, options, like):
         output.say(remark)
@@ -216,6 +223,19 @@ def _request(
         grid=options["grid"],
     )
     return prompts, sampler, options["stop_at"]
+
+
+def _of_student(sampler: SamplerConfig, config: ModelConfig, like: Recipe | None) -> SamplerConfig:
+    """What was not asked for as it suits a student: one step, the middle of its guidance."""
+    source = click.get_current_context().get_parameter_source
+    if config.distilled is None or sampler.kind != "student" or like is not None:
+        return sampler
+    left = [n for n in ("steps", "guidance") if source(n) is not ParameterSource.COMMANDLINE]
+    if "steps" in left and sampler.num_steps is not None:
+        sampler = replace(sampler, num_steps=1)
+    if "guidance" in left and config.distilled.guidance is not None:
+        sampler = replace(sampler, guidance_scale=sum(config.distilled.guidance) / 2)
+    return sampler
 
 
 def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str, Any]:
