@@ -132,7 +132,8 @@ def _encoder_parameters(config: T5Config) -> int:
 def _census(bundle: Bundle, name: str) -> PackageCensus:
     info = bundle.package(name)
     package = Package.open(bundle.file(info.path))
-    function, findings = function_of(package, name), lint(package)
+    function = function_of(package, name)
+    findings = lint(package, function.name)
     cost = cost_of(function)
     kinds = Counter(o.kind for o in function.operations if not o.is_constant)
     compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)

@@ -20,6 +20,8 @@ from conversion.convert import ConvertOptions, convert, convert_part, merged
 from conversion.coreml import quiet_coremltools
 from conversion.errors import BundleError, ConversionError
 from conversion.execute import Package
+from conversion.inspect import inspect_bundle
+from conversion.lint import count_by_rule, lint
 from conversion.manifest import package_bytes
 from conversion.monolith import denoiser_part
 from conversion.multifunction import merge_packages
@@ -80,6 +82,12 @@ def test_each_side_has_its_function(bundle: Bundle) -> None:
     assert denoiser(bundle).default_function == "stop_8"
     assert [f.name for f in steps[0].outputs] == ["prediction_4"]
     assert {f.name for f in steps[1].outputs} == {"prediction_4", "prediction_8"}
+
+
+def test_each_function_has_findings_of_its_own(bundle: Bundle) -> None:
+    counts = {p.name: p.findings["linear"] for p in inspect_bundle(bundle).packages}
+    assert 0 < counts["stop_4"] < counts["stop_8"]
+    assert counts["stop_4"] + counts["stop_8"] == count_by_rule(lint(denoiser(bundle)))["linear"]
 
 
 def test_weights_are_stored_once(bundle: Bundle, source: ModelSource, tmp_path: Path) -> None:
