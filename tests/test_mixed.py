@@ -322,7 +322,7 @@ def test_hostile_recipes_are_refused_in_one_sentence(
     change(data)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(MdmError, match="") as refused:
+    with pytest.raises(MdmError) as refused:
         recipe_plan(tiny_bundle, read_recipe(path))
     assert says in str(refused.value)
     assert len(str(refused.value)) < 1000
