@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from conversion.errors import BundleError
 from conversion.manifest import FileInfo, Manifest, PackageInfo, read_manifest, write_manifest
 from conversion.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from conversion.readme import README, readme
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import system_reason
 from mdm_apple.files import sync_folder
@@ -106,6 +107,11 @@ class Bundle:
                 return package
         raise BundleError(f"{self.path}: holds no package {name!r}.")
 
+    def function(self, info: PackageInfo) -> str | None:
+        """Which function of its package an entry means; None for a package that has but one."""
+        shared = [package.path for package in self.manifest.packages].count(info.path) > 1
+        return info.name if shared else None
+
 
 def is_bundle(path: Path) -> bool:
     """Whether the folder is meant to be a bundle, whole or not."""
@@ -149,7 +155,8 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
 
 
 def finish_bundle(folder: Path, manifest: Manifest) -> None:
-    """List and hash the files of the folder, sync them, and write manifest.json last."""
+    """Write README.md, list and hash the files of the folder, sync them, and write the manifest."""
+    write_bytes(folder / README, readme(manifest).encode())
     names = [name for name in sorted(_walk(folder)) if name != MANIFEST]
     for name in names:
         _sync(folder / name)

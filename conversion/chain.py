@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from conversion.bundle import Bundle
 from conversion.errors import BundleError
 from conversion.execute import Package, Precision, Watch
-from conversion.manifest import LevelInfo
+from conversion.manifest import ComputeUnits, LevelInfo
 from conversion.parts import POOLED, TOKEN_IDS, Phase
 
 Values = dict[str, NDArray[Any]]
@@ -35,13 +35,14 @@ class Runnable(Protocol):
     ) -> Values: ...
 
 
-# from the path of a package, and the function of it where it has several
-Load = Callable[[Path, str | None], Runnable]
+# from the path of a package, the function of it where it has several, and the compute units that
+# the manifest proposes
+Load = Callable[[Path, str | None, ComputeUnits], Runnable]
 
 
 def executor(precision: Precision) -> Load:
     """Loads packages to be run without Core ML."""
-    return lambda path, function: Package.open(path).load(function, precision=precision)
+    return lambda path, function, _: Package.open(path).load(function, precision=precision)
 
 
 class Chain:
@@ -84,10 +85,9 @@ class Chain:
 
     def _program(self, name: str) -> Runnable:
         if name not in self._programs:
-            info, packages = self.bundle.package(name), self.bundle.manifest.packages
-            several = [package.path for package in packages].count(info.path) > 1
-            function = name if several else None
-            self._programs[name] = self._load(self.bundle.file(info.path), function)
+            info = self.bundle.package(name)
+            path, function = self.bundle.file(info.path), self.bundle.function(info)
+            self._programs[name] = self._load(path, function, info.compute)
         return self._programs[name]
 
 

@@ -18,15 +18,14 @@ from conversion.bundle import Bundle, bundle_folder, finish_bundle
 from conversion.coreml import quiet_coremltools
 from conversion.describe import describe
 from conversion.errors import ConversionError
-from conversion.execute import Package
 from conversion.execute.watch import FP16_MAX
 from conversion.golden import write_golden
-from conversion.layouts import Layout, parts_of
+from conversion.layouts import Layout, fitting_compute, parts_of
 from conversion.mlpackage import package_size, seal_package
 from conversion.multifunction import merge_packages
 from conversion.parts import Compute, Part
 from conversion.source import ModelSource
-from conversion.split import best_cut, split_package
+from conversion.split import split_to_fit
 from conversion.tables import write_tables
 from mdm_apple.strict_json import to_json
 from mdm_apple.tensorfile import write_bytes
@@ -39,13 +38,14 @@ class ConvertOptions:
     """How a bundle is made.
 
     target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
-    layers for the Neural Engine, "gpu" keeps those of training. max_package_mb: larger packages are
-    split in two until none is (a phone's Neural Engine takes about 1000).
+    layers for the Neural Engine, "gpu" keeps those of training; None: as fits the layout.
+    max_package_mb: larger packages are split in two until none is (a phone's Neural Engine takes
+    about 1000).
     """
 
-    layout: Layout = "monolith"
+    layout: Layout = "nested"
     target: Target = "iOS18"
-    compute: Compute = "gpu"
+    compute: Compute | None = None
     max_package_mb: float = 1000
 
 
@@ -62,7 +62,8 @@ def convert(
     """
     if options.layout == "multifunction" and options.target == "iOS17":
         raise ConversionError("multifunction: needs iOS 18; convert with --target iOS18.")
-    parts = parts_of(source, options.layout, options.compute)
+    compute = options.compute or fitting_compute(options.layout)
+    parts = parts_of(source, options.layout, compute)
     for part in parts:
         _check_range(part)
     with bundle_folder(out, overwrite) as folder:
@@ -106,17 +107,9 @@ def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSo
 
 
 def within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
-    """The part, or the pieces into which its package was split, as <name>_1 and <name>_2."""
-    path = folder / f"{part.name}.mlpackage"
-    if package_size(path) <= limit_mb * 1e6:
-        return [part]
-    pieces = [dataclasses.replace(part, name=f"{part.name}_{k}") for k in (1, 2)]
-    first, second = (folder / f"{piece.name}.mlpackage" for piece in pieces)
-    split_package(path, first, second, best_cut(Package.open(path)), f"cut_{part.name}")
-    shutil.rmtree(path)
-    for piece, target in zip(pieces, (first, second), strict=True):
-        seal_package(target, piece.name, source.config.provenance.license)
-    return [p for piece in pieces for p in within_limit(piece, folder, limit_mb, source)]
+    """The part, or the pieces into which its package was split."""
+    names = split_to_fit(folder, part.name, limit_mb, source.config.provenance.license)
+    return [dataclasses.replace(part, name=name) for name in names]
 
 
 def convert_part(part: Part, path: Path, target: Target, source: ModelSource) -> None:

@@ -99,12 +99,9 @@ def describe(
 
 
 def _package(folder: Path, part: Part) -> PackageInfo:
-    path = folder / part.file
-    package = Package.open(path)
-    function = package.function(part.name if part.package else None)
     info = PackageInfo(
         name=part.name,
-        path=path.name,
+        path=part.file,
         phase=part.phase,
         side=part.side,
         precision="fp16",
@@ -112,20 +109,23 @@ def _package(folder: Path, part: Part) -> PackageInfo:
         compute="cpuAndNeuralEngine" if part.compute == "ane" else "cpuAndGPU",
         bytes=0,
         activation_bytes=0,
-        inputs=_features(function.inputs),
-        outputs=_features(output_types(function)),
+        inputs=(),
+        outputs=(),
     )
     return described_again(folder, info, 16)
 
 
 def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> PackageInfo:
-    """The entry of a package in the folder after its weights were stored in another way."""
+    """The entry of a package in the folder with all that its file tells."""
     path = folder / info.path
+    function = function_of(Package.open(path), info.name)
     return dataclasses.replace(
         info,
         weight_bits=weight_bits,
         bytes=package_size(path),
-        activation_bytes=peak_bytes(function_of(Package.open(path), info.name)),
+        activation_bytes=peak_bytes(function),
+        inputs=_features(function.inputs),
+        outputs=_features(output_types(function)),
     )
 
 

@@ -28,13 +28,17 @@ _NAMES: dict[ComputeUnits, str] = {
 }
 
 
-def core_ml(units: ComputeUnits) -> Load:
-    """Loads packages by Core ML. Raises ConversionError on anything but macOS."""
+def core_ml(units: ComputeUnits | None = None) -> Load:
+    """Loads packages by Core ML. Raises ConversionError on anything but macOS.
+
+    Args:
+        units: for all packages; None takes what the manifest proposes for each.
+    """
     if sys.platform != "darwin":
         raise ConversionError(
-            "runtime: coreml runs on macOS only; leave out --runtime to use the executor."
+            "coreml: runs on macOS only; use reference, which runs a bundle on any system."
         )
-    return lambda path, function: CoreMLProgram(path, units, function)
+    return lambda path, function, proposed: CoreMLProgram(path, units or proposed, function)
 
 
 class CoreMLProgram:

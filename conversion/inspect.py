@@ -12,10 +12,11 @@ from conversion.bundle import Bundle
 from conversion.cost import CHIPS, CutPoint, cost_of, cut_points
 from conversion.describe import function_of
 from conversion.execute import Package
-from conversion.lint import Finding, count_by_rule, lint
+from conversion.execute.graph import Function
+from conversion.lint import RULES, Finding, Rule, count_by_rule, lint
 from conversion.manifest import PeakMemory
 from conversion.weights import weights_of
-from mdm_apple.config import ModelConfig, T5Config
+from mdm_apple.config import ModelConfig, Provenance, T5Config
 from mdm_apple.hub import encoder_shapes
 from mdm_apple.shapes import state_shapes
 
@@ -33,7 +34,7 @@ class LevelSize:
 
 @dataclass(frozen=True)
 class PackageCensus:
-    """operations: how often each kind occurs, constants left out.
+    """operations: how often each kind occurs, constants left out. parameters: see `parameters_of`.
 
     plain_weights, compressed_weights: how many there are. findings: of the lint, by rule; errors:
     those that keep operations off the Neural Engine, for which a package may not be meant.
@@ -49,6 +50,7 @@ class PackageCensus:
     weight_bits: int
     activation_bytes: int
     operations: dict[str, int]
+    parameters: int
     plain_weights: int
     compressed_weights: int
     for_neural_engine: bool
@@ -66,7 +68,8 @@ class PackageCensus:
 class Inspection:
     """files: bytes by name. packages: empty for a model folder or preset.
 
-    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset.
+    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: of
+    the lint, those that some package breaks. provenance: as model or bundle says it.
     """
 
     name: str
@@ -76,7 +79,9 @@ class Inspection:
     variant: str | None
     files: dict[str, int]
     packages: tuple[PackageCensus, ...]
+    provenance: Provenance
     peak_memory: PeakMemory | None = None
+    rules: tuple[Rule, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,9 +89,8 @@ class Inspection:
 
 def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -> Inspection:
     """Sizes of a model; `folder` adds its files."""
-    return Inspection(
-        name, *_parameters(config), None, {} if folder is None else _file_sizes(folder), ()
-    )
+    files = {} if folder is None else _file_sizes(folder)
+    return Inspection(name, *_parameters(config), None, files, (), config.provenance)
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -96,7 +100,17 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
     manifest = bundle.manifest
     name, peak = bundle.path.name, manifest.peak_memory
-    return Inspection(name, *parameters, manifest.variant, files, packages, peak)
+    broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
+    return Inspection(
+        name, *parameters, manifest.variant, files, packages, manifest.provenance, peak, broken
+    )
+
+
+def parameters_of(function: Function) -> int:
+    """Numbers that a function's operations compute with and that it holds, in whatever form."""
+    held = {n: k for o in function.operations if o.is_constant for n, k in o.outputs}
+    read = {n for o in function.operations if not o.is_constant for n in o.reads}
+    return sum(kind.count for n, kind in held.items() if n in read and kind.is_float and kind.shape)
 
 
 def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
@@ -118,7 +132,8 @@ def _encoder_parameters(config: T5Config) -> int:
 def _census(bundle: Bundle, name: str) -> PackageCensus:
     info = bundle.package(name)
     package = Package.open(bundle.file(info.path))
-    function, findings = function_of(package, name), lint(package)
+    function = function_of(package, name)
+    findings = lint(package, function.name)
     cost = cost_of(function)
     kinds = Counter(o.kind for o in function.operations if not o.is_constant)
     compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)
@@ -131,6 +146,7 @@ def _census(bundle: Bundle, name: str) -> PackageCensus:
         weight_bits=info.weight_bits,
         activation_bytes=info.activation_bytes,
         operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=parameters_of(function),
         plain_weights=len(weights_of(function)),
         compressed_weights=compressed,
         for_neural_engine=info.compute == "cpuAndNeuralEngine",

@@ -14,6 +14,14 @@ from conversion.text_encoder import text_encoder_part
 Layout = Literal["monolith", "nested", "multifunction"]
 
 
+def fitting_compute(layout: Layout) -> Compute:
+    """Layers for the Neural Engine where each level has packages of its own.
+
+    In one package the largest level decides, whose activations are too large for it.
+    """
+    return "ane" if layout == "nested" else "gpu"
+
+
 def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part]:
     """Parts in the order in which they run. Raises ConversionError for what cannot be converted.
 

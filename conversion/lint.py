@@ -77,10 +77,13 @@ class Finding:
     detail: str
 
 
-def lint(package: Package) -> list[Finding]:
-    """All findings in the functions of a package, in order. Raises ExecutionError if damaged."""
+def lint(package: Package, only: str | None = None) -> list[Finding]:
+    """All findings in a package, or in its function `only`, in order.
+
+    Raises ExecutionError if damaged.
+    """
     found: list[Finding] = []
-    for name in package.functions:
+    for name in package.functions if only is None else (only,):
         try:
             function = package.function(name)
         except FlexibleShapeError as error:

@@ -21,12 +21,13 @@ from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.linear import quantize_linear
 from conversion.manifest import PackageInfo, package_bytes
-from conversion.mlpackage import copy_package, seal_package
+from conversion.mlpackage import copy_package, package_size, seal_package
 from conversion.palette_jobs import Job, PackedPalettes, run_jobs
 from conversion.plan import PlannedWeight, Setting, uniform_plan
 from conversion.quality import plain_values
 from conversion.recipe import Recipe, recipe_plan
 from conversion.replace import Where, replace_weights
+from conversion.split import split_to_fit
 from conversion.weights import weights_of
 
 Say = Callable[[str], None]
@@ -73,6 +74,7 @@ def palettize(
     overwrite: bool = False,
     say: Say = lambda _: None,
     processes: int | None = None,
+    max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
     """Write a bundle whose weights all have one setting, as far as they can take it.
 
@@ -80,13 +82,14 @@ def palettize(
         setting: or bits alone, for one palette per weight.
         protect_ends: leave the first and last convolutions of each level alone.
         processes: None chooses by the work and the processors there are.
+        max_package_mb: packages that are larger even now are split; None: none is.
 
     Raises ConversionError when the bundle is compressed already or its system lacks the setting.
     """
     setting = Setting(setting) if isinstance(setting, int) else setting
     refuse_compressed(bundle)
     plan = uniform_plan(bundle, setting, protect_ends)
-    return apply_plan(bundle, out, plan, setting.name, overwrite, say, processes)
+    return apply_plan(bundle, out, plan, setting.name, overwrite, say, processes, max_package_mb)
 
 
 def palettize_by_recipe(
@@ -96,6 +99,7 @@ def palettize_by_recipe(
     overwrite: bool = False,
     say: Say = lambda _: None,
     processes: int | None = None,
+    max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
     """Write a bundle whose weights have the bits of a recipe, named as the recipe is.
 
@@ -103,7 +107,7 @@ def palettize_by_recipe(
     """
     refuse_compressed(bundle)
     plan = recipe_plan(bundle, recipe)
-    return apply_plan(bundle, out, plan, recipe.name, overwrite, say, processes)
+    return apply_plan(bundle, out, plan, recipe.name, overwrite, say, processes, max_package_mb)
 
 
 def refuse_compressed(bundle: Bundle) -> None:
@@ -123,6 +127,7 @@ def apply_plan(
     overwrite: bool = False,
     say: Say = lambda _: None,
     processes: int | None = None,
+    max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
     """Write a bundle with each weight stored as planned, called `variant`."""
     weights: list[WeightReport] = []
@@ -137,7 +142,8 @@ def apply_plan(
                 say(f"{info.name}: writing")
                 weights += _write_package(bundle, info, folder, mine, palettes)
                 bits[info.path] = min((p.setting.bits for p in mine if p.setting), default=16)
-            packages.append(described_again(folder, info, bits[info.path]))
+            pieces = _pieces(bundle, folder, info, max_package_mb)
+            packages += [described_again(folder, piece, bits[info.path]) for piece in pieces]
         manifest = dataclasses.replace(
             bundle.manifest,
             variant=variant,
@@ -151,6 +157,21 @@ def apply_plan(
     total = sum(p.squared_sum for p in palettes.values())
     snr = _snr(total, error) if palettes else None
     return Bundle.open(out), PalettizeReport(variant, tuple(weights), before, after, snr)
+
+
+def _pieces(
+    bundle: Bundle, folder: Path, info: PackageInfo, limit_mb: float | None
+) -> list[PackageInfo]:
+    """The entry of a package, or those of the pieces that it is split into."""
+    if limit_mb is None or package_size(folder / info.path) <= limit_mb * 1e6:
+        return [info]
+    if bundle.function(info) is not None:
+        raise ConversionError(
+            f"{info.path}: takes more than {limit_mb:g} MB and cannot be split, because its "
+            "functions share their weights; raise --max-package-mb."
+        )
+    names = split_to_fit(folder, info.name, limit_mb, bundle.manifest.provenance.license)
+    return [dataclasses.replace(info, name=n, path=f"{n}.mlpackage") for n in names]
 
 
 def planned_palettes(

@@ -24,10 +24,8 @@ from conversion.execute import Package
 from conversion.layouts import parts_of
 from conversion.parts import Part
 from conversion.plan import PlannedWeight
-from conversion.reference import TextInputs
+from conversion.reference import TextInputs, network_predictions
 from conversion.source import ModelSource
-from mdm_apple.loss import limit_output
-from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import Conditioning
 
 Key = tuple[str, str]  # package, weight
@@ -77,11 +75,11 @@ class PlacedNetwork:
         self, x_t: Sequence[NDArray[Any]], time: int, conditioning: Conditioning
     ) -> list[Tensor]:
         """Prediction per level, highest first. time: the table index less one."""
-        net, config = self.source.net, self.source.config
+        images = [torch.from_numpy(x) for x in x_t]
         with torch.inference_mode():
-            tembs = [t.expand(len(x_t[0]), -1) for t in net.embed(torch.full((1,), time))]
-            out = net.denoise([torch.from_numpy(x) for x in x_t], tembs, conditioning)
-            return [limit_output(o, config.diffusion, len(out), TorchOps()) for o in out]
+            return network_predictions(
+                self.source, self.source.net, images, time, None, conditioning
+            )
 
 
 def _matched(

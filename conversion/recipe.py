@@ -24,7 +24,7 @@ from conversion.plan import (
     refusal,
     whole_packages,
 )
-from mdm_apple.strict_json import from_json, unknown_name
+from mdm_apple.strict_json import read_config, unknown_name
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 8 << 20
@@ -68,13 +68,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises MdmError with one sentence for anything that is none."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConversionError(f"{path}: expected a recipe of at most {MAX_BYTES >> 20} MiB.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    return from_json(Recipe, text, str(path))
+    return read_config(Recipe, path, MAX_BYTES)
 
 
 def recipe_plan(bundle: Bundle, recipe: Recipe) -> list[PlannedWeight]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from conversion.source import ModelSource
 from mdm_apple.config import ModelConfig, TextConfig
 from mdm_apple.loss import image_scale, limit_output
 from mdm_apple.noise import NoiseStream, draw_batch
-from mdm_apple.sampling import SamplerConfig, sample, sample_student, student_grid
-from mdm_apple.schedule import build_schedule, timestep_grid
+from mdm_apple.ops import Ops
+from mdm_apple.sampling import SamplerConfig, Step, sample, sample_student, student_grid
+from mdm_apple.schedule import Schedule, build_schedule, timestep_grid
 from mdm_apple.text import Tokenizer
 from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.unet import Conditioning, UNet
 
 Floats = NDArray[np.float32]
 
@@ -77,7 +80,7 @@ def walk_grid(config: ModelConfig) -> list[int]:
     """Table indices of every reference trajectory, noisiest first; the last is 0."""
     if config.distilled is not None:
         return student_grid(config.distilled, len(config.distilled.starts))
-    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    schedule = _schedule(config)
     return timestep_grid(schedule, walk_sampler(schedule.num_steps).num_steps)
 
 
@@ -114,51 +117,87 @@ def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | Non
     return TextInputs(kind, mask, encoded, ids)
 
 
+class Predict(Protocol):
+    """From noisy images and the table index less one; for a student, the index to jump to."""
+
+    def __call__(self, x_t: list[Any], time: int, target: int | None = None) -> Sequence[Any]: ...
+
+
 def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
     """One deterministic trajectory per prompt, seeds SEED, SEED + 1, ..."""
-    config, net, ops = source.config, source.net, TorchOps()
-    scales, sides = config.model.scales, config.sides
-    schedule = build_schedule(config.diffusion.schedule, scales)
-    sampler = walk_sampler(schedule.num_steps)
-    grid = walk_grid(config)
-    wanted = set(probe_times(grid))
-    streams = [NoiseStream(SEED + p, sides) for p in range(prompts)]
+    config = source.config
+    wanted = set(probe_times(walk_grid(config)))
+    streams = [NoiseStream(SEED + p, config.sides) for p in range(prompts)]
 
     def draw() -> list[torch.Tensor]:
         return [torch.from_numpy(level) for level in draw_batch(streams)]
 
-    with torch.inference_mode():
-        features = None if text is None else torch.from_numpy(text.features)
-        mask = None if text is None else torch.from_numpy(text.mask)
-        conditioning = net.condition(features, mask)
+    probes: list[Probe] = []
 
-        def predict(x_t: list[torch.Tensor], time: int, target: int | None) -> list[torch.Tensor]:
-            tembs = [t.expand(prompts, -1) for t in embed_probe(source, time, target)]
-            out = net.denoise(x_t, tembs, conditioning)
-            return [limit_output(o, config.diffusion, len(sides), ops) for o in out]
-
-        if config.distilled is not None:
-            steps = sample_student(predict, draw(), schedule, config.diffusion, grid)
-        else:
-            steps = sample(
-                lambda x_t, time: predict(x_t, time, None),
-                draw(),
-                draw,
-                schedule,
-                config.diffusion,
-                sampler,
-                scales,
-                ops,
-            )
-        probes: list[Probe] = []
-        last: list[torch.Tensor] = []
+    def noted(steps: Iterator[Step]) -> Iterator[Step]:
         for step in steps:
-            last = step.x_next
             if step.t in wanted:
                 target = step.t_next if config.distilled else None
                 probes.append(Probe(step.t, _arrays(step.x_t), _arrays(step.prediction), target))
-    signal = [image_scale(config.diffusion, scales, i) for i in range(len(sides))]
-    return Walk(probes, [a * np.float32(q) for a, q in zip(_arrays(last), signal, strict=True)])
+            yield step
+
+    with torch.inference_mode():
+        features = None if text is None else torch.from_numpy(text.features)
+        mask = None if text is None else torch.from_numpy(text.mask)
+        conditioning = source.net.condition(features, mask)
+
+        def predict(x_t: list[Any], time: int, target: int | None = None) -> list[torch.Tensor]:
+            return network_predictions(source, source.net, x_t, time, target, conditioning)
+
+        steps = trajectory(config, predict, draw, TorchOps())
+        pictures = pictures_of(config, noted(steps))
+    return Walk(probes, pictures)
+
+
+def network_predictions(
+    source: ModelSource,
+    net: UNet,
+    x_t: list[torch.Tensor],
+    time: int,
+    target: int | None,
+    conditioning: Conditioning,
+) -> list[torch.Tensor]:
+    """Predictions per level of a source's network, or of `net` made from it, for equal times."""
+    config = source.config
+    tembs = [t.expand(len(x_t[0]), -1) for t in embed_probe(source, time, target)]
+    out = net.denoise(x_t, tembs, conditioning)
+    return [limit_output(o, config.diffusion, len(out), TorchOps()) for o in out]
+
+
+def trajectory(
+    config: ModelConfig,
+    predict: Predict,
+    draw: Callable[[], Sequence[Any]],
+    ops: Ops,
+    num_steps: int | None = None,
+) -> Iterator[Step]:
+    """The walk of every reference from noise to a picture; a student jumps from start to start.
+
+    Args:
+        draw: the next normals per level. num_steps: of a record made with another number.
+    """
+    schedule, diffusion = _schedule(config), config.diffusion
+    if config.distilled is not None:
+        return sample_student(predict, draw(), schedule, diffusion, walk_grid(config))
+    sampler = walk_sampler(schedule.num_steps)
+    if num_steps is not None:
+        sampler = replace(sampler, num_steps=num_steps)
+    scales = config.model.scales
+    return sample(predict, draw(), draw, schedule, diffusion, sampler, scales, ops)
+
+
+def pictures_of(config: ModelConfig, steps: Iterator[Step]) -> list[Floats]:
+    """The pictures at the end of a trajectory, per level and in [-1, 1] where nothing is cut."""
+    last: list[Any] = []
+    for step in steps:
+        last = step.x_next
+    signal = [image_scale(config.diffusion, config.model.scales, i) for i in range(len(last))]
+    return [a * np.float32(q) for a, q in zip(_arrays(last), signal, strict=True)]
 
 
 def embed_probe(source: ModelSource, time: int, target: int | None) -> list[torch.Tensor]:
@@ -170,8 +209,13 @@ def embed_probe(source: ModelSource, time: int, target: int | None) -> list[torc
     return source.net.embed(torch.tensor([time]), None, torch.tensor([target]), weight)
 
 
-def _arrays(tensors: Sequence[torch.Tensor]) -> list[Floats]:
-    return [t.numpy().astype(np.float32) for t in tensors]
+def _schedule(config: ModelConfig) -> Schedule:
+    return build_schedule(config.diffusion.schedule, config.model.scales)
+
+
+def _arrays(images: Sequence[Any]) -> list[Floats]:
+    """Copies, of tensors or arrays."""
+    return [np.array(image, np.float32) for image in images]
 
 
 def _stand_in_mask(count: int, text: TextConfig) -> Floats:

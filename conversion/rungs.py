@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,19 +22,24 @@ from numpy.typing import NDArray
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser, Jump, Values
 from conversion.conditioning import additive_mask
+from conversion.execute import Watch
 from conversion.quality import Closeness, closeness, picture_psnr
-from conversion.reference import SEED, TextInputs, Walk, embed_probe, walk_sampler
+from conversion.reference import (
+    SEED,
+    Predict,
+    TextInputs,
+    Walk,
+    network_predictions,
+    pictures_of,
+    trajectory,
+)
 from conversion.rewrite import for_neural_engine
 from conversion.rewrite.attention import engine_keys_values, engine_mask
 from conversion.source import ModelSource
 from mdm_apple.config import ModelConfig
 from mdm_apple.diffusion import guide
-from mdm_apple.loss import image_scale, limit_output
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import sample
-from mdm_apple.schedule import build_schedule
-from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import Conditioning, UNet
 
 FLOOR_REWRITE = 70.0  # dB; rounding of fp32 in another order leaves about 110
@@ -48,12 +53,6 @@ FLOORS = {16: FLOOR_FP16, 8: 30.0, 6: 20.0, 4: 8.0, 3: 4.0, 2: 0.0}
 
 Floats = NDArray[np.float32]
 Answers = list[list[list[Floats]]]  # by prompt, noise level and level
-
-
-class Predict(Protocol):
-    """From noisy images and the table index less one; for a student, the index to jump to."""
-
-    def __call__(self, x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]: ...
 
 
 @dataclass(frozen=True)
@@ -122,17 +121,19 @@ def recorded_answers(record: Walk) -> Answers:
     ]
 
 
+def answers_of(predict: Predict, record: Walk, p: int) -> list[list[Floats]]:
+    """What is predicted for the noisy images of prompt `p`, by noise level and level."""
+    return [
+        list(predict([x[p : p + 1] for x in probe.x_t], probe.t - 1, probe.target))
+        for probe in record.probes
+    ]
+
+
 def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Walk) -> Rung:
     """The network in layers for the Neural Engine against itself, in torch and fp32."""
     net, answers = for_neural_engine(source.net), []
     for p in range(len(record.pictures[0])):
-        predict = network_predict(source, net, text, p)
-        answers.append(
-            [
-                predict([x[p : p + 1] for x in probe.x_t], probe.t - 1, probe.target)
-                for probe in record.probes
-            ]
-        )
+        answers.append(answers_of(network_predict(source, net, text, p), record, p))
     sides = source.config.sides
     rows = worst_rows(sides, record, recorded_answers(record), answers)
     return Rung("rewritten network", "network", FLOOR_REWRITE, tuple(rows), None, {})
@@ -140,7 +141,6 @@ def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Walk) -
 
 def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: int) -> Predict:
     """Predictions of the network of a source, or of `net` rewritten from it, for one prompt."""
-    config, ops = source.config, TorchOps()
     with torch.inference_mode():
         features = None if text is None else torch.from_numpy(text.features[p : p + 1])
         mask = None if text is None else torch.from_numpy(text.mask[p : p + 1])
@@ -149,11 +149,10 @@ def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: 
             conditioning = _for_engine(conditioning, mask)
 
     def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
+        tensors = [torch.from_numpy(x) for x in x_t]
         with torch.inference_mode():
-            tembs = embed_probe(source, time, target)
-            out = net.denoise([torch.from_numpy(x) for x in x_t], tembs, conditioning)
-            limited = [limit_output(o, config.diffusion, len(config.sides), ops) for o in out]
-            return [o.numpy().astype(np.float32) for o in limited]
+            out = network_predictions(source, net, tensors, time, target, conditioning)
+        return [o.numpy().astype(np.float32) for o in out]
 
     return predict
 
@@ -167,39 +166,28 @@ def _for_engine(given: Conditioning, mask: torch.Tensor | None) -> Conditioning:
     return Conditioning(given.pooled, additive, keys_values)
 
 
-def bundle_predict(denoiser: Denoiser, conditioning: Values) -> Predict:
-    """Predictions of a bundle for what `Denoiser.condition` gave."""
+def bundle_predict(
+    denoiser: Denoiser, conditioning: Values, watches: dict[str, Watch] | None = None
+) -> Predict:
+    """Predictions of a bundle for what `Denoiser.condition` gave. watches: see `Chain.run`."""
 
     def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
         jump = None if target is None else Jump(target)
-        return denoiser.predict(x_t, time, conditioning, jump=jump)
+        return denoiser.predict(x_t, time, conditioning, watches, jump=jump)
 
     return predict
 
 
 def guided_pictures(config: ModelConfig, given: Predict, null: Predict) -> list[Floats]:
-    """Pictures of a guided deterministic trajectory, per level (1, 3, side, side)."""
-    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    """Pictures of a guided trajectory, per level (1, 3, side, side). Students are not guided."""
     stream = NoiseStream(SEED, config.sides)
 
-    def denoise(x_t: list[Floats], time: int) -> list[Floats]:
-        with_text, without = given(x_t, time), null(x_t, time)
-        return [guide(c, u, GUIDANCE) for c, u in zip(with_text, without, strict=True)]
+    def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
+        pairs = zip(given(x_t, time, target), null(x_t, time, target), strict=True)
+        return [guide(with_text, without, GUIDANCE) for with_text, without in pairs]
 
-    last: list[Floats] = []
-    for step in sample(
-        denoise,
-        draw_batch([stream]),
-        lambda: draw_batch([stream]),
-        schedule,
-        config.diffusion,
-        walk_sampler(schedule.num_steps),
-        config.model.scales,
-        NumpyOps(),
-    ):
-        last = step.x_next
-    signal = [image_scale(config.diffusion, config.model.scales, i) for i in range(len(last))]
-    return [x * np.float32(q) for x, q in zip(last, signal, strict=True)]
+    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps())
+    return pictures_of(config, steps)
 
 
 def picture_rows(sides: Sequence[int], wanted: list[Floats], got: list[Floats]) -> dict[int, float]:

@@ -1,11 +1,11 @@
-"""A bundle, ready to sample without Core ML: `mdm_apple.generate.Runtime` on the executor.
+"""A bundle, ready to sample: `mdm_apple.generate.Runtime` on the executor, or on Core ML.
 
 Packages take one picture; a batch is a loop, and guidance calls the network twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
-from conversion.chain import Denoiser, Jump, Values
+from conversion.chain import Denoiser, Jump, Load, Values
 from conversion.errors import BundleError
 from conversion.execute import Precision
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
@@ -33,15 +33,20 @@ class BundleRuntime:
     Args:
         precision: "fp16" rounds every stored value as a device does, "fp32" none.
         features: a cache of `mdm embed`, for bundles without a text encoder.
+        load: runs packages by something else than the executor.
     """
 
     def __init__(
-        self, bundle: Bundle, precision: Precision = "fp16", features: FeatureCache | None = None
+        self,
+        bundle: Bundle,
+        precision: Precision = "fp16",
+        features: FeatureCache | None = None,
+        load: Load | None = None,
     ) -> None:
         self.config, self.ops = bundle.config(), NumpyOps()
         self.schedule = bundle.schedule()
         self.bundle, self._features = bundle, features
-        self._denoiser = Denoiser(bundle, precision)
+        self._denoiser = Denoiser(bundle, precision, load)
         self._tokenizer: Tokenizer | None = None
 
     def denoiser(
@@ -52,19 +57,15 @@ class BundleRuntime:
         guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
         encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
 
-        def predict(x_t: list[Floats], time: int, text: Values) -> list[Floats]:
-            return self._denoiser.predict(x_t, time, text, first_level=first_level)
-
         def denoise(x_t: list[Floats], time: int) -> list[Floats]:
-            rows: list[list[Floats]] = []
-            for k, prompt in enumerate(prompts):
-                own = [x[k : k + 1] for x in x_t]
-                out = predict(own, time, encoded[prompt.text])
+            def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
+                out = self._predict(own, time, encoded[prompt.text], first_level)
                 if guided:
-                    base = predict(own, time, encoded[prompt.negative])
+                    base = self._predict(own, time, encoded[prompt.negative], first_level)
                     out = [guide(c, u, guidance_scale) for c, u in zip(out, base, strict=True)]
-                rows.append(out)
-            return [np.concatenate(level) for level in zip(*rows, strict=True)]
+                return out
+
+            return _in_turn(prompts, x_t, row)
 
         return denoise
 
@@ -75,19 +76,23 @@ class BundleRuntime:
 
         def jump_to(x_t: list[Floats], time: int, target: int) -> list[Floats]:
             jump = Jump(target, guidance_scale)
-            rows = [
-                self._denoiser.predict(
-                    [x[k : k + 1] for x in x_t],
-                    time,
-                    encoded[prompt.text],
-                    first_level=first_level,
-                    jump=jump,
-                )
-                for k, prompt in enumerate(prompts)
-            ]
-            return [np.concatenate(level) for level in zip(*rows, strict=True)]
+
+            def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
+                return self._predict(own, time, encoded[prompt.text], first_level, jump)
+
+            return _in_turn(prompts, x_t, row)
 
         return jump_to
+
+    def _predict(
+        self,
+        x_t: list[Floats],
+        time: int,
+        text: Values,
+        first_level: int,
+        jump: Jump | None = None,
+    ) -> list[Floats]:
+        return self._denoiser.predict(x_t, time, text, first_level=first_level, jump=jump)
 
     def _check_stop(self, first_level: int) -> None:
         if first_level and self.bundle.manifest.layout == "monolith":
@@ -122,10 +127,27 @@ class BundleRuntime:
         return self._denoiser.condition({TOKEN_IDS: batch.ids, TEXT_MASK: batch.mask})
 
 
+def _in_turn(
+    prompts: Sequence[Prompt],
+    x_t: list[Floats],
+    row: Callable[[Prompt, list[Floats]], list[Floats]],
+) -> list[Floats]:
+    """What `row` makes of each prompt and its images (1, 3, side, side), as a batch per level."""
+    rows = [row(prompt, [x[k : k + 1] for x in x_t]) for k, prompt in enumerate(prompts)]
+    return [np.concatenate(level) for level in zip(*rows, strict=True)]
+
+
 def open_bundle_runtime(
-    path: Path, precision: str = "fp16", features: Path | None = None
+    path: Path,
+    precision: str = "fp16",
+    features: Path | None = None,
+    load: Load | None = None,
 ) -> tuple[BundleRuntime, str]:
-    """A runtime for `mdm sample`, and the digest of the bundle. Raises BundleError."""
+    """A runtime for `mdm sample`, and the digest of the bundle. Raises BundleError.
+
+    Args:
+        load: runs packages by something else than the executor.
+    """
     if precision not in ("fp16", "fp32"):
         raise BundleError(f"dtype: a bundle runs in fp16 or fp32, not {precision}.")
     bundle = Bundle.open(path)
@@ -135,7 +157,7 @@ def open_bundle_runtime(
         if text is None:
             raise BundleError(f"{path}: its model takes no text, so leave out --features.")
         cache = FeatureCache(features, FeatureKey.of(text))
-    return BundleRuntime(bundle, precision, cache), bundle.manifest.digest
+    return BundleRuntime(bundle, precision, cache, load), bundle.manifest.digest
 
 
 def _captions(prompts: Sequence[Prompt], guided: bool) -> set[str]:

@@ -30,7 +30,7 @@ from conversion.reference import PROMPTS, TextInputs, Walk, text_inputs, walk
 from conversion.replace import IN_PLACE
 from conversion.source import ModelSource
 from conversion.weightfile import record_bytes
-from mdm_apple.strict_json import from_json
+from mdm_apple.strict_json import read_config
 
 SCHEMA_VERSION = 1
 MEASURED = (4, 2)
@@ -96,13 +96,7 @@ class Sensitivity:
 
 def read_sensitivity(path: Path, bundle: Bundle) -> Sensitivity:
     """A file that `to_json` made for this very bundle. Raises MdmError."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConversionError(f"{path}: expected at most {MAX_BYTES >> 20} MiB.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    found = from_json(Sensitivity, text, str(path))
+    found = read_config(Sensitivity, path, MAX_BYTES)
     if found.schema != SCHEMA_VERSION:
         raise ConversionError(
             f"{path}: has schema {found.schema}, this version reads {SCHEMA_VERSION}; measure "

@@ -6,6 +6,7 @@ operations. What passes between them are ordinary features, wired by name like a
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conversion.cost import cut_points
 from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.graph import Function, Operation
+from conversion.mlpackage import package_size, seal_package
 from conversion.replace import read_model, save_program
 
 _FLOAT16 = 65552  # Core ML's name for it in descriptions of features
@@ -30,6 +32,23 @@ def best_cut(package: Package) -> int:
             "--max-package-mb or palettize it."
         )
     return points[0].index
+
+
+def split_to_fit(folder: Path, name: str, limit_mb: float, license_text: str | None) -> list[str]:
+    """Split the package `name` in `folder` until no piece is larger; names in the order of running.
+
+    Itself where it is small enough, else pieces called <name>_1 and <name>_2, split in turn.
+    """
+    path = folder / f"{name}.mlpackage"
+    if package_size(path) <= limit_mb * 1e6:
+        return [name]
+    pieces = [f"{name}_1", f"{name}_2"]
+    first, second = (folder / f"{piece}.mlpackage" for piece in pieces)
+    split_package(path, first, second, best_cut(Package.open(path)), f"cut_{name}")
+    shutil.rmtree(path)
+    for piece in pieces:
+        seal_package(folder / f"{piece}.mlpackage", piece, license_text)
+    return [p for piece in pieces for p in split_to_fit(folder, piece, limit_mb, license_text)]
 
 
 def split_package(source: Path, first: Path, second: Path, after: int, prefix: str) -> None:

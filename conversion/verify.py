@@ -8,8 +8,8 @@ a row per level and noise level, holding the worst of the prompts; as a ladder, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
-from conversion.chain import Denoiser, Jump, Load
+from conversion.chain import Denoiser, Load
 from conversion.errors import BundleError
-from conversion.execute import Precision, Watch
+from conversion.execute import Precision, Range, Watch
 from conversion.golden import read_golden
 from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.quality import plain_values
@@ -28,9 +28,10 @@ from conversion.reference import (
     SEED,
     TextInputs,
     Walk,
+    pictures_of,
     text_inputs,
+    trajectory,
     walk,
-    walk_grid,
 )
 from conversion.rungs import (
     FLOOR_PICTURES,
@@ -38,6 +39,7 @@ from conversion.rungs import (
     Floats,
     Row,
     Rung,
+    answers_of,
     bundle_predict,
     floor_of,
     guided_pictures,
@@ -50,10 +52,8 @@ from conversion.rungs import (
 )
 from conversion.source import ModelSource, load_source
 from mdm_apple.config import ModelConfig
-from mdm_apple.loss import image_scale
 from mdm_apple.noise import NoiseStream, draw_batch
 from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, sample, sample_student
 from mdm_apple.schedule import build_schedule
 
 Runtime = Literal["reference", "coreml"]
@@ -77,7 +77,8 @@ class VerifyReport:
     """floor: what every row must reach. compute_units: of Core ML, None on the reference runtime.
 
     picture_psnr: per level, at the end of a short trajectory run by the bundle alone. rungs:
-    further comparisons, each with floors of its own.
+    further comparisons, each with floors of its own. values: what each computed value of a package
+    reached; not in the JSON, where `ranges` has the largest.
     """
 
     reference: Literal["model", "golden"]
@@ -92,6 +93,7 @@ class VerifyReport:
     picture_psnr: dict[int, float]
     ranges: tuple[RangeRow, ...]
     rungs: tuple[Rung, ...] = ()
+    values: Mapping[str, Sequence[Range]] = field(default_factory=dict[str, Sequence[Range]])
 
     @property
     def worst(self) -> float:
@@ -106,7 +108,8 @@ class VerifyReport:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinities as text, since JSON has none."""
-        data = asdict(self) | {"passed": self.passed, "worst_psnr": self.worst}
+        data = asdict(replace(self, values={})) | {"passed": self.passed, "worst_psnr": self.worst}
+        del data["values"]
         data["rungs"] = [rung.as_json() for rung in self.rungs]
         return plain_values(data)
 
@@ -206,7 +209,8 @@ def _compare(
     if how.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
     how.say("a short trajectory")
-    final = _trajectory(denoiser, bundle, config, _text_of(bundle, text, 0))
+    steps = bundle.manifest.golden.steps if source is None else None
+    final = _pictures(denoiser, config, _text_of(bundle, text, 0), steps)
     return VerifyReport(
         reference="golden" if source is None else "model",
         runtime="reference" if how.load is None else "coreml",
@@ -220,6 +224,7 @@ def _compare(
         picture_psnr=picture_rows(bundle.sides, [p[:1] for p in record.pictures], final),
         ranges=tuple(_range_row(name, watch) for name, watch in watches.items()),
         rungs=tuple(rungs),
+        values={name: watch.by_value() for name, watch in watches.items()},
     )
 
 
@@ -236,19 +241,21 @@ def _answers(
     for p in range(prompts):
         say(f"prompt {p + 1} of {prompts}")
         conditioning = denoiser.condition(_text_of(denoiser.bundle, text, p), watches)
-        out.append(
-            [
-                denoiser.predict(
-                    [x[p : p + 1] for x in probe.x_t],
-                    probe.t - 1,
-                    conditioning,
-                    watches,
-                    jump=None if probe.target is None else Jump(probe.target),
-                )
-                for probe in record.probes
-            ]
-        )
+        out.append(answers_of(bundle_predict(denoiser, conditioning, watches), record, p))
     return out
+
+
+def _pictures(
+    denoiser: Denoiser,
+    config: ModelConfig,
+    text: dict[str, NDArray[Any]] | None,
+    num_steps: int | None,
+) -> list[Floats]:
+    """The pictures of the reference trajectory, every evaluation by the bundle."""
+    stream = NoiseStream(SEED, config.sides)
+    predict = bundle_predict(denoiser, denoiser.condition(text))
+    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
+    return pictures_of(config, steps)
 
 
 def _guided_rung(
@@ -330,43 +337,6 @@ def _text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArr
     if info and info.encoder and text.ids is not None:
         return mask | {TOKEN_IDS: text.ids[p : p + 1]}
     return mask | {TEXT_FEATURES: text.features[p : p + 1]}
-
-
-def _trajectory(
-    denoiser: Denoiser,
-    bundle: Bundle,
-    config: ModelConfig,
-    text: dict[str, NDArray[Any]] | None,
-) -> list[NDArray[np.float32]]:
-    """The pictures of the golden trajectory, every evaluation by the bundle."""
-    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
-    golden = bundle.manifest.golden
-    stream = NoiseStream(SEED, config.sides)
-    conditioning = denoiser.condition(text)
-    if config.distilled is not None:
-        steps = sample_student(
-            lambda x_t, time, to: denoiser.predict(x_t, time, conditioning, jump=Jump(to)),
-            draw_batch([stream]),
-            schedule,
-            config.diffusion,
-            walk_grid(config),
-        )
-    else:
-        steps = sample(
-            lambda x_t, time: denoiser.predict(x_t, time, conditioning),
-            draw_batch([stream]),
-            lambda: draw_batch([stream]),
-            schedule,
-            config.diffusion,
-            SamplerConfig("ddim", golden.steps),
-            config.model.scales,
-            NumpyOps(),
-        )
-    last: list[NDArray[np.float32]] = []
-    for step in steps:
-        last = step.x_next
-    signal = [image_scale(config.diffusion, config.model.scales, i) for i in range(len(last))]
-    return [x * q for x, q in zip(last, signal, strict=True)]
 
 
 def _range_row(package: str, watch: Watch) -> RangeRow:

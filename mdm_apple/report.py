@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mdm_apple.config import Provenance
 from mdm_apple.errors import require
 from mdm_apple.files import atomic_file
 
@@ -60,6 +61,7 @@ class Report:
     steps: int
     parameters: int
     machine: str
+    provenance: Provenance  # as the bundle says it
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -44,11 +44,11 @@ def from_dict(kind: type[T], data: object, where: str = "config") -> T:
         raise ConfigError(f"{where}: nested too deeply for a configuration.") from None
 
 
-def read_config(kind: type[T], path: Path) -> T:
-    """Read one configuration file of at most 1 MiB."""
+def read_config(kind: type[T], path: Path, max_bytes: int = 1 << 20) -> T:
+    """Read the dataclass `kind` from a file; raises ConfigError for anything that is none."""
     try:
-        if path.stat().st_size > 1 << 20:
-            raise ConfigError(f"{path}: expected a configuration of at most 1 MiB.")
+        if path.stat().st_size > max_bytes:
+            raise ConfigError(f"{path}: expected a file of at most {max_bytes >> 20} MiB.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file.") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conversion.bundle import Bundle
-from conversion.convert import convert
+from conversion.convert import ConvertOptions, convert
 from conversion.palettize import PalettizeReport, palettize
 from conversion.source import ModelSource, load_source
 
@@ -19,8 +19,9 @@ def tiny_source(model_folder: Path) -> ModelSource:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The fp16 bundle of the model; tests copy it before they change anything."""
-    return convert(tiny_source, tmp_path_factory.mktemp("bundles") / "tiny.bundle")
+    """The fp16 bundle of the model in one package; tests copy it before they change anything."""
+    out = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
+    return convert(tiny_source, out, ConvertOptions("monolith"))
 
 
 @pytest.fixture(scope="session")

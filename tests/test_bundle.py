@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import jsonschema
 import numpy as np
 import pytest
@@ -17,8 +19,11 @@ import pytest
 from conversion.bundle import MANIFEST, Bundle, bundle_folder, finish_bundle
 from conversion.coreml import quiet_coremltools
 from conversion.errors import BundleError
-from conversion.manifest import FileInfo, Manifest, schema, write_manifest
+from conversion.manifest import FileInfo, Manifest, StudentInfo, schema, write_manifest
+from conversion.palettize import PalettizeReport
+from conversion.readme import README, readme
 from conversion.source import ModelSource
+from mdm_apple.cli import group
 from mdm_apple.schedule import build_schedule
 from mdm_apple.tensorfile import write_tensors
 
@@ -220,3 +225,35 @@ def test_only_bundles_are_overwritten_and_only_when_told(
         finish_bundle(folder, dataclasses.replace(tiny_bundle.manifest, variant="renamed"))
     assert Bundle.open(copied).manifest.variant == "renamed"
     assert {p.name for p in tmp_path.iterdir()} == {"copy.bundle", "photos"}
+
+
+def test_readme_says_in_plain_words_what_the_folder_is(
+    tiny_bundle: Bundle, tiny_palettized: tuple[Bundle, PalettizeReport]
+) -> None:
+    plain, small = ((b.path / README).read_text() for b in (tiny_bundle, tiny_palettized[0]))
+    assert "pictures of 16 x 16 pixels, and the same picture at 8 x 8 on the way" in plain
+    assert "Variant `fp16`" in plain
+    assert "Variant `palettized-4`" in small
+    assert "from 4 bits" in small
+    for package in tiny_bundle.manifest.packages:
+        assert f"| `{package.path}` | {package.bytes / 1e6:.1f} | 16 bits |" in plain
+    told = [line.strip() for line in plain.splitlines() if line.startswith("    mdm ")]
+    assert [line.split()[1] for line in told] == ["sample", "verify"]
+    for line in told:  # commands that exist, with options that they have
+        name, *options = shlex.split(line)[1:]
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        command.make_context(name, options)
+
+
+def test_readme_of_other_bundles_says_what_these_need(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    assert manifest.text is not None
+    licensed = dataclasses.replace(manifest.provenance, license="CC-BY-4.0")
+    student = StudentInfo((1000,), (1000, 0), ())
+    text = dataclasses.replace(manifest.text, encoder=None)
+    other = dataclasses.replace(manifest, text=text, student=student, provenance=licensed)
+    assert "`mdm embed`" in readme(other)
+    assert "--features FILE --sampler student --steps 1 --out" in readme(other)
+    assert "Licence of the weights: CC-BY-4.0" in readme(other)
+    assert "It takes no prompts." in readme(dataclasses.replace(manifest, text=None))

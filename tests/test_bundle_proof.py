@@ -16,7 +16,7 @@ import pytest
 
 from conversion.bundle import MANIFEST, Bundle, finish_bundle
 from conversion.chain import Denoiser
-from conversion.convert import ConvertOptions, convert
+from conversion.convert import convert
 from conversion.execute import Package
 from conversion.execute.schema import model_message
 from conversion.manifest import FileInfo, Manifest, write_manifest
@@ -34,7 +34,7 @@ import sys
 from mdm_apple.cli import main
 folder, fp16, small = sys.argv[1:]
 for arguments in (
-    ["convert", folder, "--layout", "nested", "--out", fp16],
+    ["convert", folder, "--out", fp16],
     ["palettize", fp16, "--bits", "4", "--group", "16", "--out", small],
 ):
     sys.argv = ["mdm", *arguments, "--quiet"]
@@ -51,8 +51,7 @@ def test_nested_and_palettized_bundles_are_the_same_bytes_in_another_process(
     tiny_source: ModelSource, model_folder: Path, tmp_path: Path
 ) -> None:
     """With another hash seed: nothing depends on the order of a set."""
-    options = ConvertOptions(layout="nested", compute="ane")
-    here = convert(tiny_source, tmp_path / "here", options)
+    here = convert(tiny_source, tmp_path / "here")
     small, _ = palettize(here, tmp_path / "here-4", Setting(4, group=16))
     there = [str(tmp_path / name) for name in ("there", "there-4")]
     seed = "77" if os.environ.get("PYTHONHASHSEED") == "12345" else "12345"

@@ -110,9 +110,9 @@ def test_another_process_makes_the_same_bytes(
     tiny_bundle: Bundle, model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "again.bundle"
-    command = "from mdm_apple.cli import main; main()"
+    program = [sys.executable, "-c", "from mdm_apple.cli import main; main()"]
     done = subprocess.run(
-        [sys.executable, "-c", command, "convert", model_folder, "--out", out, "--quiet"],
+        [*program, "convert", model_folder, "--layout", "monolith", "--out", out, "--quiet"],
         env=os.environ | {"PYTHONHASHSEED": "12345"},
         capture_output=True,
         text=True,
@@ -162,7 +162,7 @@ def test_model_without_text_that_normalises_its_input_converts(tmp_path: Path) -
         (32, 32), (1, 1), (0, 0), mid_blocks=False, temb_dim=32, normalize_input=True, inner=core
     )
     source = random_source(ModelConfig(outer, side=8), 2)
-    bundle = convert(source, tmp_path / "plain.bundle", ConvertOptions(target="iOS26"))
+    bundle = convert(source, tmp_path / "plain.bundle", ConvertOptions("monolith", target="iOS26"))
     assert [package.name for package in bundle.manifest.packages] == ["denoiser"]
     assert bundle.manifest.guidance == "none"
     report = verify_source(bundle, source, prompts=1)
@@ -187,7 +187,7 @@ def test_unmasked_attention_and_limited_output_convert_without_an_encoder(tmp_pa
         model, side=8, diffusion=DiffusionConfig(output_scale=0.5), text=TextConfig(max_tokens=4)
     )
     source = random_source(config, 3)
-    bundle = convert(source, tmp_path / "features.bundle")
+    bundle = convert(source, tmp_path / "features.bundle", ConvertOptions("monolith"))
     assert "attention_mask" not in [f.name for f in bundle.package("denoiser").inputs]
     report = verify_source(bundle, source, prompts=2)
     assert report.text == "random features"

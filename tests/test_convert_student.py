@@ -57,8 +57,7 @@ def bundle(
     request: pytest.FixtureRequest, student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "student.bundle"
-    compute = "ane" if request.param == "nested" else "gpu"
-    return convert(load_source(student), out, ConvertOptions(request.param, compute=compute))
+    return convert(load_source(student), out, ConvertOptions(request.param))
 
 
 def test_the_manifest_says_how_a_student_is_run(bundle: Bundle) -> None:

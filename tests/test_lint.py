@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from mil_programs import Body, half, package
 
 from conversion.bundle import Bundle
@@ -15,9 +16,11 @@ from conversion.cost import CHIPS, carried_bytes, cost_of, cut_points, peak_memo
 from conversion.execute import Package
 from conversion.execute.liveness import peak_bytes
 from conversion.execute.schema import model_message
-from conversion.inspect import inspect_bundle
+from conversion.inspect import inspect_bundle, parameters_of
 from conversion.lint import RULES, count_by_rule, lint
 from conversion.manifest import Feature, PackageInfo
+from conversion.palettize import PalettizeReport
+from mdm_apple.cli.inspect_command import command as inspect_command
 
 pytest_plugins = ["bundles"]
 
@@ -125,6 +128,30 @@ def test_layers_of_training_break_rules_and_are_not_meant_for_it(tiny_bundle: Bu
     assert not found["denoiser"].for_neural_engine
     assert found["denoiser"].findings["linear"] > 10
     assert found["denoiser"].first_errors
+
+
+def test_inspection_names_reason_and_source_of_every_rule_that_is_broken(
+    tiny_bundle: Bundle,
+) -> None:
+    found = inspect_bundle(tiny_bundle)
+    broken = {name for package in found.packages for name in package.findings}
+    assert {rule.name for rule in found.rules} == broken != set()
+    done = CliRunner().invoke(inspect_command, [str(tiny_bundle.path)])
+    assert "licence: not stated, source: not stated, made from: not stated" in done.stdout
+    for rule in found.rules:
+        assert f"{rule.name} ({rule.severity}): {rule.reason} [{rule.source}]" in done.stdout
+
+
+def test_parameters_of_a_package_are_counted_whatever_their_form(
+    tiny_bundle: Bundle, tiny_palettized: tuple[Bundle, PalettizeReport], tmp_path: Path
+) -> None:
+    made = package(tmp_path, lambda b, x: b.conv(x=x, weight=half(48, 64, 3, 3), bias=half(48)))
+    assert parameters_of(made.function()) == 48 * 64 * 9 + 48
+    plain, small = (inspect_bundle(b) for b in (tiny_bundle, tiny_palettized[0]))
+    counts = [p.parameters for p in plain.packages]
+    assert [p.parameters for p in small.packages] == counts
+    # time embeddings are tables, and positions of the encoder one table for all blocks
+    assert 0.8 < sum(counts) / (plain.parameters + (plain.text_encoder_parameters or 0)) < 1.2
 
 
 def test_cost_counts_multiplications(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def good(run: Run, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     place = ("--model", frozen, "--text-encoder", encoder, "--out", features)
     succeed(run, at, "embed", *place, "--prompt", "red heart", "--quiet")
     bundle = at / "bundle"
-    succeed(run, at, "convert", model, "--quiet", "--out", bundle)
+    succeed(run, at, "convert", model, "--layout", "monolith", "--quiet", "--out", bundle)
     return Good(
         model=model,
         run=at / "run",

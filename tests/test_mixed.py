@@ -17,7 +17,7 @@ from small import random_state
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser
-from conversion.convert import ConvertOptions, convert
+from conversion.convert import convert
 from conversion.errors import BundleError, ConversionError
 from conversion.golden import read_golden
 from conversion.knapsack import frontier
@@ -92,7 +92,7 @@ def test_sizes_beyond_the_finest_step_still_fit() -> None:
 @pytest.fixture(scope="module")
 def nested(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("nested") / "nested.bundle"
-    return convert(tiny_source, out, ConvertOptions("nested", compute="ane"))
+    return convert(tiny_source, out)
 
 
 @pytest.mark.parametrize("phase", ["prompt", "step"])
@@ -322,7 +322,7 @@ def test_hostile_recipes_are_refused_in_one_sentence(
     change(data)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(MdmError, match="") as refused:
+    with pytest.raises(MdmError) as refused:
         recipe_plan(tiny_bundle, read_recipe(path))
     assert says in str(refused.value)
     assert len(str(refused.value)) < 1000
@@ -330,7 +330,13 @@ def test_hostile_recipes_are_refused_in_one_sentence(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "not valid JSON"), (b"\xff\xfe", "UTF-8"), (b"[" * 10**5, "JSON"), (None, "cannot be")],
+    [
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"[" * 10**5, "JSON"),
+        (b" " * (9 << 20), "at most 8 MiB"),
+        (None, "no such file"),
+    ],
 )
 def test_what_is_no_recipe_is_refused(content: bytes | None, says: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from conversion.convert import ConvertOptions, convert, convert_part, merged
 from conversion.coreml import quiet_coremltools
 from conversion.errors import BundleError, ConversionError
 from conversion.execute import Package
+from conversion.inspect import inspect_bundle
+from conversion.lint import count_by_rule, lint
 from conversion.manifest import package_bytes
 from conversion.monolith import denoiser_part
 from conversion.multifunction import merge_packages
@@ -28,6 +31,8 @@ from conversion.placed import PlacedNetwork
 from conversion.plan import Setting, uniform_plan
 from conversion.quality import picture_psnr
 from conversion.runtime import open_bundle_runtime
+from conversion.serve import GET, LOAD, RUN, TENSOR, BundleServer
+from conversion.serve_frames import ProtocolError, pack_tensor, pack_text
 from conversion.source import ModelSource, load_source
 from conversion.verify import verify_source
 from mdm_apple.cli import group
@@ -77,6 +82,12 @@ def test_each_side_has_its_function(bundle: Bundle) -> None:
     assert denoiser(bundle).default_function == "stop_8"
     assert [f.name for f in steps[0].outputs] == ["prediction_4"]
     assert {f.name for f in steps[1].outputs} == {"prediction_4", "prediction_8"}
+
+
+def test_each_function_has_findings_of_its_own(bundle: Bundle) -> None:
+    counts = {p.name: p.findings["linear"] for p in inspect_bundle(bundle).packages}
+    assert 0 < counts["stop_4"] < counts["stop_8"]
+    assert counts["stop_4"] + counts["stop_8"] == count_by_rule(lint(denoiser(bundle)))["linear"]
 
 
 def test_weights_are_stored_once(bundle: Bundle, source: ModelSource, tmp_path: Path) -> None:
@@ -170,6 +181,19 @@ def test_coremltools_reads_every_function(bundle: Bundle) -> None:
     assert set(program.functions) == {"stop_4", "stop_8"}
     for name, function in program.functions.items():
         assert set(function.inputs) == set(denoiser(bundle).function(name).inputs)
+
+
+def test_server_runs_the_function_that_is_asked_for(bundle: Bundle) -> None:
+    server = BundleServer(bundle, "fp16")
+    server.answer(LOAD, pack_text("stop_4"))
+    inputs = bundle.package("stop_4").inputs
+    tensors = [pack_tensor(f.name, np.zeros(f.shape, np.float32)) for f in inputs]
+    head = struct.pack("<I", 0) + pack_text("stop_4") + struct.pack("<H", len(tensors))
+    server.answer(RUN, head + b"".join(tensors))
+    context = struct.pack("<I", 0)
+    assert server.answer(GET, context + pack_text("prediction_4"))[0] == TENSOR
+    with pytest.raises(ProtocolError, match="holds no value 'prediction_8'"):
+        server.answer(GET, context + pack_text("prediction_8"))
 
 
 def test_palettes_are_shared_as_well(bundle: Bundle, source: ModelSource, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser
-from conversion.convert import ConvertOptions, convert
+from conversion.convert import convert
 from conversion.errors import BundleError
 from conversion.execute import Watch
 from conversion.inspect import inspect_bundle
@@ -39,7 +39,7 @@ pytest_plugins = ["bundles"]
 @pytest.fixture(scope="module")
 def nested(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("nested") / "nested.bundle"
-    return convert(tiny_source, out, ConvertOptions("nested", compute="ane"))
+    return convert(tiny_source, out)
 
 
 def test_packages_are_the_ways_through_the_levels(nested: Bundle) -> None:

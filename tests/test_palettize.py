@@ -118,7 +118,9 @@ def test_layers_that_cannot_take_a_setting_are_named(tiny_bundle: Bundle, tmp_pa
 def test_older_systems_refuse_what_they_cannot_load(
     tiny_source: ModelSource, tmp_path: Path
 ) -> None:
-    bundle = convert(tiny_source, tmp_path / "old.bundle", ConvertOptions(target="iOS17"))
+    bundle = convert(
+        tiny_source, tmp_path / "old.bundle", ConvertOptions("monolith", target="iOS17")
+    )
     for setting in (Setting(3), Setting(4, group=16), Setting(4, "linear")):
         with pytest.raises(ConversionError, match="need iOS 18"):
             palettize(bundle, tmp_path / "out", setting)

@@ -72,7 +72,7 @@ def lookups(package: Package) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def older_bundle(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("older") / "tiny-17.bundle"
-    return convert(tiny_source, out, ConvertOptions(target="iOS17"))
+    return convert(tiny_source, out, ConvertOptions("monolith", target="iOS17"))
 
 
 @pytest.mark.parametrize("setting", [Setting(2), Setting(6), Setting(3, group=8)])

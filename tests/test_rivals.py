@@ -6,26 +6,42 @@ The first table points to tests elsewhere; the tests below it are of this file.
 from __future__ import annotations
 
 import ast
+import dataclasses
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from mil_programs import half, package
 
+from benchmarks.harness import Pair
+from conversion import palette_jobs
 from conversion.bundle import Bundle
 from conversion.execute import Package
-from conversion.palette_jobs import Job, run_jobs
+from conversion.reference import PROMPTS
 from conversion.source import load_source
+from conversion.verify import How
 from conversion.weights import weights_of
+from mdm_apple.boot import BootConfig
+from mdm_apple.cli import COMMANDS, group
 from mdm_apple.cli.convert_command import command as convert_command
+from mdm_apple.cli.verify_command import command as verify_command
+from mdm_apple.distill import DistillJob
+from mdm_apple.fit import Job
+from mdm_apple.training import TrainConfig
 
 pytest_plugins = ["bundles"]
 
 ROOT = Path(__file__).parents[1]
+SWIFT = "../swift_package/Tests/MatryoshkaDiffusionTests"
+
+# whose fields commands fill from the options of the same names
+FIELDS = (TrainConfig, BootConfig, Job, DistillJob)
 
 ELSEWHERE = {
     "PSNR of bytes wraps around at 256, so that a floor of 20 dB cannot fail": (
@@ -52,10 +68,28 @@ ELSEWHERE = {
         "test_rewrite.py",
         "test_weights_keep_their_names_and_numbers_and_the_network_its_layers",
     ),
-    "a low-memory second picture fails or differs from the first": (
-        "test_generate.py",
-        "test_the_same_request_gives_the_same_picture_bit_for_bit",
+    "a second picture by the same runtime fails or differs": (
+        "test_coreml_runtime.py",
+        "test_a_second_picture_is_that_of_a_fresh_runtime",
     ),
+    "cancelling leaves the network in memory": (
+        f"{SWIFT}/GenerationTests.swift",
+        "cancellingReleasesAndAFailureIsASentence",
+    ),
+    "an error while a preview is made ends the app": (
+        "test_swift_sources.py",
+        "test_nothing_forbidden_is_in_the_sources",
+    ),
+    "a preview loads a decoder": (f"{SWIFT}/PipelineTests.swift", "previewsAreOfTheSidesAskedFor"),
+    "a slip of precedence in the size of a level": (
+        "test_nested.py",
+        "test_skips_are_those_of_a_run",
+    ),
+    "a page that says 404 is taken for a model": (
+        "test_fetch.py",
+        "test_an_answer_that_is_no_checkpoint_is_one_sentence",
+    ),
+    "weights of another model are matched": ("test_mixed.py", "test_another_model_is_refused"),
     "groups too small for the exact search get a worse palette": (
         "test_kmeans.py",
         "test_small_groups_are_never_worse_than_by_coremltools",
@@ -78,7 +112,11 @@ ELSEWHERE = {
 @pytest.mark.parametrize("defect", list(ELSEWHERE))
 def test_the_test_of_a_defect_exists(defect: str) -> None:
     file, name = ELSEWHERE[defect]
-    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+    if file.endswith(".swift"):
+        assert f"@Test func {name}(" in text
+        return
+    tree = ast.parse(text)
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -120,6 +158,55 @@ def test_that_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert len(offences(tree)) == 3
 
 
+def test_times_are_summed_up_right_and_none_are_no_crash_but_a_refusal() -> None:
+    """Elsewhere constant times vary, and a median of none ends the program."""
+    assert Pair("a", "b", [3.0] * 4, [2.0] * 4, 0.0).ratio == 1.5
+    assert Pair("a", "b", [1.0, 9.0, 3.0], [3.0], 0.0).ratio == 1.0
+    with pytest.raises(statistics.StatisticsError):
+        _ = Pair("a", "b", [], [], 0.0).ratio
+
+
+def test_as_many_prompts_are_compared_as_are_promised() -> None:
+    """Elsewhere a comment says four, the list holds eight."""
+    (prompts,) = (p for p in verify_command.params if p.name == "prompts")
+    assert isinstance(prompts.type, click.IntRange)
+    assert len({*PROMPTS}) == How().prompts == prompts.default == prompts.type.max == 8
+
+
+def options_that_differ(source: str, declared: set[str]) -> set[str]:
+    """Names that are declared and never read, or read from the options and never declared."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+    written = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    arguments = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    read = {
+        n.slice.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Name)
+        if n.value.id == "options" and isinstance(n.slice, ast.Constant)
+    }
+    return {str(name) for name in (declared - written - arguments) | (read - declared)}
+
+
+def test_every_option_of_a_command_is_read_and_no_other() -> None:
+    """Elsewhere --model-size is declared and args.model_version read."""
+    declared: set[str] = set()
+    for name in COMMANDS:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        declared |= {p.name for p in command.params if p.name}
+    text = "\n".join(
+        file.read_text(encoding="utf-8").replace("from __future__ import annotations", "")
+        for file in (ROOT / "mdm_apple" / "cli").glob("*.py")
+    )
+    by_fields = {f.name for kind in FIELDS for f in dataclasses.fields(kind)}
+    assert options_that_differ(text, declared) <= by_fields
+    slip = "@option('--model-size')\ndef command(**options): return options['model_version']"
+    assert options_that_differ(slip, {"model_size"}) == {"model_size", "model_version"}
+
+
 def test_unknown_system_is_refused_and_not_replaced_by_another(tmp_path: Path) -> None:
     arguments = ["--preset", "tiny", "--target", "macOS99", "--out", str(tmp_path / "b")]
     done = CliRunner().invoke(convert_command, arguments)
@@ -139,9 +226,10 @@ def test_layers_that_begin_alike_get_palettes_of_their_own(tmp_path: Path) -> No
     )
     weights = weights_of(made.function())
     jobs = [
-        Job(made.weight_path(w.stored.file), w.stored.offset, w.shape, 0, None, 4) for w in weights
+        palette_jobs.Job(made.weight_path(w.stored.file), w.stored.offset, w.shape, 0, None, 4)
+        for w in weights
     ]
-    one, other = run_jobs(jobs, processes=1)
+    one, other = palette_jobs.run_jobs(jobs, processes=1)
     assert np.abs(other.values).max() > 2 * np.abs(one.values).max()
 
 

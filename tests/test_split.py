@@ -15,7 +15,7 @@ from conversion.coreml import quiet_coremltools
 from conversion.errors import ConversionError
 from conversion.execute import Package
 from conversion.execute.graph import Function
-from conversion.palettize import palettize
+from conversion.palettize import PalettizeReport, palettize
 from conversion.source import ModelSource
 from conversion.split import best_cut, split_package
 from conversion.verify import verify
@@ -108,7 +108,9 @@ def test_bundle_of_small_packages_proves_itself(
 ) -> None:
     largest = max(p.bytes for p in tiny_bundle.manifest.packages)
     limit = 0.7 * largest / 1e6
-    bundle = convert(tiny_source, tmp_path / "small", ConvertOptions(max_package_mb=limit))
+    bundle = convert(
+        tiny_source, tmp_path / "small", ConvertOptions("monolith", max_package_mb=limit)
+    )
     names = [p.name for p in bundle.manifest.packages]
     assert names[-2:] == ["denoiser_1", "denoiser_2"]
     assert max(p.bytes for p in bundle.manifest.packages) <= 0.7 * largest
@@ -117,3 +119,19 @@ def test_bundle_of_small_packages_proves_itself(
     compressed, report = palettize(bundle, tmp_path / "small-6", 6)
     assert {w.package for w in report.weights if w.bits == 6} >= {"denoiser_1", "denoiser_2"}
     assert 15 < verify(compressed, precision="fp32").worst < 60
+
+
+def test_what_is_too_large_even_compressed_is_split_then(
+    tiny_bundle: Bundle, tiny_palettized: tuple[Bundle, PalettizeReport], tmp_path: Path
+) -> None:
+    whole, _ = tiny_palettized
+    limit = 0.7 * max(p.bytes for p in whole.manifest.packages)
+    pieces, report = palettize(tiny_bundle, tmp_path / "b", 4, max_package_mb=limit / 1e6)
+    names = [p.name for p in pieces.manifest.packages]
+    assert {"denoiser_1", "denoiser_2"} <= {*names}
+    assert "denoiser" not in names
+    assert max(p.bytes for p in pieces.manifest.packages) <= limit
+    assert {p.weight_bits for p in pieces.manifest.packages if p.phase == "step"} == {4}
+    assert {w.package for w in report.weights} == {p.name for p in tiny_bundle.manifest.packages}
+    ours, theirs = verify(pieces), verify(whole)
+    assert [row.psnr for row in ours.rows] == [row.psnr for row in theirs.rows]

@@ -20,7 +20,7 @@ import pytest
 from swift_tools import build
 
 from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
+from conversion.convert import convert
 from conversion.runtime import BundleRuntime
 from conversion.source import load_source
 from mdm_apple.embedded import EMOJI
@@ -34,13 +34,13 @@ MDM = "import sys; from mdm_apple.cli import main; sys.argv[0] = 'mdm'; main()"
 @pytest.fixture(scope="session")
 def nested(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("swift") / "tiny.bundle"
-    return convert(load_source(model_folder), out, ConvertOptions(layout="nested"))
+    return convert(load_source(model_folder), out)
 
 
 @pytest.fixture(scope="session")
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("swift") / "emoji.bundle"
-    return convert(load_source(EMOJI), out, ConvertOptions(layout="nested"))
+    return convert(load_source(EMOJI), out)
 
 
 @pytest.fixture(scope="session")

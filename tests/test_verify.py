@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from conversion.bundle import MANIFEST, Bundle, finish_bundle
 from conversion.device_runtime import received, typed
 from conversion.errors import BundleError
-from conversion.execute import Package, Program, TensorType, Watch
+from conversion.execute import Package, Program, Range, TensorType, Watch
+from conversion.manifest import ComputeUnits
 from conversion.palettize import PalettizeReport
 from conversion.quality import closeness, picture_psnr
 from conversion.reference import PROMPTS, text_inputs, walk
@@ -204,7 +205,8 @@ def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
     """The seam of Core ML: here with the executor behind it."""
     opened: list[str] = []
 
-    def load(path: Path, function: str | None) -> Program:
+    def load(path: Path, function: str | None, units: ComputeUnits) -> Program:
+        assert units == "cpuAndGPU"  # what the manifest proposes for layers of training
         opened.append(path.name)
         return Package.open(path).load(function, precision="fp16")
 
@@ -231,7 +233,7 @@ def test_core_ml_is_refused_elsewhere_in_one_sentence(tiny_bundle: Bundle) -> No
     done = CliRunner().invoke(verify_command, [str(tiny_bundle.path), "--runtime", "coreml"])
     assert done.exit_code != 0
     assert isinstance(done.exception, MdmError)
-    assert str(done.exception).startswith("runtime: coreml runs on macOS only")
+    assert str(done.exception).startswith("coreml: runs on macOS only")
     units = ["--compute-units", "cpuOnly"]
     done = CliRunner().invoke(verify_command, [str(tiny_bundle.path), *units])
     assert "add --runtime coreml" in str(done.exception)
@@ -247,6 +249,37 @@ def test_command_exits_with_one_below_the_floor(
     bad = CliRunner().invoke(verify_command, [str(tiny_palettized[0].path), "--floor", "60"])
     assert bad.exit_code == 1
     assert "FAILED" in bad.stdout
+
+
+def test_ranges_of_every_value_are_kept_over_all_calls() -> None:
+    watch = Watch()
+    for a, b in ((1.0, -5.0), (-3.0, math.inf), (2.0, math.nan)):
+        watch.see("add", "a", torch.tensor([0.5, a]))
+        watch.see("mul", "b", torch.tensor([b, 1.5]))
+    assert watch.by_value() == [Range("add", "a", 3.0, 0), Range("mul", "b", 5.0, 2)]
+
+
+def test_command_writes_the_ranges_of_every_value(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "ranges.json"
+    words = [str(tiny_bundle.path), "--ranges", str(path), "--json", "--quiet"]
+    done = CliRunner().invoke(verify_command, words)
+    assert done.exit_code == 0
+    written, told = json.loads(path.read_text())["fp16"], json.loads(done.stdout)
+    assert "values" not in told
+    for row in told["ranges"]:
+        values = written[row["package"]]
+        function = Package.open(tiny_bundle.file(f"{row['package']}.mlpackage")).function()
+        computed = [
+            name
+            for o in function.operations
+            if not o.is_constant
+            for name, kind in o.outputs
+            if kind.is_float
+        ]
+        assert [v["name"] for v in values] == computed
+        assert max(v["largest"] for v in values) == row["largest"]
+    done = CliRunner().invoke(verify_command, words)
+    assert "exists" in str(done.exception)
 
 
 def test_inspect_counts_parameters_operations_and_files(

@@ -35,6 +35,16 @@ class Watch:
         largest = float(kept.abs().amax()) if kept.numel() else 0.0
         self.ranges.append(Range(operation, name, largest, bad))
 
+    def by_value(self) -> list[Range]:
+        """An entry per value over all calls, in the order of the first: its largest, all counts."""
+        merged: dict[str, Range] = {}
+        for new in self.ranges:
+            old = merged.get(new.name, new)
+            bad = new.nonfinite if old is new else old.nonfinite + new.nonfinite
+            largest = max(old.largest, new.largest)
+            merged[new.name] = Range(new.operation, new.name, largest, bad)
+        return list(merged.values())
+
     @property
     def largest(self) -> Range | None:
         """The value of the largest finite magnitude."""

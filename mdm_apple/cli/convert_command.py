@@ -16,7 +16,7 @@ from mdm_apple.errors import MdmError, require, require_installed
     epilog="""\b
 Examples:
   mdm convert runs/emoji --out emoji.bundle
-  mdm convert --preset tiny --seed 0 --layout nested --out tiny.bundle
+  mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
 """
 )
 @click.argument("model", type=FOLDER, required=False, metavar="[DIR]")
@@ -25,9 +25,9 @@ Examples:
 @click.option(
     "--layout",
     type=click.Choice(["nested", "monolith", "multifunction"]),
-    default="monolith",
+    default="nested",
     show_default=True,
-    help="One package for all levels; one for each way down or up through a level; or one with a "
+    help="A package for each way down or up through a level; one for all levels; or one with a "
     "function per side to stop at.",
 )
 @click.option(
@@ -83,9 +83,9 @@ def command(**options: Any) -> None:
         trained = config.text is not None and config.text.trainable
         with_encoder = encoder == "yes" or (encoder == "auto" and trained)
         source = random_source(config, options["seed"] or 0, with_encoder)
-    layout = options["layout"]
-    compute = options["compute"] or ("ane" if layout == "nested" else "gpu")
-    settings = ConvertOptions(layout, options["target"], compute, options["max_package_mb"])
+    settings = ConvertOptions(
+        options["layout"], options["target"], options["compute"], options["max_package_mb"]
+    )
     bundle = convert(source, options["out"], settings, options["overwrite"], output.say)
     missing = missing_text(source)
     if missing is not None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mdm_apple.config import ModelConfig, T5Config, TextConfig, UNetConfig
+from mdm_apple.config import ModelConfig, Provenance, T5Config, TextConfig, UNetConfig
 from mdm_apple.data import open_dataset
 from mdm_apple.gallery import Pixels, tile_steps, to_pixels
 from mdm_apple.generate import Preview, Prompt, Runtime, finish, generate
@@ -82,6 +82,10 @@ def demo_config() -> ModelConfig:
         diffusion=diffusion,
         text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
         mixed_training=True,
+        provenance=Provenance(
+            license="CC-BY-4.0",
+            source="Twemoji drawings, copyright Twitter, Inc. and other contributors",
+        ),
     )
 
 
@@ -136,7 +140,7 @@ def run_demo(out: Path, steps: int, quiet: bool, say: Say) -> DemoResult:
         lambda v: f"fp16 worst {min(v[0].psnr_by_side.values()):.1f} dB",
     )
     page = out / "report.html"
-    write_report(_report(model, steps, stages, variants, previews), page)
+    write_report(_report(bundle, model, steps, stages, variants, previews), page)
     return DemoResult(page, time.perf_counter() - began, variants)
 
 
@@ -186,7 +190,9 @@ def _palettize(bundle: Path, out: Path, bits: int) -> float:
 
 
 def _megabytes(bundle: Any) -> float:
-    return sum(p.bytes for p in bundle.manifest.packages) / 1e6
+    from conversion.manifest import package_bytes
+
+    return package_bytes(bundle.manifest.packages) / 1e6
 
 
 def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) -> Variant:
@@ -216,12 +222,14 @@ def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) ->
 
 
 def _report(
+    bundle: Path,
     model: Path,
     steps: int,
     stages: list[Stage],
     variants: list[Variant],
     previews: Sequence[Preview],
 ) -> Report:
+    from conversion.bundle import Bundle
     from mdm_apple.hub import encoder_shapes
     from mdm_apple.shapes import parameter_count
 
@@ -249,6 +257,7 @@ def _report(
         steps=steps,
         parameters=parameter_count(config.model)
         + sum(math.prod(s) for s in encoder_shapes(config.text.encoder).values()),
+        provenance=Bundle.open(bundle).manifest.provenance,
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
 

@@ -69,9 +69,9 @@ def _text(found: Inspection) -> str:
         lines.append(f"variant {found.variant}")
     for package in found.packages:
         lines.append(
-            f"{package.path}: {package.bytes / 1e6:.2f} MB, {package.precision}, weights "
-            f"{package.weight_bits} bit, activations {package.activation_bytes / 1e6:.2f} MB, "
-            f"runs per {package.phase}"
+            f"{package.path}: {package.bytes / 1e6:.2f} MB, {package.parameters:,} parameters, "
+            f"{package.precision}, weights {package.weight_bits} bit, activations "
+            f"{package.activation_bytes / 1e6:.2f} MB, runs per {package.phase}"
         )
         census = [f"{kind} {count}" for kind, count in package.operations.items()]
         lines.append(f"  {sum(package.operations.values())} operations: {', '.join(census)}")
@@ -90,11 +90,15 @@ def _text(found: Inspection) -> str:
                 f"  best cut: after {cut.operation}, {100 * cut.share:.0f} % of the weights, "
                 f"{cut.tensors} tensors of {cut.crossing_bytes / 1e6:.2f} MB"
             )
+    lines += [f"{r.name} ({r.severity}): {r.reason} [{r.source}]" for r in found.rules]
     if (peak := found.peak_memory) is not None:
         lines.append(
             f"predicted peak memory: all resident {peak.resident / 1e6:.0f} MB, by phase "
             f"{peak.staged / 1e6:.0f} MB, one at a time {peak.minimal / 1e6:.0f} MB"
         )
+    origin = found.provenance
+    said = {"licence": origin.license, "source": origin.source, "made from": origin.base_model}
+    lines.append(", ".join(f"{what}: {text or 'not stated'}" for what, text in said.items()))
     lines += [f"{size:>12,} {name}" for name, size in found.files.items()]
     return "\n".join(lines)
 

@@ -62,17 +62,26 @@ def open_model(options: dict[str, Any], output: Output, prompts: Sequence[Prompt
     for name in MLX_ONLY:
         if options.get(name) and backend != "mlx":
             raise MdmError(f"{name.replace('_', '-')}: only --backend mlx has it, not {backend}.")
-    if backend == "coreml":
-        raise MdmError("backend: coreml is not part of this version; use reference.")
-    if backend == "reference":
-        require_installed("torch", "coremltools", "jsonschema")
-        from conversion.runtime import open_bundle_runtime
-
-        runtime, digest = open_bundle_runtime(model, options["precision"], options["features"])
-        return Opened(runtime, digest, backend)
+    if is_bundle:
+        return _open_bundle(options, backend)
     require_backend(backend)
     opened = _open_mlx(options, prompts, output) if backend == "mlx" else _open_torch(options)
     return Opened(opened, weights_sha256(model) or "", backend)
+
+
+def _open_bundle(options: dict[str, Any], backend: str) -> Opened:
+    """By the executor, or by Core ML on the compute units that the manifest proposes."""
+    require_installed("torch", "coremltools", "jsonschema")
+    from conversion.device_runtime import core_ml
+    from conversion.runtime import open_bundle_runtime
+
+    precision, load = options["precision"], None
+    if backend == "coreml":
+        load = core_ml()
+        if precision != "fp16":
+            raise MdmError(f"dtype: Core ML runs packages as they are, in fp16, not {precision}.")
+    runtime, digest = open_bundle_runtime(options["model"], precision, options["features"], load)
+    return Opened(runtime, digest, backend)
 
 
 def _open_torch(options: dict[str, Any]) -> Runtime:

@@ -73,6 +73,11 @@ Examples:
     metavar="N",
     help="Default: as many as there are processors and work for.",
 )
+@click.option(
+    "--max-package-mb",
+    type=click.FloatRange(0.001),
+    help="Packages that are larger even now are split. Default: they stay as they are.",
+)
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2")
 @overwrite_option
 @output_options
@@ -89,6 +94,7 @@ def command(**options: Any) -> None:
 
     bundle, out, overwrite = Bundle.open(options["bundle"]), options["out"], options["overwrite"]
     refuse_existing(out, overwrite)
+    how = options["processes"], options["max_package_mb"]
     expected: dict[str, Any] = {}
     if _is_mixed(options) or options["recipe"] is not None:
         if options["recipe"] is not None:
@@ -102,9 +108,7 @@ def command(**options: Any) -> None:
                 f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
                 f"predictions at {chosen.snr:.1f} dB SNR"
             )
-        _, report = palettize_by_recipe(
-            bundle, out, recipe, overwrite, output.say, options["processes"]
-        )
+        _, report = palettize_by_recipe(bundle, out, recipe, overwrite, output.say, *how)
         _save(options["save_recipe"], recipe)
     else:
         setting = Setting.parse(options["bits"], options["group"])
@@ -115,7 +119,7 @@ def command(**options: Any) -> None:
             options["protect_ends"],
             overwrite,
             output.say,
-            options["processes"],
+            *how,
         )
     kept = [w for w in report.weights if w.reason]
     for weight in kept:

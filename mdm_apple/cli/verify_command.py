@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options
+from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require
+from mdm_apple.files import atomic_file
 
 if TYPE_CHECKING:
     from conversion.manifest import ComputeUnits
@@ -53,6 +57,13 @@ Examples:
     metavar="DB",
     help="Least PSNR. Default: 60 for fp16 weights, 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 bits.",
 )
+@click.option(
+    "--ranges",
+    type=FILE,
+    metavar="F.json",
+    help="Also write the largest magnitude of every computed value, and how many were not finite.",
+)
+@overwrite_option
 @output_options
 def command(**options: Any) -> None:
     """Prove a bundle against the model it came from; exit 1 below a floor.
@@ -64,6 +75,8 @@ def command(**options: Any) -> None:
     output = Output(options["as_json"], options["quiet"])
     if options["compute_units"] and options["runtime"] != "coreml":
         raise MdmError("compute-units: are those of Core ML; add --runtime coreml.")
+    if options["ranges"] is not None:
+        refuse_existing(options["ranges"], options["overwrite"])
     require("torch")
     require("jsonschema")
     from conversion.bundle import Bundle
@@ -87,11 +100,26 @@ def command(**options: Any) -> None:
             say=output.say,
         )
         reports.append(climb(Bundle.open(options["bundle"]), options["model"], how))
+    if options["ranges"] is not None:
+        _write_ranges(options["ranges"], reports)
     data = [report.as_json() for report in reports]
     result = data[0] if chosen == [None] else {"compute_units": data}
     output.result(result, "\n\n".join(map(_table, reports)))
     if not all(report.passed for report in reports):
         raise SystemExit(1)
+
+
+def _write_ranges(path: Path, reports: Sequence[VerifyReport]) -> None:
+    """By compute units or precision, then package, in the order of computation."""
+    data = {
+        report.compute_units or report.precision: {
+            package: [asdict(value) for value in values]
+            for package, values in report.values.items()
+        }
+        for report in reports
+    }
+    with atomic_file(path) as file:
+        file.write(json.dumps(data, indent=1).encode())
 
 
 def _table(report: VerifyReport) -> str:

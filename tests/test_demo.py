@@ -1,0 +1,35 @@
+"""`mdm demo`, all of it but shorter: what it leaves is whole and says whose work it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from conversion.bundle import Bundle
+from mdm_apple.checkpoint import load_model_config
+from mdm_apple.cli import group
+from mdm_apple.cli.demo import BITS, demo_config
+
+
+def test_the_model_of_the_demo_says_whose_drawings_it_learned_from() -> None:
+    origin = demo_config().provenance
+    assert origin.license == "CC-BY-4.0"
+    assert "Twemoji" in (origin.source or "")
+
+
+@pytest.mark.slow
+def test_the_whole_way_and_its_provenance(tmp_path: Path) -> None:
+    done = CliRunner().invoke(group, ["demo", "--steps", "10", "--out", str(tmp_path), "--quiet"])
+    assert done.exit_code == 0, done.exception
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    origin = load_model_config(tmp_path / "model").provenance
+    assert origin == demo_config().provenance
+    for folder in ("bundle", *(f"bundle_{bits}bit" for bits in BITS)):
+        bundle = Bundle.open(tmp_path / folder)
+        assert bundle.manifest.layout == "nested"
+        assert bundle.manifest.provenance == origin
+    assert f"Licence:\n{origin.license}." in page
+    assert origin.source is not None
+    assert origin.source in page
