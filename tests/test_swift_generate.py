@@ -182,7 +182,7 @@ def test_a_server_that_is_killed_leaves_a_snapshot_and_no_picture(
     folder = tmp_path / "run"
     folder.mkdir()
     snapshot = folder / "snapshot"
-    words = ["--seed", 3, "--steps", 60, "--snapshot", snapshot]
+    words = ["--seed", 3, "--steps", 20, "--snapshot", snapshot]
     process, children = started(program, nested, folder, 2, *words)
     for child in children:
         os.kill(child, signal.SIGKILL)
@@ -194,7 +194,7 @@ def test_a_server_that_is_killed_leaves_a_snapshot_and_no_picture(
     assert [path.name for path in folder.iterdir()] == ["snapshot"]
     assert_gone(children)
     resumed = made(program, nested, tmp_path, "--resume", snapshot)
-    whole = made(program, nested, tmp_path, "--seed", 3, "--steps", 60)
+    whole = made(program, nested, tmp_path, "--seed", 3, "--steps", 20)
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 
 
 def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> None:
-    words = ["--prompt", "x", "--steps", 2, "--repetitions", 2, "--json"]
+    words = ["--prompt", "x", "--steps", 1, "--repetitions", 2, "--json"]
     done = subprocess.run(
         [program[0], "bench", str(nested.path), *program[1:], *map(str, words)],
         capture_output=True,
@@ -259,7 +259,7 @@ def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> Non
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     report = json.loads(done.stdout)
-    assert len(report["stepSeconds"]) == 4
+    assert len(report["stepSeconds"]) == 2
     assert len(report["warmPictureSeconds"]) == 2
     assert report["bundle"] == nested.manifest.digest
     assert all(seconds > 0 for seconds in report["stepSeconds"])

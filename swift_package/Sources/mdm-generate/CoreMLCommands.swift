@@ -33,9 +33,11 @@ struct CoreMLCommands {
         throw MatryoshkaError.invalidArgument(name: "out", reason: "say where the folder goes")
       }
       let isQuiet = options.isQuiet
-      try await CompiledBundle.make(of: bundle, at: URL(filePath: out)) { done, total in
-        if !isQuiet { Output.say("compiled \(done) of \(total)") }
-      }
+      try await CompiledBundle.make(
+        of: bundle, at: URL(filePath: out),
+        progress: { done, total in
+          if !isQuiet { Output.say("compiled \(done) of \(total)") }
+        })
       try Output.put(options.isJSON ? ["compiled": out] : nil, out)
     }
 

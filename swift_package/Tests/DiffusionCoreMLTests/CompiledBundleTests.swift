@@ -20,7 +20,8 @@
     }
 
     @Test func itHoldsEveryPackageAndIsTakenInsteadOfCompiling() async throws {
-      let (small, place, base) = (try SmallBundle(), temporary(), temporary())
+      let small = try SmallBundle()
+      let (place, base) = (temporary(), temporary())
       defer { try? FileManager.default.removeItem(at: place) }
       try await CompiledBundle.make(of: small.bundle, at: place, compile: CompiledBundleTests.compile)
       let names = try FileManager.default.contentsOfDirectory(atPath: place.path).sorted()
@@ -40,7 +41,8 @@
     }
 
     @Test func oneThatFailsLeavesNothing() async throws {
-      let (small, parent) = (try SmallBundle(), temporary())
+      let small = try SmallBundle()
+      let parent = temporary()
       try FileManager.default.createDirectory(at: parent, withIntermediateDirectories: true)
       defer { try? FileManager.default.removeItem(at: parent) }
       let place = parent.appending(path: "compiled")
@@ -54,7 +56,8 @@
     }
 
     @Test func placesAreCountedByThePlanOfTheFunction() async throws {
-      let (small, folder) = (try SmallBundle(.functions), temporary())
+      let small = try SmallBundle(.functions)
+      let folder = temporary()
       defer { try? FileManager.default.removeItem(at: folder) }
       let models = CompiledModels(
         bundle: small.bundle, base: folder, compile: CompiledBundleTests.compile)
