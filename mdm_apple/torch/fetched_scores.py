@@ -29,8 +29,8 @@ class FrechetInception:
     It falls with the number of pictures: compare equal counts only.
 
     Args:
-        network: features of pictures in [0, 1], (N, 3, H, W) to (N, F), with `num_features`; None for
-            the 2,048 pooled ones of the usual Inception, whose weights are downloaded.
+        network: features of pictures in [0, 1], (N, 3, H, W) to (N, F), with `num_features`; None
+            for the 2,048 pooled ones of the usual Inception, whose weights are downloaded.
     """
 
     name = "fid_inception"
