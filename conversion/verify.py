@@ -14,23 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser, Jump, Load
 from conversion.errors import BundleError
 from conversion.execute import Precision, Watch
 from conversion.golden import read_golden
-from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.quality import plain_values
 from conversion.reference import (
     PROMPTS,
-    SEED,
     TextInputs,
     Walk,
     text_inputs,
     walk,
-    walk_grid,
 )
 from conversion.rungs import (
     FLOOR_PICTURES,
@@ -49,11 +45,8 @@ from conversion.rungs import (
     worst_rows,
 )
 from conversion.source import ModelSource, load_source
+from conversion.trajectory import text_of, trajectory, walk_steps
 from mdm_apple.config import ModelConfig
-from mdm_apple.loss import image_scale
-from mdm_apple.noise import NoiseStream, draw_batch
-from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, sample, sample_student
 from mdm_apple.schedule import build_schedule
 
 Runtime = Literal["reference", "coreml"]
@@ -206,7 +199,9 @@ def _compare(
     if how.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
     how.say("a short trajectory")
-    final = _trajectory(denoiser, bundle, config, _text_of(bundle, text, 0))
+    final = trajectory(
+        denoiser, config, denoiser.condition(text_of(bundle, text, 0)), walk_steps(config)
+    )
     return VerifyReport(
         reference="golden" if source is None else "model",
         runtime="reference" if how.load is None else "coreml",
@@ -235,7 +230,7 @@ def _answers(
     prompts = len(record.pictures[0])
     for p in range(prompts):
         say(f"prompt {p + 1} of {prompts}")
-        conditioning = denoiser.condition(_text_of(denoiser.bundle, text, p), watches)
+        conditioning = denoiser.condition(text_of(denoiser.bundle, text, p), watches)
         out.append(
             [
                 denoiser.predict(
@@ -268,7 +263,7 @@ def _guided_rung(
 
 def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
     given, null = (
-        bundle_predict(denoiser, denoiser.condition(_text_of(denoiser.bundle, both, p)))
+        bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
         for p in range(2)
     )
     return guided_pictures(config, given, null)
@@ -319,54 +314,6 @@ def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
 def _encoder_choice(bundle: Bundle) -> Literal["yes", "no"]:
     text = bundle.manifest.text
     return "yes" if text and text.encoder else "no"
-
-
-def _text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
-    """Text of one prompt: tokens where the bundle encodes them itself, else features."""
-    if text is None:
-        return None
-    mask = {TEXT_MASK: text.mask[p : p + 1]}
-    info = bundle.manifest.text
-    if info and info.encoder and text.ids is not None:
-        return mask | {TOKEN_IDS: text.ids[p : p + 1]}
-    return mask | {TEXT_FEATURES: text.features[p : p + 1]}
-
-
-def _trajectory(
-    denoiser: Denoiser,
-    bundle: Bundle,
-    config: ModelConfig,
-    text: dict[str, NDArray[Any]] | None,
-) -> list[NDArray[np.float32]]:
-    """The pictures of the golden trajectory, every evaluation by the bundle."""
-    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
-    golden = bundle.manifest.golden
-    stream = NoiseStream(SEED, config.sides)
-    conditioning = denoiser.condition(text)
-    if config.distilled is not None:
-        steps = sample_student(
-            lambda x_t, time, to: denoiser.predict(x_t, time, conditioning, jump=Jump(to)),
-            draw_batch([stream]),
-            schedule,
-            config.diffusion,
-            walk_grid(config),
-        )
-    else:
-        steps = sample(
-            lambda x_t, time: denoiser.predict(x_t, time, conditioning),
-            draw_batch([stream]),
-            lambda: draw_batch([stream]),
-            schedule,
-            config.diffusion,
-            SamplerConfig("ddim", golden.steps),
-            config.model.scales,
-            NumpyOps(),
-        )
-    last: list[NDArray[np.float32]] = []
-    for step in steps:
-        last = step.x_next
-    signal = [image_scale(config.diffusion, config.model.scales, i) for i in range(len(last))]
-    return [x * q for x, q in zip(last, signal, strict=True)]
 
 
 def _range_row(package: str, watch: Watch) -> RangeRow:
