@@ -141,14 +141,15 @@ def compare(paths: tuple[Path, ...], tolerance: float, as_json: bool, quiet: boo
     With one path: since the last commit. Rows with a peer are compared by their ratio to it.
     """
     output = Output(as_json, quiet)
-    if len(paths) > 2:
+    if not 1 <= len(paths) <= 2:
         raise MdmError(f"compare: expected one or two paths, got {len(paths)}.")
+    *given, newest = paths
     _checkout()
     require_installed("torch", "jsonschema")
     from benchmarks import compare as comparing
 
-    old = comparing.rows_at(paths[0]) if len(paths) == 2 else comparing.committed_rows()
-    changes = comparing.compare(old, comparing.rows_at(paths[-1]), tolerance)
+    old = comparing.rows_at(given[0]) if given else comparing.committed_rows()
+    changes = comparing.compare(old, comparing.rows_at(newest), tolerance)
     if not changes:
         raise MdmError("compare: the two have no comparable row in common.")
     lines = [
