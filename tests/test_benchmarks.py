@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from device_records import cell
 
-from benchmarks import pareto, report, store
+from benchmarks import pareto, report, ship, store
 from benchmarks import run as running
 from benchmarks.compare import compare
 from benchmarks.harness import Measured, Row, in_turn, machine
 from benchmarks.plots import draw
 from benchmarks.suites import ENTRIES, SUITES, Entry, entries_of
+from conversion.device.results import append
 from mdm_apple.cli.bench_command import command
 from mdm_apple.errors import MdmError
 
@@ -289,3 +291,31 @@ def test_plot_is_drawn_from_the_committed_results_alone(tmp_path: Path) -> None:
         point["bytes"] *= 2
     pareto.draw(results, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+# --- the README's table -------------------------------------------------------------------------
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    assert ship.README.read_text(encoding="utf-8") == ship.readme_with_table()
+
+
+def test_numbers_of_another_model_are_not_shown() -> None:
+    pareto_results = json.loads(ship.PARETO.read_text(encoding="utf-8"))
+    own = pareto_results["model"]["sha256"]
+    assert "dB of 16 bits'" in ship.table(pareto_results, own, {})
+    other = ship.table(pareto_results, "0" * 64, {})
+    assert " dB" not in other
+    assert other.count("| not measured | quality not measured on this model") == len(ship.NAMES)
+
+
+def test_latency_comes_from_results_of_core_ml_alone(tmp_path: Path) -> None:
+    (tmp_path / "device").mkdir()
+    path = tmp_path / "device" / "mac.jsonl"
+    append(path, cell(units="executor", engine="executor", seconds=0.1))
+    assert ship.device_latencies(tmp_path) == {}
+    append(path, cell(seconds=0.5))
+    told = ship.device_latencies(tmp_path)
+    assert told == {"fp16": "0.50 s for 4 steps on cpuAndNeuralEngine, mac"}
+    pareto_results = json.loads(ship.PARETO.read_text(encoding="utf-8"))
+    assert told["fp16"] in ship.table(pareto_results, None, told)

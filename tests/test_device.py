@@ -29,6 +29,8 @@ from conversion.verify import verify
 from mdm_apple.cli.bench_command import command
 from mdm_apple.errors import MdmError
 
+pytest_plugins = ["bundles"]
+
 ON_EXECUTOR = Demand(("executor",), (2,), package_repetitions=4, picture_repetitions=2, sustained=2)
 
 
