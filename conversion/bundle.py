@@ -106,6 +106,11 @@ class Bundle:
                 return package
         raise BundleError(f"{self.path}: holds no package {name!r}.")
 
+    def function(self, name: str) -> str | None:
+        """What a package is opened by where several share a file; None: it has one program."""
+        path = self.package(name).path
+        return name if [p.path for p in self.manifest.packages].count(path) > 1 else None
+
 
 def is_bundle(path: Path) -> bool:
     """Whether the folder is meant to be a bundle, whole or not."""

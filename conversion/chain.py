@@ -84,10 +84,8 @@ class Chain:
 
     def _program(self, name: str) -> Runnable:
         if name not in self._programs:
-            info, packages = self.bundle.package(name), self.bundle.manifest.packages
-            several = [package.path for package in packages].count(info.path) > 1
-            function = name if several else None
-            self._programs[name] = self._load(self.bundle.file(info.path), function)
+            path = self.bundle.file(self.bundle.package(name).path)
+            self._programs[name] = self._load(path, self.bundle.function(name))
         return self._programs[name]
 
 

@@ -91,7 +91,8 @@ class BundleServer:
     def _load(self, name: str) -> tuple[bytes, bytes]:
         if name not in self._programs:
             package = Package.open(self._bundle.file(self._bundle.package(name).path))
-            self._programs[name] = package.load(precision=self._precision)
+            function = self._bundle.function(name)
+            self._programs[name] = package.load(function, precision=self._precision)
         return OK, b""
 
     def _run(self, reader: Reader) -> tuple[bytes, bytes]:

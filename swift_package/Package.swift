@@ -35,7 +35,9 @@ let package = Package(
     // Runs a bundle by `mdm serve-bundle`, where there is no Core ML.
     .target(name: "DiffusionPipe", dependencies: ["DiffusionCore"]),
     .executableTarget(
-      name: "mdm-generate", dependencies: ["DiffusionCore", "DiffusionPipe", "MatryoshkaDiffusion"]),
+      name: "mdm-generate",
+      dependencies: ["DiffusionCore", "DiffusionCoreML", "DiffusionPipe", "MatryoshkaDiffusion"],
+      swiftSettings: shimSettings),
     // What the tests in Python compare with: prints what the library makes of given inputs.
     .executableTarget(name: "mdm-dump", dependencies: ["DiffusionCore", "DiffusionPipe"]),
     .testTarget(name: "DiffusionCoreTests", dependencies: ["DiffusionCore"]),

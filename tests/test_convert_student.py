@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small import CAPTIONS, around, plain, random_weights, save_random_model, trainable_model
+from small import around, plain, random_weights
+from students import save_random_student
 from tolerances import BUNDLE_PICTURE, PACKAGE_RANDOM
 
 from conversion.bundle import Bundle
@@ -19,8 +20,6 @@ from conversion.source import load_source
 from conversion.verify import verify
 from mdm_apple import checkpoint
 from mdm_apple.boot import BootConfig, student_config
-from mdm_apple.captions import CAPTIONS as CAPTIONS_FILE
-from mdm_apple.captions import write_captions
 from mdm_apple.cli import group
 from mdm_apple.config import ModelConfig
 from mdm_apple.errors import MdmError
@@ -35,21 +34,7 @@ PROMPTS = [Prompt("red heart", 3), Prompt("green apple", 4)]
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random everywhere, its extra inputs too, so that they count."""
-    root = tmp_path_factory.mktemp("students")
-    teacher = save_random_model(root / "teacher", trainable_model())
-    config = student_config(
-        checkpoint.load_model_config(teacher), BootConfig(flow_map=2, guidance=(1.0, 4.0))
-    )
-    folder = root / "student"
-    checkpoint.save_model(
-        folder,
-        config,
-        random_weights(state_shapes(config.model), 5),
-        text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(teacher),
-    )
-    write_captions(folder / CAPTIONS_FILE, CAPTIONS)
-    return folder
+    return save_random_student(tmp_path_factory.mktemp("students"))
 
 
 @pytest.fixture(scope="module", params=["monolith", "nested"])

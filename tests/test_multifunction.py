@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from conversion.placed import PlacedNetwork
 from conversion.plan import Setting, uniform_plan
 from conversion.quality import picture_psnr
 from conversion.runtime import open_bundle_runtime
+from conversion.serve import BundleServer
+from conversion.serve_frames import Reader, pack_tensor, pack_text
 from conversion.source import ModelSource, load_source
 from conversion.verify import verify_source
 from mdm_apple.cli import group
@@ -190,6 +193,22 @@ def test_whole_numbers_are_refused_by_name(bundle: Bundle, tmp_path: Path) -> No
     with pytest.raises(ConversionError, match=r"denoiser\.mlpackage: whole numbers need"):
         palettize(bundle, tmp_path / "int8.bundle", Setting(8, "linear"))
     assert not (tmp_path / "int8.bundle").exists()
+
+
+@pytest.mark.parametrize("name", ["stop_4", "stop_8"])
+def test_the_server_runs_functions_by_name(bundle: Bundle, name: str) -> None:
+    info, random = bundle.package(name), np.random.RandomState(0)
+    given = {f.name: random.standard_normal(f.shape).astype(np.float32) for f in info.inputs}
+    server = BundleServer(bundle, "fp16")
+    values = b"".join(pack_tensor(n, v) for n, v in given.items())
+    request = pack_text(name) + struct.pack("<H", len(given)) + values
+    server.answer(b"L", pack_text(name))
+    server.answer(b"R", struct.pack("<I", 0) + request)
+    expected = denoiser(bundle).load(name, precision="fp16")(given)
+    for feature in info.outputs:
+        kind, payload = server.answer(b"G", struct.pack("<I", 0) + pack_text(feature.name))
+        assert kind == b"T"
+        assert np.array_equal(Reader(payload).tensor()[1], expected[feature.name])
 
 
 def test_what_cannot_be_merged_is_refused(

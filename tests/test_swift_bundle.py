@@ -21,7 +21,7 @@ from conversion.errors import BundleError
 from conversion.manifest import read_manifest
 from mdm_apple.tensorfile import read_tensors
 
-pytest_plugins = ["bundles"]
+pytest_plugins = ["bundles", "swift_bundles"]
 
 
 def with_digest(data: dict[str, Any]) -> str:
@@ -76,9 +76,15 @@ def change(data: dict[str, Any], path: tuple[Any, ...], chosen: random.Random) -
             parent[path[-1]] = [parent[path[-1]]]
 
 
-def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, tiny_bundle: Bundle) -> None:
+@pytest.fixture(params=["tiny_bundle", "student", "functions"])
+def described(request: pytest.FixtureRequest) -> Bundle:
+    """A bundle of each kind of manifest."""
+    return request.getfixturevalue(request.param)
+
+
+def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, described: Bundle) -> None:
     """1,000 changed manifests, new ones each time; the digest always fits."""
-    text = (tiny_bundle.path / "manifest.json").read_text(encoding="utf-8")
+    text = (described.path / "manifest.json").read_text(encoding="utf-8")
     whole = json.loads(text)
     chosen = random.SystemRandom()
     every = [p for p in places(whole) if p and p[0] not in ("digest", "created")]
@@ -108,13 +114,15 @@ def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, tiny_bundle
             "largest side",
             "steps",
             "minimum_steps",
+            "student",
+            "function per side",
         )
         assert not answer or any(word in answer for word in beyond), answer
     assert refused > 300
 
 
-def test_damaged_manifests_are_refused(dump: Dump, tiny_bundle: Bundle) -> None:
-    dump.fuzz("manifest", tiny_bundle.path / "manifest.json", 2000)
+def test_damaged_manifests_are_refused(dump: Dump, described: Bundle) -> None:
+    dump.fuzz("manifest", described.path / "manifest.json", 1000)
 
 
 def test_a_manifest_that_does_not_fit_its_digest_is_refused(

@@ -11,72 +11,20 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from swift_tools import build
+from PIL import Image
+from swift_pictures import made, psnr, run
 
 from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
 from conversion.runtime import BundleRuntime
-from conversion.source import load_source
-from mdm_apple.embedded import EMOJI
-from mdm_apple.generate import Prompt, finish, generate
+from mdm_apple.generate import Prompt, generate
 from mdm_apple.sampling import SamplerConfig
-from mdm_apple.tensorfile import read_tensors
 
-MDM = "import sys; from mdm_apple.cli import main; sys.argv[0] = 'mdm'; main()"
-
-
-@pytest.fixture(scope="session")
-def nested(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("swift") / "tiny.bundle"
-    return convert(load_source(model_folder), out, ConvertOptions(layout="nested"))
-
-
-@pytest.fixture(scope="session")
-def emoji(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("swift") / "emoji.bundle"
-    return convert(load_source(EMOJI), out, ConvertOptions(layout="nested"))
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """mdm-generate with a server of this checkout."""
-    server = tmp_path_factory.mktemp("server") / "mdm"
-    server.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{MDM}" "$@"\n', encoding="utf-8")
-    server.chmod(0o755)
-    return [str(build("mdm-generate")), "--server", str(server)]
-
-
-def run(program: list[str], *words: object) -> subprocess.CompletedProcess[str]:
-    command = [*program, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-
-
-def made(program: list[str], bundle: Bundle, folder: Path, *words: object) -> dict[str, np.ndarray]:
-    raw = folder / f"{random.randrange(10**9)}.safetensors"
-    done = run(program, bundle.path, "--prompt", "red heart", "--raw", raw, *words)
-    assert done.returncode == 0, done.stderr
-    return {name: np.array(value) for name, value in read_tensors(raw).items()}
-
-
-def psnr(
-    ours: dict[str, np.ndarray],
-    bundle: Bundle,
-    sampler: SamplerConfig,
-    seed: int,
-    stop_at: int | None = None,
-) -> float:
-    """Of the worst level, before rounding to 8 bits, peak 2."""
-    prompts = [Prompt("red heart", seed)]
-    theirs = finish(generate(BundleRuntime(bundle), prompts, sampler, stop_at))
-    assert {f"picture_{x.shape[-1]}" for x in theirs} == set(ours)
-    errors = [np.mean((ours[f"picture_{x.shape[-1]}"] - x.astype(np.float64)) ** 2) for x in theirs]
-    return float(20 * np.log10(2 / max(1e-10, np.sqrt(max(errors)))))
+pytest_plugins = ["swift_bundles"]
 
 
 @pytest.mark.parametrize(
@@ -160,42 +108,123 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def cancel_after(program: list[str], bundle: Bundle, folder: Path, step: int, number: int) -> None:
-    out = folder / "cancelled.png"
-    words = [*program, str(bundle.path), "--prompt", "x", "--steps", "500", "--out", str(out)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def started(
+    program: list[str], bundle: Bundle, folder: Path, step: int, *words: object
+) -> tuple[subprocess.Popen[str], list[int]]:
+    """A run of 500 steps, unless told otherwise, that has taken the first ones; what it started."""
+    asked = ["--prompt", "red heart", "--steps", "500", "--out", folder / "never.png", *words]
+    process = subprocess.Popen(
+        [*program, *map(str, (bundle.path, *asked))],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(folder)},
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(f"step {step} "):
             break
     children = descendants(process.pid)
     assert children, "a server runs"
+    return process, children
+
+
+def assert_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{p}").exists() for p in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{p}").exists() for p in processes), "the server outlived the client"
+
+
+def cancel_after(
+    program: list[str], bundle: Bundle, folder: Path, step: int, number: int, hangs: bool = False
+) -> None:
+    process, children = started(program, bundle, folder, step)
+    if hangs:
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        time.sleep(0.3)  # until the client waits for it
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{c}").exists() for c in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{c}").exists() for c in children), "the server outlived the client"
+    assert_gone(children)
     assert list(folder.iterdir()) == []
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "cancelled" in said
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+WAYS = [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGTERM, True)]
+
+
+@needs_proc
+@pytest.mark.parametrize(("number", "hangs"), WAYS)
 def test_cancelling_leaves_no_process_and_no_file(
-    program: list[str], nested: Bundle, tmp_path: Path, number: int
+    program: list[str], nested: Bundle, tmp_path: Path, number: int, hangs: bool
 ) -> None:
-    cancel_after(program, nested, tmp_path, random.choice([1, 2, 3]), number)
+    cancel_after(program, nested, tmp_path, random.choice([1, 2, 3]), number, hangs)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(("number", "hangs"), [(signal.SIGTERM, False), *WAYS[1:]])
+def test_cancelling_after_every_step_leaves_nothing(
+    program: list[str], nested: Bundle, tmp_path: Path, step: int, number: int, hangs: bool
+) -> None:
+    cancel_after(program, nested, tmp_path, step, number, hangs)
+
+
+@needs_proc
+def test_a_server_that_is_killed_leaves_a_snapshot_and_no_picture(
+    program: list[str], nested: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    snapshot = folder / "snapshot"
+    words = ["--seed", 3, "--steps", 20, "--snapshot", snapshot]
+    process, children = started(program, nested, folder, 2, *words)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    [line] = [line for line in said.splitlines() if line.startswith("mdm-generate: ")]
+    assert "bundle server" in line
+    assert "resume with its snapshot" in line
+    assert [path.name for path in folder.iterdir()] == ["snapshot"]
+    assert_gone(children)
+    resumed = made(program, nested, tmp_path, "--resume", snapshot)
+    whole = made(program, nested, tmp_path, "--seed", 3, "--steps", 20)
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def previews_like_the_reference(
+    program: list[str], bundle: Bundle, folder: Path, steps: int
+) -> None:
+    """Every level at every step, as PNG: one grey level from the clean estimates of Python."""
+    words = ["--seed", 7, "--steps", steps, "--guidance", 2, "--previews", folder / "previews"]
+    made(program, bundle, folder, *words)
+    sampler = SamplerConfig(num_steps=steps, guidance_scale=2)
+    found = {path.name for path in (folder / "previews").iterdir()}
+    assert found == {f"{side}_{step}.png" for side in bundle.sides for step in range(steps)}
+    for preview in generate(BundleRuntime(bundle), [Prompt("red heart", 7)], sampler):
+        for x0 in preview.x0:
+            name = f"{x0.shape[-1]}_{preview.index}.png"
+            with Image.open(folder / "previews" / name) as image:
+                pixels = np.asarray(image.convert("RGB"), np.float64)
+            expected = (x0[0].transpose(1, 2, 0) + 1) * 127.5
+            assert np.abs(pixels - expected).max() <= 1, name
+
+
+def test_previews_are_the_clean_estimates_of_the_reference(
+    program: list[str], nested: Bundle, tmp_path: Path
+) -> None:
+    previews_like_the_reference(program, nested, tmp_path, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
-def test_cancelling_after_every_step_leaves_nothing(
-    program: list[str], nested: Bundle, tmp_path: Path, step: int
-) -> None:
-    cancel_after(program, nested, tmp_path, step, signal.SIGTERM)
+def test_previews_of_the_emoji_model(program: list[str], emoji: Bundle, tmp_path: Path) -> None:
+    previews_like_the_reference(program, emoji, tmp_path, 4)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +249,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 
 
 def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> None:
-    words = ["--prompt", "x", "--steps", 2, "--repetitions", 2, "--json"]
+    words = ["--prompt", "x", "--steps", 1, "--repetitions", 2, "--json"]
     done = subprocess.run(
         [program[0], "bench", str(nested.path), *program[1:], *map(str, words)],
         capture_output=True,
@@ -230,7 +259,12 @@ def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> Non
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     report = json.loads(done.stdout)
-    assert len(report["stepSeconds"]) == 4
+    assert len(report["stepSeconds"]) == 2
     assert len(report["warmPictureSeconds"]) == 2
     assert report["bundle"] == nested.manifest.digest
     assert all(seconds > 0 for seconds in report["stepSeconds"])
+    assert [p["name"] for p in report["packages"]] == [p.name for p in nested.manifest.packages]
+    for package in report["packages"]:
+        assert package["coldLoadSeconds"] > 0
+        assert len(package["warmLoadSeconds"]) >= 1
+        assert 0 < package["medianSeconds"] <= package["p95Seconds"]

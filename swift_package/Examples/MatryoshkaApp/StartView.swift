@@ -2,8 +2,11 @@ import DiffusionCoreML
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// Opens the bundle of the app and compiles its packages once; then shows the studio.
+/// Opens one of the app's bundles and compiles its packages once; then shows the studio.
 struct StartView: View {
+  /// Variants of a model are bundles of their own, such as emoji.bundle and emoji-4bit.bundle.
+  private let bundles = Bundle.main.urls(forResourcesWithExtension: "bundle", subdirectory: nil) ?? []
+  @State private var chosen: URL?
   @State private var units = Manifest.ComputeUnits.cpuAndNeuralEngine
   @State private var progress = ""
   @State private var generation: Generation?
@@ -14,10 +17,13 @@ struct StartView: View {
       StudioView(generation: generation)
     } else {
       VStack(spacing: 16) {
+        Picker("Variant", selection: $chosen) {
+          ForEach(bundles, id: \.self) { Text($0.lastPathComponent).tag(URL?.some($0)) }
+        }
         Picker("Runs on", selection: $units) {
           ForEach(Manifest.ComputeUnits.allCases, id: \.self) { Text($0.rawValue).tag($0) }
         }
-        Button("Open emoji.bundle") { Task { await open() } }
+        Button("Open") { Task { await open() } }
         Text(failure ?? progress)
       }
       .padding()
@@ -26,7 +32,7 @@ struct StartView: View {
 
   private func open() async {
     do {
-      guard let url = Bundle.main.url(forResource: "emoji", withExtension: "bundle") else {
+      guard let url = chosen ?? bundles.first else {
         failure = "Add emoji.bundle to the app as a folder reference."
         return
       }

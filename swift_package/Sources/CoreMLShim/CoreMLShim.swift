@@ -25,6 +25,8 @@ public final class MLModelConfiguration {
   public var computeUnits = MLComputeUnits.all
   /// https://developer.apple.com/documentation/coreml/mlmodelconfiguration/functionname
   public var functionName: String?
+  /// https://developer.apple.com/documentation/coreml/mlmodelconfiguration/optimizationhints
+  public var optimizationHints = MLOptimizationHints()
 
   public init() {}
 }

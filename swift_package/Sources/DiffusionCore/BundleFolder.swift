@@ -22,11 +22,7 @@ public struct BundleFolder: Sendable {
     if checkingHashes { try BundleFolder.checkHashes(url, manifest) }
     tables = try TensorFile(url: url.appending(path: manifest.tables))
     schedule = try BundleFolder.schedule(tables, manifest)
-    for level in manifest.levels {
-      guard let entry = tables.entries[level.time], entry.shape.count == 2,
-        entry.shape[0] == manifest.numSteps
-      else { throw MatryoshkaError.damagedBundle(file: manifest.tables, reason: "lacks \(level.time)") }
-    }
+    try BundleFolder.checkEmbeddings(tables, manifest)
   }
 
   /// Checks every hash, and writes the digest to `stamp`; where it is written already, checks
@@ -57,9 +53,33 @@ public struct BundleFolder: Sendable {
   /// Pixels of each level, highest first.
   public var sides: [Int] { manifest.levels.map(\.side) }
 
+  /// Where a student is to land, and with which guidance weight.
+  package struct Jump: Sendable {
+    package let target: Int
+    package let weight: Double
+
+    package init(target: Int, weight: Double) { (self.target, self.weight) = (target, weight) }
+  }
+
   /// A level's time embedding for the number that the network is told: (1, width).
-  package func timeEmbedding(_ level: Manifest.Level, _ time: Int) throws -> Tensor {
-    let row = try tables.rows(level.time, time..<time + 1)
+  ///
+  /// - Parameter jump: of a student, and of no other model.
+  package func timeEmbedding(
+    _ level: Manifest.Level, _ time: Int, jump: Jump? = nil
+  ) throws -> Tensor {
+    var row = try tables.rows(level.time, time..<time + 1)
+    if let jump, let student = manifest.student, let targets = level.targetTime {
+      guard let landing = student.targets.firstIndex(of: jump.target) else {
+        throw MatryoshkaError.invalidArgument(
+          name: "steps", reason: "the student does not jump to \(jump.target)")
+      }
+      // Summed first, then added to the time: so both sides round alike.
+      var told = try tables.rows(targets, landing..<landing + 1)
+      if let weights = level.guidance, let place = try student.row(ofWeight: jump.weight) {
+        told = zip(told, try tables.rows(weights, place..<place + 1)).map { $0 + $1 }
+      }
+      row = zip(row, told).map { $0 + $1 }
+    }
     return try Tensor(shape: [1, row.count], values: row)
   }
 
@@ -102,6 +122,26 @@ public struct BundleFolder: Sendable {
         file: manifest.tables, reason: "its tables have \(schedule.numSteps) steps")
     }
     return schedule
+  }
+
+  /// Every level has its tables of embeddings, in as many rows as the manifest counts.
+  private static func checkEmbeddings(_ tables: TensorFile, _ manifest: Manifest) throws {
+    for level in manifest.levels {
+      let width = tables.entries[level.time]?.shape.last
+      var expected = [(level.time, manifest.numSteps)]
+      if let student = manifest.student {
+        expected += level.targetTime.map { [($0, student.targets.count)] } ?? []
+        expected += level.guidance.map { [($0, student.weights.count)] } ?? []
+      }
+      for (name, rows) in expected {
+        guard let shape = tables.entries[name]?.shape, shape.count == 2, shape[0] == rows,
+          shape[1] == width
+        else {
+          throw MatryoshkaError.damagedBundle(
+            file: manifest.tables, reason: "lacks the table \(name) of \(rows) rows")
+        }
+      }
+    }
   }
 
   private static func checkListing(_ url: URL, _ manifest: Manifest) throws {

@@ -58,9 +58,15 @@ package struct JSONFields {
   }
 
   package mutating func positiveNumber(_ key: String) throws -> Double {
-    guard case .number(let text) = try take(key), let value = Double(text), value.isFinite, value > 0
-    else { throw refusal(key, "is not a number above 0") }
-    return value
+    let range = Double.leastNonzeroMagnitude...Double.greatestFiniteMagnitude
+    return try JSONFields.fraction(take(key), range, path(key))
+  }
+
+  package mutating func integers(
+    _ key: String, _ counts: ClosedRange<Int>, _ range: ClosedRange<Int>
+  ) throws -> [Int] {
+    let place = path(key)
+    return try array(key, counts).map { try JSONFields.integer($0, range, place) }
   }
 
   package mutating func array(_ key: String, _ counts: ClosedRange<Int>) throws -> [JSON] {
@@ -80,6 +86,19 @@ package struct JSONFields {
       throw refusal(key, "is \"\(text.prefix(40))\", expected one of \(known)")
     }
     return choice
+  }
+
+  /// A number that Python wrote as a fraction: 2 is none, because it writes 2.0.
+  package static func fraction(
+    _ value: JSON, _ range: ClosedRange<Double>, _ place: String
+  ) throws -> Double {
+    guard case .number(let text) = value, Int(text) == nil, let number = Double(text),
+      range.contains(number)
+    else {
+      throw MatryoshkaError.invalidManifest(
+        field: place, reason: "is not a fraction from \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
   }
 
   /// A whole number; 2.0 is none, as for the reader in Python.

@@ -122,8 +122,25 @@ public struct Manifest: Sendable, Equatable {
     public let alphaBar: String
     /// Table of its time embeddings.
     public let time: String
+    /// Table of a student's targets, a row per entry of ``Student/targets``.
+    public let targetTime: String?
+    /// Table of a student's guidance weights, a row per entry of ``Student/weights``.
+    public let guidance: String?
     /// A sampled x0 times this is a picture in [-1, 1].
     public let imageScale: Double
+  }
+
+  /// How a distilled model jumps: one evaluation each, guidance being an input.
+  public struct Student: Sendable, Equatable {
+    /// Table indices that it jumps from, noisiest first.
+    public let starts: [Int]
+    /// Table indices that it may be told to jump to.
+    public let targets: [Int]
+    /// Guidance weights that it takes; empty: none.
+    public let weights: [Double]
+
+    /// Numbers of steps that divide its starts evenly.
+    public var steps: [Int] { (1...max(starts.count, 1)).filter { starts.count % $0 == 0 } }
   }
 
   /// How prompts become features.
@@ -146,7 +163,7 @@ public struct Manifest: Sendable, Equatable {
 
   /// The sampler that the bundle proposes.
   public struct Sampler: Sendable, Equatable {
-    /// ddpm, ddim or dpmpp.
+    /// Which sampler.
     public let kind: SamplerKind
     /// Proposed evaluations.
     public let steps: Int
@@ -222,6 +239,8 @@ public struct Manifest: Sendable, Equatable {
   public let guidance: Guidance
   /// The proposed sampler.
   public let sampler: Sampler
+  /// nil: the model was not distilled.
+  public let student: Student?
   /// nil: the model takes no text.
   public let text: Text?
   /// In the order in which they run.

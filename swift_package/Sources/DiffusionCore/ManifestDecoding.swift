@@ -47,7 +47,7 @@ extension Manifest {
     threshold = try fields.choice("threshold")
     guidance = try fields.choice("guidance")
     sampler = try Sampler(&fields)
-    _ = try fields.optional("student", Student.init)
+    student = try fields.optional("student", Student.init)
     text = try fields.optional("text", Text.init)
     packages = try fields.list("packages", 1...10_000, Package.init)
     peakMemory = try fields.object("peak_memory", PeakMemory.init)
@@ -71,10 +71,7 @@ extension Manifest.Feature {
   fileprivate init(_ fields: inout JSONFields) throws {
     name = try fields.name("name")
     dtype = try fields.choice("dtype")
-    let place = fields.path("shape")
-    shape = try fields.array("shape", 1...5).map {
-      try JSONFields.integer($0, 1...(1 << 31), place)
-    }
+    shape = try fields.integers("shape", 1...5, 1...(1 << 31))
   }
 }
 
@@ -101,10 +98,14 @@ extension Manifest.Package {
   }
 }
 
-/// How a distilled model jumps: read by Python only, so far.
-private struct Student {
-  init(_ fields: inout JSONFields) throws {
-    throw fields.refusal("starts", "belongs to a distilled model, which is not run here yet")
+extension Manifest.Student {
+  fileprivate init(_ fields: inout JSONFields) throws {
+    starts = try fields.integers("starts", 1...65, 1...Int.max)
+    targets = try fields.integers("targets", 1...65, 0...Int.max)
+    let place = fields.path("weights")
+    weights = try fields.array("weights", 0...64).map {
+      try JSONFields.fraction($0, -100...100, place)
+    }
   }
 }
 
@@ -121,8 +122,8 @@ extension Manifest.Level {
     features = try fields.optionalName("features")
     alphaBar = try fields.name("alpha_bar")
     time = try fields.name("time")
-    _ = try fields.optionalName("target_time")  // a student's
-    _ = try fields.optionalName("guidance")
+    targetTime = try fields.optionalName("target_time")
+    guidance = try fields.optionalName("guidance")
     imageScale = try fields.positiveNumber("image_scale")
   }
 }
@@ -143,7 +144,6 @@ extension Manifest.Sampler {
   fileprivate init(_ fields: inout JSONFields) throws {
     var own = try JSONFields(fields.take("sampler"), fields.path("sampler"))
     kind = try own.choice("kind")
-    guard kind != .student else { throw own.refusal("kind", "is student, which is not known here") }
     steps = try own.integer("steps", 1...Int.max)
     let least = try own.integer("minimum_steps", 1...Int.max)
     let most = try own.integer("maximum_steps", 1...Int.max)
@@ -178,14 +178,11 @@ extension Manifest.Golden {
       throw fields.refusal("text", "is \"\(source)\", which is not known")
     }
     _ = try fields.integer("seed", 0...Int.max)
-    guard try fields.string("sampler", 0...64) == "ddim" else {
-      throw fields.refusal("sampler", "is not ddim")
+    guard ["ddim", "student"].contains(try fields.string("sampler", 0...64)) else {
+      throw fields.refusal("sampler", "is neither ddim nor student")
     }
     _ = try fields.integer("steps", 1...Int.max)
-    let placeOfTimes = fields.path("times")
-    times = try fields.array("times", 1...10_000).map {
-      try JSONFields.integer($0, 1...Int.max, placeOfTimes)
-    }
+    times = try fields.integers("times", 1...10_000, 1...Int.max)
   }
 }
 

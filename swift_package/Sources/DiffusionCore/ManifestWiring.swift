@@ -11,6 +11,7 @@ extension Manifest {
   /// predicted. What the schema cannot say.
   package func checkWiring() throws {
     try checkPaths()
+    try checkStudent()
     let sides = levels.map(\.side)
     guard zip(sides, sides.dropFirst()).allSatisfy({ $0 > $1 }) else {
       throw MatryoshkaError.invalidManifest(
@@ -35,9 +36,36 @@ extension Manifest {
       }
       known.formUnion(package.outputs.map(\.name))
     }
+    try checkFunctions()
     let wanted = levels.map(\.prediction) + (text == nil ? [] : [FeatureName.pooled])
     for name in wanted where !known.contains(name) {
       throw MatryoshkaError.invalidManifest(field: "packages", reason: "none puts out \(name)")
+    }
+  }
+
+  /// The packages of a phase, in order, where sampling stops at a side; nil: at the largest.
+  package func packages(of phase: Phase, upTo side: Int? = nil) -> [Package] {
+    packages.filter { $0.phase == phase && runs($0, upTo: side) }
+  }
+
+  /// The name that a package is opened by where several share one file; nil: it has one program.
+  package func function(of package: Package) -> String? {
+    packages.filter { $0.path == package.path }.count > 1 ? package.name : nil
+  }
+
+  /// In a multifunction, one package alone does it all; otherwise those of larger sides are left out.
+  private func runs(_ package: Package, upTo largest: Int?) -> Bool {
+    guard let side = package.side else { return true }
+    if layout == .multifunction { return side == largest ?? levels[0].side }
+    return largest.map { side <= $0 } ?? true
+  }
+
+  private func checkFunctions() throws {
+    guard layout == .multifunction else { return }
+    let stops = packages.filter { $0.phase == .step }.map { $0.side ?? 0 }.sorted(by: >)
+    guard stops == levels.map(\.side) else {
+      throw MatryoshkaError.invalidManifest(
+        field: "packages", reason: "must have a function per side, got \(stops)")
     }
   }
 

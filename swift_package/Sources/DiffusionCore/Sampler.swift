@@ -50,6 +50,8 @@ public struct Sampler: Sendable {
   public var isFinished: Bool { stepsDone == total }
   /// Table index of the state before the next step; the network is told one less.
   public var index: Int { indices[stepsDone] }
+  /// Table index of the state after the next step: where a student is told to land.
+  public var nextIndex: Int { indices[stepsDone + 1] }
 
   /// Takes one step.
   ///

@@ -7,7 +7,7 @@ import Foundation
 public struct TensorFile: Sendable {
   /// Number types of the format.
   public enum ElementType: String, CaseIterable, Sendable {
-    // As the format spells them.
+    /// As the format spells them.
     case F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL
 
     /// Bytes of one number.

@@ -14,28 +14,35 @@
     /// From a package to a compiled model in a temporary place.
     public typealias Compile = @Sendable (URL) async throws -> URL
 
-    private let bundle: BundleFolder
+    /// What is compiled.
+    public let bundle: BundleFolder
     private let base: URL
+    private let precompiled: URL?
     private let folder: URL
     private let compile: Compile
 
     /// - Parameters:
     ///   - base: a folder of the app's own, such as one in Application Support.
+    ///   - precompiled: a folder that `mdm-generate compile` made of this bundle, to spare the device
+    ///     the work; nil: the packages of the bundle are compiled here.
     ///   - system: changes with the system's build, which voids what was compiled.
     ///   - compile: `MLModel.compileModel(at:)` unless told otherwise.
     public init(
-      bundle: BundleFolder, base: URL,
+      bundle: BundleFolder, base: URL, precompiled: URL? = nil,
       system: String = ProcessInfo.processInfo.operatingSystemVersionString,
       compile: @escaping Compile = { try await MLModel.compileModel(at: $0) }
     ) {
       (self.bundle, self.base, self.compile) = (bundle, base, compile)
+      self.precompiled = precompiled
       let build = system.map { $0.isLetter || $0.isNumber ? $0 : "-" }
       folder = base.appending(path: "\(bundle.manifest.digest.prefix(16))-\(String(build))")
     }
 
-    /// The compiled model of a package; compiles it where that has not been done.
+    /// The compiled model of a package; compiles it where that has not been done. Functions that
+    /// share a package share what is compiled of it.
     public func url(of package: Manifest.Package) async throws -> URL {
-      let place = folder.appending(path: "\(package.name).mlmodelc")
+      if let precompiled { return try CompiledBundle.url(of: package, of: bundle, in: precompiled) }
+      let place = folder.appending(path: CompiledBundle.name(of: package))
       if FileManager.default.fileExists(atPath: place.path) { return place }
       try makeFolder()
       try checkDisk(package.bytes)
@@ -60,7 +67,7 @@
     ///
     /// - Parameter progress: packages done, of so many.
     public func prepare(progress: @Sendable (Int, Int) -> Void = { _, _ in }) async throws {
-      let packages = bundle.manifest.packages
+      let packages = bundle.manifest.packages.onePerFile
       for (index, package) in packages.enumerated() {
         progress(index, packages.count)
         try Task.checkCancellation()

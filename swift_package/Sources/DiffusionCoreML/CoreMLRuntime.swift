@@ -39,8 +39,8 @@
     public func load(_ package: Manifest.Package) async throws {
       if loaded[package.name] != nil { return }
       let url = try await models.url(of: package)
-      let configuration = MLModelConfiguration()
-      configuration.computeUnits = units(computeUnits ?? package.compute)
+      let configuration = MLModelConfiguration(computeUnits ?? package.compute)
+      configuration.functionName = models.bundle.manifest.function(of: package)
       do {
         loaded[package.name] = try open(url, configuration)
       } catch {
@@ -111,14 +111,22 @@
           package: package.name, reason: error.localizedDescription)
       }
     }
+  }
 
-    private func units(_ units: Manifest.ComputeUnits) -> MLComputeUnits {
-      switch units {
-      case .cpuAndGPU: .cpuAndGPU
-      case .cpuAndNeuralEngine: .cpuAndNeuralEngine
-      case .cpuOnly: .cpuOnly
-      case .all: .all
-      }
+  extension MLModelConfiguration {
+    /// For packages of a bundle: their shapes never change, and they run far more often than they
+    /// are loaded.
+    package convenience init(_ units: Manifest.ComputeUnits) {
+      self.init()
+      computeUnits =
+        switch units {
+        case .cpuAndGPU: .cpuAndGPU
+        case .cpuAndNeuralEngine: .cpuAndNeuralEngine
+        case .cpuOnly: .cpuOnly
+        case .all: .all
+        }
+      optimizationHints.reshapeFrequency = .infrequent
+      optimizationHints.specializationStrategy = .fastPrediction
     }
   }
 #endif

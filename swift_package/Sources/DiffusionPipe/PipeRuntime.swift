@@ -5,8 +5,9 @@
   /// Runs the packages of a bundle by `mdm serve-bundle` in a child process.
   ///
   /// For Linux and for tests. The child starts with the first `load`, ends with `release` and with
-  /// this object's last owner, and by itself when this process dies. SIGPIPE is ignored from then
-  /// on in the whole process.
+  /// this object's last owner, and by itself when this process dies. A task that is cancelled while
+  /// it waits for the child kills it, so that a child that hangs holds up nobody. SIGPIPE is ignored
+  /// from then on in the whole process.
   public actor PipeRuntime: PackageRuntime {
     private let executor = BlockingExecutor(label: "mdm-serve-bundle")
     private let command: [String]
@@ -29,35 +30,35 @@
     }
 
     /// Starts the server if need be, and loads a package there.
-    public func load(_ package: Manifest.Package) throws {
-      if server == nil { try start() }
+    public func load(_ package: Manifest.Package) async throws {
+      if server == nil { try await start() }
       if loaded.contains(package.name) { return }
-      _ = try ask("L", Frame.text(package.name))
+      _ = try await ask("L", Frame.text(package.name))
       loaded.insert(package.name)
     }
 
     /// Releases a package there.
-    public func unload(_ package: Manifest.Package) {
+    public func unload(_ package: Manifest.Package) async {
       guard loaded.remove(package.name) != nil else { return }
-      if (try? ask("U", Frame.text(package.name))) == nil { stop() }
+      if (try? await ask("U", Frame.text(package.name))) == nil { stop() }
     }
 
     /// Runs a package there.
     public func run(
       _ package: Manifest.Package, context: Int, giving values: [String: Tensor]
-    ) throws {
+    ) async throws {
       let types = Dictionary(package.inputs.map { ($0.name, $0.dtype) }) { first, _ in first }
       var payload = Frame.word(UInt32(context)) + Frame.text(package.name)
       payload += [UInt8(values.count & 255), UInt8(values.count >> 8)]
       for (name, tensor) in values.sorted(by: { $0.key < $1.key }) {
         payload += Frame.tensor(name, tensor, as: types[name] ?? .fp32)
       }
-      _ = try ask("R", payload)
+      _ = try await ask("R", payload)
     }
 
     /// Fetches a value.
-    public func value(_ name: String, context: Int) throws -> Tensor {
-      var reader = FrameReader(try ask("G", Frame.word(UInt32(context)) + Frame.text(name)))
+    public func value(_ name: String, context: Int) async throws -> Tensor {
+      var reader = FrameReader(try await ask("G", Frame.word(UInt32(context)) + Frame.text(name)))
       let (found, tensor) = try reader.tensor()
       try reader.finish()
       guard found == name else {
@@ -75,10 +76,10 @@
       loaded = []
     }
 
-    private func start() throws {
+    private func start() async throws {
       server = try ServerProcess(command)
       do {
-        var reader = FrameReader(try ask("H", [1, 0]))
+        var reader = FrameReader(try await ask("H", [1, 0]))
         let version = try reader.number(bytes: 2)
         let found = try reader.text()
         guard version == 1, found == digest else {
@@ -91,14 +92,20 @@
     }
 
     /// The payload of the answer to one request. A connection that broke is closed.
-    private func ask(_ kind: Character, _ payload: [UInt8]) throws -> [UInt8] {
+    private func ask(_ kind: Character, _ payload: [UInt8]) async throws -> [UInt8] {
       guard let server else { throw MatryoshkaError.serverFailed(reason: "it is not running") }
+      let frame = try Frame.bytes(kind, payload)
       let (answer, content): (UInt8, [UInt8])
       do {
-        try server.send(Frame.bytes(kind, payload))
-        (answer, content) = try server.receive()
+        (answer, content) = try await withTaskCancellationHandler {
+          try server.send(frame)
+          return try server.receive()
+        } onCancel: {
+          server.kill()
+        }
       } catch {
         stop()
+        try Task.checkCancellation()
         throw error
       }
       switch answer {

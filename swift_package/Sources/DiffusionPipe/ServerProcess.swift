@@ -1,27 +1,32 @@
 #if os(Linux) || os(macOS)
   import DiffusionCore
   import Foundation
+  import Synchronization
 
-  /// A child process and the two pipes to it. Blocks; not for the main thread.
-  final class ServerProcess {
-    private let process = Process()
-    private let requests = Pipe()
-    private let answers = Pipe()
-    private var hasEnded = false
+  /// A child process and the two pipes to it. Blocks; not for the main thread. One thread at a time
+  /// sends and receives; any may kill.
+  final class ServerProcess: Sendable {
+    private let process: Mutex<Process>
+    private let requests: FileHandle
+    private let answers: FileHandle
+    private let hasEnded = Mutex(false)
 
     /// - Parameter command: the program, found on the PATH if it has no slash, and its arguments.
     init(_ command: [String]) throws {
       // A server that dies must be an error here, not the end of this process.
       signal(SIGPIPE, SIG_IGN)
-      process.executableURL = URL(filePath: "/usr/bin/env")
-      process.arguments = command
-      process.standardInput = requests
-      process.standardOutput = answers
+      let (child, requests, answers) = (Process(), Pipe(), Pipe())
+      child.executableURL = URL(filePath: "/usr/bin/env")
+      child.arguments = command
+      child.standardInput = requests
+      child.standardOutput = answers
       do {
-        try process.run()
+        try child.run()
       } catch {
         throw MatryoshkaError.serverFailed(reason: "\(command.first ?? "") cannot be started")
       }
+      process = Mutex(child)
+      (self.requests, self.answers) = (requests.fileHandleForWriting, answers.fileHandleForReading)
     }
 
     deinit { end() }
@@ -29,7 +34,7 @@
     /// Sends one frame.
     func send(_ frame: [UInt8]) throws {
       do {
-        try requests.fileHandleForWriting.write(contentsOf: Data(frame))
+        try requests.write(contentsOf: Data(frame))
       } catch {
         throw MatryoshkaError.serverFailed(reason: "it has ended; its own message says why")
       }
@@ -46,22 +51,34 @@
       return (body[0], Array(body[1...]))
     }
 
+    /// Ends the child at once; whoever waits for its answer gets an error.
+    func kill() {
+      process.withLock {
+        if $0.isRunning { _ = signalled($0.processIdentifier, SIGKILL) }
+      }
+    }
+
     /// Ends the child and waits until it is gone.
     func end() {
-      guard !hasEnded else { return }
-      hasEnded = true
-      try? requests.fileHandleForWriting.close()
-      try? answers.fileHandleForReading.close()
-      if process.isRunning { process.terminate() }
-      for _ in 0..<2000 where process.isRunning { usleep(1000) }
-      if process.isRunning { kill(process.processIdentifier, SIGKILL) }
-      while process.isRunning { usleep(1000) }
+      let isFirst = hasEnded.withLock { ended in
+        defer { ended = true }
+        return !ended
+      }
+      guard isFirst else { return }
+      try? requests.close()
+      try? answers.close()
+      process.withLock { if $0.isRunning { $0.terminate() } }
+      for _ in 0..<2000 where isRunning { usleep(1000) }
+      kill()
+      while isRunning { usleep(1000) }
     }
+
+    private var isRunning: Bool { process.withLock { $0.isRunning } }
 
     private func take(_ count: Int) throws -> [UInt8] {
       var bytes: [UInt8] = []
       while bytes.count < count {
-        let piece = try? answers.fileHandleForReading.read(upToCount: count - bytes.count)
+        let piece = try? answers.read(upToCount: count - bytes.count)
         guard let piece, !piece.isEmpty else {
           throw MatryoshkaError.serverFailed(reason: "it has ended; its own message says why")
         }
@@ -70,4 +87,7 @@
       return bytes
     }
   }
+
+  /// `kill` of the C library, which a method above hides.
+  private func signalled(_ process: pid_t, _ number: Int32) -> Int32 { kill(process, number) }
 #endif

@@ -53,10 +53,13 @@ struct Chain: Sendable {
 
   /// Predictions of the levels from `firstLevel` on, guidance applied.
   func predict(
-    _ states: [Tensor], time: Int, firstLevel: Int, _ prompts: [Conditioning], _ pause: Pause
+    _ states: [Tensor], time: Int, jump: BundleFolder.Jump?, firstLevel: Int,
+    _ prompts: [Conditioning], _ pause: Pause
   ) async throws -> [Tensor] {
     let levels = Array(bundle.manifest.levels[firstLevel...])
-    let inputs = try prompts.map { try stepInputs(levels, states, time, firstLevel, $0) }
+    let inputs = try prompts.map { prompt in
+      try embedded(levels, states, time, jump, prompt).merging(nothingFromAbove(firstLevel)) { $1 }
+    }
     try await run(.step, inputs, largest: levels[0].side, pause)
     var out: [Tensor] = []
     for (level, state) in zip(levels, states) {
@@ -73,13 +76,13 @@ struct Chain: Sendable {
     return out
   }
 
-  private func stepInputs(
-    _ levels: [Manifest.Level], _ states: [Tensor], _ time: Int, _ firstLevel: Int,
+  private func embedded(
+    _ levels: [Manifest.Level], _ states: [Tensor], _ time: Int, _ jump: BundleFolder.Jump?,
     _ prompt: Conditioning
   ) throws -> [String: Tensor] {
     var values: [String: Tensor] = [:]
     for (level, state) in zip(levels, states) {
-      var temb = try bundle.timeEmbedding(level, time)
+      var temb = try bundle.timeEmbedding(level, time, jump: jump)
       if let pooled = prompt.pooled {
         try check(pooled, FeatureName.pooled, like: temb)
         temb.values = zip(temb.values, pooled.values).map { $0 + $1 }
@@ -87,14 +90,20 @@ struct Chain: Sendable {
       values[level.image] = state
       values[level.temb] = temb
     }
-    if firstLevel > 0, let name = levels[0].features {
-      let inputs = bundle.manifest.packages.flatMap(\.inputs)
-      guard let feature = inputs.first(where: { $0.name == name }) else {
-        throw MatryoshkaError.invalidManifest(field: "packages", reason: "none takes \(name)")
-      }
-      values[name] = try Tensor(zeros: feature.shape)
-    }
     return values
+  }
+
+  /// What the level above would add to the highest one that runs. A function that stops there has
+  /// no such input.
+  private func nothingFromAbove(_ firstLevel: Int) throws -> [String: Tensor] {
+    let manifest = bundle.manifest
+    guard firstLevel > 0, manifest.layout != .multifunction,
+      let name = manifest.levels[firstLevel].features
+    else { return [:] }
+    guard let feature = manifest.packages.flatMap(\.inputs).first(where: { $0.name == name }) else {
+      throw MatryoshkaError.invalidManifest(field: "packages", reason: "none takes \(name)")
+    }
+    return [name: try Tensor(zeros: feature.shape)]
   }
 
   private func tokens(
@@ -120,12 +129,10 @@ struct Chain: Sendable {
   private func run(
     _ phase: Manifest.Phase, _ inputs: [[String: Tensor]], largest: Int? = nil, _ pause: Pause
   ) async throws {
-    let packages = bundle.manifest.packages.filter { package in
-      package.phase == phase && (largest.map { (package.side ?? 0) <= $0 } ?? true)
-    }
     if policy == .staged { await keepOnly(phase) }
-    for package in packages {
+    for package in bundle.manifest.packages(of: phase, upTo: largest) {
       try await pause()
+      await unloadSiblings(of: package)
       try await runtime.load(package)
       for (context, values) in inputs.enumerated() {
         try await pause()
@@ -140,6 +147,13 @@ struct Chain: Sendable {
   private func keepOnly(_ phase: Manifest.Phase) async {
     for package in bundle.manifest.packages where package.phase != phase {
       await runtime.unload(package)
+    }
+  }
+
+  /// Of functions that share their weights one is loaded at a time, as the predicted peaks have it.
+  private func unloadSiblings(of package: Manifest.Package) async {
+    for other in bundle.manifest.packages where other.path == package.path && other != package {
+      await runtime.unload(other)
     }
   }
 

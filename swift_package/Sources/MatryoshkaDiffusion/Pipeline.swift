@@ -73,7 +73,7 @@ public actor Pipeline {
     let policy = try resolvedPolicy()
     guard policy == .resident else { return }
     do {
-      for package in bundle.manifest.packages {
+      for package in Manifest.Phase.allCases.flatMap({ bundle.manifest.packages(of: $0) }) {
         try Task.checkCancellation()
         try await runtime.load(package)
       }
@@ -190,6 +190,7 @@ public actor Pipeline {
     } catch let stop as Stop {
       throw MatryoshkaError.interrupted(walk.snapshot, reason: stop.reason)
     } catch let error as MatryoshkaError where walk.stepsDone > 0 && error.isOfTheRuntime {
+      try Task.checkCancellation()
       throw MatryoshkaError.interrupted(
         walk.snapshot, reason: error.errorDescription ?? "a package failed")
     }
@@ -201,7 +202,7 @@ public actor Pipeline {
     let clock = ContinuousClock()
     let start = clock.now
     let predictions = try await chain.predict(
-      walk.states, time: walk.time, firstLevel: walk.firstLevel, prompts, pause)
+      walk.states, time: walk.time, jump: walk.jump, firstLevel: walk.firstLevel, prompts, pause)
     let clean = try walk.advance(predictions)
     let shown = try walk.pictures(clean) { previews.include($0) }
     let finished = walk.isFinished ? try walk.finished() : nil

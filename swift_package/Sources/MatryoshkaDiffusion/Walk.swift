@@ -39,13 +39,15 @@ struct Walk {
     _ bundle: BundleFolder, _ request: PictureRequest, _ policy: MemoryPolicy, states: [Tensor]?
   ) throws {
     let manifest = bundle.manifest
+    try manifest.check(request)
     firstLevel = try Walk.firstLevel(manifest, request.stopAt)
     let levels = manifest.levels[firstLevel...]
     (self.bundle, self.request, self.policy) = (bundle, request, policy)
     scales = levels.map(\.imageScale)
     sampler = try Sampler(
       schedule: bundle.schedule.dropping(firstLevel), settings: request.sampler,
-      prediction: manifest.prediction, threshold: manifest.threshold, imageScales: scales)
+      prediction: manifest.prediction, threshold: manifest.threshold, imageScales: scales,
+      starts: manifest.student?.starts ?? [])
     noise = NoiseStream(seed: request.seed, sides: levels.map(\.side))
     if let states {
       self.states = states
@@ -60,7 +62,8 @@ struct Walk {
       throw MatryoshkaError.invalidArgument(
         name: "stopAt", reason: "this model has sides \(manifest.levels.map(\.side)), got \(side)")
     }
-    guard level == 0 || manifest.levels[level].features != nil else {
+    let stops = manifest.layout == .multifunction || manifest.levels[level].features != nil
+    guard level == 0 || stops else {
       throw MatryoshkaError.invalidArgument(
         name: "stopAt", reason: "a \(manifest.layout) runs all of its levels")
     }
@@ -73,6 +76,12 @@ struct Walk {
   var isFinished: Bool { sampler.isFinished }
   /// What the network is told.
   var time: Int { sampler.index - 1 }
+
+  /// Where a student is to land; nil for other models.
+  var jump: BundleFolder.Jump? {
+    guard request.sampler.kind == .student else { return nil }
+    return BundleFolder.Jump(target: sampler.nextIndex, weight: request.sampler.guidanceScale)
+  }
 
   /// The prompt and, where guidance asks for it, the negative one; guidance between them.
   var captions: Chain.Captions {

@@ -44,26 +44,33 @@ struct Command {
   }
 
   private static func run(_ words: [String]) async throws {
-    let known = ["generate", "bench", "licenses"]
+    let known = ["generate", "bench", "licenses", "compile", "devices"]
     let name = words.first.flatMap { known.contains($0) ? $0 : nil }
     let options = try CommandLineOptions(name == nil ? words : Array(words.dropFirst()))
     let bundle = try BundleFolder(url: URL(filePath: options.bundle))
     if name == "licenses" {
       return try Output.put(options.isJSON ? bundle.licenses : nil, bundle.licenses.joined(separator: "\n"))
     }
+    if name == "compile" { return try await CoreMLCommands(options: options, bundle: bundle).compile() }
+    if name == "devices" { return try await CoreMLCommands(options: options, bundle: bundle).devices() }
     var settings = Pipeline.Options()
     settings.memory = options.memory
     if let path = options.features, let text = bundle.manifest.text {
       settings.features = try EmbeddingCache(
         url: URL(filePath: path), text: text, encoderSHA256: bundle.encoderSHA256())
     }
-    let runtime = PipeRuntime(
-      bundle: bundle, program: options.server, precision: options.precision)
-    let pipeline = Pipeline(bundle: bundle, runtime: runtime, options: settings)
+    let runtime: any PackageRuntime =
+      switch options.runtime {
+      case .pipe:
+        PipeRuntime(bundle: bundle, program: options.server, precision: options.precision)
+      case .coreml: try CoreMLCommands(options: options, bundle: bundle).runtime()
+      }
     if name == "bench" {
-      try await BenchCommand(options: options, pipeline: pipeline).run()
-    } else {
-      try await Generate(options: options, pipeline: pipeline).run()
+      let timed = TimedRuntime(runtime)
+      let pipeline = Pipeline(bundle: bundle, runtime: timed, options: settings)
+      return try await BenchCommand(options: options, pipeline: pipeline, runtime: timed).run()
     }
+    let pipeline = Pipeline(bundle: bundle, runtime: runtime, options: settings)
+    try await Generate(options: options, pipeline: pipeline).run()
   }
 }

@@ -20,6 +20,8 @@ struct Generate {
     try Output.put(options.isJSON ? Report(files: files) : nil, files.joined(separator: "\n"))
   }
 
+  private static let asked = "--snapshot-after"
+
   private struct Report: Encodable {
     let files: [String]
   }
@@ -38,12 +40,16 @@ struct Generate {
         if !options.isQuiet { Output.say("step \(step.index + 1) of \(step.total)") }
         try save(step)
         if let finished = step.finished { return finished }
-        if step.index + 1 == options.snapshotAfter {
-          await pipeline.interrupt(reason: "--snapshot-after")
+        if let wanted = options.snapshotAfter, step.index + 1 >= wanted {
+          await pipeline.interrupt(reason: Generate.asked)
         }
       }
-    } catch MatryoshkaError.interrupted(let snapshot, _) where options.snapshot != nil {
-      try write(JSONEncoder().encode(snapshot), options.snapshot ?? "")
+    } catch MatryoshkaError.interrupted(let snapshot, let reason) {
+      if let path = options.snapshot { try write(JSONEncoder().encode(snapshot), path) }
+      // What was asked for is no failure; a server that died is one, snapshot or not.
+      guard options.snapshot != nil, reason == Generate.asked else {
+        throw MatryoshkaError.interrupted(snapshot, reason: reason)
+      }
     }
     try Task.checkCancellation()
     return nil

@@ -15,6 +15,9 @@ struct CommandLineOptions {
   var resume: String?
   var server = ["mdm"]
   var precision = "fp16"
+  var runtime = RuntimeChoice.ofThisSystem
+  var computeUnits: Manifest.ComputeUnits?
+  var compiled: String?
   var memory = MemoryPolicy.automatic
   var repetitions = 5
   var isJSON = false
@@ -22,20 +25,27 @@ struct CommandLineOptions {
   var isQuiet = false
 
   static let usage = """
-    Usage: mdm-generate [generate|bench|licenses] BUNDLE --prompt TEXT --out FILE.png [options]
+    Usage: mdm-generate [generate|bench] BUNDLE --prompt TEXT --out FILE.png [options]
+           mdm-generate licenses BUNDLE          whose work the model is
+           mdm-generate compile BUNDLE --out DIR compiled packages for an app; on a Mac
+           mdm-generate devices BUNDLE           what runs where by Core ML's plan; on a Mac
 
       --prompt TEXT        what to show            --negative TEXT      what not to show
       --seed N             default 0; repeat for several: --out is a folder then
       --steps N            default 50              --full-table         every step of the table
-      --sampler NAME       ddim, ddpm, dpmpp       --eta X              noise of ddim
+      --sampler NAME       ddim, ddpm, dpmpp, student (of a distilled model)
+      --eta X              noise of ddim
       --guidance X         1: none                 --threshold NAME     none, clip, dynamic, dynamic_if
       --grid NAME          even, log_snr           --stop-at SIDE       run up to this side only
       --previews DIR       every level at every step, as PNG
       --raw FILE           the picture before rounding, as safetensors
       --features FILE      text features made by mdm embed
       --memory NAME        automatic, resident, staged, minimal
-      --snapshot FILE --snapshot-after N    stop after N steps; --resume FILE goes on
+      --snapshot FILE --snapshot-after N    stop after N steps or soon; --resume FILE goes on
+      --runtime NAME       coreml (default on a Mac) or pipe (elsewhere), by mdm serve-bundle
       --server COMMAND     default mdm             --precision NAME     fp16, fp32
+      --compute-units NAME all, cpuOnly, cpuAndGPU, cpuAndNeuralEngine; default: the bundle's
+      --compiled DIR       what compile made; default: compiled once, kept in the caches
       --repetitions N      of bench; default 5
       --json --quiet --overwrite --help
 
@@ -96,6 +106,9 @@ struct CommandLineOptions {
     case "--resume": resume = given
     case "--server": server = given.split(separator: " ").map(String.init)
     case "--precision": precision = given
+    case "--runtime": runtime = try choice(word, given)
+    case "--compute-units": computeUnits = try choice(word, given)
+    case "--compiled": compiled = given
     case "--repetitions": repetitions = max(1, try number(word, given))
     default: throw refuse(word, "is unknown; see --help")
     }

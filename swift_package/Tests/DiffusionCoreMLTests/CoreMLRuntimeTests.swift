@@ -18,6 +18,7 @@
       let compiled = Mutex(0)
       let offered = Mutex(0)
       let opened = Mutex<[Int]>([])
+      let functions = Mutex<[String?]>([])
 
       func compile(_ package: URL) throws -> URL {
         compiled.withLock { $0 += 1 }
@@ -30,6 +31,8 @@
       func open(_ package: Manifest.Package, _ configuration: MLModelConfiguration) -> MLModel {
         let units = configuration.computeUnits.rawValue
         opened.withLock { $0.append(units) }
+        let function = configuration.functionName
+        functions.withLock { $0.append(function) }
         return MLModel { inputs, backings in
           self.offered.withLock { $0 += backings.count }
           let values = try package.inputs.map { input -> Float in
@@ -68,7 +71,7 @@
       }
       let packages = bundle.manifest.packages
       return CoreMLRuntime(models: models) { url, configuration in
-        let name = url.deletingPathExtension().lastPathComponent
+        let name = configuration.functionName ?? url.deletingPathExtension().lastPathComponent
         guard let package = packages.first(where: { $0.name == name }) else {
           throw CocoaError(.fileNoSuchFile)
         }
@@ -93,6 +96,29 @@
       // From the second step on, all four outputs.
       #expect(counts.offered.withLock { $0 } == 8)
       #expect(counts.opened.withLock { $0 } == [2, 2, 2])  // .all
+      #expect(counts.functions.withLock { $0 } == [nil, nil, nil])
+    }
+
+    @Test func functionsAreOpenedByNameAndCompiledOnce() async throws {
+      let small = try SmallBundle(.functions)
+      let (folder, counts) = (temporary(), Counts())
+      defer { try? FileManager.default.removeItem(at: folder) }
+      let pipeline = Pipeline(bundle: small.bundle, runtime: runtime(small.bundle, folder, counts))
+      for side in [4, 8] {
+        let sampler = SamplerSettings(steps: 2)
+        let request = PictureRequest(prompt: "", sampler: sampler, stopAt: side)
+        for try await step in pipeline.generate(request) where step.finished != nil {
+          #expect(step.finished?.picture.width == side)
+        }
+      }
+      #expect(counts.functions.withLock { $0 } == ["stop_4", "stop_8"])
+      #expect(counts.compiled.withLock { $0 } == 1)
+    }
+
+    @Test func modelsAreOpenedForShapesThatStay() {
+      let configuration = MLModelConfiguration(.cpuAndNeuralEngine)
+      #expect(configuration.computeUnits == .cpuAndNeuralEngine)
+      #expect(configuration.optimizationHints.reshapeFrequency == .infrequent)
     }
 
     @Test func packagesAreCompiledOncePerSystemAndOldOnesRemoved() async throws {

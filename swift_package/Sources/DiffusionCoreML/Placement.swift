@@ -1,0 +1,93 @@
+#if canImport(CoreML) || COREML_SHIM
+  import DiffusionCore
+  import Foundation
+
+  #if canImport(CoreML)
+    import CoreML
+  #else
+    import CoreMLShim
+  #endif
+
+  /// Where Core ML means to run the operations of one package, by `MLComputePlan`. It predicts; what
+  /// was measured is what counts. Not run on a Mac.
+  public struct Placement: Sendable, Equatable, Codable {
+    /// Reads the plan of a compiled model.
+    public typealias Load = @Sendable (URL, MLModelConfiguration) async throws -> MLComputePlan
+
+    /// The package, or the function of it.
+    public let package: String
+    /// Operations by the device that is preferred for them: cpu, gpu, neuralEngine or unknown.
+    public let operations: [String: Int]
+    /// Share of the estimated cost by device; 1 in all, or empty where none is estimated.
+    public let cost: [String: Double]
+    /// How often an operator stands where the Neural Engine cannot run it.
+    public let notOnNeuralEngine: [String: Int]
+
+    /// Plans a package as ``CoreMLRuntime`` would load it.
+    ///
+    /// - Parameters:
+    ///   - computeUnits: nil: what the manifest says of the package.
+    ///   - load: `MLComputePlan.load(contentsOf:configuration:)` unless told otherwise.
+    public init(
+      of package: Manifest.Package, models: CompiledModels,
+      computeUnits: Manifest.ComputeUnits? = nil,
+      load: Load = { try await MLComputePlan.load(contentsOf: $0, configuration: $1) }
+    ) async throws {
+      let url = try await models.url(of: package)
+      let function = models.bundle.manifest.function(of: package)
+      let plan: MLComputePlan
+      do {
+        plan = try await load(url, MLModelConfiguration(computeUnits ?? package.compute))
+      } catch {
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "cannot be planned")
+      }
+      guard case .program(let program) = plan.modelStructure,
+        let block = (function.map { program.functions[$0] } ?? program.functions.first?.value)?.block
+      else {
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "has no such program")
+      }
+      self.package = package.name
+      var count = Count()
+      count.add(block, plan)
+      operations = count.operations
+      let sum = count.cost.values.reduce(0, +)
+      cost = sum > 0 ? count.cost.mapValues { $0 / sum } : [:]
+      notOnNeuralEngine = count.refused
+    }
+
+    private struct Count {
+      var operations: [String: Int] = [:]
+      var cost: [String: Double] = [:]
+      var refused: [String: Int] = [:]
+
+      mutating func add(_ block: MLModelStructure.Program.Block, _ plan: MLComputePlan) {
+        for operation in block.operations {
+          for inner in operation.blocks { add(inner, plan) }
+          guard let usage = plan.deviceUsage(for: operation) else { continue }  // a constant
+          let device = name(of: usage.preferred)
+          operations[device, default: 0] += 1
+          if let weight = plan.estimatedCost(of: operation)?.weight {
+            cost[device, default: 0] += weight
+          }
+          if !usage.supported.contains(where: { name(of: $0) == "neuralEngine" }) {
+            refused[operation.operatorName, default: 0] += 1
+          }
+        }
+      }
+    }
+
+    /// What this device can compute with, as `MLComputeDevice.allComputeDevices` has it.
+    public static var devices: [String] { MLComputeDevice.allComputeDevices.map(name(of:)) }
+  }
+
+  private func name(of device: MLComputeDevice) -> String {
+    switch device {
+    case .cpu: "cpu"
+    case .gpu: "gpu"
+    case .neuralEngine: "neuralEngine"
+    #if canImport(CoreML)
+      @unknown default: "unknown"
+    #endif
+    }
+  }
+#endif

@@ -1,0 +1,126 @@
+import DiffusionCore
+import Foundation
+
+/// Tables and manifest of a ``SmallBundle``.
+struct Recipe {
+  let kind: SmallBundle.Kind
+  /// The outer level's and the inner one's.
+  let sides: [Int]
+  let numSteps: Int
+
+  /// Names of the packages on disk.
+  var paths: [String] {
+    kind == .functions ? ["denoiser"] : ["down_\(sides[0])", "core_\(sides[1])", "up_\(sides[0])"]
+  }
+
+  func tables() throws -> Data {
+    var members: [JSON.Member] = []
+    var data = Data()
+    func add(_ name: String, _ type: String, _ shape: [Int], _ bytes: [UInt8]) {
+      let begin = data.count
+      data.append(contentsOf: bytes)
+      members.append(
+        JSON.Member(
+          name,
+          .object([
+            JSON.Member("dtype", .string(type)),
+            JSON.Member("shape", .array(shape.map { .number(String($0)) })),
+            JSON.Member("data_offsets", .array([begin, data.count].map { .number(String($0)) })),
+          ])))
+    }
+    let noise = (0...numSteps).map { pow(0.001, Double($0) / Double(numSteps)) }.flatMap { value in
+      (0..<8).map { UInt8(truncatingIfNeeded: value.bitPattern >> UInt64(8 * $0)) }
+    }
+    add("alpha_bar", "F64", [numSteps + 1], noise)
+    for side in sides {
+      add("alpha_bar_\(side)", "F64", [numSteps + 1], noise)
+      add("time_\(side)", "F32", [numSteps, 2], rows(numSteps))
+      if kind == .student {
+        add("target_time_\(side)", "F32", [5, 2], rows(5))
+        add("guidance_\(side)", "F32", [2, 2], rows(2))
+      }
+    }
+    let header = Array(JSON.object(members).canonical.utf8)
+    var file = withUnsafeBytes(of: UInt64(header.count).littleEndian) { Data($0) }
+    file.append(contentsOf: header)
+    return file + data
+  }
+
+  private func rows(_ count: Int) -> [UInt8] {
+    littleEndianBytes(of: (0..<2 * count).map { Float($0) / Float(2 * count) })
+  }
+
+  func manifest(_ files: [(String, Data)]) -> String {
+    let listed = files.map { path, data in
+      #"{"path":"\#(path)","size":\#(data.count),"sha256":"\#(SHA256.hex(of: [UInt8](data)))"}"#
+    }
+    let isStudent = kind == .student
+    let student = #"{"starts":[20,15,10,5],"targets":[20,15,10,5,0],"weights":[1.0,2.0]}"#
+    return #"""
+      {"schema":1,"digest":"\#(String(repeating: "0", count: 64))",
+      "layout":"\#(kind == .functions ? "multifunction" : "nested")","variant":"fp16",
+      "target":"iOS18","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
+      "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
+      "threshold":"clip","guidance":"none",
+      "sampler":{"kind":"\#(isStudent ? "student" : "ddim")","steps":\#(isStudent ? 1 : 5),
+      "minimum_steps":1,"maximum_steps":\#(isStudent ? 4 : numSteps)},
+      "student":\#(isStudent ? student : "null"),"text":null,
+      "packages":[\#(packages.joined(separator: ","))],
+      "peak_memory":{"resident":3000,"staged":2000,"minimal":1000},
+      "golden":{"path":"golden.safetensors","prompts":[""],"text":null,"seed":0,"sampler":"ddim",
+      "steps":1,"times":[1]},
+      "provenance":{"license":"CC0","source":"tests","base_model":null,"notes":null},
+      "versions":{},"created":null,"files":[\#(listed.joined(separator: ","))]}
+      """#
+  }
+
+  private func level(_ index: Int) -> String {
+    let side = sides[index]
+    let features = index == 1 && kind != .functions ? "\"features_\(side)\"" : "null"
+    let (target, guidance) =
+      kind == .student ? ("\"target_time_\(side)\"", "\"guidance_\(side)\"") : ("null", "null")
+    return #"""
+      {"side":\#(side),"image":"x_\#(side)","temb":"temb_\#(side)",
+      "prediction":"prediction_\#(side)","features":\#(features),"alpha_bar":"alpha_bar_\#(side)",
+      "time":"time_\#(side)","target_time":\#(target),"guidance":\#(guidance),"image_scale":1.0}
+      """#
+  }
+
+  private var packages: [String] {
+    let (outer, inner) = (sides[0], sides[1])
+    let noisy = [picture("x", outer), feature("temb_\(outer)", [1, 2])]
+    let noisyInside = [picture("x", inner), feature("temb_\(inner)", [1, 2])]
+    let answers = [outer, inner].map { picture("prediction", $0) }
+    let between = picture("features", inner)
+    let hidden = picture("hidden", inner)
+    if kind == .functions {
+      return [
+        package("stop_\(inner)", inner, noisyInside, [answers[1]], path: paths[0]),
+        package("stop_\(outer)", outer, noisy + noisyInside, answers, path: paths[0]),
+      ]
+    }
+    return [
+      package(paths[0], outer, noisy, [between]),
+      package(paths[1], inner, noisyInside + [between], [answers[1], hidden]),
+      package(paths[2], outer, [noisy[0], hidden], [answers[0]]),
+    ]
+  }
+
+  private func picture(_ name: String, _ side: Int) -> String {
+    feature("\(name)_\(side)", [1, 3, side, side])
+  }
+
+  private func feature(_ name: String, _ shape: [Int]) -> String {
+    #"{"name":"\#(name)","dtype":"fp16","shape":\#(shape)}"#
+  }
+
+  private func package(
+    _ name: String, _ side: Int, _ inputs: [String], _ outputs: [String], path: String? = nil
+  ) -> String {
+    #"""
+    {"name":"\#(name)","path":"\#(path ?? name).mlpackage","phase":"step","side":\#(side),
+    "precision":"fp16","weight_bits":16,"compute":"all","bytes":1,"activation_bytes":1,
+    "inputs":[\#(inputs.joined(separator: ","))],"outputs":[\#(outputs.joined(separator: ","))]}
+    """#
+  }
+}

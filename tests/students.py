@@ -1,0 +1,31 @@
+"""A student of random weights: distilled in name, everything about it counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from small import CAPTIONS, random_weights, save_random_model, trainable_model
+
+from mdm_apple import checkpoint
+from mdm_apple.boot import BootConfig, student_config
+from mdm_apple.captions import CAPTIONS as CAPTIONS_FILE
+from mdm_apple.captions import write_captions
+from mdm_apple.shapes import state_shapes
+
+
+def save_random_student(root: Path, flow_map: int = 2) -> Path:
+    """A folder of one below `root`, its extra inputs random too; weights 1 to 4."""
+    teacher = save_random_model(root / "teacher", trainable_model())
+    config = student_config(
+        checkpoint.load_model_config(teacher), BootConfig(flow_map=flow_map, guidance=(1.0, 4.0))
+    )
+    folder = root / "student"
+    checkpoint.save_model(
+        folder,
+        config,
+        random_weights(state_shapes(config.model), 5),
+        text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
+        tokenizer=checkpoint.load_tokenizer(teacher),
+    )
+    write_captions(folder / CAPTIONS_FILE, CAPTIONS)
+    return folder

@@ -1,0 +1,55 @@
+"""`mdm-generate` and the bundles that its tests give it; a server of this checkout runs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from small import save_random_model, trainable_model
+from students import save_random_student
+from swift_tools import build
+
+from conversion.bundle import Bundle
+from conversion.convert import ConvertOptions, convert
+from conversion.source import load_source
+from mdm_apple.embedded import EMOJI
+
+MDM = "import sys; from mdm_apple.cli import main; sys.argv[0] = 'mdm'; main()"
+
+
+@pytest.fixture(scope="session")
+def nested(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("swift") / "tiny.bundle"
+    return convert(load_source(model_folder), out, ConvertOptions(layout="nested"))
+
+
+@pytest.fixture(scope="session")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("swift") / "emoji.bundle"
+    return convert(load_source(EMOJI), out, ConvertOptions(layout="nested"))
+
+
+@pytest.fixture(scope="session")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A function per side of 8 and 4 pixels."""
+    root = tmp_path_factory.mktemp("swift")
+    folder = save_random_model(root / "small", trainable_model())
+    return convert(load_source(folder), root / "functions.bundle", ConvertOptions("multifunction"))
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Distilled in name, of random weights; takes 1, 2 or 4 steps and weights 1 to 4."""
+    root = tmp_path_factory.mktemp("swift")
+    folder = save_random_student(root, flow_map=4)
+    return convert(load_source(folder), root / "student.bundle", ConvertOptions("nested"))
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """mdm-generate with a server of this checkout."""
+    server = tmp_path_factory.mktemp("server") / "mdm"
+    server.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{MDM}" "$@"\n', encoding="utf-8")
+    server.chmod(0o755)
+    return [str(build("mdm-generate")), "--server", str(server)]
