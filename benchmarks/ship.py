@@ -55,8 +55,8 @@ def table(pareto: Mapping[str, Any], box_sha256: str | None, on_device: Mapping[
         count = parameter_count(preset(name).model)
         size = f"{2 * count / 1e6:.0f} MB counted, in 16 bits"
         lines.append(
-            f"| {name}, {count / 1e6:.1f} M parameters | any | {size} | network equal to the original "
-            "on golden numbers with random weights | not measured |"
+            f"| {name}, {count / 1e6:.1f} M parameters | any | {size} | network equal to the "
+            "original on golden numbers with random weights | not measured |"
         )
     return "\n".join(lines)
 

@@ -154,6 +154,8 @@ def _unfit(c: Candidate, least_psnr: float) -> list[str]:
     """Why a candidate is not to be shipped."""
     out = [f"{f}: it fell back to the CPU, or gains nothing from the unit" for f in c.fallbacks]
     out += c.failures
+    if least_psnr == 0:
+        return out
     if c.picture_psnr is None:
         out.append("the quality of its pictures was not measured")
     elif not c.picture_psnr >= least_psnr:
@@ -183,7 +185,8 @@ def _notes(found: Sequence[Candidate], least_psnr: float) -> list[str]:
 def _reason(best: Candidate, compared: Sequence[Candidate], steps: int) -> str:
     seconds = statistics.median(best.seconds[steps])
     text = f"{seconds:.2f} s per picture of {steps} steps, {best.bytes / 1e6:.0f} MB"
-    text += f", pictures at {best.picture_psnr:.1f} dB"
+    quality = "of unknown quality" if best.picture_psnr is None else f"{best.picture_psnr:.1f} dB"
+    text += f", pictures {quality}"
     if best.peak_bytes is not None:
         text += f", at most {best.peak_bytes / 1e6:.0f} MB of memory"
     others = sorted(

@@ -24,7 +24,7 @@ Examples:
     default=20,
     show_default=True,
     metavar="DB",
-    help="Least PSNR of the pictures against the network's.",
+    help="Least PSNR of the pictures against the network's; 0: even where it was not measured.",
 )
 @output_options
 def command(results: Path, psnr: float, as_json: bool, quiet: bool) -> None:
