@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import LEAST
 from benchmarks.plots import draw
 from benchmarks.run import amount
 from benchmarks.store import HERE, RESULTS, Rows, read
@@ -106,7 +107,9 @@ def _line(entry: Entry, row: dict[str, Any] | None, letters: dict[str, str]) -> 
     more = [f"{name} {value:.4g}" for name, value in row["figures"].items()]
     more += [row["note"]] if row["note"] else []
     beside = "MDM_REFERENCE=CHECKOUT " if row["other_name"] == "original" else ""
-    cells += [", ".join(more), letters[_run_of(row)], f"`{beside}{entry.command}`"]
+    count = len(row["ours"]["values"])
+    often = "" if count == LEAST else f" --repetitions {count}"
+    cells += [", ".join(more), letters[_run_of(row)], f"`{beside}{entry.command}{often}`"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -150,8 +150,10 @@ def compare(paths: tuple[Path, ...], tolerance: float, as_json: bool, quiet: boo
 
     old = comparing.rows_at(given[0]) if given else comparing.committed_rows()
     changes = comparing.compare(old, comparing.rows_at(newest), tolerance)
-    if not changes:
+    if not changes and given:
         raise MdmError("compare: the two have no comparable row in common.")
+    if not changes:
+        output.say("nothing that can be compared with these is committed")
     lines = [
         f"{c.id:28} {c.basis} {c.factor:5.2f} of what it was{'  WORSE' if c.worse else ''}"
         for c in changes
