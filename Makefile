@@ -48,8 +48,10 @@ format: setup
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
+# The short set, under 20 minutes on two idle cores, and what became slower since the last commit.
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/mdm bench run --short --out out/bench
+	$(BIN)/mdm bench compare out/bench
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info swift_package/.build*

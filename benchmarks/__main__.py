@@ -1,85 +1,49 @@
-"""`python -m benchmarks`: the short set, printed and written as JSON.
+"""`python -m benchmarks ID REPETITIONS FOLDER`: one row, measured in this process.
 
-MDM_REFERENCE names a checkout of apple/ml-mdm to measure beside; without one the comparison is a
-plain eager reference of our own.
+Its JSON is the last line on stdout; `mdm bench run` starts one such process per row, so that no row
+inherits another's memory. FOLDER is scratch space that the rows of a run share.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
-import click
-
 from benchmarks.blas import lend_blas
-from benchmarks.execute import execute, opening
-from benchmarks.harness import Pair, machine
-from benchmarks.mlx_networks import mlx_forward, mlx_narrow, mlx_training
-from benchmarks.networks import eager_forward, forward_pass, guided_step, training_step
-from benchmarks.palettes import palettes
-from benchmarks.swift_core import swift_normals, swift_steps, swift_tokens
-
-SUITES: dict[str, Callable[[int], Pair]] = {
-    "guided": lambda n: guided_step("fp32", n),
-    "guided-bf16": lambda n: guided_step("bf16", n),
-    "training": training_step,
-    "forward64": lambda n: forward_pass("mdm64", n),
-    "eager": eager_forward,
-    "mlx-forward": mlx_forward,
-    "mlx-narrow": mlx_narrow,
-    "mlx-training": mlx_training,
-    "execute": execute("fp32"),
-    "execute-fp16": execute("fp16"),
-    "execute-open": opening,
-    "palettize4": palettes(4),
-    "palettize6": palettes(6),
-    "palettize8": palettes(8),
-    "palettize4-student": palettes(4, "student"),
-    "palettize6-student": palettes(6, "student"),
-    "palettize8-student": palettes(8, "student"),
-    "palettize4-trained": palettes(4, "trained"),
-    "palettize6-trained": palettes(6, "trained"),
-    "palettize8-trained": palettes(8, "trained"),
-    "swift-steps": swift_steps,
-    "swift-normals": swift_normals,
-    "swift-tokens": swift_tokens,
-}
-# run when they are named: they need the mlx extra or Swift, or make a package of 0.9 GB first
-ALONE = (
-    "mlx-forward",
-    "mlx-narrow",
-    "mlx-training",
-    "execute",
-    "execute-fp16",
-    "execute-open",
-    "swift-steps",
-    "swift-normals",
-    "swift-tokens",
-)
+from benchmarks.harness import machine
+from benchmarks.suites import entries_of
+from conversion.device.footprint import peak_bytes
+from conversion.device.machine import commit
+from mdm_apple.errors import MdmError
 
 
-@click.command()
-@click.argument("suites", nargs=-1, type=click.Choice(list(SUITES)))
-@click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON to write.")
-def main(suites: tuple[str, ...], repetitions: int, out: Path | None) -> None:
-    """Measure the given suites, by default those that need nothing more than PyTorch."""
-    lend_blas()
-    pairs: list[Pair] = []
-    chosen = suites or tuple(name for name in SUITES if name not in ALONE)
-    for name in chosen:
-        pairs.append(SUITES[name](repetitions))
-        click.echo(pairs[-1].line())
-    if out is not None:
-        command = f"python -m benchmarks {' '.join(chosen)} --repetitions {repetitions}"
-        result = {
+def main(row_id: str, repetitions: int, work: Path) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not the result
+    lend_blas()  # before a row imports MLX
+    (entry,) = entries_of([row_id])
+    row = entry.measure(repetitions, work)
+    data = (
+        {"id": entry.id}
+        | row.as_json()
+        | {
+            "peak_bytes": peak_bytes(),
+            "warm_up": 1,
+            "command": f"{entry.command} --repetitions {repetitions}",
+            "commit": commit(),
+            "recorded": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
             "machine": machine(),
-            "command": command,
-            "pairs": [pair.as_json() for pair in pairs],
         }
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    )
+    answers.write(json.dumps(data) + "\n")
+    answers.close()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    except MdmError as refusal:
+        sys.exit(str(refusal))

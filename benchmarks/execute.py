@@ -1,16 +1,12 @@
-"""The executor beside plain eager torch: the 64 px core, rewritten for the Neural Engine.
+"""The executor beside plain eager torch: a core package, rewritten for the Neural Engine.
 
-Both run the same module in the same process and threads. Making the package takes minutes and is
-done once per process.
+Both run the same module in the same process and threads. The package is made once per working
+folder: seconds for the embedded model, minutes for the official one.
 """
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.harness import Pair, in_turn
+from benchmarks.harness import Row, in_turn, weights_hash
 from conversion.convert import convert_part
 from conversion.execute import Package, Precision
 from conversion.nested import nested_parts
@@ -26,32 +22,41 @@ from conversion.palette_jobs import Job, run_jobs
 from conversion.parts import Part
 from conversion.plan import Setting, refusal
 from conversion.replace import replace_weights
-from conversion.source import random_source
+from conversion.source import ModelSource, load_source, random_source
 from conversion.weights import weights_of
+from mdm_apple.embedded import EMOJI
 from mdm_apple.presets import preset
 
 SETTING = Setting(4, group=16)
 
 
-def execute(precision: Precision) -> Callable[[int], Pair]:
-    """The suite for one precision."""
-
-    def measure(repetitions: int) -> Pair:
-        part, package = _core()
-        inputs = random_inputs(part.inputs)
-        return compare(part.module, inputs, package, precision, repetitions)
-
-    return measure
+def execute(precision: Precision) -> Callable[[int, Path], Row]:
+    """The 64 px core of mdm64 with random weights."""
+    return lambda repetitions, work: _measure(
+        "64 px core", _core_of(_mdm64(), work / "core.mlpackage"), precision, repetitions
+    )
 
 
-def opening(repetitions: int) -> Pair:
+def execute_emoji(repetitions: int, work: Path) -> Row:
+    """The innermost network of the embedded model."""
+    core = _core_of(load_source(EMOJI), work / "emoji-core.mlpackage")
+    return _measure("emoji core", core, "fp16", repetitions)
+
+
+def opening(repetitions: int, work: Path) -> Row:
     """Opening and loading the core in 4 bits, beside its fp16 package."""
-    _, fp16 = _core()
+    _, fp16 = _core_of(_mdm64(), work / "core.mlpackage")
     small = fp16.with_name("core-4.mlpackage")
     if not small.exists():
         _palettize(fp16, small)
-    ours, other = in_turn(lambda: _open(small), lambda: _open(fp16), repetitions)
-    return Pair("open the core, 4 bits", "in fp16", ours, other, 0.0)
+    mine, its = in_turn(lambda: _open(small), lambda: _open(fp16), repetitions=repetitions)
+    return Row("open the core, 4 bits", mine, "in fp16", its)
+
+
+def _measure(what: str, core: tuple[Part, Path], precision: Precision, repetitions: int) -> Row:
+    part, package = core
+    inputs = random_inputs(part.inputs)
+    return compare(part.module, inputs, package, precision, repetitions, what)
 
 
 def compare(
@@ -60,7 +65,8 @@ def compare(
     package: Path,
     precision: Precision,
     repetitions: int,
-) -> Pair:
+    what: str = "package",
+) -> Row:
     """One call of a package beside the eager module, whose arguments are the inputs in order."""
     program = Package.open(package).load(precision=precision)
     tensors = [torch.from_numpy(value) for value in inputs.values()]
@@ -68,17 +74,19 @@ def compare(
     got: list[NDArray[np.float32]] = []
 
     def run_ours() -> None:
-        got[:] = program(inputs).values()
+        got[:] = program(dict(inputs)).values()
 
     def run_torch() -> None:
         with torch.inference_mode():
             wanted[:] = module(*tensors)
 
-    times = in_turn(run_ours, run_torch, repetitions)
+    mine, its = in_turn(run_ours, run_torch, repetitions=repetitions)
     difference = max(
         float(np.abs(g - w.numpy()).max() / w.abs().max()) for g, w in zip(got, wanted, strict=True)
     )
-    return Pair(f"executor, 64 px core, {precision}", "eager torch", *times, difference)
+    name = f"executor, {what}, {precision}"
+    sha256 = weights_hash(module)
+    return Row(name, mine, "eager torch", its, difference, model_sha256=sha256)
 
 
 def random_inputs(examples: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
@@ -92,15 +100,17 @@ def random_inputs(examples: Mapping[str, Tensor]) -> dict[str, NDArray[np.float3
     return out
 
 
-@cache
-def _core() -> tuple[Part, Path]:
-    """The part and its package, in a folder that lasts as long as the process."""
-    source = random_source(preset("mdm64"), 0, with_encoder=False)
-    (part,) = nested_parts(source, "ane")
-    folder = Path(tempfile.mkdtemp(prefix="mdm-bench-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "core.mlpackage"
-    convert_part(part, path, "iOS18", source)
+def _mdm64() -> ModelSource:
+    return random_source(preset("mdm64"), 0, with_encoder=False)
+
+
+def _core_of(source: ModelSource, path: Path) -> tuple[Part, Path]:
+    """The part that holds most of the weights, and its package at `path`, made if it is absent."""
+    part = max(
+        nested_parts(source, "ane"), key=lambda p: sum(w.numel() for w in p.module.parameters())
+    )
+    if not path.exists():
+        convert_part(part, path, "iOS18", source)
     return part, path
 
 

@@ -1,74 +1,150 @@
-"""Two callables timed in turn within one process, so that a drifting machine hits both alike."""
+"""Callables timed in turn within one process, so that a drifting machine hits all alike.
+
+Enters: what to run. Leaves: a `Row`, as plain values for the result files.
+"""
 
 from __future__ import annotations
 
-import platform
+import hashlib
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import nn
+
+from conversion.device.machine import machine as hardware
+
+MANY = 20  # values from which on there is a 95th percentile
+LEAST = 5  # repetitions of whatever is written to a result file
+
+Basis = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Seconds of each repetition, ours and the other's, and the ratio of their medians."""
+class Measured:
+    """One value per repetition. cpu_seconds: of all threads of this process; None elsewhere."""
 
-    name: str
-    other: str  # what ours is compared with
-    ours_s: list[float]
-    other_s: list[float]
-    difference: float  # largest difference of the outputs over the largest value
-    note: str = ""
+    values: list[float]
+    cpu_seconds: list[float] | None = None
 
     @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours_s) / statistics.median(self.other_s)
+    def median(self) -> float:
+        return statistics.median(self.values)
 
-    def line(self) -> str:
-        ours, other = statistics.median(self.ours_s), statistics.median(self.other_s)
-        return (
-            f"{self.name:34} {ours:8.3f} s  {self.other:12} {other:8.3f} s  "
-            f"ratio {self.ratio:5.2f}  difference {self.difference:.1e}  {self.note}"
-        )
+    @property
+    def iqr(self) -> float:
+        """Between the quartiles; 0 for a single value."""
+        if len(self.values) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return high - low
+
+    @property
+    def p95(self) -> float | None:
+        if len(self.values) < MANY:
+            return None
+        return statistics.quantiles(self.values, n=20, method="inclusive")[-1]
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"ratio": round(self.ratio, 4)}
+        return {
+            "values": self.values,
+            "median": self.median,
+            "iqr": self.iqr,
+            "p95": self.p95,
+            "cpu_seconds": self.cpu_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement, alone or beside another.
+
+    difference: largest difference of the outputs over the largest value. basis: the clock that
+    `ours` and `other` were read from. figures: further numbers by name, with their unit in it.
+    model_sha256: of the weights that both sides had.
+    """
+
+    name: str
+    ours: Measured
+    other_name: str | None = None
+    other: Measured | None = None
+    difference: float | None = None
+    note: str = ""
+    unit: Literal["s", "bytes"] = "s"
+    basis: Basis = "wall"
+    figures: dict[str, float] = field(default_factory=dict)
+    model_sha256: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the medians, below 1 where ours is less; None for a measurement alone."""
+        return None if self.other is None else self.ours.median / self.other.median
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "basis": self.basis,
+            "ours": self.ours.as_json(),
+            "other_name": self.other_name,
+            "other": None if self.other is None else self.other.as_json(),
+            "ratio": self.ratio,
+            "difference": self.difference,
+            "figures": self.figures,
+            "note": self.note,
+            "model_sha256": self.model_sha256,
+        }
 
 
 def in_turn(
-    ours: Callable[[], Any],
-    other: Callable[[], Any],
-    repetitions: int,
-    warm_up: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[list[float], list[float]]:
-    """Seconds of A B A B ... by a clock, by default that on the wall; the warm-up is dropped."""
-    times: tuple[list[float], list[float]] = ([], [])
+    *works: Callable[[], Any], repetitions: int, warm_up: int = 1, basis: Basis = "wall"
+) -> list[Measured]:
+    """Seconds of A B C A B C ...; the warm-up is dropped."""
+    wall: list[list[float]] = [[] for _ in works]
+    cpu: list[list[float]] = [[] for _ in works]
     for k in range(warm_up + repetitions):
-        for side, work in zip(times, (ours, other), strict=True):
-            start = clock()
+        for side, work in enumerate(works):
+            start, cpu_start = time.perf_counter(), time.process_time()
             work()
+            end, cpu_end = time.perf_counter(), time.process_time()
             if k >= warm_up:
-                side.append(clock() - start)
-    return times
+                wall[side].append(end - start)
+                cpu[side].append(cpu_end - cpu_start)
+    values = wall if basis == "wall" else cpu
+    return [Measured(v, c) for v, c in zip(values, cpu, strict=True)]
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were made on."""
-    flags = ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        flags = ""
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    """What the numbers of this process are made on."""
+    return hardware() | {
         "threads": torch.get_num_threads(),
-        "bf16_instructions": "avx512_bf16" in flags or "amx_bf16" in flags,
+        "bf16_instructions": bf16_instructions(),
     }
+
+
+def bf16_instructions() -> bool | None:
+    """Whether the processor multiplies bf16 numbers itself; None where it does not say."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def weights_hash(net: nn.Module) -> str:
+    """SHA-256 over names and bytes of a network's tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    state = net.state_dict()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().contiguous().cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def largest_difference(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
+    """Over the largest value, the worst of several outputs."""
+    return max(float((w - g).abs().max() / w.abs().max()) for w, g in zip(wanted, got, strict=True))

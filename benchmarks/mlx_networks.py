@@ -8,7 +8,6 @@ Hence two networks, one of them narrow.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.eager import build_eager, randomize_zeros, run_eager
-from benchmarks.harness import Pair, in_turn
-from benchmarks.networks import plain_step
+from benchmarks.harness import Row, in_turn, weights_hash
+from benchmarks.training import plain_step
 from mdm_apple.batches import Batch
 from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig
 from mdm_apple.training import TrainConfig
@@ -38,17 +37,17 @@ CONFIG = ModelConfig(
 NARROW = replace(UNET, channels=(64, 128), num_resnets=(2, 2), num_attention_layers=(0, 2))
 
 
-def mlx_forward(repetitions: int) -> Pair:
+def mlx_forward(repetitions: int) -> Row:
     """One forward pass of a 17 M parameter network, 32 px, batch 8, fp32."""
-    return _forward(UNET, "64 128 192 channels", repetitions)
+    return _forward(UNET, "MLX forward, CPU seconds", repetitions)
 
 
-def mlx_narrow(repetitions: int) -> Pair:
+def mlx_narrow(repetitions: int) -> Row:
     """The same with two levels instead of three, the lower one all attention."""
-    return _forward(NARROW, "64 128 channels", repetitions)
+    return _forward(NARROW, "MLX forward, narrow network, CPU seconds", repetitions)
 
 
-def _forward(unet: UNetConfig, note: str, repetitions: int) -> Pair:
+def _forward(unet: UNetConfig, name: str, repetitions: int) -> Row:
     import mlx.core as mx
 
     theirs, ours = _networks(unet)
@@ -68,12 +67,20 @@ def _forward(unet: UNetConfig, note: str, repetitions: int) -> Pair:
     with torch.inference_mode():
         got = np.array(our_pass()).transpose(0, 3, 1, 2)
         wanted = their_pass().numpy()
-        seconds = in_turn(our_pass, their_pass, repetitions, clock=time.process_time)
+        mine, its = in_turn(our_pass, their_pass, repetitions=repetitions, basis="cpu")
     difference = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-    return Pair("MLX forward, CPU seconds", "plain eager", *seconds, difference, note)
+    return Row(
+        name,
+        mine,
+        "plain eager",
+        its,
+        difference,
+        basis="cpu",
+        model_sha256=weights_hash(theirs),
+    )
 
 
-def mlx_training(repetitions: int) -> Pair:
+def mlx_training(repetitions: int) -> Row:
     """One fp32 training step of the same network, with clipping, Adam and averages."""
     import mlx.core as mx
 
@@ -94,12 +101,19 @@ def mlx_training(repetitions: int) -> Pair:
 
     stepper = MlxStepper(ours, CONFIG, train, Given(), compiled=False)
     their_step = plain_step(theirs, run_eager, CONFIG, batch, text, mask)
+    sha256 = weights_hash(theirs)
     wanted, got = their_step(), stepper.step(batch, 1).loss
-    seconds = in_turn(
-        lambda: stepper.step(batch, 1), their_step, repetitions, clock=time.process_time
+    mine, its = in_turn(
+        lambda: stepper.step(batch, 1), their_step, repetitions=repetitions, basis="cpu"
     )
-    return Pair(
-        "MLX training step, CPU seconds", "plain eager", *seconds, abs(wanted - got) / abs(wanted)
+    return Row(
+        "MLX training step, CPU seconds",
+        mine,
+        "plain eager",
+        its,
+        abs(wanted - got) / abs(wanted),
+        basis="cpu",
+        model_sha256=sha256,
     )
 
 

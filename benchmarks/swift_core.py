@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Pair
+from benchmarks.harness import Measured, Row
 from mdm_apple.config import DiffusionConfig, ScheduleConfig
 from mdm_apple.diffusion import guide
 from mdm_apple.embedded import EMOJI
@@ -31,7 +31,7 @@ SIDE, STEPS = 1024, 8
 NORMALS, CAPTIONS = 3 * 1024 * 1024, 10_000
 
 
-def swift_steps(repetitions: int) -> Pair:
+def swift_steps(repetitions: int) -> Row:
     """Guidance, clean estimate, clipping and DDIM step of 1024 x 1024 x 3, eight times."""
     config = DiffusionConfig(schedule=ScheduleConfig(), prediction="v", threshold="clip")
     schedule = build_schedule(config.schedule, (1,))
@@ -61,7 +61,7 @@ def swift_steps(repetitions: int) -> Pair:
         return _pair(f"steps {SIDE}x{SIDE}x3, Swift", "NumPy", words, work, repetitions)
 
 
-def swift_normals(repetitions: int) -> Pair:
+def swift_normals(repetitions: int) -> Row:
     """The standard normals of one 1024 x 1024 x 3 draw, rounded to float32."""
     state = np.random.RandomState([7, 0])
 
@@ -72,7 +72,7 @@ def swift_normals(repetitions: int) -> Pair:
     return _pair("normals, Swift", "NumPy", words, work, repetitions)
 
 
-def swift_tokens(repetitions: int) -> Pair:
+def swift_tokens(repetitions: int) -> Row:
     """Ids of 10,000 captions, one call each."""
     import sentencepiece
 
@@ -96,7 +96,7 @@ def _pair(
     work: Callable[[], None],
     repetitions: int,
     given: Any = None,
-) -> Pair:
+) -> Row:
     program = _program()
     ours: list[float] = []
     theirs: list[float] = []
@@ -106,7 +106,8 @@ def _pair(
         work()
         theirs.append(time.perf_counter() - start)
         ours += _swift(program, words, given)
-    return Pair(name, other, ours, theirs, 0.0, "results compared by tests/test_swift_*.py")
+    note = "results compared by tests/test_swift_*.py"
+    return Row(name, Measured(ours), other, Measured(theirs), note=note)
 
 
 def _swift(program: Path, words: list[Any], given: Any) -> list[float]:

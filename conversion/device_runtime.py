@@ -20,7 +20,7 @@ from conversion.manifest import ComputeUnits
 UNITS: tuple[ComputeUnits, ...] = get_args(ComputeUnits)
 
 # what coremltools calls them
-_NAMES: dict[ComputeUnits, str] = {
+UNIT_NAMES: dict[ComputeUnits, str] = {
     "all": "ALL",
     "cpuOnly": "CPU_ONLY",
     "cpuAndGPU": "CPU_AND_GPU",
@@ -44,16 +44,28 @@ def core_ml(units: ComputeUnits | None = None) -> Load:
 class CoreMLProgram:
     """A package compiled and loaded by Core ML; compiling may take minutes."""
 
-    def __init__(self, path: Path, units: ComputeUnits, function: str | None = None) -> None:
-        """function: of a package that has several. Raises ExecutionError where it is refused."""
+    def __init__(
+        self,
+        path: Path,
+        units: ComputeUnits,
+        function: str | None = None,
+        compiled: Path | None = None,
+    ) -> None:
+        """function: of a package that has several. compiled: made of it by `compile_package`.
+
+        Raises ExecutionError where Core ML refuses it.
+        """
         self._path, package = path, Package.open(path)
         self._inputs = package.function(function).inputs
         self._outputs = output_types(package.function(function))
         with quiet_coremltools() as coremltools:
-            unit = getattr(coremltools.ComputeUnit, _NAMES[units])
+            unit = getattr(coremltools.ComputeUnit, UNIT_NAMES[units])
             try:
-                self._model: Any = coremltools.models.MLModel(
-                    str(path), compute_units=unit, function_name=function
+                kind = coremltools.models.MLModel
+                if compiled is not None:
+                    kind = coremltools.models.CompiledMLModel
+                self._model: Any = kind(
+                    str(compiled or path), compute_units=unit, function_name=function
                 )
             except (RuntimeError, ValueError) as error:
                 raise ExecutionError(f"{path}: Core ML cannot load it ({_first(error)}).") from None
@@ -66,6 +78,24 @@ class CoreMLProgram:
         except RuntimeError as error:
             raise ExecutionError(f"{self._path}: Core ML failed ({_first(error)}).") from None
         return received(found, self._outputs, watch)
+
+
+def compile_package(path: Path, target: Path) -> Path:
+    """Compile a package to `target`, unless it is there. Raises ExecutionError.
+
+    The system specialises a compiled model for a compute unit once, and knows it by its path.
+    """
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"partial-{target.name}")
+    with quiet_coremltools() as coremltools:
+        try:
+            coremltools.models.utils.compile_model(str(path), str(partial))
+            partial.rename(target)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ExecutionError(f"{path}: Core ML cannot compile it ({_first(error)}).") from None
+    return target
 
 
 def typed(array: NDArray[Any], kind: TensorType) -> NDArray[Any]:

@@ -179,11 +179,12 @@ def trajectory(
     """The walk of every reference from noise to a picture; a student jumps from start to start.
 
     Args:
-        draw: the next normals per level. num_steps: of a record made with another number.
+        draw: the next normals per level. num_steps: evaluations, where not those of records.
     """
     schedule, diffusion = _schedule(config), config.diffusion
     if config.distilled is not None:
-        return sample_student(predict, draw(), schedule, diffusion, walk_grid(config))
+        grid = student_grid(config.distilled, num_steps) if num_steps else walk_grid(config)
+        return sample_student(predict, draw(), schedule, diffusion, grid)
     sampler = walk_sampler(schedule.num_steps)
     if num_steps is not None:
         sampler = replace(sampler, num_steps=num_steps)

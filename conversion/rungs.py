@@ -23,6 +23,7 @@ from conversion.bundle import Bundle
 from conversion.chain import Denoiser, Jump, Values
 from conversion.conditioning import additive_mask
 from conversion.execute import Watch
+from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.quality import Closeness, closeness, picture_psnr
 from conversion.reference import (
     SEED,
@@ -166,6 +167,17 @@ def _for_engine(given: Conditioning, mask: torch.Tensor | None) -> Conditioning:
     return Conditioning(given.pooled, additive, keys_values)
 
 
+def text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
+    """Text of one prompt: tokens where the bundle encodes them itself, else features."""
+    if text is None:
+        return None
+    mask = {TEXT_MASK: text.mask[p : p + 1]}
+    info = bundle.manifest.text
+    if info and info.encoder and text.ids is not None:
+        return mask | {TOKEN_IDS: text.ids[p : p + 1]}
+    return mask | {TEXT_FEATURES: text.features[p : p + 1]}
+
+
 def bundle_predict(
     denoiser: Denoiser, conditioning: Values, watches: dict[str, Watch] | None = None
 ) -> Predict:
@@ -178,16 +190,23 @@ def bundle_predict(
     return predict
 
 
-def guided_pictures(config: ModelConfig, given: Predict, null: Predict) -> list[Floats]:
-    """Pictures of a guided trajectory, per level (1, 3, side, side). Students are not guided."""
+def pictures(config: ModelConfig, predict: Predict, num_steps: int | None = None) -> list[Floats]:
+    """Pictures of the reference trajectory, per level (1, 3, side, side); see `trajectory`."""
     stream = NoiseStream(SEED, config.sides)
+    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
+    return pictures_of(config, steps)
+
+
+def guided_pictures(
+    config: ModelConfig, given: Predict, null: Predict, num_steps: int | None = None
+) -> list[Floats]:
+    """Pictures of a guided trajectory, per level (1, 3, side, side). Students are not guided."""
 
     def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
         pairs = zip(given(x_t, time, target), null(x_t, time, target), strict=True)
         return [guide(with_text, without, GUIDANCE) for with_text, without in pairs]
 
-    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps())
-    return pictures_of(config, steps)
+    return pictures(config, predict, num_steps)
 
 
 def picture_rows(sides: Sequence[int], wanted: list[Floats], got: list[Floats]) -> dict[int, float]:

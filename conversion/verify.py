@@ -14,23 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conversion.bundle import Bundle
 from conversion.chain import Denoiser, Load
 from conversion.errors import BundleError
 from conversion.execute import Precision, Range, Watch
 from conversion.golden import read_golden
-from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from conversion.quality import plain_values
 from conversion.reference import (
     PROMPTS,
-    SEED,
     TextInputs,
     Walk,
-    pictures_of,
     text_inputs,
-    trajectory,
     walk,
 )
 from conversion.rungs import (
@@ -46,14 +41,14 @@ from conversion.rungs import (
     is_fp16,
     network_predict,
     picture_rows,
+    pictures,
     recorded_answers,
     rewritten_rung,
+    text_of,
     worst_rows,
 )
 from conversion.source import ModelSource, load_source
 from mdm_apple.config import ModelConfig
-from mdm_apple.noise import NoiseStream, draw_batch
-from mdm_apple.ops import NumpyOps
 from mdm_apple.schedule import build_schedule
 
 Runtime = Literal["reference", "coreml"]
@@ -210,7 +205,8 @@ def _compare(
         rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
     how.say("a short trajectory")
     steps = bundle.manifest.golden.steps if source is None else None
-    final = _pictures(denoiser, config, _text_of(bundle, text, 0), steps)
+    given = bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, 0)))
+    final = pictures(config, given, steps)
     return VerifyReport(
         reference="golden" if source is None else "model",
         runtime="reference" if how.load is None else "coreml",
@@ -240,22 +236,9 @@ def _answers(
     prompts = len(record.pictures[0])
     for p in range(prompts):
         say(f"prompt {p + 1} of {prompts}")
-        conditioning = denoiser.condition(_text_of(denoiser.bundle, text, p), watches)
+        conditioning = denoiser.condition(text_of(denoiser.bundle, text, p), watches)
         out.append(answers_of(bundle_predict(denoiser, conditioning, watches), record, p))
     return out
-
-
-def _pictures(
-    denoiser: Denoiser,
-    config: ModelConfig,
-    text: dict[str, NDArray[Any]] | None,
-    num_steps: int | None,
-) -> list[Floats]:
-    """The pictures of the reference trajectory, every evaluation by the bundle."""
-    stream = NoiseStream(SEED, config.sides)
-    predict = bundle_predict(denoiser, denoiser.condition(text))
-    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
-    return pictures_of(config, steps)
 
 
 def _guided_rung(
@@ -275,7 +258,7 @@ def _guided_rung(
 
 def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
     given, null = (
-        bundle_predict(denoiser, denoiser.condition(_text_of(denoiser.bundle, both, p)))
+        bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
         for p in range(2)
     )
     return guided_pictures(config, given, null)
@@ -326,17 +309,6 @@ def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
 def _encoder_choice(bundle: Bundle) -> Literal["yes", "no"]:
     text = bundle.manifest.text
     return "yes" if text and text.encoder else "no"
-
-
-def _text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
-    """Text of one prompt: tokens where the bundle encodes them itself, else features."""
-    if text is None:
-        return None
-    mask = {TEXT_MASK: text.mask[p : p + 1]}
-    info = bundle.manifest.text
-    if info and info.encoder and text.ids is not None:
-        return mask | {TOKEN_IDS: text.ids[p : p + 1]}
-    return mask | {TEXT_FEATURES: text.features[p : p + 1]}
 
 
 def _range_row(package: str, watch: Watch) -> RangeRow:

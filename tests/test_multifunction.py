@@ -31,8 +31,8 @@ from conversion.placed import PlacedNetwork
 from conversion.plan import Setting, uniform_plan
 from conversion.quality import picture_psnr
 from conversion.runtime import open_bundle_runtime
-from conversion.serve import GET, LOAD, RUN, TENSOR, BundleServer
-from conversion.serve_frames import ProtocolError, Reader, pack_tensor, pack_text
+from conversion.serve import BundleServer
+from conversion.serve_frames import Reader, pack_tensor, pack_text
 from conversion.source import ModelSource, load_source
 from conversion.verify import verify_source
 from mdm_apple.cli import group
@@ -181,19 +181,6 @@ def test_coremltools_reads_every_function(bundle: Bundle) -> None:
     assert set(program.functions) == {"stop_4", "stop_8"}
     for name, function in program.functions.items():
         assert set(function.inputs) == set(denoiser(bundle).function(name).inputs)
-
-
-def test_server_runs_the_function_that_is_asked_for(bundle: Bundle) -> None:
-    server = BundleServer(bundle, "fp16")
-    server.answer(LOAD, pack_text("stop_4"))
-    inputs = bundle.package("stop_4").inputs
-    tensors = [pack_tensor(f.name, np.zeros(f.shape, np.float32)) for f in inputs]
-    head = struct.pack("<I", 0) + pack_text("stop_4") + struct.pack("<H", len(tensors))
-    server.answer(RUN, head + b"".join(tensors))
-    context = struct.pack("<I", 0)
-    assert server.answer(GET, context + pack_text("prediction_4"))[0] == TENSOR
-    with pytest.raises(ProtocolError, match="holds no value 'prediction_8'"):
-        server.answer(GET, context + pack_text("prediction_8"))
 
 
 def test_palettes_are_shared_as_well(bundle: Bundle, source: ModelSource, tmp_path: Path) -> None:

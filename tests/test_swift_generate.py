@@ -6,7 +6,6 @@ tests. What happens between any two packages is held by the tests of the Swift p
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -20,6 +19,9 @@ from PIL import Image
 from swift_pictures import made, psnr, run
 
 from conversion.bundle import Bundle
+from conversion.device.doctor import advise
+from conversion.device.results import read_results
+from conversion.manifest import package_bytes
 from conversion.runtime import BundleRuntime
 from mdm_apple.generate import Prompt, generate
 from mdm_apple.sampling import SamplerConfig
@@ -248,7 +250,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     assert not (tmp_path / "x").exists()
 
 
-def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> None:
+def test_the_bench_reports_every_step(program: list[str], nested: Bundle, tmp_path: Path) -> None:
     words = ["--prompt", "x", "--steps", 1, "--repetitions", 2, "--json"]
     done = subprocess.run(
         [program[0], "bench", str(nested.path), *program[1:], *map(str, words)],
@@ -258,13 +260,19 @@ def test_the_bench_reports_every_step(program: list[str], nested: Bundle) -> Non
         timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    report = json.loads(done.stdout)
-    assert len(report["stepSeconds"]) == 2
-    assert len(report["warmPictureSeconds"]) == 2
-    assert report["bundle"] == nested.manifest.digest
-    assert all(seconds > 0 for seconds in report["stepSeconds"])
-    assert [p["name"] for p in report["packages"]] == [p.name for p in nested.manifest.packages]
-    for package in report["packages"]:
-        assert package["coldLoadSeconds"] > 0
-        assert len(package["warmLoadSeconds"]) >= 1
-        assert 0 < package["medianSeconds"] <= package["p95Seconds"]
+    (tmp_path / "r.jsonl").write_text(done.stdout)
+    (record,) = read_results(tmp_path / "r.jsonl")  # holds it to the schema
+    assert (record["digest"], record["units"]) == (nested.manifest.digest, "executor")
+    assert (record["steps"], record["layout"]) == ([1], "nested")
+    assert record["bytes"] == package_bytes(nested.manifest.packages)
+    (pictures,) = record["pictures"]
+    assert len(pictures["seconds"]) == 2
+    names = [package.name for package in nested.manifest.packages]
+    calls = {latency["what"]: latency["seconds"] for latency in record["latencies"]}
+    assert list(calls) == ["step", *(f"package {name}" for name in names)]
+    assert all(len(calls[f"package {name}"]) >= 2 for name in names)
+    assert all(second > 0 for seconds in calls.values() for second in seconds)
+    assert [load["package"] for load in record["loads"]] == names
+    for load in record["loads"]:
+        assert load["cold"] == (load["first_s"] > 1.5 * load["second_s"])
+    assert advise([record]).harness_only

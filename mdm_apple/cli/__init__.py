@@ -22,6 +22,8 @@ COMMANDS = {
     "verify": "Prove a bundle against the model it came from.",
     "evaluate": "Score a model's pictures against real ones.",
     "inspect": "Parameters, sizes and operations of a model or a bundle.",
+    "bench": "Measure speed, memory and quality, here or on a device.",
+    "doctor": "Read device results and say what to ship.",
     "serve-bundle": "Run the packages of a bundle for another program.",
     "demo": "The whole way, small: train, sample, convert, palettize, verify.",
 }

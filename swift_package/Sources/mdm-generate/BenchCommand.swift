@@ -7,72 +7,69 @@ struct BenchCommand {
   let pipeline: Pipeline
   let runtime: TimedRuntime
 
-  private struct Report: Encodable {
-    let bundle: String
-    let variant: String
-    let system: String
-    let runtime: String
-    let memory: String
-    let steps: Int
-    let coldPictureSeconds: Double
-    let warmPictureSeconds: [Double]
-    let stepSeconds: [Double]
-    let stepMedianSeconds: Double
-    let step95Seconds: Double
-    let packages: [PackageReport]
-    let thermalState: String
-    let peakFootprintBytes: Int?
-  }
-
-  private struct PackageReport: Encodable {
-    let name: String
-    let coldLoadSeconds: Double
-    let warmLoadSeconds: [Double]
-    let runs: Int
-    let medianSeconds: Double
-    let p95Seconds: Double
-  }
+  /// A first load is called cold where it takes this many times the second.
+  private static let cold = 1.5
 
   func run() async throws {
     var pictures: [Double] = []
     var steps: [Double] = []
-    var thermal = ThermalState.unknown
+    let (before, started) = (BenchRecord.Conditions.now, Date())
+    let clock = ContinuousClock()
+    let beginning = clock.now
     for round in 0...options.repetitions {
       if round == 1 {  // what is loaded again now is warm
         await pipeline.release()
         await runtime.forgetRuns()
         try await pipeline.prepare()
       }
-      let clock = ContinuousClock()
       let start = clock.now
       for try await step in pipeline.generate(options.request) {
         if round > 0 { steps.append(step.seconds) }
-        thermal = step.thermalState
       }
       pictures.append((clock.now - start).inSeconds)
     }
     await pipeline.release()
-    let report = Report(
-      bundle: pipeline.bundle.manifest.digest, variant: pipeline.bundle.manifest.variant,
-      system: ProcessInfo.processInfo.operatingSystemVersionString,
-      runtime: options.runtime.rawValue, memory: options.memory.rawValue,
-      steps: steps.count / options.repetitions, coldPictureSeconds: pictures[0],
-      warmPictureSeconds: Array(pictures[1...]), stepSeconds: steps,
-      stepMedianSeconds: quantile(steps, 50), step95Seconds: quantile(steps, 95),
-      packages: await packages(), thermalState: thermal.rawValue,
-      peakFootprintBytes: peakFootprint())
+    let (manifest, after) = (pipeline.bundle.manifest, BenchRecord.Conditions.now)
+    let count = steps.count / options.repetitions
+    let isGuided = manifest.guidance == .cfg && options.request.sampler.guidanceScale != 1
+    let record = BenchRecord(
+      engine: options.runtime == .pipe ? "executor" : "coreml",
+      id: "\(manifest.digest.prefix(12)).\(units).swift.steps-\(count).n\(options.repetitions)",
+      bundle: URL(filePath: options.bundle).lastPathComponent, digest: manifest.digest,
+      layout: manifest.layout.rawValue, variant: manifest.variant,
+      bytes: Dictionary(manifest.packages.map { ($0.path, $0.bytes) }) { $1 }.values.reduce(0, +),
+      units: units, steps: [count], evaluations: isGuided ? 2 : 1,
+      repetitions: options.repetitions, precision: options.precision,
+      started: started.ISO8601Format(), seconds: (clock.now - beginning).inSeconds,
+      before: before, after: after, violations: BenchRecord.violations(before, after),
+      loads: await loads(),
+      latencies: [.init(what: "step", seconds: steps)] + packages(await runtime.runs),
+      pictures: [
+        .init(steps: count, evaluations: isGuided ? 2 : 1, seconds: Array(pictures[1...]))
+      ],
+      peakBytes: peakFootprint())
     try Output.put(
-      options.isJSON ? report : nil,
-      "cold \(pictures[0]) s, step median \(report.stepMedianSeconds) s, p95 \(report.step95Seconds) s")
+      options.isJSON ? record : nil, keys: .convertToSnakeCase,
+      "first picture \(pictures[0]) s, step median \(quantile(steps, 50)) s, p95 \(quantile(steps, 95)) s")
   }
 
-  private func packages() async -> [PackageReport] {
-    let (loads, runs) = (await runtime.loads, await runtime.runs)
+  private var units: String {
+    options.runtime == .pipe ? "executor" : options.computeUnits?.rawValue ?? "as the bundle says"
+  }
+
+  private func packages(_ runs: [String: [Double]]) -> [BenchRecord.Latency] {
+    pipeline.bundle.manifest.packages.compactMap { package in
+      runs[package.name].map { .init(what: "package \(package.name)", seconds: $0) }
+    }
+  }
+
+  private func loads() async -> [BenchRecord.Load] {
+    let found = await runtime.loads
     return pipeline.bundle.manifest.packages.compactMap { package in
-      guard let load = loads[package.name], let run = runs[package.name] else { return nil }
-      return PackageReport(
-        name: package.name, coldLoadSeconds: load[0], warmLoadSeconds: Array(load.dropFirst()),
-        runs: run.count, medianSeconds: quantile(run, 50), p95Seconds: quantile(run, 95))
+      guard let each = found[package.name], let first = each.first else { return nil }
+      let second = each.count > 1 ? each[1] : nil
+      let isCold = second.map { first > Self.cold * $0 } ?? false
+      return .init(package: package.name, firstS: first, secondS: second, cold: isCold)
     }
   }
 

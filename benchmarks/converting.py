@@ -1,0 +1,35 @@
+"""Seconds to make and to open a bundle of the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.harness import Row, in_turn
+from conversion.bundle import Bundle
+from conversion.convert import ConvertOptions, convert
+from conversion.layouts import Layout
+from conversion.source import load_source
+from mdm_apple.checkpoint import weights_sha256
+from mdm_apple.embedded import EMOJI
+
+
+def convert_emoji(layout: Layout, repetitions: int, work: Path) -> Row:
+    """From a loaded model to a whole bundle, its golden record included."""
+    source = load_source(EMOJI)
+    out = work / f"emoji-{layout}.bundle"
+
+    def run() -> None:
+        convert(source, out, ConvertOptions(layout, compute="ane"), overwrite=True)
+
+    (mine,) = in_turn(run, repetitions=repetitions)
+    sha256 = weights_sha256(EMOJI)
+    return Row(f"convert the emoji model, {layout}", mine, model_sha256=sha256)
+
+
+def open_emoji(repetitions: int, work: Path) -> Row:
+    """Opening a bundle: its schema, and the hash of every file."""
+    out = work / "emoji-opened.bundle"
+    if not out.exists():
+        convert(load_source(EMOJI), out, ConvertOptions("nested", compute="ane"))
+    (mine,) = in_turn(lambda: Bundle.open(out), repetitions=repetitions)
+    return Row("open and check the emoji bundle", mine, model_sha256=weights_sha256(EMOJI))

@@ -1,0 +1,64 @@
+"""Rows measured one after another, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suites import Entry
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(
+    entries: Sequence[Entry], repetitions: int, say: Callable[[str], None]
+) -> Iterator[tuple[Entry, dict[str, Any] | str]]:
+    """The row of each entry, or the reason why it was not measured."""
+    with tempfile.TemporaryDirectory(prefix="mdm-bench-") as work:
+        for entry in entries:
+            reason = entry.missing()
+            if reason is not None:
+                yield entry, reason
+                continue
+            say(f"{entry.id}: about {entry.minutes:g} min")
+            yield entry, _measured(entry, repetitions, Path(work))
+
+
+def _measured(entry: Entry, repetitions: int, work: Path) -> dict[str, Any] | str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", entry.id, str(repetitions), str(work)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    if done.returncode < 0:
+        return f"its process was ended by signal {-done.returncode}"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def line(row: dict[str, Any]) -> str:
+    """A measured row for a person."""
+    text = f"{row['id']:26} {amount(row['ours']['median'], row['unit'])}"
+    if row["other"] is not None:
+        text += f"  {row['other_name']} {amount(row['other']['median'], row['unit'])}"
+        text += f"  ratio {row['ratio']:.2f}"
+    if row["difference"] is not None:
+        text += f"  difference {row['difference']:.1e}"
+    return text
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, in a width that tables can stand."""
+    if unit == "bytes":
+        return f"{value / 1e6:.0f} MB"
+    return f"{value:.3f} s" if value >= 0.1 else f"{1e3 * value:.2f} ms"

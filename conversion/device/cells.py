@@ -1,0 +1,145 @@
+"""What is measured where: the cells of a plan, in the order in which they run.
+
+A cell is one bundle on one compute unit, in a process of its own. Rounds repeat the whole plan, so
+that units and bundles alternate and a machine that warms up hits all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from conversion.bundle import Bundle
+from conversion.cost import cost_of
+from conversion.describe import function_of
+from conversion.execute import Package
+from conversion.manifest import ComputeUnits
+from mdm_apple.errors import MdmError
+
+Units = ComputeUnits | Literal["executor"]
+Kind = Literal["packages", "pictures", "sustained"]
+
+ROUNDS = 2
+PACKAGE_REPETITIONS, PICTURE_REPETITIONS, SUSTAINED_PICTURES = 30, 10, 10
+
+# operations per second for the minutes of a plan: cautious, and no claim about any device
+_PACE: dict[Units, float] = {"executor": 10e9, "cpuOnly": 50e9}
+_PACE_ELSEWHERE = 200e9
+_LOAD_MINUTES: dict[Units, float] = {"executor": 0.05, "cpuOnly": 0.1, "cpuAndGPU": 0.3}
+_LOAD_MINUTES_ELSEWHERE = 2.0  # a first load for the Neural Engine compiles for minutes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """bundle: its folder's name, for people; digest: what it is. steps: of each kind of picture.
+
+    evaluations: of the network per step, 2 with guidance. round: counted from 1.
+    """
+
+    bundle: str
+    digest: str
+    units: Units
+    kind: Kind
+    steps: tuple[int, ...]
+    evaluations: int
+    repetitions: int
+    round: int
+    precision: Literal["fp16", "fp32"]
+
+    @property
+    def id(self) -> str:
+        """The same for the same measurement, wherever the bundle lies."""
+        steps = "-".join(map(str, self.steps)) or "none"
+        return (
+            f"{self.digest[:12]}.{self.units}.{self.kind}.steps-{steps}.x{self.evaluations}."
+            f"n{self.repetitions}.round-{self.round}.{self.precision}"
+        )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a plan is to hold. steps: none for the bundle's own default."""
+
+    units: tuple[Units, ...]
+    steps: tuple[int, ...] = ()
+    guided: bool = False
+    package_repetitions: int = PACKAGE_REPETITIONS
+    picture_repetitions: int = PICTURE_REPETITIONS
+    sustained: int = SUSTAINED_PICTURES
+    precision: Literal["fp16", "fp32"] = "fp16"
+
+
+def plan(bundles: Sequence[Bundle], demand: Demand) -> list[Cell]:
+    """Cells in their order. Raises MdmError for steps that a bundle does not take."""
+    cells: list[Cell] = []
+    for number in range(1, ROUNDS + 1):
+        for kind in ("packages", "pictures"):
+            for bundle in bundles:
+                cells += [_cell(bundle, u, kind, demand, number) for u in demand.units]
+    if demand.sustained:
+        for bundle in bundles:
+            cells += [_cell(bundle, u, "sustained", demand, 1) for u in demand.units]
+    return cells
+
+
+def _cell(bundle: Bundle, units: Units, kind: Kind, demand: Demand, number: int) -> Cell:
+    steps: tuple[int, ...] = ()
+    if kind != "packages":
+        steps = demand.steps or (bundle.manifest.sampler.steps,)
+        steps = steps[:1] if kind == "sustained" else steps
+        _check_steps(bundle, steps)
+    whole = {
+        "packages": demand.package_repetitions,
+        "pictures": demand.picture_repetitions,
+        "sustained": demand.sustained,
+    }[kind]
+    repetitions = whole if kind == "sustained" else -(-whole // ROUNDS)
+    guided = demand.guided and bundle.manifest.guidance == "cfg"
+    return Cell(
+        bundle.path.name,
+        bundle.manifest.digest,
+        units,
+        kind,
+        steps,
+        2 if guided else 1,
+        repetitions,
+        number,
+        demand.precision,
+    )
+
+
+def _check_steps(bundle: Bundle, steps: Iterable[int]) -> None:
+    student, sampler = bundle.manifest.student, bundle.manifest.sampler
+    for count in steps:
+        fits = sampler.minimum_steps <= count <= sampler.maximum_steps
+        if student is not None:
+            fits = 1 <= count <= len(student.starts) and len(student.starts) % count == 0
+        if not fits:
+            raise MdmError(
+                f"steps: {bundle.path} takes {sampler.minimum_steps} to {sampler.maximum_steps}"
+                f"{'' if student is None else ', whatever divides the last'}, got {count}."
+            )
+
+
+def minutes(cell: Cell, bundle: Bundle) -> float:
+    """For planning alone: from counted operations and a cautious pace, with loading."""
+    flops = {"text": 0, "prompt": 0, "step": 0}
+    packages = [p for p in bundle.manifest.packages if _in_full_nest(bundle, p.side)]
+    for info in packages:
+        package = Package.open(bundle.file(info.path))
+        flops[info.phase] += cost_of(function_of(package, info.name)).flops
+    prompt = flops["text"] + flops["prompt"]
+    evaluations = 1 if cell.kind == "packages" else sum(cell.steps) * cell.evaluations
+    pictures = 1 if cell.kind == "packages" else len(cell.steps)
+    one = pictures * prompt + evaluations * flops["step"]
+    calls = cell.repetitions + (3 if cell.kind == "pictures" else 1)  # warm-up; golden record
+    loads = len(packages) * _LOAD_MINUTES.get(cell.units, _LOAD_MINUTES_ELSEWHERE)
+    first = loads if cell.round == 1 and cell.kind == "packages" else loads / 10
+    return first + one * calls / _PACE.get(cell.units, _PACE_ELSEWHERE) / 60
+
+
+def _in_full_nest(bundle: Bundle, side: int | None) -> bool:
+    if bundle.manifest.layout != "multifunction":
+        return True
+    return side is None or side == bundle.sides[0]

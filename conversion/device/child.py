@@ -1,0 +1,85 @@
+"""`python -m conversion.device.child`: one cell, in a process that nothing else has touched.
+
+Reads what to measure as JSON from stdin, writes the cell's record as the last line on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from conversion.bundle import Bundle
+from conversion.device.cells import Cell
+from conversion.device.conditions import conditions, violations
+from conversion.device.engines import engine_for
+from conversion.device.machine import commit, machine
+from conversion.device.measure import measure
+from conversion.manifest import package_bytes
+from conversion.quality import plain_values
+from mdm_apple.errors import MdmError
+
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("loads", "latencies", "pictures", "sustained", "peak_bytes", "placement", "floor", "quality")
+)
+
+
+def blank(cell: Cell, bundle: Bundle) -> dict[str, Any]:
+    """A record of a cell of which nothing was measured; status and reason are to be set."""
+    now = asdict(conditions())
+    return {
+        "schema": 1,
+        "tool": "mdm bench device",
+        "engine": "executor" if cell.units == "executor" else "coreml",
+        "id": cell.id,
+        **asdict(cell),
+        "steps": list(cell.steps),
+        "layout": bundle.manifest.layout,
+        "variant": bundle.manifest.variant,
+        "bytes": package_bytes(bundle.manifest.packages),
+        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": 0.0,
+        "commit": commit(),
+        "machine": machine(),
+        "before": now,
+        "after": now,
+        "violations": [],
+        **NOTHING,
+    }
+
+
+def record_of(cell: Cell, bundle: Bundle, cache: Path) -> dict[str, Any]:
+    """Measure a cell; a refusal becomes its reason."""
+    before, start = conditions(), time.perf_counter()
+    record = blank(cell, bundle) | {"status": "measured", "reason": None}
+    try:
+        engine = engine_for(cell.units, bundle, cell.precision, cache)
+        record |= plain_values(measure(cell, bundle, engine))
+    except MdmError as refusal:
+        record |= {"status": "failed", "reason": str(refusal)}
+    after = conditions()
+    return record | {
+        "seconds": time.perf_counter() - start,
+        "before": asdict(before),
+        "after": asdict(after),
+        "violations": violations(before, after),
+    }
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is not the record
+    asked = json.load(sys.stdin)
+    cell = Cell(**asked["cell"] | {"steps": tuple(asked["cell"]["steps"])})
+    record = record_of(cell, Bundle.open(Path(asked["bundle"])), Path(asked["cache"]))
+    answers.write(json.dumps(record) + "\n")
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()

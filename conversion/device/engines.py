@@ -1,0 +1,56 @@
+"""What runs the packages of a cell: Core ML on some compute units, or the executor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from conversion.bundle import Bundle
+from conversion.chain import Load, executor
+from conversion.device.cells import Units
+from conversion.device.placement import Placement, placement_of
+from conversion.device_runtime import CoreMLProgram, compile_package
+from conversion.errors import ConversionError
+from conversion.execute import Precision
+
+
+@dataclass(frozen=True)
+class Engine:
+    """load: what is measured. cpu: the same on the CPU alone, as a floor; None where load is that.
+
+    placement: where the operations of a package (its path, its function) are meant to run.
+    """
+
+    name: Literal["coreml", "executor"]
+    load: Load
+    cpu: Load | None = None
+    placement: Callable[[Path, str | None], Placement] | None = None
+
+
+def engine_for(units: Units, bundle: Bundle, precision: Precision, cache: Path) -> Engine:
+    """cache: where compiled packages are kept, since the system remembers those by their path.
+
+    Raises ConversionError for Core ML on anything but macOS.
+    """
+    if units == "executor":
+        return Engine("executor", executor(precision))
+    if sys.platform != "darwin":
+        raise ConversionError(
+            "compute-units: those of Core ML need macOS; leave the option out to run the executor."
+        )
+    folder = cache / bundle.manifest.digest
+
+    def compiled(path: Path) -> Path:
+        return compile_package(path, folder / f"{path.stem}.mlmodelc")
+
+    return Engine(
+        "coreml",
+        lambda path, function: CoreMLProgram(path, units, function, compiled(path)),
+        None
+        if units == "cpuOnly"
+        else lambda path, function: CoreMLProgram(path, "cpuOnly", function, compiled(path)),
+        lambda path, function: placement_of(compiled(path), units, function),
+    )

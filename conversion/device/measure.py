@@ -1,0 +1,220 @@
+"""One cell, measured in this process: loads, latencies, pictures, memory, placement, quality."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from conversion.bundle import Bundle
+from conversion.chain import Denoiser, Jump, Load, Runnable, Values
+from conversion.cost import cost_of
+from conversion.describe import function_of
+from conversion.device.cells import Cell
+from conversion.device.conditions import conditions
+from conversion.device.engines import Engine
+from conversion.device.footprint import peak_bytes
+from conversion.execute import Package, Watch
+from conversion.golden import read_golden
+from conversion.reference import TextInputs, Walk
+from conversion.rungs import bundle_predict, guided_pictures, pictures, text_of
+from conversion.verify import How, climb
+
+WARM_UP = 2
+COLD = 1.5  # a first load is called cold where it takes this many times the second
+FLOOR = 1.2  # a compute unit must be this much faster than the CPU alone
+FLOOR_CALLS = 5
+
+
+@dataclass
+class _Timed:
+    """A loaded package that notes how long its calls take, and what it was called with last."""
+
+    inner: Runnable
+    seconds: list[float] = field(default_factory=list)
+    inputs: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
+        start = time.perf_counter()
+        out = self.inner(inputs, watch)
+        self.seconds.append(time.perf_counter() - start)
+        self.inputs = dict(inputs)
+        return out
+
+
+@dataclass
+class _Loader:
+    """Loads packages and notes how long that takes; keeps them by path and function."""
+
+    load: Load
+    programs: dict[tuple[Path, str | None], _Timed] = field(default_factory=dict)
+    seconds: dict[tuple[Path, str | None], float] = field(default_factory=dict)
+
+    def __call__(self, path: Path, function: str | None) -> Runnable:
+        start = time.perf_counter()
+        loaded = self.load(path, function)
+        self.seconds[path, function] = time.perf_counter() - start
+        self.programs[path, function] = _Timed(loaded)
+        return self.programs[path, function]
+
+
+def measure(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
+    """The measurements of a cell, as plain values. Raises MdmError where a package is refused."""
+    config, golden = bundle.config(), bundle.manifest.golden
+    text, record = read_golden(bundle.file(golden.path), golden, config.sides)
+    if cell.kind == "packages":
+        return _packages(cell, bundle, engine, text, record)
+    loader = _Loader(engine.load)
+    denoiser = Denoiser(bundle, cell.precision, loader)
+
+    def picture(steps: int) -> float:
+        start = time.perf_counter()
+        given, null = (
+            bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, p)))
+            for p in (0, _null(text))
+        )
+        if cell.evaluations == 2:
+            guided_pictures(config, given, null, steps)
+        else:
+            pictures(config, given, steps)
+        return time.perf_counter() - start
+
+    for steps in cell.steps:
+        picture(steps)  # loads the packages and warms them up
+    if cell.kind == "sustained":
+        return {"sustained": [_sustained(picture, cell.steps[0]) for _ in range(cell.repetitions)]}
+    seconds: dict[int, list[float]] = {steps: [] for steps in cell.steps}
+    for _ in range(cell.repetitions):
+        for steps in cell.steps:
+            seconds[steps].append(picture(steps))
+    peak = peak_bytes()
+    return {
+        "pictures": [
+            {"steps": n, "evaluations": cell.evaluations, "seconds": s} for n, s in seconds.items()
+        ],
+        "peak_bytes": peak,
+        "quality": _quality(cell, bundle, engine) if cell.round == 1 else None,
+    }
+
+
+def _null(text: TextInputs | None) -> int:
+    """Of the prompts of a record, the empty one; the only one where there is no other."""
+    return 0 if text is None else min(1, len(text.mask) - 1)
+
+
+def _sustained(picture: Callable[[int], float], steps: int) -> dict[str, Any]:
+    seconds = picture(steps)
+    return {"seconds": seconds, "thermal": conditions().thermal}
+
+
+def _quality(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
+    """Against the golden record: the worst prediction, and pictures per side, in dB."""
+    found = climb(bundle, None, How(cell.precision, load=engine.load, compute_units=cell.units))
+    data = found.as_json()
+    return {"prediction_psnr": data["worst_psnr"], "picture_psnr": data["picture_psnr"]}
+
+
+def _packages(
+    cell: Cell, bundle: Bundle, engine: Engine, text: TextInputs | None, record: Walk
+) -> dict[str, Any]:
+    """Every package in turn, as often as the cell says, on the noisy images of the record."""
+    names = _names(bundle)
+    # before any load is timed: reading a package imports what reads packages
+    flops = {place: _flops(place, name) for place, name in names.items()}
+    loader = _Loader(engine.load)
+    denoiser = Denoiser(bundle, cell.precision, loader)
+    prompt: list[float] = []
+    step: list[float] = []
+    for k in range(WARM_UP + cell.repetitions):
+        probe = record.probes[k % len(record.probes)]
+        jump = None if probe.target is None else Jump(probe.target)
+        start = time.perf_counter()
+        given = denoiser.condition(text_of(bundle, text, 0))
+        middle = time.perf_counter()
+        denoiser.predict([x[:1] for x in probe.x_t], probe.t - 1, given, jump=jump)
+        end = time.perf_counter()
+        if k >= WARM_UP:
+            prompt.append(middle - start)
+            step.append(end - middle)
+    peak = peak_bytes()
+    latencies: list[dict[str, Any]] = [
+        {"what": "prompt", "seconds": prompt, "flops": None},
+        {"what": "step", "seconds": step, "flops": None},
+    ]
+    for place, program in loader.programs.items():
+        latencies.append(
+            {
+                "what": f"package {names[place]}",
+                "seconds": program.seconds[WARM_UP:],
+                "flops": flops[place],
+            }
+        )
+    placement = None
+    if engine.placement is not None:
+        placement = [
+            {"package": names[place], **asdict(engine.placement(*place))}
+            for place in loader.programs
+        ]
+    return {
+        "latencies": latencies,
+        "peak_bytes": peak,
+        "placement": placement,
+        "floor": _floor(loader, engine, names),
+        "loads": _loads(loader, names),
+    }
+
+
+def _names(bundle: Bundle) -> dict[tuple[Path, str | None], str]:
+    """Of packages, by what a loader is asked for."""
+    paths = [package.path for package in bundle.manifest.packages]
+    return {
+        (bundle.file(p.path), p.name if paths.count(p.path) > 1 else None): p.name
+        for p in bundle.manifest.packages
+    }
+
+
+def _flops(place: tuple[Path, str | None], name: str) -> int:
+    return cost_of(function_of(Package.open(place[0]), name)).flops
+
+
+def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[dict[str, Any]]:
+    """First loads, which happened before anything ran, beside a second of each, made now."""
+    first = dict(loader.seconds)
+    loader.programs.clear()
+    out: list[dict[str, Any]] = []
+    for place, seconds in first.items():
+        loader(*place)
+        second = loader.seconds[place]
+        cold = seconds > COLD * second
+        out.append({"package": names[place], "first_s": seconds, "second_s": second, "cold": cold})
+    return out
+
+
+def _floor(
+    loader: _Loader, engine: Engine, names: dict[tuple[Path, str | None], str]
+) -> list[dict[str, Any]] | None:
+    """Each package on the CPU alone, on the same inputs; a unit no faster fell back or is idle."""
+    if engine.cpu is None:
+        return None
+    out: list[dict[str, Any]] = []
+    for place, program in loader.programs.items():
+        alone = _Timed(engine.cpu(*place))
+        for _ in range(1 + FLOOR_CALLS):
+            alone(program.inputs)
+        cpu = statistics.median(alone.seconds[1:])
+        own = statistics.median(program.seconds[WARM_UP:])
+        out.append(
+            {
+                "package": names[place],
+                "seconds": own,
+                "cpu_seconds": cpu,
+                "factor": FLOOR,
+                "cpu_fallback": own * FLOOR > cpu,
+            }
+        )
+    return out

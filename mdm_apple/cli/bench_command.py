@@ -1,0 +1,259 @@
+"""`mdm bench run|report|compare|device`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mdm_apple.cli.model_options import FOLDER
+from mdm_apple.cli.output import Output, output_options
+from mdm_apple.errors import MdmError, require_installed
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+UNITS = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  mdm bench run training --out out/bench
+  mdm bench device emoji.bundle --out mac.jsonl
+
+Each of the four has --help with examples, --json and --quiet.
+"""
+)
+def command() -> None:
+    """Measure, and make tables of what was measured.
+
+    run, report and compare belong to a checkout; device works wherever mdm is installed.
+    """
+
+
+@command.command(
+    "run",
+    epilog="""\b
+Examples:
+  mdm bench run sampling/forward-64-fp32 training
+  mdm bench run --short --out out/bench
+""",
+)
+@click.argument("suites", nargs=-1, metavar="[SUITE|SUITE/ROW]...")
+@click.option("--short", is_flag=True, help="Of these, or of all, those of the short set.")
+@click.option("--repetitions", type=click.IntRange(5, 1000), default=5, show_default=True)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Put the rows into the files below DIR.")
+@click.option("--list", "only_list", is_flag=True, help="Say what would be measured, and stop.")
+@output_options
+def run(
+    suites: tuple[str, ...],
+    short: bool,
+    repetitions: int,
+    out: Path | None,
+    only_list: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure suites or single rows; each row is a process of its own. Exit 1 where one failed.
+
+    MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm, else a
+    plain eager network stands in. For tables that are kept: --out benchmarks/results, then mdm
+    bench report.
+    """
+    output = Output(as_json, quiet)
+    _checkout()
+    from benchmarks import run as running
+    from benchmarks.store import write
+    from benchmarks.suites import entries_of
+
+    entries = entries_of(suites, short)
+    if only_list:
+        rows = [{"id": e.id, "minutes": e.minutes, "missing": e.missing()} for e in entries]
+        total = f"about {sum(e.minutes for e in entries):.0f} minutes on two idle cores"
+        lines = [f"{e.minutes:5.1f} min  {e.id:28}{e.missing() or ''}" for e in entries]
+        output.result({"rows": rows}, "\n".join([*lines, total]))
+        return
+    require_installed("torch", "jsonschema")
+    rows, failed, lines = [], {}, []
+    for entry, found in running.run(entries, repetitions, output.say):
+        if isinstance(found, str):
+            failed[entry.id] = found
+            lines.append(f"{entry.id:26} not measured: {found}")
+            output.say(lines[-1])
+        else:
+            rows.append(found)
+            lines.append(running.line(found))
+            output.say(lines[-1])
+            if out is not None:  # at once: what was measured stays when something stops
+                write(out, [found])
+    output.result({"rows": rows, "not_measured": failed}, "\n".join(lines))
+    if failed:
+        raise SystemExit(1)
+
+
+@command.command(
+    "report",
+    epilog="""\b
+Examples:
+  mdm bench report
+  mdm bench report --check
+""",
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if anything would change.")
+@output_options
+def report(check: bool, as_json: bool, quiet: bool) -> None:
+    """Make benchmarks/RESULTS.md and its plots of benchmarks/results; the same bytes each time."""
+    output = Output(as_json, quiet)
+    _checkout()
+    require_installed("torch", "jsonschema", "matplotlib")
+    from benchmarks import report as reporting
+
+    stale = reporting.stale_files()
+    if not check:
+        reporting.write_all()
+    names = [str(path) for path in stale]
+    said = "would change" if check else "changed"
+    output.result({"changed": names}, "\n".join(f"{said}: {n}" for n in names) or "up to date")
+    if check and stale:
+        raise SystemExit(1)
+
+
+@command.command(
+    "compare",
+    epilog="""\b
+Examples:
+  mdm bench compare out/bench
+  mdm bench compare old/training.json new/training.json --tolerance 0.05
+""",
+)
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="[OLD] NEW", type=click.Path(path_type=Path)
+)
+@click.option("--tolerance", type=click.FloatRange(0, 10), default=0.15, show_default=True)
+@output_options
+def compare(paths: tuple[Path, ...], tolerance: float, as_json: bool, quiet: bool) -> None:
+    """What became slower between two files or folders of results; exit 1 if anything did.
+
+    With one path: since the last commit. Rows with a peer are compared by their ratio to it.
+    """
+    output = Output(as_json, quiet)
+    if not 1 <= len(paths) <= 2:
+        raise MdmError(f"compare: expected one or two paths, got {len(paths)}.")
+    *given, newest = paths
+    _checkout()
+    require_installed("torch", "jsonschema")
+    from benchmarks import compare as comparing
+
+    old = comparing.rows_at(given[0]) if given else comparing.committed_rows()
+    changes = comparing.compare(old, comparing.rows_at(newest), tolerance)
+    if not changes and given:
+        raise MdmError("compare: the two have no comparable row in common.")
+    if not changes:
+        output.say("nothing that can be compared with these is committed")
+    lines = [
+        f"{c.id:28} {c.basis} {c.factor:5.2f} of what it was{'  WORSE' if c.worse else ''}"
+        for c in changes
+    ]
+    output.result(comparing.as_json(changes, tolerance), "\n".join(lines))
+    if any(c.worse for c in changes):
+        raise SystemExit(1)
+
+
+@command.command(
+    "device",
+    epilog="""\b
+Examples:
+  mdm bench device emoji.bundle emoji-4.bundle --steps 1 --steps 4 --out mac.jsonl
+  mdm bench device emoji.bundle --plan
+""",
+)
+@click.argument("bundles", nargs=-1, required=True, type=FOLDER, metavar="BUNDLE...")
+@click.option("--out", type=FILE, metavar="FILE.jsonl", help="Cells are appended to it.")
+@click.option("--plan", "only_plan", is_flag=True, help="List cells and minutes, and stop.")
+@click.option("--steps", type=click.IntRange(1), multiple=True, help="Default: the bundle's.")
+@click.option("--guided", is_flag=True, help="Two evaluations per step, where a bundle takes them.")
+@click.option(
+    "--compute-units",
+    multiple=True,
+    type=click.Choice(UNITS),
+    help="Of Core ML; all four by default.",
+)
+@click.option("--package-repetitions", type=click.IntRange(30), default=30, show_default=True)
+@click.option("--picture-repetitions", type=click.IntRange(10), default=10, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "fp32"]),
+    default="fp16",
+    show_default=True,
+    help="Of the executor.",
+)
+@click.option(
+    "--limit-minutes", type=click.FloatRange(0.01), default=60, show_default=True, help="Of a cell."
+)
+@output_options
+def device(**options: Any) -> None:
+    """Measure bundles on this Mac: loads, latencies, memory, placement, quality, throttling.
+
+    Elsewhere the executor stands in, which proves this harness and says nothing about a device.
+    Cells that FILE holds are not measured again; what was interrupted goes on. Exit 1 where a cell
+    failed.
+    """
+    output = Output(options["as_json"], options["quiet"])
+    require_installed("torch", "coremltools", "jsonschema")
+    from conversion.bundle import Bundle
+    from conversion.device.cells import Demand, minutes, plan
+    from conversion.device.run import run_plan
+
+    if not options["only_plan"] and options["out"] is None:
+        raise MdmError("out: say where the cells go, or add --plan.")
+    on_mac = sys.platform == "darwin"
+    units: Sequence[Any] = options["compute_units"] or (UNITS if on_mac else ("executor",))
+    bundles = [Bundle.open(path) for path in options["bundles"]]
+    demand = Demand(
+        tuple(units),
+        options["steps"],
+        options["guided"],
+        options["package_repetitions"],
+        options["picture_repetitions"],
+        precision=options["precision"],
+    )
+    cells, by_digest = plan(bundles, demand), {b.manifest.digest: b for b in bundles}
+    if options["only_plan"]:
+        each = [minutes(cell, by_digest[cell.digest]) for cell in cells]
+        lines = [f"{m:6.1f} min  {c.bundle}: {c.id}" for c, m in zip(cells, each, strict=True)]
+        lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, guessed and not measured")
+        found = [{"id": c.id, "minutes": m} for c, m in zip(cells, each, strict=True)]
+        output.result({"cells": found}, "\n".join(lines))
+        return
+    if "executor" in units:
+        output.say("no Core ML here: the executor stands in, which proves the harness only")
+    records = run_plan(
+        cells,
+        by_digest,
+        options["out"],
+        cache=Path.home() / "Library" / "Caches" / "mdm-apple",
+        limit_minutes=options["limit_minutes"],
+        say=output.say,
+    )
+    failed = [record["id"] for record in records if record["status"] != "measured"]
+    result = {"file": str(options["out"]), "cells": len(records), "failed": failed}
+    output.result(result, f"{len(records)} cells measured, {len(failed)} failed: {options['out']}")
+    if failed:
+        raise SystemExit(1)
+
+
+def _checkout() -> None:
+    """Make `benchmarks` importable from the checkout beside mdm_apple, or refuse."""
+    if importlib.util.find_spec("benchmarks") is not None:
+        return
+    root = Path(__file__).parents[2]
+    if not (root / "benchmarks" / "suites.py").is_file():
+        raise MdmError(
+            "bench: run, report and compare belong to a checkout of the project and are not in an "
+            "installed mdm; clone it and run them there."
+        )
+    sys.path.insert(0, str(root))
