@@ -247,9 +247,8 @@ def _guided_rung(
     """Pictures with guidance: the first prompt, guided away from the second, which is empty."""
     how.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
-    wanted = guided_pictures(
-        source.config, *(network_predict(source, source.net, both, p) for p in range(2))
-    )
+    given, null = (network_predict(source, source.net, both, p) for p in range(2))
+    wanted = guided_pictures(source.config, given, null)
     got = _guided(denoiser, source.config, both)
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
     pictures = picture_rows(source.config.sides, wanted, got)

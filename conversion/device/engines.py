@@ -48,9 +48,9 @@ def engine_for(units: Units, bundle: Bundle, precision: Precision, cache: Path) 
 
     return Engine(
         "coreml",
-        lambda path, function: CoreMLProgram(path, units, function, compiled(path)),
+        lambda path, function, _: CoreMLProgram(path, units, function, compiled(path)),
         None
         if units == "cpuOnly"
-        else lambda path, function: CoreMLProgram(path, "cpuOnly", function, compiled(path)),
+        else lambda path, function, _: CoreMLProgram(path, "cpuOnly", function, compiled(path)),
         lambda path, function: placement_of(compiled(path), units, function),
     )

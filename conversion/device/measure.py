@@ -21,6 +21,7 @@ from conversion.device.engines import Engine
 from conversion.device.footprint import peak_bytes
 from conversion.execute import Package, Watch
 from conversion.golden import read_golden
+from conversion.manifest import ComputeUnits
 from conversion.reference import TextInputs, Walk
 from conversion.rungs import bundle_predict, guided_pictures, pictures, text_of
 from conversion.verify import How, climb
@@ -54,11 +55,13 @@ class _Loader:
     load: Load
     programs: dict[tuple[Path, str | None], _Timed] = field(default_factory=dict)
     seconds: dict[tuple[Path, str | None], float] = field(default_factory=dict)
+    units: dict[tuple[Path, str | None], ComputeUnits] = field(default_factory=dict)
 
-    def __call__(self, path: Path, function: str | None) -> Runnable:
+    def __call__(self, path: Path, function: str | None, units: ComputeUnits) -> Runnable:
         start = time.perf_counter()
-        loaded = self.load(path, function)
+        loaded = self.load(path, function, units)
         self.seconds[path, function] = time.perf_counter() - start
+        self.units[path, function] = units
         self.programs[path, function] = _Timed(loaded)
         return self.programs[path, function]
 
@@ -188,7 +191,7 @@ def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[d
     loader.programs.clear()
     out: list[dict[str, Any]] = []
     for place, seconds in first.items():
-        loader(*place)
+        loader(*place, loader.units[place])
         second = loader.seconds[place]
         cold = seconds > COLD * second
         out.append({"package": names[place], "first_s": seconds, "second_s": second, "cold": cold})
@@ -203,7 +206,7 @@ def _floor(
         return None
     out: list[dict[str, Any]] = []
     for place, program in loader.programs.items():
-        alone = _Timed(engine.cpu(*place))
+        alone = _Timed(engine.cpu(*place, "cpuOnly"))
         for _ in range(1 + FLOOR_CALLS):
             alone(program.inputs)
         cpu = statistics.median(alone.seconds[1:])
