@@ -104,7 +104,8 @@ def inputs(model: ModelConfig) -> tuple[list[Tensor], Tensor, Tensor]:
     """Noise for every level, text features and an open mask, batch 1."""
     generator = torch.Generator().manual_seed(1)
     x = [torch.randn(1, 3, side, side, generator=generator) for side in model.sides]
-    return x, torch.randn(1, TOKENS, TEXT, generator=generator), torch.ones(1, TOKENS)
+    width = model.model.innermost.text_dim or TEXT
+    return x, torch.randn(1, TOKENS, width, generator=generator), torch.ones(1, TOKENS)
 
 
 def guided_step(precision: Precision, repetitions: int) -> Row:

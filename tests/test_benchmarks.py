@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from device_records import cell
 
-from benchmarks import pareto, report, ship, store
+from benchmarks import networks, pareto, report, ship, store, training
 from benchmarks import run as running
 from benchmarks.compare import compare
 from benchmarks.harness import Measured, Row, in_turn, machine
@@ -146,6 +146,37 @@ def test_a_row_that_fails_leaves_its_reason() -> None:
     ((_, reason),) = running.run([entry], 5, lambda _: None)  # its process knows no such row
     assert isinstance(reason, str)
     assert "'training/none' is not known" in reason
+
+
+def test_forward_passes_are_compared_on_equal_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MDM_REFERENCE", raising=False)
+    row = networks.forward_pass("tiny", "fp32", 1)
+    assert (row.other_name, len(row.model_sha256 or "")) == ("plain eager", 64)
+    assert row.difference is not None
+    assert row.difference < 1e-5
+    assert row.figures["SNR, dB"] > 90
+    assert row.figures["GFLOP"] > 0
+    assert 0 < row.figures["share of that peak"] < 2
+    half = networks.forward_pass("tiny", "bf16", 1)
+    assert half.model_sha256 == row.model_sha256, "weights are random by seed"
+    assert 20 < half.figures["SNR, dB"] < 80
+
+
+def test_memory_is_that_of_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MDM_REFERENCE", raising=False)
+    row = networks.forward_memory("tiny", 1)
+    assert row.unit == "bytes"
+    assert all(50e6 < side.values[0] < 2e9 for side in (row.ours, row.other) if side)
+
+
+@pytest.mark.slow
+def test_a_nested_training_step_has_the_loss_of_a_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MDM_REFERENCE", raising=False)
+    row = training.training_step(training.NESTED, "64+16 px", 1)
+    assert row.difference is not None
+    assert row.difference < 1e-5
 
 
 @pytest.mark.slow
