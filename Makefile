@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := mdm_apple conversion benchmarks tests
 
-.PHONY: setup demo test test-all check swift format bench clean
+.PHONY: setup demo bundle test test-all check swift format bench clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/mdm demo --out out/demo --overwrite
 	@echo "Open out/demo/report.html in a browser."
+
+# The student of the box, cut for the Neural Engine: what the Swift package is shown with.
+bundle: setup
+	$(BIN)/mdm convert mdm_apple/models/emoji_student --out out/emoji.bundle --overwrite
 
 test: setup check swift
 	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile

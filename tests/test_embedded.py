@@ -1,4 +1,4 @@
-"""The model that comes in the box."""
+"""The models that come in the box."""
 
 from __future__ import annotations
 
@@ -11,34 +11,56 @@ from PIL import Image
 
 from mdm_apple import checkpoint
 from mdm_apple.atomic_folder import recorded_hashes, verify_files
+from mdm_apple.boot import BootConfig, student_config
 from mdm_apple.cli import group
-from mdm_apple.embedded import EMOJI
+from mdm_apple.config import UNetConfig
+from mdm_apple.embedded import EMOJI, EMOJI_STUDENT
 from mdm_apple.presets import preset
 
-CARD = (EMOJI / "README.md").read_text(encoding="utf-8")
+BOX = pytest.mark.parametrize("folder", [EMOJI, EMOJI_STUDENT], ids=["teacher", "student"])
 
 
-def test_its_files_are_the_recorded_ones_and_the_card_names_their_hashes() -> None:
-    verify_files(EMOJI)
-    for name, written in recorded_hashes(EMOJI).items():
+def card(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@BOX
+def test_its_files_are_the_recorded_ones_and_the_card_names_their_hashes(folder: Path) -> None:
+    verify_files(folder)
+    for name, written in recorded_hashes(folder).items():
         if name.endswith((".safetensors", ".model")):
-            assert written.sha256 in CARD, name
+            assert written.sha256 in card(folder), name
 
 
-def test_it_holds_nothing_but_weights_tokenizer_captions_and_text() -> None:
-    kinds = {path.suffix for path in EMOJI.iterdir()}
+@BOX
+def test_it_holds_nothing_but_weights_tokenizer_captions_and_text(folder: Path) -> None:
+    kinds = {path.suffix for path in folder.iterdir()}
     assert kinds <= {".json", ".safetensors", ".model", ".md", ".txt"}
-    assert sum(path.stat().st_size for path in EMOJI.iterdir()) < 16_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 16_000_000
 
 
-def test_its_weights_are_strictly_those_of_the_preset() -> None:
-    config = checkpoint.load_model_config(EMOJI)
-    assert config.model == preset("emoji").model
+@BOX
+def test_its_weights_are_strictly_those_of_the_preset(folder: Path) -> None:
+    config = checkpoint.load_model_config(folder)
+    assert config.model == expected_model(folder)
+    assert config.diffusion == preset("emoji").diffusion
     assert config.provenance.license == "CC-BY-4.0"
-    assert "CC-BY-4.0" in CARD
+    assert "CC-BY-4.0" in card(folder)
     for which in ("model", "text_encoder"):
-        weights = checkpoint.load_weights(EMOJI, which)  # type: ignore[arg-type]
+        weights = checkpoint.load_weights(folder, which)  # type: ignore[arg-type]
         assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def expected_model(folder: Path) -> UNetConfig:
+    teacher = preset("emoji")
+    if folder == EMOJI:
+        return teacher.model
+    return student_config(teacher, BootConfig(flow_map=4, guidance=(2.0, 4.0))).model
+
+
+def test_the_student_names_the_teacher_beside_it() -> None:
+    notes = checkpoint.load_model_config(EMOJI_STUDENT).provenance.notes
+    assert checkpoint.weights_sha256(EMOJI) in (notes or "")
 
 
 def test_sample_without_a_model_takes_it(tmp_path: Path) -> None:
@@ -51,9 +73,25 @@ def test_sample_without_a_model_takes_it(tmp_path: Path) -> None:
     with Image.open(out) as picture:
         pixels = np.asarray(picture, np.float64)
     assert pixels.shape == (16, 16, 3)
-    red, green, blue = pixels[5:10, 5:11].mean(axis=(0, 1))
-    assert red > 150
-    assert max(green, blue) < red - 50  # a heart, and a red one
+    assert is_red_heart(pixels[5:10, 5:11])
+
+
+def is_red_heart(middle: np.ndarray) -> bool:
+    red, green, blue = middle.mean(axis=(0, 1))
+    return red > 150 and max(green, blue) < red - 50
+
+
+@pytest.mark.parametrize("steps", ["1", "4"])
+def test_sampler_student_without_a_model_takes_the_student(steps: str, tmp_path: Path) -> None:
+    out = tmp_path / "heart.png"
+    asked = ["sample", "--prompt", "red heart", "--sampler", "student", "--steps", steps]
+    result = CliRunner().invoke(group, [*asked, "--quiet", "--out", str(out)])
+    assert result.exit_code == 0, result.exception
+    with Image.open(out) as picture:
+        pixels = np.asarray(picture, np.float64)
+    assert pixels.shape == (64, 64, 3)
+    assert is_red_heart(pixels[20:40, 20:44])
+    assert (pixels[:6, :6] > 240).all()  # the corner is white
 
 
 @pytest.mark.parametrize("side", [64, 32, 16])
