@@ -41,7 +41,7 @@ RESULTS = HERE / "pareto_emoji.json"
 PLOT = HERE.parent / "docs" / "pareto.png"
 
 PROMPTS = ("pizza", "cat face", "red heart", "sun behind cloud")
-SAMPLER = SamplerConfig("dpmpp", 15, guidance_scale=3.0)
+SAMPLER = SamplerConfig("dpmpp", 15, guidance_scale=1.5)
 UNIFORM = ("8", "6", "4", "3", "2")
 LINEAR = ("int8",)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import converting, execute, mlx_networks, networks, swift_core
+from benchmarks import converting, execute, few_steps, mlx_networks, networks, swift_core
 from benchmarks import device as device_suite
 from benchmarks.harness import Row
 from benchmarks.palettes import palettes
@@ -68,6 +68,10 @@ def _forward(preset: str, precision: networks.Precision) -> Measure:
     return lambda n, _: networks.forward_pass(preset, precision, n)
 
 
+def _student(steps: int) -> Measure:
+    return lambda n, _: few_steps.student_beside_teacher(steps, n)
+
+
 def _sampling() -> list[Entry]:
     minutes = {"mdm64": 1.5, "mdm256": 2.5, "mdm1024": 6.0}
     rows = [
@@ -98,6 +102,17 @@ def _sampling() -> list[Entry]:
             "guided step, mdm64, bf16",
             _alone(lambda n: networks.guided_step("bf16", n)),
             2,
+        ),
+        *(
+            Entry(
+                "sampling",
+                f"student-{steps}",
+                f"a picture in {steps} of the student's steps",
+                _student(steps),
+                0.5,
+                short=steps == 1,
+            )
+            for steps in (1, 4)
         ),
         Entry(
             "sampling",
