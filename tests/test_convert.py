@@ -222,6 +222,6 @@ def test_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:
     source = random_source(ModelConfig(model, side=8), 0)
     with torch.no_grad():
         source.net.conv_out.weight[0, 0, 0, 0] = 70_000
-    with pytest.raises(ConversionError, match=r"net\.conv_out\.weight reaches 70000"):
+    with pytest.raises(ConversionError, match=r"level\.conv_out\.weight reaches 70000"):
         convert(source, tmp_path / "large.bundle")
     assert not list(tmp_path.iterdir())

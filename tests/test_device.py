@@ -25,6 +25,7 @@ from conversion.device.placement import read_plan
 from conversion.device.results import append, read_results
 from conversion.device.run import run_plan
 from conversion.errors import ConversionError
+from conversion.manifest import ComputeUnits
 from conversion.verify import verify
 from mdm_apple.cli.bench_command import command
 from mdm_apple.errors import MdmError
@@ -88,8 +89,8 @@ def test_a_unit_no_faster_than_the_cpu_is_a_fallback(tiny_bundle: Bundle) -> Non
     """The same executor on both sides, as a silent fallback would be; then a slow CPU."""
     load = executor("fp16")
 
-    def slow(path: Path, function: str | None) -> Any:
-        program = load(path, function)
+    def slow(path: Path, function: str | None, units: ComputeUnits) -> Any:
+        program = load(path, function, units)
 
         def run(inputs: Any, watch: Any = None) -> Any:
             for _ in range(4):

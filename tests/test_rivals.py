@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from mil_programs import half, package
 
-from benchmarks.harness import Pair
+from benchmarks.harness import Measured, Row
 from conversion import palette_jobs
 from conversion.bundle import Bundle
 from conversion.execute import Package
@@ -160,10 +160,10 @@ def test_that_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 
 def test_times_are_summed_up_right_and_none_are_no_crash_but_a_refusal() -> None:
     """Elsewhere constant times vary, and a median of none ends the program."""
-    assert Pair("a", "b", [3.0] * 4, [2.0] * 4, 0.0).ratio == 1.5
-    assert Pair("a", "b", [1.0, 9.0, 3.0], [3.0], 0.0).ratio == 1.0
+    assert Row("a", Measured([3.0] * 4), "b", Measured([2.0] * 4)).ratio == 1.5
+    assert Row("a", Measured([1.0, 9.0, 3.0]), "b", Measured([3.0])).ratio == 1.0
     with pytest.raises(statistics.StatisticsError):
-        _ = Pair("a", "b", [], [], 0.0).ratio
+        _ = Row("a", Measured([]), "b", Measured([])).ratio
 
 
 def test_as_many_prompts_are_compared_as_are_promised() -> None:
@@ -196,7 +196,9 @@ def test_every_option_of_a_command_is_read_and_no_other() -> None:
     for name in COMMANDS:
         command = group.get_command(click.Context(group), name)
         assert command is not None
-        declared |= {p.name for p in command.params if p.name}
+        below = command.commands.values() if isinstance(command, click.Group) else ()
+        for one in (command, *below):
+            declared |= {p.name for p in one.params if p.name}
     text = "\n".join(
         file.read_text(encoding="utf-8").replace("from __future__ import annotations", "")
         for file in (ROOT / "mdm_apple" / "cli").glob("*.py")
