@@ -251,8 +251,8 @@ def _guided_rung(
     wanted = guided_pictures(source.config, given, null)
     got = _guided(denoiser, source.config, both)
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
-    pictures = picture_rows(source.config.sides, wanted, got)
-    return Rung("guided pictures", "network", None, (), floor, pictures)
+    by_side = picture_rows(source.config.sides, wanted, got)
+    return Rung("guided pictures", "network", None, (), floor, by_side)
 
 
 def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
@@ -277,13 +277,13 @@ def _compressed_rung(
     plain = Denoiser(fp16, how.precision, how.load)
     wanted = _answers(plain, text, record, {}, how.say)
     rows = worst_rows(bundle.sides, record, wanted, answers)
-    pictures: dict[int, float] = {}
+    by_side: dict[int, float] = {}
     config = bundle.config()
     if config.distilled is None and (text is None or len(text.mask) > 1):
         both = [_guided(d, config, text) for d in (plain, denoiser)]
-        pictures = picture_rows(bundle.sides, *both)
+        by_side = picture_rows(bundle.sides, *both)
     return Rung(
-        bundle.manifest.variant, "fp16 packages", floor_of(bundle), tuple(rows), None, pictures
+        bundle.manifest.variant, "fp16 packages", floor_of(bundle), tuple(rows), None, by_side
     )
 
 

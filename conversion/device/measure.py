@@ -22,7 +22,7 @@ from conversion.device.footprint import peak_bytes
 from conversion.execute import Package, Watch
 from conversion.golden import read_golden
 from conversion.manifest import ComputeUnits
-from conversion.reference import TextInputs, Walk
+from conversion.reference import Predict, TextInputs, Walk
 from conversion.rungs import bundle_predict, guided_pictures, pictures, text_of
 from conversion.verify import How, climb
 
@@ -75,14 +75,14 @@ def measure(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
     loader = _Loader(engine.load)
     denoiser = Denoiser(bundle, cell.precision, loader)
 
+    def predict(prompt: int) -> Predict:
+        return bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, prompt)))
+
     def picture(steps: int) -> float:
         start = time.perf_counter()
-        given, null = (
-            bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, p)))
-            for p in (0, _null(text))
-        )
+        given = predict(0)
         if cell.evaluations == 2:
-            guided_pictures(config, given, null, steps)
+            guided_pictures(config, given, predict(_null(text)), steps)
         else:
             pictures(config, given, steps)
         return time.perf_counter() - start
