@@ -37,6 +37,8 @@ class _Timed:
     """A loaded package that notes how long its calls take, and what it was called with last."""
 
     inner: Runnable
+    units: ComputeUnits
+    load_seconds: float
     seconds: list[float] = field(default_factory=list)
     inputs: dict[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -54,15 +56,12 @@ class _Loader:
 
     load: Load
     programs: dict[tuple[Path, str | None], _Timed] = field(default_factory=dict)
-    seconds: dict[tuple[Path, str | None], float] = field(default_factory=dict)
-    units: dict[tuple[Path, str | None], ComputeUnits] = field(default_factory=dict)
 
-    def __call__(self, path: Path, function: str | None, units: ComputeUnits) -> Runnable:
+    def __call__(self, path: Path, function: str | None, units: ComputeUnits) -> _Timed:
         start = time.perf_counter()
         loaded = self.load(path, function, units)
-        self.seconds[path, function] = time.perf_counter() - start
-        self.units[path, function] = units
-        self.programs[path, function] = _Timed(loaded)
+        seconds = time.perf_counter() - start
+        self.programs[path, function] = _Timed(loaded, units, seconds)
         return self.programs[path, function]
 
 
@@ -187,12 +186,14 @@ def _flops(place: tuple[Path, str | None], name: str) -> int:
 
 def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[dict[str, Any]]:
     """First loads, which happened before anything ran, beside a second of each, made now."""
-    first = dict(loader.seconds)
-    loader.programs.clear()
+    first: dict[tuple[Path, str | None], tuple[ComputeUnits, float]] = {
+        place: (program.units, program.load_seconds) for place, program in loader.programs.items()
+    }
+    loader.programs.clear()  # lets go of them before they are loaded again
     out: list[dict[str, Any]] = []
-    for place, seconds in first.items():
-        loader(*place, loader.units[place])
-        second = loader.seconds[place]
+    for place, (units, seconds) in first.items():
+        loader(*place, units)
+        second = loader.programs[place].load_seconds
         cold = seconds > COLD * second
         out.append({"package": names[place], "first_s": seconds, "second_s": second, "cold": cold})
     return out
@@ -206,7 +207,8 @@ def _floor(
         return None
     out: list[dict[str, Any]] = []
     for place, program in loader.programs.items():
-        alone = _Timed(engine.cpu(*place, "cpuOnly"))
+        path, function = place
+        alone = _Loader(engine.cpu)(path, function, "cpuOnly")
         for _ in range(1 + FLOOR_CALLS):
             alone(program.inputs)
         cpu = statistics.median(alone.seconds[1:])
