@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_apple.config import ATTENTION_HEADS, UNetConfig
+from mdm_apple.torch.conv import UpsampleConv3x3, upsample_nearest
 from mdm_apple.torch.layers import Attention, KeysValues
 from mdm_apple.torch.nested_unet import build_unet
 
@@ -30,6 +31,13 @@ class EagerAttention(Attention):
         return x + self.ffn(x) if hasattr(self, "ffn") else x
 
 
+class EagerUpsample(UpsampleConv3x3):
+    """The upsampled image in memory, and a convolution of all of it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(upsample_nearest(input), self.weight, self.bias, padding=1)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention with its (B, heads, L, L) scores in memory."""
     scale = q.shape[-1] ** -0.25
@@ -40,11 +48,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def build_eager(config: UNetConfig) -> nn.Module:
-    """The network of a configuration with eager attention; same state dict."""
+    """The network of a configuration with plain layers; same state dict."""
     net = build_unet(config)
+    plain = {Attention: EagerAttention, UpsampleConv3x3: EagerUpsample}
     for module in net.modules():
-        if type(module) is Attention:
-            module.__class__ = EagerAttention
+        if type(module) in plain:
+            module.__class__ = plain[type(module)]
     return net
 
 

@@ -41,8 +41,8 @@ def test_weight_gradient_of_one_changed_pixel_is_another(shape: tuple[int, ...])
 def test_all_gradients_of_the_layer_are_those_of_a_plain_convolution(width: int) -> None:
     torch.manual_seed(1)
     layer = Conv3x3(width, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.randn(1, width, 64, 64).to(memory_format=torch.channels_last).requires_grad_()
-    grad = torch.randn(1, width, 64, 64)
+    x = torch.randn(2, width, 64, 64).to(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(2, width, 64, 64)
     used = "_Products" in type(layer(x).grad_fn).__name__
     layer(x).backward(grad)
     assert layer.weight.grad is not None

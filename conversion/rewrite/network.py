@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversion.rewrite.attention import Attention
 from conversion.rewrite.norms import GroupNorm
 from mdm_apple.torch import layers
+from mdm_apple.torch.conv import UpsampleConv3x3, upsample_nearest
 from mdm_apple.torch.unet import UNet
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,12 +29,24 @@ class ResNet(nn.Module):
         if hasattr(layer, "conv3"):
             self.conv3 = layer.conv3
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor, skip: Tensor | None = None) -> Tensor:
         """x (B, C_in, H, W), temb (B, D) -> (B, C_out, H, W)."""
+        x = x if skip is None else torch.cat([x, skip], dim=1)
         film = self.time_layer(F.silu(temb[:, :, None, None]))
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h, film)))
         return (self.conv3(x) if hasattr(self, "conv3") else x) + h
+
+
+class Upsample(nn.Module):
+    """`UpsampleConv3x3` of the same weights, in the two operations that it stands for."""
+
+    def __init__(self, conv: UpsampleConv3x3) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(upsample_nearest(x), self.weight, self.bias, padding=1)
 
 
 def pointwise(linear: nn.Linear) -> nn.Conv2d:
@@ -57,6 +71,8 @@ def _exchanged(module: Network) -> Network:
         new = ResNet(module)
     elif isinstance(module, layers.Attention):
         new = Attention(module)
+    elif isinstance(module, UpsampleConv3x3):
+        new = Upsample(module)
     elif isinstance(module, nn.GroupNorm):
         new = GroupNorm(module)
     else:

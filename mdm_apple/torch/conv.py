@@ -1,9 +1,12 @@
-"""3x3 convolutions whose weight gradient is nine matrix products, where a CPU gains from it.
+"""3x3 convolutions, also of an image upsampled by two, in the ways that a CPU gains from.
 
 With channels last, oneDNN computes the gradient of a large image's weights at half the speed of a
 matrix product. The gradient of tap (i, j) is the product of the padded input, shifted by i rows and
 j pixels, with the gradient of the output; on a padded grid stored pixel by pixel every shift is a
 plain offset, so nothing is gathered.
+
+Each pixel of an upsampled image stands there four times, so a 3x3 convolution of it sees 2x2 pixels
+of the small one at a time: four 2x2 convolutions, one per corner, with less than half the work.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-# below these the library's own gradient is as fast (measured with AVX2, one and two threads)
-WORTHWHILE_CHANNELS = 64
-WORTHWHILE_PIXELS = 4096  # of the whole batch
+# multiplications: below, the library's own gradient is as fast (measured with AVX2)
+WORTHWHILE = 200_000_000
+# which of a filter's three taps each of two small pixels gets, for the first and second corner
+CORNERS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 
 class Conv3x3(nn.Conv2d):
@@ -27,21 +31,58 @@ class Conv3x3(nn.Conv2d):
         super().__init__(c_in, c_out, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._gains(input):
-            return _Products.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
-        return super().forward(input)
+        return convolve(input, self.weight, self.bias)
 
-    def _gains(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and torch.is_grad_enabled()
-            and self.weight.requires_grad
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and min(self.in_channels, self.out_channels) >= WORTHWHILE_CHANNELS
-            and x.shape[0] * x.shape[2] * x.shape[3] >= WORTHWHILE_PIXELS
-            and not torch.compiler.is_compiling()
-        )
+    def within(self, x: Tensor) -> Tensor:
+        """Of x (B, C, H + 2, W), whose first and last row take the place of padding."""
+        return F.conv2d(x, self.weight, self.bias, padding=(0, 1))
+
+
+class UpsampleConv3x3(nn.Conv2d):
+    """Nearest upsampling by two, then a 3x3 `nn.Conv2d`, whose parameters these are."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2 H, 2 W)."""
+        if _in_fp32_on_cpu(input, self.weight):
+            return from_corners(convolve(input, *self.corners()))
+        return super().forward(upsample_nearest(input))
+
+    def corners(self) -> tuple[Tensor, Tensor]:
+        """Weight (4 C, C, 2, 2) and bias (4 C,) of the small image's convolution."""
+        assert self.bias is not None
+        return corner_weights(self.weight), self.bias.repeat(4)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolution with stride 1, padding 1 and a kernel of 2x2 or 3x3."""
+    if _gains(x, weight):
+        return _Products.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+def _gains(x: Tensor, weight: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and x.numel() // x.shape[1] * weight.numel() >= WORTHWHILE
+        and _in_fp32_on_cpu(x, weight)
+    )
+
+
+def _in_fp32_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
 
 
 class _Products(torch.autograd.Function):
@@ -60,25 +101,87 @@ class _Products(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient (C_out, C_in, 3, 3) of the weight from input and output gradient (B, C, H, W)."""
-    row = x.shape[3] + 2
-    pixels = _on_padded_grid(x, top_left=1)
-    errors = _on_padded_grid(grad, top_left=0)  # what lies between two images is zero
-    count = len(pixels) - 2 * row - 2  # rows after this one are padding of the last image
-    out = x.new_empty(3, 3, x.shape[1], grad.shape[1])
-    for i in range(3):
-        for j in range(3):
+    """Gradient (C_out, C_in, k, k) of the weight of `convolve`.
+
+    From input (B, C, H, W) and output gradient, which is as large for k = 3, one larger for k = 2.
+
+    On the grid each row has one pixel of zeros after it, each image one row: they also pad the row
+    and the image that follow, and what lies between images meets errors of zero.
+    """
+    height, width = x.shape[2:]
+    row, taps = width + 1, 3 - (grad.shape[2] - height)
+    pixels = _on_grid(x, height + 1, row, around=row + 1)
+    errors = _on_grid(grad, height + 1, row)
+    out = x.new_empty(taps, taps, x.shape[1], grad.shape[1])
+    for i in range(taps):
+        for j in range(taps):
             start = i * row + j
-            torch.mm(pixels[start : start + count].T, errors[:count], out=out[i, j])
+            torch.mm(pixels[start : start + len(errors)].T, errors, out=out[i, j])
     return out.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _on_padded_grid(x: Tensor, top_left: int) -> Tensor:
-    """Images (B, C, H, W) within zeros of two more rows and columns: (B (H + 2) (W + 2), C)."""
+def _on_grid(x: Tensor, rows: int, row: int, around: int = 0) -> Tensor:
+    """Images (B, C, H, W) at the top left of zeros (B, rows, row): (around + ... + around, C)."""
     batch, channels, height, width = x.shape
-    grid = x.new_empty(batch, height + 2, width + 2, channels)
-    bottom, right = top_left + height, top_left + width
-    grid[:, top_left:bottom, top_left:right] = x.permute(0, 2, 3, 1)
-    for rim in (grid[:, :top_left], grid[:, bottom:], grid[:, :, :top_left], grid[:, :, right:]):
-        rim.zero_()
-    return grid.reshape(-1, channels)
+    flat = x.new_empty(batch * rows * row + 2 * around, channels)
+    flat[:around] = flat[len(flat) - around :] = 0
+    grid = flat[around : len(flat) - around].view(batch, rows, row, channels)
+    grid[:, :height, :width] = x.permute(0, 2, 3, 1)
+    grid[:, height:] = 0
+    grid[:, :, width:] = 0
+    return flat
+
+
+def corner_weights(weight: Tensor) -> Tensor:
+    """(C_out, C, 3, 3) to the filters of the four corners, each (C_out, C, 2, 2), as one.
+
+    Corners are in the order of pixels: (4 C_out, C, 2, 2), channels last.
+    """
+    taps = weight.new_tensor(CORNERS)
+    corners = torch.einsum("aki,blj,ocij->aboklc", taps, taps, weight)
+    return corners.flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def from_corners(corners: Tensor) -> Tensor:
+    """The image that `interleave` writes, with gradients."""
+    return _Interleaved.apply(corners)  # type: ignore[no-any-return]
+
+
+def interleave(corners: Tensor, image: Tensor) -> None:
+    """Write corners (B, 4 C, H + 1, W + 1) to the image (B, C, 2 H, 2 W), both channels last.
+
+    Pixel (y, x) of corner (a, b) belongs at (2 (y - a) + a, 2 (x - b) + b), or nowhere.
+    """
+    pixels = _strided_pixels(corners)
+    image.permute(0, 2, 3, 1).view(pixels.shape).copy_(pixels)
+
+
+class _Interleaved(torch.autograd.Function):
+    """One strided copy either way."""
+
+    @staticmethod
+    def forward(ctx: Any, corners: Tensor) -> Tensor:
+        corners = corners.contiguous(memory_format=torch.channels_last)
+        ctx.shape = corners.shape
+        batch, channels, rows, row = corners.shape
+        image = corners.new_empty(batch, 2 * (rows - 1), 2 * (row - 1), channels // 4)
+        image = image.permute(0, 3, 1, 2)
+        interleave(corners, image)
+        return image
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (grad,) = grad_outputs
+        corners = grad.new_zeros(ctx.shape).contiguous(memory_format=torch.channels_last)
+        pixels = _strided_pixels(corners)
+        pixels.copy_(grad.permute(0, 2, 3, 1).reshape(pixels.shape))
+        return corners
+
+
+def _strided_pixels(corners: Tensor) -> Tensor:
+    """The view (B, H, 2, W, 2, C) of corners in the order of the image's pixels."""
+    batch, channels, rows, row = corners.shape
+    width, line = channels // 4, row * channels
+    size = (batch, rows - 1, 2, row - 1, 2, width)
+    strides = (rows * line, line, line + 2 * width, channels, channels + width, 1)
+    return corners.as_strided(size, strides)

@@ -18,8 +18,8 @@ class Ema:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """average <- decay * average + (1 - decay) * weights."""
-        for name, average in self.weights.items():
-            average.lerp_(self._live[name].detach().float(), 1 - decay)
+        live = [p.detach().float() for p in self._live.values()]
+        torch._foreach_lerp_(list(self.weights.values()), live, 1 - decay)  # pyright: ignore[reportPrivateUsage]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         for name, average in self.weights.items():

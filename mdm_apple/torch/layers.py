@@ -8,14 +8,16 @@ for the modulation by time (FiLM).
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_apple.config import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
-from mdm_apple.torch.conv import Conv3x3
+from mdm_apple.torch import strips
+from mdm_apple.torch.conv import Conv3x3, upsample_nearest
+from mdm_apple.torch.norm import normalize, normalize_silu
 
 KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
 
@@ -51,10 +53,6 @@ def _linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.float(), layer.bias.float())
 
 
-def upsample_nearest(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
 class ResNet(nn.Module):
     """Residual block whose second norm is scaled and shifted by the time embedding (FiLM)."""
 
@@ -69,17 +67,23 @@ class ResNet(nn.Module):
         if c_in != c_out:
             self.conv3 = nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
+    def forward(self, x: Tensor, temb: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W).
+
+        skip: the last channels of the input, where they are not in x.
+        """
+        parts = (x,) if skip is None else (x, skip)
         film = self.time_layer(F.silu(temb).to(self.time_layer.weight.dtype))
-        if len(film) != len(h):  # video: every frame of a sample shares its row
-            film = film.repeat_interleave(len(h) // len(film), dim=0)
-        scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        if len(film) != len(x):  # video: every frame of a sample shares its row
+            film = film.repeat_interleave(len(x) // len(film), dim=0)
+        if not self.training and strips.worthwhile(*parts) and strips.can_divide(self):
+            return strips.residual(self, parts, film)
+        x = x if skip is None else torch.cat(parts, dim=1)
+        h = self.conv1(normalize_silu(self.norm1, x))
+        h = normalize_silu(self.norm2, h, film)
         h = self.conv2(self.dropout(h))
         shortcut = self.conv3(x) if hasattr(self, "conv3") else x
-        return shortcut + h
+        return shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
 
 
 class Attention(nn.Module):
@@ -115,7 +119,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, text: KeysValues | None, mask: Tensor | None) -> Tensor:
         """x (B, C, H, W); text from `keys_values`; mask (B, 1, 1, L), True where attended."""
         batch = len(x)
-        rows = pointwise(self.qkv, as_rows(self.norm(x)))
+        rows = pointwise(self.qkv, as_rows(normalize(self.norm, x)))
         q, k, v = (split_heads(part, ATTENTION_HEADS) for part in rows.chunk(3, dim=-1))
         out = F.scaled_dot_product_attention(q, k, v)
         if text is not None:
@@ -126,8 +130,10 @@ class Attention(nn.Module):
         return x + self.feed_forward(x) if hasattr(self, "ffn") else x
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        norm, widen, activation, narrow = self.ffn
-        hidden = activation(pointwise(widen, as_rows(norm(x))))
+        norm, widen, activation, narrow = cast(
+            "tuple[nn.GroupNorm, nn.Module, nn.Module, nn.Module]", tuple(self.ffn)
+        )
+        hidden = activation(pointwise(widen, as_rows(normalize(norm, x))))
         return as_image(pointwise(narrow, hidden), x)
 
 

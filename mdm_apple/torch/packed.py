@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mdm_apple.torch import winograd
-from mdm_apple.torch.conv import Conv3x3
+from mdm_apple.torch import strips, winograd
+from mdm_apple.torch.conv import Conv3x3, UpsampleConv3x3, from_corners
 
 _PLAIN = ("none", cast("list[Any]", []), "")  # no fused activation
 WORTHWHILE = 32  # narrower layers gain nothing
@@ -38,10 +38,17 @@ class PackedConv2d(nn.Module):
         self._groups = conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self._padding)
+
+    def within(self, x: Tensor) -> Tensor:
+        """Of x (B, C, H + 2, W), whose first and last row take the place of padding."""
+        return self._convolve(x, [0, self._padding[1]])
+
+    def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
         if not self._packed:
             self._weight = torch.ops.mkldnn._reorder_convolution_weight(
                 self._weight,
-                self._padding,
+                padding,
                 self._stride,
                 self._dilation,
                 self._groups,
@@ -52,12 +59,28 @@ class PackedConv2d(nn.Module):
             x,
             self._weight,
             self._bias,
-            self._padding,
+            padding,
             self._stride,
             self._dilation,
             self._groups,
             *_PLAIN,
         )
+
+
+class PackedUpsample(nn.Module):
+    """Upsampling and the convolution after it, of the small image (see `conv`)."""
+
+    def __init__(self, conv: UpsampleConv3x3) -> None:
+        super().__init__()
+        weight, bias = conv.corners()
+        corners = nn.Conv2d(weight.shape[1], len(weight), 2, padding=1, device="meta")
+        corners.weight, corners.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self._corners = PackedConv2d(corners)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if strips.worthwhile(x, growth=4):
+            return strips.upsampled(self._corners.within, x)
+        return from_corners(self._corners(x))
 
 
 class PackedPointwise(nn.Module):
@@ -95,11 +118,14 @@ def pack(net: nn.Module) -> None:
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and min(child.weight.shape[:2]) >= WORTHWHILE:
-                in_rows = child.kernel_size == (1, 1) and name != "conv3"  # see layers.pointwise
-                setattr(module, name, PackedPointwise(child) if in_rows else _packed(child))
+                setattr(module, name, _packed(child, name))
 
 
-def _packed(conv: nn.Conv2d) -> nn.Module:
+def _packed(conv: nn.Conv2d, name: str) -> nn.Module:
+    if isinstance(conv, UpsampleConv3x3):  # sums of its weights would be rounded twice in bf16
+        return PackedUpsample(conv) if conv.weight.dtype == torch.float32 else conv
+    if conv.kernel_size == (1, 1) and name != "conv3":  # see layers.pointwise
+        return PackedPointwise(conv)
     wide = min(conv.weight.shape[:2]) >= winograd.WORTHWHILE
     if wide and isinstance(conv, Conv3x3) and conv.weight.dtype == torch.float32:
         return winograd.WinogradConv2d(conv)

@@ -18,6 +18,7 @@ from mdm_apple.sampling import Denoise, JumpTo
 from mdm_apple.schedule import build_schedule
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.packed import can_pack, pack
+from mdm_apple.torch.pages import give_back
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import Conditioning, UNet
 
@@ -118,4 +119,5 @@ def prepare(
                 module.to(DTYPES[precision])
     if packed and can_pack(device, DTYPES[precision]):
         pack(net)
+        give_back()
     return net

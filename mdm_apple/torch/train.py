@@ -106,7 +106,7 @@ class TorchLearner(ABC, Generic[Rows]):
             summary = torch.cat([loss[None], level_losses])
             dist.all_reduce(summary)
             loss, level_losses = summary[0] / self.world, summary[1:] / self.world
-        norm = nn.utils.clip_grad_norm_(parameters, self.train.clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.train.clip_norm, foreach=True)
         rate = learning_rate(self.train, index)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_apple.config import UNetConfig
 from mdm_apple.shapes import IMAGE_CHANNELS
-from mdm_apple.torch.conv import Conv3x3
+from mdm_apple.torch.conv import UpsampleConv3x3
 from mdm_apple.torch.inputs import check_inputs, checked_text
 from mdm_apple.torch.layers import (
     Attention,
@@ -28,9 +27,9 @@ from mdm_apple.torch.layers import (
     TextHeadLayer,
     attendable,
     embed_scalar,
-    upsample_nearest,
     zeroed,
 )
+from mdm_apple.torch.norm import normalize_silu
 
 BlockKeysValues = tuple[KeysValues, ...]
 
@@ -84,10 +83,16 @@ class Block(nn.Module):
         return tuple(layer.keys_values(features, mask) for layer in layers)
 
     def layer(
-        self, j: int, x: Tensor, temb: Tensor, text: BlockKeysValues, mask: Tensor | None
+        self,
+        j: int,
+        x: Tensor,
+        temb: Tensor,
+        text: BlockKeysValues,
+        mask: Tensor | None,
+        skip: Tensor | None = None,
     ) -> Tensor:
         """Resnet j and the attention layers that follow it."""
-        x = self.resnets[j](x, temb)
+        x = self.resnets[j](x, temb, skip)
         for k in range(j * self.attention, (j + 1) * self.attention):
             x = self.attn[k](x, text[k] if text else None, mask)
         for k in range(j * self.temporal_attention, (j + 1) * self.temporal_attention):
@@ -181,7 +186,7 @@ class UNet(nn.Module):
     def _resample(self, width: int, stride: int) -> nn.Module:
         if self.config.resamples_frames:
             return nn.Conv1d(width, width, 3, stride=stride, padding=1)
-        return Conv3x3(width, width) if stride == 1 else nn.Conv2d(width, width, 3, 2, 1)
+        return UpsampleConv3x3(width) if stride == 1 else nn.Conv2d(width, width, 3, 2, 1)
 
     # --- once per prompt ------------------------------------------------------------------
 
@@ -347,14 +352,14 @@ class UNet(nn.Module):
         first = len(text) - len(self.up_blocks)
         for i, block in enumerate(_blocks(self.up_blocks)):
             for j in range(len(block.resnets)):
-                h = torch.cat([h, skips.pop()], dim=1)
-                h = self._run(block, j, h, temb, text[first + i] if text else (), mask)
+                keys_values = text[first + i] if text else ()
+                h = self._run(block, j, h, temb, keys_values, mask, skips.pop())
             if block.resample is not None:
                 h = self._upsample(block.resample, h, len(temb))
         return h
 
     def output(self, h: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(h))).float()
+        return self.conv_out(normalize_silu(self.norm_out, h)).float()
 
     def _run(
         self,
@@ -364,17 +369,18 @@ class UNet(nn.Module):
         temb: Tensor,
         text: BlockKeysValues,
         mask: Tensor | None,
+        skip: Tensor | None = None,
     ) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block.layer, j, h, temb, text, mask, use_reentrant=False)
-        return block.layer(j, h, temb, text, mask)
+            return checkpoint(block.layer, j, h, temb, text, mask, skip, use_reentrant=False)
+        return block.layer(j, h, temb, text, mask, skip)
 
     def _downsample(self, resample: nn.Module, h: Tensor, samples: int) -> Tensor:
         return over_frames(resample, h, samples) if self.config.resamples_frames else resample(h)
 
     def _upsample(self, resample: nn.Module, h: Tensor, samples: int) -> Tensor:
         if not self.config.resamples_frames:
-            return resample(upsample_nearest(h))
+            return resample(h)
         return over_frames(lambda x: resample(x.repeat_interleave(2, dim=2)), h, samples)
 
     def forward(
