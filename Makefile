@@ -54,6 +54,7 @@ format: setup
 
 # The short set, under 20 minutes on two idle cores, and what became slower since the last commit.
 bench: setup
+	rm -rf out/bench
 	$(BIN)/mdm bench run --short --out out/bench
 	$(BIN)/mdm bench compare out/bench
 

@@ -30,8 +30,8 @@ def main(row_id: str, repetitions: int, work: Path) -> None:
         {"id": entry.id}
         | row.as_json()
         | {
-            "peak_bytes": peak_bytes(),
-            "warm_up": 1,
+            "peak_bytes": peak_bytes() if row.in_process else None,
+            "warm_up": row.warm_up,
             "command": f"{entry.command} --repetitions {repetitions}",
             "commit": commit(),
             "recorded": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),

@@ -27,14 +27,16 @@ class Change:
 
 
 def compare(old: Rows, new: Rows, tolerance: float) -> list[Change]:
-    """Rows that both have. worse: by more than the tolerance, 0.1 being a tenth."""
+    """Rows that both have, beside the same peer. worse: by more than the tolerance, 0.1 a tenth."""
     before = {(machine_name(row["machine"]), row["id"]): row for row in old}
     changes: list[Change] = []
     for row in new:
         was = before.get((machine_name(row["machine"]), row["id"]))
         if was is None:
             continue
-        if row["ratio"] and was["ratio"] and row["other_name"] == was["other_name"]:
+        if row["other_name"] != was["other_name"]:
+            continue
+        if row["ratio"] and was["ratio"]:
             factor = row["ratio"] / was["ratio"]
             changes.append(Change(row["id"], factor, "ratio", factor > 1 + tolerance))
         elif _kind(row) == _kind(was):

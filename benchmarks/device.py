@@ -15,7 +15,7 @@ from conversion.chain import Denoiser
 from conversion.convert import ConvertOptions, convert
 from conversion.device.cells import Cell
 from conversion.device.engines import engine_for
-from conversion.device.measure import measure
+from conversion.device.measure import WARM_UP, measure
 from conversion.golden import read_golden
 from conversion.rungs import text_of
 from conversion.source import load_source
@@ -46,8 +46,9 @@ def overhead(repetitions: int, work: Path) -> Row:
         "the denoiser alone",
         Measured(_bare(bundle, repetitions)),
         figures={"packages of it, s": sum(packages)},
-        note="proves the harness, says nothing about a device",
+        note="one after the other; proves the harness, says nothing about a device",
         model_sha256=weights_sha256(EMOJI),
+        warm_up=WARM_UP,
     )
 
 
@@ -57,9 +58,9 @@ def _bare(bundle: Bundle, repetitions: int) -> list[float]:
     denoiser = Denoiser(bundle, "fp16")
     given = denoiser.condition(text_of(bundle, text, 0))
     seconds: list[float] = []
-    for k in range(1 + repetitions):
+    for k in range(WARM_UP + repetitions):
         probe = record.probes[k % len(record.probes)]
         start = time.perf_counter()
         denoiser.predict([x[:1] for x in probe.x_t], probe.t - 1, given)
         seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+    return seconds[WARM_UP:]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_apple.config import ATTENTION_HEADS, UNetConfig
-from mdm_apple.torch.conv import UpsampleConv3x3, upsample_nearest
+from mdm_apple.torch.conv import Conv3x3, UpsampleConv3x3, upsample_nearest
 from mdm_apple.torch.layers import Attention, KeysValues
 from mdm_apple.torch.nested_unet import build_unet
 
@@ -50,7 +50,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 def build_eager(config: UNetConfig) -> nn.Module:
     """The network of a configuration with plain layers; same state dict."""
     net = build_unet(config)
-    plain = {Attention: EagerAttention, UpsampleConv3x3: EagerUpsample}
+    plain: dict[type[nn.Module], type[nn.Module]] = {
+        Attention: EagerAttention,
+        UpsampleConv3x3: EagerUpsample,
+        Conv3x3: nn.Conv2d,
+    }
     for module in net.modules():
         if type(module) in plain:
             module.__class__ = plain[type(module)]

@@ -28,7 +28,7 @@ def student_beside_teacher(steps: int, repetitions: int) -> Row:
         ours,
         f"teacher, {TEACHER_STEPS} guided steps",
         other,
-        figures={"times_faster": other.median / ours.median},
+        figures={"teacher over student": other.median / ours.median},
         note="Not the same pictures: what they are worth is in the models' cards.",
         model_sha256=weights_sha256(EMOJI_STUDENT),
     )

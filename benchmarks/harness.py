@@ -65,7 +65,8 @@ class Row:
 
     difference: largest difference of the outputs over the largest value. basis: the clock that
     `ours` and `other` were read from. figures: further numbers by name, with their unit in it.
-    model_sha256: of the weights that both sides had.
+    model_sha256: of the weights that both sides had. warm_up: calls before the first that counts.
+    in_process: whether this process does the work, so that its peak memory tells something.
     """
 
     name: str
@@ -78,6 +79,8 @@ class Row:
     basis: Basis = "wall"
     figures: dict[str, float] = field(default_factory=dict)
     model_sha256: str | None = None
+    warm_up: int = 1
+    in_process: bool = True
 
     @property
     def ratio(self) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mdm_apple.config import UNetConfig
+from mdm_apple.errors import MdmError
 
 VARIABLE = "MDM_REFERENCE"
 
@@ -50,7 +51,10 @@ def run_original(
 def _load(checkout: Path) -> tuple[Any, Any]:
     roots = [p for p in checkout.rglob("ml_mdm") if (p / "models" / "unet.py").is_file()]
     if not roots:
-        raise FileNotFoundError(f"{checkout}: expected a checkout of apple/ml-mdm.")
+        raise MdmError(
+            f"{VARIABLE}: {checkout} holds no ml_mdm/models/unet.py; "
+            "name a checkout of apple/ml-mdm."
+        )
     root = roots[0]
     package = types.ModuleType("ml_mdm")
     package.__path__ = [str(root)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import LEAST
 from benchmarks.plots import draw
-from benchmarks.run import amount
+from benchmarks.run import amount, spread
 from benchmarks.store import HERE, RESULTS, Rows, read
 from benchmarks.suites import ENTRIES, SUITES, Entry
 from conversion.device.results import read_results
@@ -18,9 +18,9 @@ from conversion.device.table import table as device_table
 PAGE = HERE / "RESULTS.md"
 HEAD = """# Results
 
-Generated from `results/` by `mdm bench report`. Below 1, ours takes less; ratios are of medians, of
-runs taken in turn in one process after a warm-up. In brackets the interquartile range. The process
-of a row holds both sides, so its peak memory is that of both. A letter names the run: machine,
+Generated from `results/` by `mdm bench report`. Below 1, ours takes less; ratios are of medians,
+unless a row says otherwise of runs taken in turn in one process after a warm-up. In brackets the
+interquartile range. Peak memory is that of the row's process. A letter names the run: machine,
 versions, commit. CHECKOUT is one of apple/ml-mdm, which is called the original here; without it a
 plain eager network stands in. [How to read and repeat this](../docs/benchmarks.md).
 """
@@ -116,7 +116,7 @@ def _line(entry: Entry, row: dict[str, Any] | None, letters: dict[str, str]) -> 
 def _amounts(measured: dict[str, Any], row: dict[str, Any]) -> str:
     """Median, interquartile range, the 95th percentile where there is one, median CPU seconds."""
     unit = row["unit"]
-    text = f"{amount(measured['median'], unit)} ({amount(measured['iqr'], unit)})"
+    text = spread(measured, unit)
     if measured["p95"] is not None:
         text += f", p95 {amount(measured['p95'], unit)}"
     cpu = measured["cpu_seconds"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.original import VARIABLE, reference_path
 from benchmarks.suites import Entry
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def _measured(entry: Entry, repetitions: int, work: Path) -> dict[str, Any] | st
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=_environment(),
     )
     if done.returncode < 0:
         return f"its process was ended by signal {-done.returncode}"
@@ -46,15 +47,30 @@ def _measured(entry: Entry, repetitions: int, work: Path) -> dict[str, Any] | st
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _environment() -> dict[str, str]:
+    """Ours, fit for a process that starts in the checkout."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    checkout = reference_path()
+    return environment if checkout is None else environment | {VARIABLE: str(checkout.resolve())}
+
+
 def line(row: dict[str, Any]) -> str:
     """A measured row for a person."""
-    text = f"{row['id']:26} {amount(row['ours']['median'], row['unit'])}"
+    text = f"{row['id']:26} {spread(row['ours'], row['unit'])}"
     if row["other"] is not None:
-        text += f"  {row['other_name']} {amount(row['other']['median'], row['unit'])}"
+        text += f"  {row['other_name']} {spread(row['other'], row['unit'])}"
         text += f"  ratio {row['ratio']:.2f}"
     if row["difference"] is not None:
         text += f"  difference {row['difference']:.1e}"
-    return text
+    if row["peak_bytes"] is not None:
+        text += f"  peak {amount(row['peak_bytes'], 'bytes')}"
+    return text + "".join(f"  {name} {value:.4g}" for name, value in row["figures"].items())
+
+
+def spread(measured: dict[str, Any], unit: str) -> str:
+    """Median and, in brackets, the interquartile range."""
+    return f"{amount(measured['median'], unit)} ({amount(measured['iqr'], unit)})"
 
 
 def amount(value: float, unit: str) -> str:

@@ -184,8 +184,7 @@ def _convert() -> list[Entry]:
             f"emoji-{layout}",
             f"convert the emoji model, {layout}",
             lambda n, work, kind=layout: converting.convert_emoji(kind, n, work),
-            4,
-            short=layout == "nested",
+            8,
             needs="coremltools",
         )
         for layout in layouts
@@ -197,7 +196,8 @@ def _convert() -> list[Entry]:
             "emoji-open",
             "open and check the emoji bundle",
             converting.open_emoji,
-            1,
+            1.5,
+            short=True,
             needs="coremltools",
         ),
     ]
@@ -214,7 +214,7 @@ def _palettize() -> list[Entry]:
             short=(bits, kind) == (4, "trained"),
             needs="coremltools",
         )
-        for kind in ("gauss", "student", "trained")
+        for kind in ("gauss", "student-t", "trained")
         for bits in (4, 6, 8)
     ]
 

@@ -106,8 +106,8 @@ def _pair(
         work()
         theirs.append(time.perf_counter() - start)
         ours += _swift(program, words, given)
-    note = "results compared by tests/test_swift_*.py"
-    return Row(name, Measured(ours), other, Measured(theirs), note=note)
+    note = "a Swift process per repetition; results compared by tests/test_swift_*.py"
+    return Row(name, Measured(ours), other, Measured(theirs), note=note, in_process=False)
 
 
 def _swift(program: Path, words: list[Any], given: Any) -> list[float]:

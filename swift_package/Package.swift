@@ -22,6 +22,7 @@ let package = Package(
     .library(name: "MatryoshkaDiffusion", targets: ["MatryoshkaDiffusion"]),
     .library(name: "DiffusionCore", targets: ["DiffusionCore"]),
     .library(name: "DiffusionCoreML", targets: ["DiffusionCoreML"]),
+    .library(name: "DiffusionBench", targets: ["DiffusionBench"]),
     .library(name: "DiffusionPipe", targets: ["DiffusionPipe"]),
     .executable(name: "mdm-generate", targets: ["mdm-generate"]),
   ],
@@ -34,9 +35,14 @@ let package = Package(
       resources: [.copy("PrivacyInfo.xcprivacy")], swiftSettings: shimSettings),
     // Runs a bundle by `mdm serve-bundle`, where there is no Core ML.
     .target(name: "DiffusionPipe", dependencies: ["DiffusionCore"]),
+    // Latencies of a pipeline, as lines for `mdm doctor`.
+    .target(name: "DiffusionBench", dependencies: ["DiffusionCore", "MatryoshkaDiffusion"]),
     .executableTarget(
       name: "mdm-generate",
-      dependencies: ["DiffusionCore", "DiffusionCoreML", "DiffusionPipe", "MatryoshkaDiffusion"],
+      dependencies: [
+        "DiffusionBench", "DiffusionCore", "DiffusionCoreML", "DiffusionPipe",
+        "MatryoshkaDiffusion",
+      ],
       swiftSettings: shimSettings),
     // What the tests in Python compare with: prints what the library makes of given inputs.
     .executableTarget(name: "mdm-dump", dependencies: ["DiffusionCore", "DiffusionPipe"]),

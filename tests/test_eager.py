@@ -10,6 +10,7 @@ from tolerances import FORWARD
 
 from benchmarks.eager import build_eager, run_eager
 from mdm_apple.config import UNetConfig
+from mdm_apple.torch.nested_unet import build_unet
 
 
 def eager_difference(config: UNetConfig, change: float) -> float:
@@ -46,3 +47,27 @@ def test_the_eager_network_is_ours(config: UNetConfig) -> None:
 @pytest.mark.parametrize("config", NETWORKS)
 def test_the_eager_network_with_one_perturbed_weight_is_not(config: UNetConfig) -> None:
     assert eager_difference(config, 0.5) > 10 * FORWARD
+
+
+def test_nothing_in_the_plain_network_is_faster_than_plain() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(channels=(64, 64), num_resnets=(1, 1), num_attention_layers=(0, 0))
+    seen = {}
+    for name, net in (("ours", build_unet(config)), ("eager", build_eager(config))):
+        x = torch.randn(2, 3, 64, 64)
+        (out,) = net(x.to(memory_format=torch.channels_last), torch.tensor([1, 2]))
+        seen[name] = functions_behind(out)
+    own = {"_ProductsBackward", "_InterleavedBackward", "_GroupNormBackward"}
+    assert own <= seen["ours"]
+    assert not own - {"_GroupNormBackward"} & seen["eager"]
+
+
+def functions_behind(out: torch.Tensor) -> set[str]:
+    """Names of all that a gradient would go through."""
+    found, waiting = set(), [out.grad_fn]
+    while waiting:
+        function = waiting.pop()
+        if function is not None and function not in found:
+            found.add(function)
+            waiting += [before for before, _ in function.next_functions]
+    return {type(function).__name__ for function in found}

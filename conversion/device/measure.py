@@ -129,7 +129,39 @@ def _packages(
     # before any load is timed: reading a package imports what reads packages
     flops = {place: _flops(place, name) for place, name in names.items()}
     loader = _Loader(engine.load)
-    denoiser = Denoiser(bundle, cell.precision, loader)
+    prompt, step = _steps(cell, Denoiser(bundle, cell.precision, loader), bundle, text, record)
+    peak = peak_bytes()
+    latencies: list[dict[str, Any]] = [
+        {"what": "prompt", "seconds": prompt, "flops": None},
+        {"what": "step", "seconds": step, "flops": None},
+        *(
+            {
+                "what": f"package {names[place]}",
+                "seconds": program.seconds[WARM_UP:],
+                "flops": flops[place],
+            }
+            for place, program in loader.programs.items()
+        ),
+    ]
+    placement = None
+    if engine.placement is not None:
+        placement = [
+            {"package": names[place], **asdict(engine.placement(*place))}
+            for place in loader.programs
+        ]
+    return {
+        "latencies": latencies,
+        "peak_bytes": peak,
+        "placement": placement,
+        "floor": _floor(loader, engine, names),
+        "loads": _loads(loader, names),  # last: it lets go of the packages
+    }
+
+
+def _steps(
+    cell: Cell, denoiser: Denoiser, bundle: Bundle, text: TextInputs | None, record: Walk
+) -> tuple[list[float], list[float]]:
+    """Seconds per prompt and per step."""
     prompt: list[float] = []
     step: list[float] = []
     for k in range(WARM_UP + cell.repetitions):
@@ -143,32 +175,7 @@ def _packages(
         if k >= WARM_UP:
             prompt.append(middle - start)
             step.append(end - middle)
-    peak = peak_bytes()
-    latencies: list[dict[str, Any]] = [
-        {"what": "prompt", "seconds": prompt, "flops": None},
-        {"what": "step", "seconds": step, "flops": None},
-    ]
-    for place, program in loader.programs.items():
-        latencies.append(
-            {
-                "what": f"package {names[place]}",
-                "seconds": program.seconds[WARM_UP:],
-                "flops": flops[place],
-            }
-        )
-    placement = None
-    if engine.placement is not None:
-        placement = [
-            {"package": names[place], **asdict(engine.placement(*place))}
-            for place in loader.programs
-        ]
-    return {
-        "latencies": latencies,
-        "peak_bytes": peak,
-        "placement": placement,
-        "floor": _floor(loader, engine, names),
-        "loads": _loads(loader, names),
-    }
+    return prompt, step
 
 
 def _names(bundle: Bundle) -> dict[tuple[Path, str | None], str]:
@@ -189,7 +196,7 @@ def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[d
     first: dict[tuple[Path, str | None], tuple[ComputeUnits, float]] = {
         place: (program.units, program.load_seconds) for place, program in loader.programs.items()
     }
-    loader.programs.clear()  # lets go of them before they are loaded again
+    loader.programs.clear()  # nothing else holds them: they go before they are loaded again
     out: list[dict[str, Any]] = []
     for place, (units, seconds) in first.items():
         loader(*place, units)

@@ -18,7 +18,7 @@ def table(name: str, records: Sequence[Record]) -> str:
         f"## On a device: {name}\n",
         f"{first['model'] or first['chip'] or first['processor']}, {first['system']} "
         f"{first['os_version'] or 'of unknown version'}, commit {records[0]['commit']}. Repeat by "
-        "`mdm bench device`.\n",
+        f"`{_command(name, records)}`.\n",
     ]
     if all(record["engine"] == "executor" for record in records):
         lines.append(f"{HARNESS_ONLY}\n")
@@ -29,6 +29,13 @@ def table(name: str, records: Sequence[Record]) -> str:
     ]
     lines += [_line(candidate) for candidate in candidates(records)]
     return "\n".join(lines) + "\n"
+
+
+def _command(name: str, records: Sequence[Record]) -> str:
+    bundles = dict.fromkeys(record["bundle"] for record in records)
+    steps = dict.fromkeys(n for record in records for n in record["steps"])
+    words = [*bundles, *(f"--steps {n}" for n in steps), f"--out {name}.jsonl"]
+    return f"mdm bench device {' '.join(words)}"
 
 
 def _line(c: Candidate) -> str:

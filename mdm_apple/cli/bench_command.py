@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -248,12 +246,11 @@ def device(**options: Any) -> None:
 
 def _checkout() -> None:
     """Make `benchmarks` importable from the checkout beside mdm_apple, or refuse."""
-    if importlib.util.find_spec("benchmarks") is not None:
-        return
-    root = Path(__file__).parents[2]
-    if not (root / "benchmarks" / "suites.py").is_file():
-        raise MdmError(
-            "bench: run, report and compare belong to a checkout of the project and are not in an "
-            "installed mdm; clone it and run them there."
-        )
-    sys.path.insert(0, str(root))
+    for root in (Path(__file__).parents[2], Path.cwd()):
+        if (root / "benchmarks" / "suites.py").is_file():
+            sys.path.insert(0, str(root))
+            return
+    raise MdmError(
+        "bench: run, report and compare belong to a checkout of the project and are not in an "
+        "installed mdm; clone it and run them in its folder."
+    )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 # multiplications: below, the library's own gradient is as fast (measured with AVX2)
@@ -46,7 +47,7 @@ class UpsampleConv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2 H, 2 W)."""
-        if _in_fp32_on_cpu(input, self.weight):
+        if eager_fp32_on_cpu(input, self.weight):
             return from_corners(convolve(input, *self.corners()))
         return super().forward(upsample_nearest(input))
 
@@ -72,32 +73,32 @@ def _gains(x: Tensor, weight: Tensor) -> bool:
         torch.is_grad_enabled()
         and weight.requires_grad
         and x.numel() // x.shape[1] * weight.numel() >= WORTHWHILE
-        and _in_fp32_on_cpu(x, weight)
+        and eager_fp32_on_cpu(x, weight)
     )
 
 
-def _in_fp32_on_cpu(x: Tensor, weight: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+def eager_fp32_on_cpu(*tensors: Tensor) -> bool:
+    """Whether operations on these run at once, on the CPU and in fp32: neither traced nor cast."""
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not (
+        torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing()
     )
 
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = conv2d_input(list(x.shape), weight, grad, padding=1)
-        return grad_x, weight_gradient(x, grad), grad.sum(dim=(0, 2, 3))
+        grad_bias = grad.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, weight_gradient(x, grad), grad_bias
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def interleave(corners: Tensor, image: Tensor) -> None:
 
     Pixel (y, x) of corner (a, b) belongs at (2 (y - a) + a, 2 (x - b) + b), or nowhere.
     """
-    pixels = _strided_pixels(corners)
+    pixels = _strided_pixels(corners.contiguous(memory_format=torch.channels_last))
     image.permute(0, 2, 3, 1).view(pixels.shape).copy_(pixels)
 
 
@@ -161,7 +162,6 @@ class _Interleaved(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, corners: Tensor) -> Tensor:
-        corners = corners.contiguous(memory_format=torch.channels_last)
         ctx.shape = corners.shape
         batch, channels, rows, row = corners.shape
         image = corners.new_empty(batch, 2 * (rows - 1), 2 * (row - 1), channels // 4)
@@ -170,7 +170,8 @@ class _Interleaved(torch.autograd.Function):
         return image
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         corners = grad.new_zeros(ctx.shape).contiguous(memory_format=torch.channels_last)
         pixels = _strided_pixels(corners)

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mdm_apple.torch import strips
+from mdm_apple.torch.conv import eager_fp32_on_cpu
 
 WORTHWHILE_PIXELS = 1024  # of an image; below, PyTorch's own gradient is as fast
 
@@ -40,14 +42,10 @@ def normalize_silu(norm: nn.GroupNorm, x: Tensor, film: Tensor | None = None) ->
 
 def _gains(norm: nn.GroupNorm, x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
-        and torch.is_grad_enabled()
+        torch.is_grad_enabled()
         and x.shape[2] * x.shape[3] >= WORTHWHILE_PIXELS
-        and x.dtype == norm.weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and eager_fp32_on_cpu(x, norm.weight)
     )
 
 
@@ -64,7 +62,8 @@ class _GroupNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, rstd = ctx.saved_tensors
         channels, groups = x.shape[1], mean.shape[1]
         rows = x.permute(0, 2, 3, 1).flatten(1, 2)

@@ -19,7 +19,7 @@ WORTHWHILE = 1 << 25  # bytes: from here on malloc takes fresh pages from the sy
 
 def empty_image(batch: int, channels: int, height: int, width: int) -> Tensor:
     """(B, C, H, W) in fp32 on the CPU, channels last, uninitialised; in large pages if possible."""
-    out = torch.empty(batch, height, width, channels, dtype=torch.float32)
+    out = torch.empty(batch, height, width, channels, dtype=torch.float32, device="cpu")
     if out.nbytes >= WORTHWHILE and sys.platform == "linux":
         start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         length = out.data_ptr() + out.nbytes - start

@@ -2,7 +2,8 @@
 
 At 1024 px an activation has 128 MiB. One operation at a time, a residual block carries a dozen of
 those through memory. Here a strip goes through norm, modulation, SiLU and convolution while it is
-in the cache; only the input, the first convolution's output and the result exist as a whole.
+in the cache; only the input, the first convolution's output and the result exist as a whole. Hooks
+on the layers inside such a block are not run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.torch.conv import interleave
+from mdm_apple.torch.conv import eager_fp32_on_cpu, interleave
 from mdm_apple.torch.pages import empty_image
 
 WORTHWHILE = 1 << 22  # numbers of one image, 16 MiB: smaller ones stay in a cache anyway
@@ -51,11 +52,9 @@ def worthwhile(x: Tensor, *others: Tensor, growth: int = 1) -> bool:
     parts = (x, *others)
     return (
         not torch.is_grad_enabled()
-        and x.device.type == "cpu"
         and growth * sum(part[0].numel() for part in parts) >= WORTHWHILE
-        and all(part.dtype == torch.float32 for part in parts)
         and all(part.is_contiguous(memory_format=torch.channels_last) for part in parts)
-        and not torch.jit.is_tracing()
+        and eager_fp32_on_cpu(*parts)
     )
 
 
@@ -109,7 +108,7 @@ def _residual_of_one(block: Block, parts: list[Tensor], film: Tensor, out: Tenso
     # 1. to the first convolution's output, whose sums are taken as it comes; and the shortcut
     slope, level = _affine(block.norm1, torch.cat([_sums(part) for part in parts], dim=1), out)
     hidden = empty_image(*out.shape)
-    sums = torch.zeros(2, out.shape[1], dtype=torch.float64)
+    sums = out.new_zeros(2, out.shape[1], dtype=torch.float64)
     for top, bottom in _strips(*parts):
         low, high = max(top - 1, 0), min(bottom + 1, height)
         x = _beside([part[:, :, low:high] for part in parts])

@@ -2,19 +2,22 @@ import DiffusionCoreML
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// Opens one of the app's bundles and compiles its packages once; then shows the studio.
+/// Opens one of the app's bundles and compiles its packages once; then shows the studio or the benchmark.
 struct StartView: View {
   /// Variants of a model are bundles of their own, such as emoji.bundle and emoji-4bit.bundle.
   private let bundles = Bundle.main.urls(forResourcesWithExtension: "bundle", subdirectory: nil) ?? []
   @State private var chosen: URL?
   @State private var units = Manifest.ComputeUnits.cpuAndNeuralEngine
   @State private var progress = ""
-  @State private var generation: Generation?
+  @State private var opened: Opened?
+  @State private var isMeasuring = false
   @State private var failure: String?
 
   var body: some View {
-    if let generation {
-      StudioView(generation: generation)
+    if let opened, isMeasuring {
+      BenchmarkView(bundle: opened.bundle, runtime: opened.runtime, units: units)
+    } else if let opened {
+      StudioView(generation: opened.generation)
     } else {
       VStack(spacing: 16) {
         Picker("Variant", selection: $chosen) {
@@ -24,10 +27,20 @@ struct StartView: View {
           ForEach(Manifest.ComputeUnits.allCases, id: \.self) { Text($0.rawValue).tag($0) }
         }
         Button("Open") { Task { await open() } }
+        Button("Benchmark") {
+          isMeasuring = true
+          Task { await open() }
+        }
         Text(failure ?? progress)
       }
       .padding()
     }
+  }
+
+  private struct Opened {
+    let bundle: BundleFolder
+    let runtime: CoreMLRuntime
+    let generation: Generation
   }
 
   private func open() async {
@@ -42,7 +55,8 @@ struct StartView: View {
       progress = "compiling, once"
       try await models.prepare()
       let runtime = CoreMLRuntime(models: models, computeUnits: units)
-      generation = Generation(pipeline: Pipeline(bundle: bundle, runtime: runtime))
+      let generation = Generation(pipeline: Pipeline(bundle: bundle, runtime: runtime))
+      opened = Opened(bundle: bundle, runtime: runtime, generation: generation)
     } catch {
       failure = error.localizedDescription
     }

@@ -1,3 +1,4 @@
+import DiffusionBench
 import DiffusionPipe
 import Dispatch
 import Foundation

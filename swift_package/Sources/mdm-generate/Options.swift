@@ -19,7 +19,7 @@ struct CommandLineOptions {
   var computeUnits: Manifest.ComputeUnits?
   var compiled: String?
   var memory = MemoryPolicy.automatic
-  var repetitions = 5
+  var repetitions = 10
   var isJSON = false
   var overwrites = false
   var isQuiet = false
@@ -46,7 +46,7 @@ struct CommandLineOptions {
       --server COMMAND     default mdm             --precision NAME     fp16, fp32
       --compute-units NAME all, cpuOnly, cpuAndGPU, cpuAndNeuralEngine; default: the bundle's
       --compiled DIR       what compile made; default: compiled once, kept in the caches
-      --repetitions N      of bench; default 5
+      --repetitions N      of bench; default 10
       --json --quiet --overwrite --help
 
     Examples:

@@ -2,13 +2,10 @@ import Foundation
 
 /// Results on standard output, progress on standard error.
 enum Output {
-  static func put(
-    _ report: (any Encodable)?, keys: JSONEncoder.KeyEncodingStrategy = .useDefaultKeys, _ text: String
-  ) throws {
+  static func put(_ report: (any Encodable)?, _ text: String) throws {
     var data = Data(text.utf8)
     if let report {
       let encoder = JSONEncoder()
-      encoder.keyEncodingStrategy = keys
       encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
       data = try encoder.encode(report)
     }

@@ -1,7 +1,7 @@
-import MatryoshkaDiffusion
+import DiffusionCore
 
 /// Passes everything on, and keeps the seconds of every load and of every run.
-actor TimedRuntime: PackageRuntime {
+public actor TimedRuntime: PackageRuntime {
   private let inner: any PackageRuntime
   private var loaded: Set<String> = []
   /// By package; the first is cold.
@@ -9,32 +9,32 @@ actor TimedRuntime: PackageRuntime {
   /// By package, since the last ``forgetRuns()``.
   private(set) var runs: [String: [Double]] = [:]
 
-  init(_ inner: any PackageRuntime) { self.inner = inner }
+  public init(_ inner: any PackageRuntime) { self.inner = inner }
 
   /// So that what comes next is warm.
   func forgetRuns() { runs = [:] }
 
-  func load(_ package: Manifest.Package) async throws {
+  public func load(_ package: Manifest.Package) async throws {
     guard loaded.insert(package.name).inserted else { return }
     let taken = try await seconds { try await inner.load(package) }
     loads[package.name, default: []].append(taken)
   }
 
-  func unload(_ package: Manifest.Package) async {
+  public func unload(_ package: Manifest.Package) async {
     loaded.remove(package.name)
     await inner.unload(package)
   }
 
-  func run(_ package: Manifest.Package, context: Int, giving values: [String: Tensor]) async throws {
+  public func run(_ package: Manifest.Package, context: Int, giving values: [String: Tensor]) async throws {
     let taken = try await seconds { try await inner.run(package, context: context, giving: values) }
     runs[package.name, default: []].append(taken)
   }
 
-  func value(_ name: String, context: Int) async throws -> Tensor {
+  public func value(_ name: String, context: Int) async throws -> Tensor {
     try await inner.value(name, context: context)
   }
 
-  func release() async {
+  public func release() async {
     loaded = []
     await inner.release()
   }

@@ -3,24 +3,25 @@ import MatryoshkaDiffusion
 
 /// A line of a result file for `mdm doctor`, as `conversion/device/result.schema.json` has it; to be
 /// encoded with keys in snake case.
-struct BenchRecord: Encodable {
-  struct Load: Encodable {
+public struct BenchRecord: Encodable, Sendable {
+  struct Load: Encodable, Sendable {
     let package: String
     let firstS: Double
     @Nullable var secondS: Double?
     let cold: Bool
   }
-  struct Latency: Encodable {
-    let what: String
-    let seconds: [Double]
+  /// Of the whole step first, then of packages.
+  public struct Latency: Encodable, Sendable {
+    public let what: String
+    public let seconds: [Double]
     @Nullable var flops: Int? = nil
   }
-  struct Pictures: Encodable {
-    let steps: Int
-    let evaluations: Int
-    let seconds: [Double]
+  public struct Pictures: Encodable, Sendable {
+    public let steps: Int
+    public let evaluations: Int
+    public let seconds: [Double]
   }
-  struct Conditions: Encodable {
+  struct Conditions: Encodable, Sendable {
     @Nullable var thermal: String?
     @Nullable var lowPower: Bool?
 
@@ -35,7 +36,7 @@ struct BenchRecord: Encodable {
       #endif
     }
   }
-  struct Machine: Encodable {
+  struct Machine: Encodable, Sendable {
     let system: String
     @Nullable var osVersion: String? = ProcessInfo.processInfo.operatingSystemVersionString
     let processor: String
@@ -100,13 +101,21 @@ struct BenchRecord: Encodable {
   let after: Conditions
   let violations: [String]
   let loads: [Load]
-  let latencies: [Latency]
-  let pictures: [Pictures]
+  public let latencies: [Latency]
+  public let pictures: [Pictures]
   @Nullable var sustained: [Double]? = nil
   @Nullable var peakBytes: Int?
   @Nullable var placement: [Double]? = nil
   @Nullable var floor: [Double]? = nil
   @Nullable var quality: [Double]? = nil
+
+  /// As a line of a result file.
+  public func line() throws -> String {
+    let encoder = JSONEncoder()
+    encoder.keyEncodingStrategy = .convertToSnakeCase
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    return String(decoding: try encoder.encode(self), as: UTF8.self)
+  }
 
   /// What makes numbers taken in between doubtful.
   static func violations(_ before: Conditions, _ after: Conditions) -> [String] {
@@ -127,7 +136,7 @@ struct BenchRecord: Encodable {
 
 /// Is written as null where it is nil; a synthesized encoder would leave the key out.
 @propertyWrapper
-struct Nullable<Value: Encodable>: Encodable {
+struct Nullable<Value: Encodable & Sendable>: Encodable, Sendable {
   var wrappedValue: Value?
 
   init(wrappedValue: Value?) { self.wrappedValue = wrappedValue }
