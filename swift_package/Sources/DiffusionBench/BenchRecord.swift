@@ -12,13 +12,19 @@ public struct BenchRecord: Encodable, Sendable {
   }
   /// Of the whole step first, then of packages.
   public struct Latency: Encodable, Sendable {
+    /// `step`, or `package NAME`.
     public let what: String
+    /// Of every call.
     public let seconds: [Double]
     @Nullable var flops: Int? = nil
   }
+  /// Whole pictures, from prompt to pixels.
   public struct Pictures: Encodable, Sendable {
+    /// Of each.
     public let steps: Int
+    /// Of the network per step: two with guidance.
     public let evaluations: Int
+    /// Of each picture.
     public let seconds: [Double]
   }
   struct Conditions: Encodable, Sendable {
@@ -101,7 +107,9 @@ public struct BenchRecord: Encodable, Sendable {
   let after: Conditions
   let violations: [String]
   let loads: [Load]
+  /// Of steps and packages.
   public let latencies: [Latency]
+  /// Of one number of steps.
   public let pictures: [Pictures]
   @Nullable var sustained: [Double]? = nil
   @Nullable var peakBytes: Int?

@@ -6,11 +6,11 @@ import MatryoshkaDiffusion
 public struct Benchmark: Sendable {
   /// How the pictures are made, as the record says it.
   public struct Setup: Sendable {
-    public let engine: String
-    public let bundle: String
-    public let units: String
-    public let precision: String
-    public let repetitions: Int
+    let engine: String
+    let bundle: String
+    let units: String
+    let precision: String
+    let repetitions: Int
 
     /// - Parameters:
     ///   - engine: `coreml` or `executor`.
@@ -38,6 +38,7 @@ public struct Benchmark: Sendable {
     (self.setup, self.pipeline, self.runtime) = (setup, pipeline, runtime)
   }
 
+  /// Makes the picture once to warm up, then as often as the setup says; throws what making one throws.
   public func run(_ request: PictureRequest) async throws -> BenchRecord {
     var pictures: [Double] = []
     var steps: [Double] = []
