@@ -32,9 +32,7 @@ def compare(old: Rows, new: Rows, tolerance: float) -> list[Change]:
     changes: list[Change] = []
     for row in new:
         was = before.get((machine_name(row["machine"]), row["id"]))
-        if was is None:
-            continue
-        if row["other_name"] != was["other_name"]:
+        if was is None or row["other_name"] != was["other_name"]:
             continue
         if row["ratio"] and was["ratio"]:
             factor = row["ratio"] / was["ratio"]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_apple.config import ATTENTION_HEADS, UNetConfig
-from mdm_apple.torch.conv import Conv3x3, UpsampleConv3x3, upsample_nearest
+from mdm_apple.torch.conv import Conv3x3, UpsampleConv3x3
 from mdm_apple.torch.layers import Attention, KeysValues
 from mdm_apple.torch.nested_unet import build_unet
 
@@ -32,10 +32,10 @@ class EagerAttention(Attention):
 
 
 class EagerUpsample(UpsampleConv3x3):
-    """The upsampled image in memory, and a convolution of all of it."""
+    """The same layer, never in corners."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(upsample_nearest(input), self.weight, self.bias, padding=1)
+        return self.plain(input)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

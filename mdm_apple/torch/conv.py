@@ -49,6 +49,10 @@ class UpsampleConv3x3(nn.Conv2d):
         """(B, C, H, W) to (B, C, 2 H, 2 W)."""
         if eager_fp32_on_cpu(input, self.weight):
             return from_corners(convolve(input, *self.corners()))
+        return self.plain(input)
+
+    def plain(self, input: Tensor) -> Tensor:
+        """The same with the upsampled image in memory, and a convolution of all of it."""
         return super().forward(upsample_nearest(input))
 
     def corners(self) -> tuple[Tensor, Tensor]:
