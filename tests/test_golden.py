@@ -45,6 +45,7 @@ from mdm_apple.schedule import (
 from mdm_apple.training import Snapshot, TrainConfig, learning_rate
 
 FIXTURES = find_fixtures()
+MOMENT = "exp_avg_sq."  # of Adam: its running mean of squared gradients
 
 
 def of_kind(kind: str) -> list[Any]:
@@ -192,10 +193,20 @@ def schedule_errors(fixture: Fixture, run: dict[str, Any], base: Table) -> dict[
     }
     for name, table in wanted.items():
         if name.startswith("shifted."):
-            power, scale = (float(part[1:]) for part in name.split(".")[1:])
-            got = shift(base, int(scale), power)
+            got = shift(base, *shift_named(name))
             errors[name] = float(np.abs(got - table).max()) / SHIFTED_SCHEDULE
     return errors
+
+
+def shift_named(name: str) -> tuple[int, float]:
+    """Scale and power of a table, `shifted.pPOWER.sSCALE`."""
+    power, scale = name.removeprefix("shifted.p").rsplit(".s", 1)
+    return int(scale), float(power)
+
+
+def test_the_power_of_a_shift_may_be_a_fraction() -> None:
+    assert shift_named("shifted.p0.5.s8") == (8, 0.5)
+    assert shift_named("shifted.p2.s16") == (16, 2.0)
 
 
 @pytest.mark.parametrize("fixture", of_kind("schedules"))
@@ -363,15 +374,16 @@ def weight_error(
 ) -> tuple[float, float]:
     """Worst absolute error where the gradient is real, and where it is rounding noise."""
     assert snapshot.ema is not None
+    largest = [max(v.max() for k, v in step.items() if k.startswith(MOMENT)) for step in means]
     real, noise = 0.0, 0.0
     for kind, weights in (("final.", snapshot.weights), ("ema.", snapshot.ema)):
         for name, wanted in fixture.inputs(kind).items():
             error = np.abs(weights[name] - wanted)
-            moved = np.zeros(wanted.shape, bool)
-            for step in means:  # |grad| shows in the second moment of every step after it
-                moved |= step[f"exp_avg_sq.{name}"] >= 1e-3 * TRAIN_GRAD_FLOOR**2
-            real = max(real, float(error[moved].max(initial=0)))
-            noise = max(noise, float(error[~moved].max(initial=0)))
+            held = np.ones(wanted.shape, bool)
+            for step, most in zip(means, largest, strict=True):  # moments are squares of gradients
+                held &= step[f"{MOMENT}{name}"] >= TRAIN_GRAD_FLOOR**2 * most
+            real = max(real, float(error[held].max(initial=0)))
+            noise = max(noise, float(error[~held].max(initial=0)))
     return real, noise
 
 
