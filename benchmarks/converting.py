@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.harness import Row, in_turn
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.layouts import Layout
-from conversion.source import load_source
-from mdm_apple.checkpoint import weights_sha256
-from mdm_apple.embedded import EMOJI
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.layouts.choose import Layout
+from mdm_apple.conversion.source.model import load_source
+from mdm_apple.storage.model_folder import weights_sha256
 
 
 def convert_emoji(layout: Layout, repetitions: int, work: Path) -> Row:

@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Measured, Row
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser
-from conversion.convert import ConvertOptions, convert
-from conversion.device.cells import Cell
-from conversion.device.engines import engine_for
-from conversion.device.measure import WARM_UP, measure
-from conversion.golden import read_golden
-from conversion.rungs import text_of
-from conversion.source import load_source
-from mdm_apple.checkpoint import weights_sha256
-from mdm_apple.embedded import EMOJI
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.golden import read_golden
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.device.cells import Cell
+from mdm_apple.conversion.device.engines import engine_for
+from mdm_apple.conversion.device.measure import WARM_UP, measure
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.source.model import load_source
+from mdm_apple.conversion.verify.ladder import text_of
+from mdm_apple.storage.model_folder import weights_sha256
 
 
 def overhead(repetitions: int, work: Path) -> Row:

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.harness import Row, in_turn, weights_hash
-from conversion.convert import convert_part
-from conversion.execute import Package, Precision
-from conversion.nested import nested_parts
-from conversion.palette_jobs import Job, run_jobs
-from conversion.parts import Part
-from conversion.plan import Setting, refusal
-from conversion.replace import replace_weights
-from conversion.source import ModelSource, load_source, random_source
-from conversion.weights import weights_of
-from mdm_apple.embedded import EMOJI
-from mdm_apple.presets import preset
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.config.presets import preset
+from mdm_apple.conversion.compress.palette_jobs import Job, run_jobs
+from mdm_apple.conversion.compress.replace import replace_weights
+from mdm_apple.conversion.compress.settings import Setting, refusal
+from mdm_apple.conversion.convert import convert_part
+from mdm_apple.conversion.execute import Package, Precision
+from mdm_apple.conversion.layouts.nested import nested_parts
+from mdm_apple.conversion.layouts.parts import Part
+from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.source.model import ModelSource, load_source, random_source
 
 SETTING = Setting(4, group=16)
 
@@ -94,9 +94,8 @@ def random_inputs(examples: Mapping[str, Tensor]) -> dict[str, NDArray[np.float3
     random = np.random.RandomState(0)
     out: dict[str, NDArray[np.float32]] = {}
     for name, example in examples.items():
-        values = random.standard_normal(tuple(example.shape)).astype(np.float16)
+        values = random.standard_normal(tuple(example.shape)).astype(np.float16).astype(np.float32)
         out[name] = np.zeros_like(values) if name == "attention_mask" else values
-        out[name] = out[name].astype(np.float32)
     return out
 
 

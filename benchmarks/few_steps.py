@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.harness import Row, in_turn
-from mdm_apple.checkpoint import weights_sha256
-from mdm_apple.embedded import EMOJI, EMOJI_STUDENT
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.torch.open import open_runtime
+from mdm_apple.bundled_models import EMOJI, EMOJI_STUDENT
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.model_folder import weights_sha256
+from mdm_apple.torch.load import open_runtime
 
 TEACHER_STEPS = 50
 

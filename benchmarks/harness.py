@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from conversion.device.machine import machine as hardware
+from mdm_apple.conversion.device.machine import machine as hardware
 
 MANY = 20  # values from which on there is a 95th percentile
 LEAST = 5  # repetitions of whatever is written to a result file

@@ -10,8 +10,8 @@ import sys
 import torch
 
 from benchmarks.networks import inputs, other_network
-from conversion.device.footprint import peak_bytes
-from mdm_apple.presets import preset
+from mdm_apple.config.presets import preset
+from mdm_apple.conversion.device.footprint import peak_bytes
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.runtime import prepare
 

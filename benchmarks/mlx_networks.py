@@ -19,9 +19,15 @@ from torch import Tensor
 from benchmarks.eager import build_eager, randomize_zeros, run_eager
 from benchmarks.harness import Row, in_turn, weights_hash
 from benchmarks.training import plain_step
-from mdm_apple.batches import Batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig
-from mdm_apple.training import TrainConfig
+from mdm_apple.config.model import (
+    DiffusionConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
+from mdm_apple.data.batches import Batch
+from mdm_apple.training.loop import TrainConfig
 
 ROWS, SIDE, TOKENS, TEXT = 8, 32, 32, 128
 UNET = UNetConfig(
@@ -84,7 +90,7 @@ def mlx_training(repetitions: int) -> Row:
     """One fp32 training step of the same network, with clipping, Adam and averages."""
     import mlx.core as mx
 
-    from mdm_apple.mlx.train import MlxStepper
+    from mdm_apple.mlx.learner import MlxStepper
 
     theirs, ours = _networks(UNET)
     batch, text, mask = _batch(), *_text()

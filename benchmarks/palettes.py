@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Measured, Row, in_turn
-from conversion.coreml import quiet_coremltools
-from conversion.palette_jobs import Job, PackedPalettes, run_jobs
-from conversion.weightfile import WeightFileWriter
-from mdm_apple.embedded import EMOJI
-from mdm_apple.tensorfile import read_tensors
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.compress.palette_jobs import Job, PackedPalettes, run_jobs
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.packages.weightfile import WeightFileWriter
+from mdm_apple.storage.tensorfile import read_tensors
 
 SHAPE, CONVOLUTIONS, GROUP, WORKERS = (768, 768, 3, 3), 2, 16, 2
 SAMPLE = 2  # groups of which the exact optimum is computed; seconds each at 8 bits
@@ -121,7 +121,7 @@ def _stock() -> Callable[..., Any]:
 def _own_palette(
     packed: PackedPalettes, k: int, shape: tuple[int, ...]
 ) -> tuple[Halves, NDArray[Any]]:
-    from conversion.execute.blob import unpack
+    from mdm_apple.conversion.execute.blob import unpack
 
     count = int(np.prod(shape))
     indices = unpack(packed.indices, f"uint{packed.bits}", count).reshape(shape[0] // GROUP, -1)

@@ -20,21 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import machine
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.manifest import package_bytes
-from conversion.mixed import VARIANTS, variant_recipe
-from conversion.palettize import palettize, palettize_by_recipe
-from conversion.plan import Setting
-from conversion.quality import picture_psnr, plain_values
-from conversion.runtime import BundleRuntime
-from conversion.sensitivity import Sensitivity, measure_sensitivity, read_sensitivity
-from conversion.source import load_source
-from mdm_apple.checkpoint import weights_sha256
-from mdm_apple.embedded import EMOJI
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.strict_json import to_json
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.manifest import package_bytes
+from mdm_apple.conversion.compress.choose_bits import VARIANTS, variant_recipe
+from mdm_apple.conversion.compress.palettize import palettize, palettize_by_recipe
+from mdm_apple.conversion.compress.sensitivity import (
+    Sensitivity,
+    measure_sensitivity,
+    read_sensitivity,
+)
+from mdm_apple.conversion.compress.settings import Setting
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.psnr import picture_psnr, plain_values
+from mdm_apple.conversion.run.runtime import BundleRuntime
+from mdm_apple.conversion.source.model import load_source
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.model_folder import weights_sha256
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "pareto_emoji.json"

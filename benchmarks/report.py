@@ -12,8 +12,8 @@ from benchmarks.plots import draw
 from benchmarks.run import amount, spread
 from benchmarks.store import HERE, RESULTS, Rows, read
 from benchmarks.suites import ENTRIES, SUITES, Entry
-from conversion.device.results import read_results
-from conversion.device.table import table as device_table
+from mdm_apple.conversion.device.results import read_results
+from mdm_apple.conversion.device.table import table as device_table
 
 PAGE = HERE / "RESULTS.md"
 HEAD = """# Results

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conversion.device.doctor import candidates
-from conversion.device.results import read_results
-from mdm_apple.checkpoint import weights_sha256
-from mdm_apple.embedded import EMOJI
-from mdm_apple.presets import preset
-from mdm_apple.shapes import parameter_count
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import parameter_count
+from mdm_apple.conversion.device.doctor import candidates
+from mdm_apple.conversion.device.results import read_results
+from mdm_apple.storage.model_folder import weights_sha256
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_apple.errors import MdmError, require
-from mdm_apple.files import atomic_file
+from mdm_apple.storage.files import atomic_file
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

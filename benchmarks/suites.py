@@ -16,8 +16,8 @@ from benchmarks import device as device_suite
 from benchmarks.harness import Row
 from benchmarks.palettes import palettes
 from benchmarks.training import NESTED, SINGLE, training_step
+from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import MdmError
-from mdm_apple.strict_json import unknown_name
 
 SUITES = ("sampling", "training", "convert", "palettize", "execute", "swift", "device")
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Measured, Row
-from mdm_apple.config import DiffusionConfig, ScheduleConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.embedded import EMOJI
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.config.model import DiffusionConfig, ScheduleConfig
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import MdmError
-from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, sample
-from mdm_apple.schedule import build_schedule
-from mdm_apple.tensorfile import write_tensors
+from mdm_apple.sampling.walk import SamplerConfig, sample
+from mdm_apple.storage.tensorfile import write_tensors
 
 PACKAGE = Path(__file__).parents[1] / "swift_package"
 SIDE, STEPS = 1024, 8

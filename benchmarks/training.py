@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Row, in_turn, weights_hash
 from benchmarks.networks import Forward, other_network
-from mdm_apple.batches import Batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig
-from mdm_apple.pyramid import build_pyramid
+from mdm_apple.config.model import (
+    DiffusionConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
+from mdm_apple.data.batches import Batch
+from mdm_apple.diffusion.pyramid import build_pyramid
+from mdm_apple.torch.learner import Objective, TorchOps, TorchStepper
 from mdm_apple.torch.nested_unet import build_unet
-from mdm_apple.torch.train import Objective, TorchOps, TorchStepper
-from mdm_apple.training import TrainConfig
+from mdm_apple.training.loop import TrainConfig
 
 ROWS, TOKENS, TEXT = 4, 32, 256
 SINGLE = UNetConfig(

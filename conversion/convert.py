@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.bundle import Bundle, bundle_folder, finish_bundle
-from conversion.coreml import quiet_coremltools
-from conversion.describe import describe
-from conversion.errors import ConversionError
-from conversion.execute.watch import FP16_MAX
-from conversion.golden import write_golden
-from conversion.layouts import Layout, fitting_compute, parts_of
-from conversion.mlpackage import package_size, seal_package
-from conversion.multifunction import merge_packages
-from conversion.parts import Compute, Part
-from conversion.source import ModelSource
-from conversion.split import split_to_fit
-from conversion.tables import write_tables
-from mdm_apple.strict_json import to_json
-from mdm_apple.tensorfile import write_bytes
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.storage.tensorfile import write_bytes
+
+from .bundle.embedding_tables import write_tables
+from .bundle.folder import Bundle, bundle_folder, finish_bundle
+from .bundle.golden import write_golden
+from .bundle.make_manifest import describe
+from .coreml import quiet_coremltools
+from .errors import ConversionError
+from .execute.watch import FP16_MAX
+from .layouts.choose import Layout, fitting_compute, parts_of
+from .layouts.parts import Compute, Part
+from .packages.merge import merge_packages
+from .packages.seal import package_size, seal_package
+from .packages.split import split_to_fit
+from .source.model import ModelSource
 
 Target = Literal["iOS17", "iOS18", "iOS26"]
 

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mdm_apple.boot import BootBatch, BootConfig
-from mdm_apple.config import ModelConfig, UNetConfig
-from mdm_apple.distill import DistillJob
-from mdm_apple.fit import Job, Start
-from mdm_apple.generate import Runtime
-from mdm_apple.ops import Ops
-from mdm_apple.text import Tokenizer
-from mdm_apple.training import Learner, Stepper, TrainConfig
+from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.diffusion.ops import Ops
+from mdm_apple.sampling.generate import Runtime
+from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.training.boot import BootBatch, BootConfig
+from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.loop import Learner, Stepper, TrainConfig
+from mdm_apple.training.run import Job, Start
 
 # (noisy states per level, table index of each row) -> predictions per level
 NumpyTeacher = Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]
@@ -91,7 +91,7 @@ class TorchBackend:
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Stepper:
-        from mdm_apple.torch.train import TorchStepper
+        from mdm_apple.torch.learner import TorchStepper
 
         def encode(_: Sequence[str]) -> tuple[Any, Any]:
             values, mask = text()
@@ -104,7 +104,7 @@ class TorchBackend:
     ) -> Stepper:
         import torch
 
-        from mdm_apple.torch.fit import open_stepper
+        from mdm_apple.torch.open_run import open_stepper
 
         return open_stepper(config, job, tokenizer, start, torch.device("cpu"))
 
@@ -134,7 +134,7 @@ class TorchBackend:
     def runtime(self, folder: Path) -> Runtime:
         import torch
 
-        from mdm_apple.torch.open import open_runtime
+        from mdm_apple.torch.load import open_runtime
 
         return open_runtime(folder, device=torch.device("cpu"))
 
@@ -181,7 +181,7 @@ class MlxBackend:
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Stepper:
-        from mdm_apple.mlx.train import MlxStepper
+        from mdm_apple.mlx.learner import MlxStepper
 
         class Given:
             """Features that a test hands in instead of captions."""
@@ -202,7 +202,7 @@ class MlxBackend:
     def open_stepper(
         self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
     ) -> Stepper:
-        from mdm_apple.mlx.fit import open_stepper
+        from mdm_apple.mlx.open_run import open_stepper
 
         return open_stepper(config, job, tokenizer, start)
 
@@ -228,16 +228,16 @@ class MlxBackend:
         return open_boot_stepper(config, job)
 
     def runtime(self, folder: Path) -> Runtime:
-        from mdm_apple.mlx.open import open_runtime
+        from mdm_apple.mlx.load import open_runtime
 
         return open_runtime(folder)
 
     def initial_state(self, config: UNetConfig, seed: int) -> dict[str, np.ndarray]:
         import mlx.core as mx
 
+        from mdm_apple.config.shapes import state_shapes
         from mdm_apple.mlx.nested_unet import build_unet
         from mdm_apple.mlx.weights import flat, save_weights
-        from mdm_apple.shapes import state_shapes
 
         mx.random.seed(seed)
         values = flat(build_unet(config).parameters())

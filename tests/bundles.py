@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.palettize import PalettizeReport, palettize
-from conversion.source import ModelSource, load_source
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.palettize import PalettizeReport, palettize
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.source.model import ModelSource, load_source
 
 
 @pytest.fixture(scope="session")

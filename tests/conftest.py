@@ -20,7 +20,7 @@ from small import CAPTIONS, save_random_model
 from swift_tools import Dump, build
 
 from benchmarks.blas import lend_blas
-from mdm_apple.presets import preset
+from mdm_apple.config.presets import preset
 
 lend_blas()  # before a test module imports mlx
 

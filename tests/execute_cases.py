@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conversion.coreml import quiet_coremltools
-from conversion.execute import Package
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.execute import Package
 
 with quiet_coremltools() as ct:
     TARGETS = {17: ct.target.iOS17, 18: ct.target.iOS18}

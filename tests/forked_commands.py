@@ -23,13 +23,13 @@ HEAVY = (
     "jsonschema",
     "sentencepiece",
     "torch._dynamo",  # torch imports it late, and then makes a cache folder
-    "mdm_apple.torch.fit",
-    "mdm_apple.torch.open",
-    "conversion.convert",
-    "conversion.inspect",
-    "conversion.palettize",
-    "conversion.runtime",
-    "conversion.verify",
+    "mdm_apple.torch.open_run",
+    "mdm_apple.torch.load",
+    "mdm_apple.conversion.convert",
+    "mdm_apple.conversion.inspect.inspect",
+    "mdm_apple.conversion.compress.palettize",
+    "mdm_apple.conversion.run.runtime",
+    "mdm_apple.conversion.verify.verify",
 )
 
 
@@ -39,7 +39,7 @@ def main() -> None:
 
         for name in (*HEAVY, *(f"mdm_apple.cli.{c.replace('-', '_')}_command" for c in COMMANDS)):
             importlib.import_module(name)
-        from conversion.coreml import quiet_coremltools
+        from mdm_apple.conversion.coreml import quiet_coremltools
 
         with quiet_coremltools():  # imports it
             pass

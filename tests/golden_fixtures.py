@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from mdm_apple.config import DiffusionConfig, UNetConfig
-from mdm_apple.legacy import diffusion_config_from_apple, unet_config_from_apple
-from mdm_apple.schedule import Schedule, base_table
+from mdm_apple.apple.checkpoint import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.config.model import DiffusionConfig, UNetConfig
+from mdm_apple.diffusion.schedule import Schedule, base_table
 
 OWN = Path(__file__).parent / "golden"
 KINDS = ("model", "weights", "loss", "train", "sampler", "schedules")

@@ -13,9 +13,9 @@ import numpy as np
 from malformed import Case, Command, Room, edited, png, safetensors, spoiled
 from PIL import Image, PngImagePlugin
 
-from mdm_apple.checkpoint import load_weights
-from mdm_apple.gallery import RECIPE_KEY
-from mdm_apple.tensorfile import read_tensors, write_tensors
+from mdm_apple.sampling.pictures import RECIPE_KEY
+from mdm_apple.storage.model_folder import load_weights
+from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 Change = Callable[[Path], object]
@@ -319,7 +319,7 @@ def sealed_again(change: Change) -> Change:
     """Alter a bundle as someone does who knows how its hashes are made."""
 
     def apply(folder: Path) -> None:
-        from conversion.bundle import MANIFEST, Bundle, finish_bundle
+        from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 
         manifest = Bundle.open(folder).manifest
         change(folder)
@@ -333,8 +333,8 @@ def signed(change: Callable[[Any], Any]) -> Change:
     """Alter a manifest alone, with a digest that is right again."""
 
     def apply(folder: Path) -> None:
-        from conversion.bundle import MANIFEST, Bundle
-        from conversion.manifest import write_manifest
+        from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle
+        from mdm_apple.conversion.bundle.manifest import write_manifest
 
         changed = change(Bundle.open(folder).manifest)
         (folder / MANIFEST).write_bytes(write_manifest(changed))

@@ -23,8 +23,8 @@ from malformed_folders import (
     weights,
 )
 
-from mdm_apple.checkpoint import load_weights
-from mdm_apple.tensorfile import write_tensors
+from mdm_apple.storage.model_folder import load_weights
+from mdm_apple.storage.tensorfile import write_tensors
 
 MLX = ("--backend", "mlx")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.coreml import quiet_coremltools
-from conversion.execute import Package
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.execute import Package
 
 Body = Callable[[Any, Any], Any]
 

@@ -28,13 +28,13 @@ from small import (
     small_emoji,
 )
 
-from mdm_apple.batches import Batch, BatchPlan, Draws, make_batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig
-from mdm_apple.data import open_dataset
-from mdm_apple.fit import Job, Start
-from mdm_apple.hub import encoder_shapes
-from mdm_apple.text import train_tokenizer
-from mdm_apple.training import Stepper, TrainConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.data.batches import Batch, BatchPlan, Draws, make_batch
+from mdm_apple.data.open import open_dataset
+from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.text.tokenizer import train_tokenizer
+from mdm_apple.training.loop import Stepper, TrainConfig
+from mdm_apple.training.run import Job, Start
 
 Text = tuple[np.ndarray, np.ndarray]
 

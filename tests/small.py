@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mdm_apple import checkpoint
-from mdm_apple.config import ModelConfig, UNetConfig
-from mdm_apple.hub import encoder_shapes
-from mdm_apple.presets import preset
-from mdm_apple.shapes import state_shapes
-from mdm_apple.text import train_tokenizer
+from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.storage.model_folder import save_model
+from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.text.tokenizer import train_tokenizer
 
 TEXT_DIM = 16
 CAPTIONS = (
@@ -141,7 +141,7 @@ def save_random_model(
     encoder = config.text.encoder
     tokenizer = train_tokenizer(CAPTIONS, encoder.vocab_size, lowercase=True)
     text = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.sha256)
-    checkpoint.save_model(
+    save_model(
         folder,
         dataclasses.replace(config, text=text),
         random_state(config.model) if weights is None else weights,

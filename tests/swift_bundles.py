@@ -10,10 +10,10 @@ from small import save_random_model, trainable_model
 from students import save_random_student
 from swift_tools import build
 
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.source import load_source
-from mdm_apple.embedded import EMOJI
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.source.model import load_source
 
 MDM = "import sys; from mdm_apple.cli import main; sys.argv[0] = 'mdm'; main()"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.bundle import Bundle
-from conversion.runtime import BundleRuntime
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.tensorfile import read_tensors
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.run.runtime import BundleRuntime
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.tensorfile import read_tensors
 
 
 def run(program: list[str], *words: object) -> subprocess.CompletedProcess[str]:

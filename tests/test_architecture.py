@@ -199,7 +199,9 @@ def test_every_listed_command_has_a_module_and_the_reverse() -> None:
     assert sorted(COMMANDS) == WRITTEN
 
 
-@pytest.mark.parametrize("module", ["mdm_apple.cli", "mdm_apple.fit", "mdm_apple.generate"])
+@pytest.mark.parametrize(
+    "module", ["mdm_apple.cli", "mdm_apple.training.run", "mdm_apple.sampling.generate"]
+)
 def test_importing_the_library_loads_no_framework(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run(
@@ -210,9 +212,9 @@ def test_importing_the_library_loads_no_framework(module: str) -> None:
 
 LOAD_ALL = """
 import importlib, pathlib, sys
-import mdm_apple.fit, mdm_apple.generate, mdm_apple.memory
+import mdm_apple.training.run, mdm_apple.sampling.generate, mdm_apple.training.memory_estimate
 package, other = sys.argv[1:]
-folder = pathlib.Path(mdm_apple.fit.__file__).parent / package
+folder = pathlib.Path(mdm_apple.training.run.__file__).parent / package
 for file in sorted(folder.glob("[a-z]*.py")):
     importlib.import_module(f"mdm_apple.{package}.{file.stem}")
 print(package in sys.modules, other in sys.modules)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdm_apple.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
-from mdm_apple.config import DiffusionConfig, ScheduleConfig
-from mdm_apple.data import DataError, Dataset, open_dataset
-from mdm_apple.pictures import Pixels
+from mdm_apple.config.model import DiffusionConfig, ScheduleConfig
+from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.data.dataset import Pixels
+from mdm_apple.data.open import DataError, Dataset, open_dataset
 
 SIDES = (16, 8, 4)
 DRAWS = Draws(seed=7, sides=SIDES, diffusion=DiffusionConfig(), caption_dropout=0.3)
@@ -228,7 +228,7 @@ def test_what_a_worker_raises_reaches_the_consumer_at_its_step(workers: int):
 
 
 def test_pictures_beyond_the_memory_limit_are_read_each_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mdm_apple.pictures.MAX_CACHE_BYTES", 2 * 3)
+    monkeypatch.setattr("mdm_apple.data.dataset.MAX_CACHE_BYTES", 2 * 3)
     reads: list[int] = []
 
     def read(index: int) -> tuple[Pixels, float]:

@@ -21,8 +21,8 @@ from benchmarks.compare import compare
 from benchmarks.harness import Measured, Row, in_turn, machine
 from benchmarks.plots import draw
 from benchmarks.suites import ENTRIES, SUITES, Entry, entries_of
-from conversion.device.results import append
 from mdm_apple.cli.bench_command import command
+from mdm_apple.conversion.device.results import append
 from mdm_apple.errors import MdmError
 
 FOLDER = store.RESULTS / "linux_x86_64"

@@ -12,17 +12,17 @@ from backends import Backend
 from small import around, normal, plain
 from tolerances import BOOT_END_POINT, BOOT_FP32, BOOT_FP64
 
-from mdm_apple import diffusion
-from mdm_apple.batches import BatchPlan
-from mdm_apple.boot import BootBatch, BootConfig, BootDraws, BootLoss, student_config
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, ScheduleKind
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, ScheduleKind
+from mdm_apple.config.presets import preset
+from mdm_apple.data.batches import BatchPlan
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.schedule import Schedule, build_schedule, mean_share
 from mdm_apple.errors import ConfigError
-from mdm_apple.generate import Prompt, StudentRuntime
-from mdm_apple.ops import NumpyOps
-from mdm_apple.presets import preset
-from mdm_apple.sampling import sample_student
-from mdm_apple.schedule import Schedule, build_schedule, mean_share
-from mdm_apple.training import Learner, TrainConfig
+from mdm_apple.sampling.generate import Prompt, StudentRuntime
+from mdm_apple.sampling.walk import sample_student
+from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, BootLoss, student_config
+from mdm_apple.training.loop import Learner, TrainConfig
 
 NESTS = {2: (4, 2), 3: (4, 2, 1)}
 KINDS: tuple[ScheduleKind, ...] = ("cosine", "deepfloyd")
@@ -50,7 +50,7 @@ class Walk:
             after = [float(table[t_next]) for table in schedule.tables]
             x0 = mixture.clean(z, [np.full(2, a) for a in now])
             z = [
-                diffusion.ddim_step(x, c, 0.0, a, b, 0.0)
+                arithmetic.ddim_step(x, c, 0.0, a, b, 0.0)
                 for x, c, a, b in zip(z, x0, now, after, strict=True)
             ]
             self.clean.append(x0)
@@ -79,9 +79,9 @@ def test_the_running_mean_lands_where_joint_ddim_does(
     mean = [np.zeros_like(x) for x in walk.states[0]]
     for k, (t, t_next) in enumerate(pairwise(grid)):
         share = float(mean_share(schedule.base, *np.array([[start], [t], [t_next]]))[0])
-        mean = [diffusion.towards(y, c, share) for y, c in zip(mean, walk.clean[k], strict=True)]
+        mean = [arithmetic.towards(y, c, share) for y, c in zip(mean, walk.clean[k], strict=True)]
         landed = [
-            diffusion.dpmpp_step(z, y, float(table[start]), float(table[t_next]))
+            arithmetic.dpmpp_step(z, y, float(table[start]), float(table[t_next]))
             for z, y, table in zip(walk.states[0], mean, schedule.tables, strict=True)
         ]
         assert farthest(landed, walk.states[k + 1]) < BOOT_FP64
@@ -123,14 +123,14 @@ def test_two_jumps_with_exact_means_are_one(levels: int) -> None:
             steps = np.array([[walk.grid[i]] for i in (first, k, k + 1)])
             share = float(mean_share(schedule.base, *steps)[0])
             total = [
-                diffusion.towards(y, c, share) for y, c in zip(total, walk.clean[k], strict=True)
+                arithmetic.towards(y, c, share) for y, c in zip(total, walk.clean[k], strict=True)
             ]
         return total
 
     def jump(z: list[np.ndarray], first: int, last: int) -> list[np.ndarray]:
         pairs = [(float(t[walk.grid[first]]), float(t[walk.grid[last]])) for t in schedule.tables]
         means = mean(first, last)
-        return [diffusion.dpmpp_step(x, y, *p) for x, y, p in zip(z, means, pairs, strict=True)]
+        return [arithmetic.dpmpp_step(x, y, *p) for x, y, p in zip(z, means, pairs, strict=True)]
 
     start, end = 0, len(walk.grid) - 1
     for middle in (1, 7, 15):
@@ -173,7 +173,7 @@ class Exact:
     def as_v(self, x0: list[Any], z: list[Any], index: np.ndarray) -> list[Any]:
         tables = self.loss.schedule.tables
         return [
-            diffusion.v_from_x0(x, c, table[index][:, None, None, None])
+            arithmetic.v_from_x0(x, c, table[index][:, None, None, None])
             for x, c, table in zip(z, x0, tables, strict=True)
         ]
 
@@ -195,7 +195,7 @@ class Exact:
             after = np.maximum(t - self.stride, target)
             clean = self.clean(now, t)
             share = mean_share(self.loss.schedule.base, u, t, after)[:, None, None, None]
-            total = [diffusion.towards(y, c, share) for y, c in zip(total, clean, strict=True)]
+            total = [arithmetic.towards(y, c, share) for y, c in zip(total, clean, strict=True)]
             now, t = self.loss.jump(z, total, u, after), after
         return total
 

@@ -16,16 +16,22 @@ import jsonschema
 import numpy as np
 import pytest
 
-from conversion.bundle import MANIFEST, Bundle, bundle_folder, finish_bundle
-from conversion.coreml import quiet_coremltools
-from conversion.errors import BundleError
-from conversion.manifest import FileInfo, Manifest, StudentInfo, schema, write_manifest
-from conversion.palettize import PalettizeReport
-from conversion.readme import README, readme
-from conversion.source import ModelSource
 from mdm_apple.cli import group
-from mdm_apple.schedule import build_schedule
-from mdm_apple.tensorfile import write_tensors
+from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
+from mdm_apple.conversion.bundle.manifest import (
+    FileInfo,
+    Manifest,
+    StudentInfo,
+    schema,
+    write_manifest,
+)
+from mdm_apple.conversion.bundle.readme import README, readme
+from mdm_apple.conversion.compress.palettize import PalettizeReport
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.errors import BundleError
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.diffusion.schedule import build_schedule
+from mdm_apple.storage.tensorfile import write_tensors
 
 pytest_plugins = ["bundles"]
 

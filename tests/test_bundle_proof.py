@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from conversion.bundle import MANIFEST, Bundle, finish_bundle
-from conversion.chain import Denoiser
-from conversion.convert import convert
-from conversion.execute import Package
-from conversion.execute.schema import model_message
-from conversion.manifest import FileInfo, Manifest, write_manifest
-from conversion.palettize import palettize
-from conversion.plan import Setting
-from conversion.source import ModelSource
+from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
+from mdm_apple.conversion.bundle.manifest import FileInfo, Manifest, write_manifest
+from mdm_apple.conversion.compress.palettize import palettize
+from mdm_apple.conversion.compress.settings import Setting
+from mdm_apple.conversion.convert import convert
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.execute.schema import model_message
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MdmError
 
 pytest_plugins = ["bundles"]

@@ -22,9 +22,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mdm_apple import atomic_folder, checkpoint
-from mdm_apple.atomic_folder import CheckpointError, finish_save, locate, verify_files
-from mdm_apple.checkpoint import (
+from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.errors import ConfigError
+from mdm_apple.storage import atomic_folder, model_folder
+from mdm_apple.storage.atomic_folder import CheckpointError, finish_save, locate, verify_files
+from mdm_apple.storage.model_folder import (
     Training,
     Weights,
     load_model_config,
@@ -34,13 +39,8 @@ from mdm_apple.checkpoint import (
     save_config,
     save_model,
 )
-from mdm_apple.config import ModelConfig, UNetConfig
-from mdm_apple.errors import ConfigError
-from mdm_apple.hub import encoder_shapes
-from mdm_apple.presets import preset
-from mdm_apple.shapes import state_shapes
-from mdm_apple.strict_json import to_json
-from mdm_apple.tensorfile import TensorFileError, from_bfloat16, read_tensors, to_bfloat16
+from mdm_apple.storage.tensorfile import TensorFileError, from_bfloat16, read_tensors, to_bfloat16
+from mdm_apple.text.encoder_folder import encoder_shapes
 
 TINY = preset("tiny")
 SMALL = ModelConfig(
@@ -407,7 +407,7 @@ def dying_at(step: int) -> None:
     for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync", "open"):
         guard(os, name)
     guard(atomic_folder.shutil, "rmtree")
-    guard(checkpoint, "write_tensors")
+    guard(model_folder, "write_tensors")
 
 
 def test_a_kill_before_any_change_on_disk_leaves_one_whole_save(tmp_path: Path) -> None:

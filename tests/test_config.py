@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import around, plain, video
 
-from mdm_apple.config import (
+from mdm_apple.config.model import (
     DiffusionConfig,
     ModelConfig,
     ScheduleConfig,
@@ -23,11 +23,11 @@ from mdm_apple.config import (
     TextConfig,
     UNetConfig,
 )
+from mdm_apple.config.presets import preset
+from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError
-from mdm_apple.presets import preset
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.strict_json import from_dict, from_json, read_config, to_json
-from mdm_apple.training import TrainConfig
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.training.loop import TrainConfig
 
 
 def test_json_states_every_field() -> None:

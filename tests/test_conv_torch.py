@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
-from mdm_apple.torch.conv import Conv3x3, UpsampleConv3x3, upsample_nearest, weight_gradient
+from mdm_apple.torch.cpu.conv import Conv3x3, UpsampleConv3x3, upsample_nearest, weight_gradient
 
 SHAPES = [(1, 3, 5, 4, 4), (3, 7, 2, 5, 9), (2, 64, 65, 8, 6)]  # B, C_in, C_out, H, W
 

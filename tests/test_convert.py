@@ -15,23 +15,23 @@ import pytest
 import torch
 from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser
-from conversion.conditioning import conditioning_part
-from conversion.convert import ConvertOptions, convert, convert_part
-from conversion.errors import BundleError, ConversionError
-from conversion.execute import Package
-from conversion.layouts import parts_of
-from conversion.parts import MASKED, TEXT_FEATURES, TEXT_MASK
-from conversion.quality import closeness, picture_psnr
-from conversion.runtime import BundleRuntime, open_bundle_runtime
-from conversion.source import ModelSource, random_source
-from conversion.verify import verify_source
-from mdm_apple.config import DiffusionConfig, ModelConfig, TextConfig, UNetConfig
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.presets import preset
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.torch.open import open_runtime
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig, UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part
+from mdm_apple.conversion.errors import BundleError, ConversionError
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.layouts.choose import parts_of
+from mdm_apple.conversion.layouts.conditioning import conditioning_part
+from mdm_apple.conversion.layouts.parts import MASKED, TEXT_FEATURES, TEXT_MASK
+from mdm_apple.conversion.psnr import closeness, picture_psnr
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.run.runtime import BundleRuntime, open_bundle_runtime
+from mdm_apple.conversion.source.model import ModelSource, random_source
+from mdm_apple.conversion.verify.verify import verify_source
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.torch.load import open_runtime
 
 pytest_plugins = ["bundles"]
 

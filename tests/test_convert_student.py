@@ -11,22 +11,27 @@ from small import around, plain, random_weights
 from students import save_random_student
 from tolerances import BUNDLE_PICTURE, PACKAGE_RANDOM
 
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.palettize import palettize
-from conversion.quality import picture_psnr
-from conversion.runtime import open_bundle_runtime
-from conversion.source import load_source
-from conversion.verify import verify
-from mdm_apple import checkpoint
-from mdm_apple.boot import BootConfig, student_config
 from mdm_apple.cli import group
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.palettize import palettize
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.psnr import picture_psnr
+from mdm_apple.conversion.run.runtime import open_bundle_runtime
+from mdm_apple.conversion.source.model import load_source
+from mdm_apple.conversion.verify.verify import verify
 from mdm_apple.errors import MdmError
-from mdm_apple.generate import Prompt, clean_estimate, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.shapes import state_shapes
-from mdm_apple.torch.open import open_runtime
+from mdm_apple.sampling.generate import Prompt, clean_estimate, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.model_folder import (
+    load_model_config,
+    load_tokenizer,
+    load_weights,
+    save_model,
+)
+from mdm_apple.torch.load import open_runtime
+from mdm_apple.training.boot import BootConfig, student_config
 
 PROMPTS = [Prompt("red heart", 3), Prompt("green apple", 4)]
 
@@ -103,16 +108,16 @@ def test_verify_follows_the_students_own_steps(bundle: Bundle, student: Path) ->
 def test_a_student_with_one_moved_weight_fails(
     bundle: Bundle, student: Path, tmp_path: Path
 ) -> None:
-    weights = checkpoint.load_weights(student)
+    weights = load_weights(student)
     name = "inner_unet.temb_target_layer2.bias"
     weights[name] = weights[name] + np.float32(0.2)
     other = tmp_path / "other"
-    checkpoint.save_model(
+    save_model(
         other,
-        checkpoint.load_model_config(student),
+        load_model_config(student),
         weights,
-        text_encoder=checkpoint.load_weights(student, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(student),
+        text_encoder=load_weights(student, "text_encoder"),
+        tokenizer=load_tokenizer(student),
     )
     assert verify(bundle, other, prompts=2).worst < PACKAGE_RANDOM
 
@@ -134,7 +139,7 @@ def test_a_wordless_student_converts(tmp_path: Path) -> None:
     core = plain(text_dim=None, channels=(32,), num_resnets=(1,), num_attention_layers=(0,))
     config = student_config(ModelConfig(around(core), side=8), BootConfig())
     folder = tmp_path / "student"
-    checkpoint.save_model(folder, config, random_weights(state_shapes(config.model), 5))
+    save_model(folder, config, random_weights(state_shapes(config.model), 5))
     made = convert(load_source(folder), tmp_path / "student.bundle")
     assert made.manifest.student is not None
     assert made.manifest.student.weights == ()

@@ -17,17 +17,17 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from conversion import device_runtime
-from conversion.bundle import Bundle
-from conversion.convert import convert
-from conversion.coreml import quiet_coremltools
-from conversion.execute import Package
-from conversion.runtime import BundleRuntime
-from conversion.source import ModelSource
 from mdm_apple.cli import group
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.convert import convert
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.run import coreml as device_runtime
+from mdm_apple.conversion.run.runtime import BundleRuntime
+from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MdmError
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
 
 pytest_plugins = ["bundles"]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mdm_apple.captions import clean_caption
-from mdm_apple.data import DataError, open_dataset
-from mdm_apple.picture_file import MAX_PIXELS
+from mdm_apple.data.open import DataError, open_dataset
+from mdm_apple.data.read_picture import MAX_PIXELS
+from mdm_apple.text.captions import clean_caption
 
 SIDE = 16
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from conversion.bundle import Bundle
-from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli import group
-from mdm_apple.cli.demo import BITS, demo_config
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.demo.run import BITS, demo_config
+from mdm_apple.storage.model_folder import load_model_config
 
 
 def test_the_model_of_the_demo_says_whose_drawings_it_learned_from() -> None:

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from conversion.bundle import Bundle
-from conversion.chain import executor
-from conversion.device.cells import ROUNDS, Cell, Demand, minutes, plan
-from conversion.device.child import record_of
-from conversion.device.conditions import Conditions, violations
-from conversion.device.engines import Engine, engine_for
-from conversion.device.measure import measure
-from conversion.device.placement import read_plan
-from conversion.device.results import append, read_results
-from conversion.device.run import run_plan
-from conversion.errors import ConversionError
-from conversion.manifest import ComputeUnits
-from conversion.verify import verify
 from mdm_apple.cli.bench_command import command
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.manifest import ComputeUnits
+from mdm_apple.conversion.device.cells import ROUNDS, Cell, Demand, minutes, plan
+from mdm_apple.conversion.device.child import record_of
+from mdm_apple.conversion.device.conditions import Conditions, violations
+from mdm_apple.conversion.device.engines import Engine, engine_for
+from mdm_apple.conversion.device.measure import measure
+from mdm_apple.conversion.device.placement import read_plan
+from mdm_apple.conversion.device.results import append, read_results
+from mdm_apple.conversion.device.run import run_plan
+from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.run.packages import executor
+from mdm_apple.conversion.verify.verify import verify
 from mdm_apple.errors import MdmError
 
 pytest_plugins = ["bundles"]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import normal
 
-from mdm_apple import diffusion
-from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import apply_threshold
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.sampling.walk import apply_threshold
 
 # between log-SNR -12 and 12, beyond what the schedules use of it in training
 alpha_bars = st.floats(-12, 12).map(lambda x: 1 / (1 + np.exp(-x))).map(float)
@@ -22,25 +22,25 @@ pixels = st.floats(-3, 3)
 
 @given(pixels, pixels, alpha_bars)
 def test_v_prediction_round_trips_to_x0(x0: float, eps: float, alpha_bar: float) -> None:
-    x_t = diffusion.add_noise(x0, eps, alpha_bar)
-    v = diffusion.velocity(x0, eps, alpha_bar)
-    assert diffusion.x0_from_v(x_t, v, alpha_bar) == pytest.approx(x0, abs=1e-9)
-    assert diffusion.v_from_x0(x_t, x0, alpha_bar) == pytest.approx(v, abs=1e-9)
+    x_t = arithmetic.add_noise(x0, eps, alpha_bar)
+    v = arithmetic.velocity(x0, eps, alpha_bar)
+    assert arithmetic.x0_from_v(x_t, v, alpha_bar) == pytest.approx(x0, abs=1e-9)
+    assert arithmetic.v_from_x0(x_t, x0, alpha_bar) == pytest.approx(v, abs=1e-9)
 
 
 @given(pixels, pixels, alpha_bars)
 def test_the_exact_noise_gives_x0_back(x0: float, eps: float, alpha_bar: float) -> None:
-    x_t = diffusion.add_noise(x0, eps, alpha_bar)
-    assert diffusion.x0_from_eps(x_t, eps, alpha_bar) == pytest.approx(x0, abs=1e-9)
-    assert diffusion.eps_from_x0(x_t, x0, alpha_bar) == pytest.approx(eps, abs=1e-9)
+    x_t = arithmetic.add_noise(x0, eps, alpha_bar)
+    assert arithmetic.x0_from_eps(x_t, eps, alpha_bar) == pytest.approx(x0, abs=1e-9)
+    assert arithmetic.eps_from_x0(x_t, x0, alpha_bar) == pytest.approx(eps, abs=1e-9)
 
 
 @given(alpha_bars)
 def test_noise_keeps_unit_variance(alpha_bar: float) -> None:
-    signal = diffusion.add_noise(1.0, 0.0, alpha_bar)
-    noise = diffusion.add_noise(0.0, 1.0, alpha_bar)
+    signal = arithmetic.add_noise(1.0, 0.0, alpha_bar)
+    noise = arithmetic.add_noise(0.0, 1.0, alpha_bar)
     assert signal**2 + noise**2 == pytest.approx(1)
-    assert diffusion.snr(alpha_bar) == pytest.approx(signal**2 / noise**2)
+    assert arithmetic.snr(alpha_bar) == pytest.approx(signal**2 / noise**2)
 
 
 pairs = st.tuples(st.floats(-10, 10), st.floats(0.01, 5)).map(
@@ -52,17 +52,17 @@ pairs = st.tuples(st.floats(-10, 10), st.floats(0.01, 5)).map(
 def test_ddim_with_eta_one_is_the_ancestral_step(
     x_t: float, x0: float, noise: float, pair: tuple[float, float]
 ) -> None:
-    ancestral = diffusion.ddpm_step(x_t, x0, noise, *pair)
-    assert diffusion.ddim_step(x_t, x0, noise, *pair, 1.0) == pytest.approx(ancestral, abs=1e-8)
+    ancestral = arithmetic.ddpm_step(x_t, x0, noise, *pair)
+    assert arithmetic.ddim_step(x_t, x0, noise, *pair, 1.0) == pytest.approx(ancestral, abs=1e-8)
 
 
 @given(pixels, pixels, pairs)
 def test_noise_of_ddim_with_eta_one_has_the_posterior_variance(
     x_t: float, x0: float, pair: tuple[float, float]
 ) -> None:
-    with_noise = diffusion.ddim_step(x_t, x0, 1.0, *pair, 1.0)
-    without = diffusion.ddim_step(x_t, x0, 0.0, *pair, 1.0)
-    variance = diffusion.posterior_variance(*pair)
+    with_noise = arithmetic.ddim_step(x_t, x0, 1.0, *pair, 1.0)
+    without = arithmetic.ddim_step(x_t, x0, 0.0, *pair, 1.0)
+    variance = arithmetic.posterior_variance(*pair)
     assert (with_noise - without) ** 2 == pytest.approx(variance, rel=1e-6, abs=1e-12)
 
 
@@ -74,7 +74,7 @@ def test_ddim_lands_on_the_marginal_whatever_eta(
     now, after = pair
 
     def step(old: float, new: float) -> float:
-        return diffusion.ddim_step(diffusion.add_noise(x0, old, now), x0, new, now, after, eta)
+        return arithmetic.ddim_step(arithmetic.add_noise(x0, old, now), x0, new, now, after, eta)
 
     mean = step(0, 0)
     assert mean == pytest.approx(after**0.5 * x0, abs=1e-8)
@@ -86,16 +86,16 @@ def test_ddim_lands_on_the_marginal_whatever_eta(
 def test_first_order_dpm_solver_is_ddim_without_noise(
     x_t: float, x0: float, pair: tuple[float, float]
 ) -> None:
-    ddim = diffusion.ddim_step(x_t, x0, 0.0, *pair, 0.0)
-    assert diffusion.dpmpp_step(x_t, x0, *pair) == pytest.approx(ddim, abs=1e-9)
+    ddim = arithmetic.ddim_step(x_t, x0, 0.0, *pair, 0.0)
+    assert arithmetic.dpmpp_step(x_t, x0, *pair) == pytest.approx(ddim, abs=1e-9)
 
 
 @given(pixels, pixels, alpha_bars)
 def test_a_step_to_the_clean_image_returns_it(x_t: float, x0: float, alpha_bar: float) -> None:
     for step in (
-        diffusion.ddpm_step(x_t, x0, 1.0, alpha_bar, 1.0),
-        diffusion.ddim_step(x_t, x0, 1.0, alpha_bar, 1.0, 0.5),
-        diffusion.dpmpp_step(x_t, x0, alpha_bar, 1.0),
+        arithmetic.ddpm_step(x_t, x0, 1.0, alpha_bar, 1.0),
+        arithmetic.ddim_step(x_t, x0, 1.0, alpha_bar, 1.0, 0.5),
+        arithmetic.dpmpp_step(x_t, x0, alpha_bar, 1.0),
     ):
         assert step == pytest.approx(x0, abs=1e-9)
 
@@ -107,19 +107,19 @@ def test_extrapolation_is_exact_for_an_x0_linear_in_log_snr(
     """The multistep estimate is x0 half a step ahead of where it was last evaluated."""
     now = start + slope * step_before
     ahead = now + slope * step / 2
-    assert diffusion.dpmpp_extrapolate(now, start, step, step_before) == pytest.approx(ahead)
+    assert arithmetic.dpmpp_extrapolate(now, start, step, step_before) == pytest.approx(ahead)
 
 
 @given(pixels, pixels)
 def test_guidance_one_is_conditional_and_zero_unconditional(with_text: float, without: float):
-    assert diffusion.guide(with_text, without, 1.0) == pytest.approx(with_text, abs=1e-12)
-    assert diffusion.guide(with_text, without, 0.0) == without
+    assert arithmetic.guide(with_text, without, 1.0) == pytest.approx(with_text, abs=1e-12)
+    assert arithmetic.guide(with_text, without, 0.0) == without
 
 
 @given(pixels, pixels, st.floats(-10, 10))
 def test_guidance_is_linear_in_its_scale(with_text: float, without: float, scale: float) -> None:
     expected = (1 - scale) * without + scale * with_text
-    assert diffusion.guide(with_text, without, scale) == pytest.approx(expected, abs=1e-9)
+    assert arithmetic.guide(with_text, without, scale) == pytest.approx(expected, abs=1e-9)
 
 
 # --- in a backend -----------------------------------------------------------------------------
@@ -130,10 +130,10 @@ def test_arrays_mean_the_same_in_every_backend(backend: Backend) -> None:
     alpha_bar = np.array([0.9, 0.02], np.float32)[:, None, None, None]
 
     def through(x: Any, e: Any, a: Any) -> list[Any]:
-        x_t = diffusion.add_noise(x, e, a)
-        v = diffusion.velocity(x, e, a)
-        back = diffusion.x0_from_v(x_t, v, a)
-        return [x_t, v, back, diffusion.x0_from_eps(x_t, e, a), diffusion.v_from_x0(x_t, x, a)]
+        x_t = arithmetic.add_noise(x, e, a)
+        v = arithmetic.velocity(x, e, a)
+        back = arithmetic.x0_from_v(x_t, v, a)
+        return [x_t, v, back, arithmetic.x0_from_eps(x_t, e, a), arithmetic.v_from_x0(x_t, x, a)]
 
     got = through(backend.image(x0), backend.image(eps), backend.array(alpha_bar))
     wanted = through(*(value.astype(np.float64) for value in (x0, eps, alpha_bar)))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small import normal
 
-from mdm_apple.distances import (
+from mdm_apple.errors import MdmError
+from mdm_apple.evaluation.distances import (
     frechet_distance,
     gradient_magnitude,
     kernel_distance,
@@ -14,7 +15,6 @@ from mdm_apple.distances import (
     precision_recall,
     squared_distances,
 )
-from mdm_apple.errors import MdmError
 
 
 def sample(seed: int, rows: int = 300, width: int = 5) -> np.ndarray:

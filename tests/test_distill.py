@@ -17,18 +17,23 @@ from small import CAPTIONS, around, plain, random_state, random_weights, save_ra
 from small import trainable_model as tiny_model
 from tolerances import GRADIENT, GRADIENT_NORM_FLOOR, LOSS
 
-from mdm_apple import checkpoint
-from mdm_apple.batches import BatchPlan
-from mdm_apple.boot import BootBatch, BootConfig, BootDraws, student_config
-from mdm_apple.captions import CAPTIONS as CAPTIONS_FILE
-from mdm_apple.captions import read_captions, write_captions
-from mdm_apple.config import Distilled, ModelConfig
-from mdm_apple.distill import DistillJob, distill
+from mdm_apple.config.model import Distilled, ModelConfig
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.data.batches import BatchPlan
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.generate import Prompt, clean_estimate, finish, generate
-from mdm_apple.sampling import SamplerConfig, student_grid
-from mdm_apple.shapes import state_shapes
-from mdm_apple.training import METRICS, Learner, TrainConfig
+from mdm_apple.sampling.generate import Prompt, clean_estimate, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig, student_grid
+from mdm_apple.storage.model_folder import (
+    load_model_config,
+    load_tokenizer,
+    load_weights,
+    save_model,
+)
+from mdm_apple.text.captions import CAPTIONS as CAPTIONS_FILE
+from mdm_apple.text.captions import read_captions, write_captions
+from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
+from mdm_apple.training.distill import DistillJob, distill
+from mdm_apple.training.loop import METRICS, Learner, TrainConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("green apple", 2)]
 ONE_STEP = SamplerConfig("student", 1, guidance_scale=1.0)
@@ -50,33 +55,33 @@ def job(teacher: Path, out: Path, steps: int = 2, **changes: Any) -> DistillJob:
 
 def untrained(teacher: Path, folder: Path, boot: BootConfig) -> Path:
     """A student as it begins: its teacher's weights, random first layers and zeros behind them."""
-    config = student_config(checkpoint.load_model_config(teacher), boot)
+    config = student_config(load_model_config(teacher), boot)
     fresh = random_weights(state_shapes(config.model), 5)
-    weights = fresh | checkpoint.load_weights(teacher)
+    weights = fresh | load_weights(teacher)
     for name in weights:
         if "temb_target_layer2" in name or "temb_guidance_layer2" in name:
             weights[name] = np.zeros_like(weights[name])
-    checkpoint.save_model(
+    save_model(
         folder,
         config,
         weights,
-        text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(teacher),
+        text_encoder=load_weights(teacher, "text_encoder"),
+        tokenizer=load_tokenizer(teacher),
     )
     return folder
 
 
 def changed(folder: Path, copy: Path, part: str) -> Path:
     """A copy whose weights called so are moved a little."""
-    weights = checkpoint.load_weights(folder)
+    weights = load_weights(folder)
     (name,) = [n for n in weights if n == part]
     weights[name] = weights[name] + np.float32(0.1)
-    checkpoint.save_model(
+    save_model(
         copy,
-        checkpoint.load_model_config(folder),
+        load_model_config(folder),
         weights,
-        text_encoder=checkpoint.load_weights(folder, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(folder),
+        text_encoder=load_weights(folder, "text_encoder"),
+        tokenizer=load_tokenizer(folder),
     )
     return copy
 
@@ -137,14 +142,14 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
 ) -> None:
     out = tmp_path / "student"
     config = distill(job(teacher, out), backend.open_boot_stepper)
-    assert checkpoint.load_model_config(out) == config
+    assert load_model_config(out) == config
     assert config.distilled == Distilled((1000, 500), (1.0, 4.0))
     hashes = json.loads((teacher / "hashes.json").read_text())
     assert hashes["model.safetensors"]["sha256"] in (config.provenance.notes or "")
     for name in ("text_encoder.safetensors", "tokenizer.model"):
         assert (out / name).read_bytes() == (teacher / name).read_bytes()
-    before = checkpoint.load_weights(teacher)
-    after = checkpoint.load_weights(out)
+    before = load_weights(teacher)
+    after = load_weights(out)
     extra = set(after) - set(before)
     assert set(before) <= set(after)
     assert all("temb_target_" in name or "temb_guidance_" in name for name in extra)
@@ -158,12 +163,12 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
 
 def test_bf16_teaches_the_same_weights(backend: Backend, teacher: Path, tmp_path: Path) -> None:
     """Calls without gradients come first: none of the casts they keep may serve the last one."""
-    before, moved = checkpoint.load_weights(teacher), []
+    before, moved = load_weights(teacher), []
     for precision in ("fp32", "bf16"):
         asked = job(teacher, tmp_path / precision, steps=1)
         train = dataclasses.replace(asked.train, precision=precision)
         distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
-        after = checkpoint.load_weights(tmp_path / precision)
+        after = load_weights(tmp_path / precision)
         moved.append({n for n, v in before.items() if np.abs(after[n] - v).max() > 1e-7})
     assert moved[0] == moved[1]
 
@@ -175,19 +180,19 @@ def test_a_teachers_averaged_weights_are_what_is_learned_from(
     outs = []
     for seed in (7, 8):
         folder = tmp_path / f"teacher{seed}"
-        config = checkpoint.load_model_config(teacher)
-        checkpoint.save_model(
+        config = load_model_config(teacher)
+        save_model(
             folder,
             config,
             random_state(config.model, seed),
-            ema=checkpoint.load_weights(teacher),
-            text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
-            tokenizer=checkpoint.load_tokenizer(teacher),
+            ema=load_weights(teacher),
+            text_encoder=load_weights(teacher, "text_encoder"),
+            tokenizer=load_tokenizer(teacher),
         )
         write_captions(folder / CAPTIONS_FILE, CAPTIONS)
         outs.append(tmp_path / f"student{seed}")
         distill(job(folder, outs[-1]), backend.open_boot_stepper)
-    one, other = (checkpoint.load_weights(out) for out in outs)
+    one, other = (load_weights(out) for out in outs)
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
 
@@ -198,7 +203,7 @@ def test_a_wordless_teacher_has_a_student_too(backend: Backend, tmp_path: Path) 
         side=8,
     )
     folder = tmp_path / "teacher"
-    checkpoint.save_model(folder, config, random_state(config.model))
+    save_model(folder, config, random_state(config.model))
     distilled = distill(job(folder, tmp_path / "student"), backend.open_boot_stepper).distilled
     assert distilled == Distilled((1000, 500), None)
     runtime = backend.runtime(tmp_path / "student")
@@ -253,14 +258,14 @@ def test_a_student_that_differs_in_one_weight_learns_differently(
 
 def mixed_teacher(teacher: Path, folder: Path, mixed: tuple[float, ...] | None) -> Path:
     """A copy of the teacher whose batches are mixed so."""
-    config = checkpoint.load_model_config(teacher)
+    config = load_model_config(teacher)
     diffusion = dataclasses.replace(config.diffusion, mixed_ratio=mixed)
-    checkpoint.save_model(
+    save_model(
         folder,
         dataclasses.replace(config, diffusion=diffusion),
-        checkpoint.load_weights(teacher),
-        text_encoder=checkpoint.load_weights(teacher, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(teacher),
+        load_weights(teacher),
+        text_encoder=load_weights(teacher, "text_encoder"),
+        tokenizer=load_tokenizer(teacher),
     )
     write_captions(folder / CAPTIONS_FILE, CAPTIONS)
     return folder
@@ -269,10 +274,10 @@ def mixed_teacher(teacher: Path, folder: Path, mixed: tuple[float, ...] | None) 
 def both_steppers(teacher: Path, tmp_path: Path) -> list[Learner[BootBatch]]:
     """Torch's and MLX's, with the same fresh weights that are no longer zero anywhere."""
     asked = job(teacher, tmp_path / "unused")
-    config = student_config(checkpoint.load_model_config(teacher), asked.boot)
+    config = student_config(load_model_config(teacher), asked.boot)
     steppers = [BACKENDS[name]().open_boot_stepper(config, asked) for name in ("torch", "mlx")]
     start = steppers[0].snapshot()
-    weights = random_weights(state_shapes(config.model), 5) | checkpoint.load_weights(teacher)
+    weights = random_weights(state_shapes(config.model), 5) | load_weights(teacher)
     for stepper in steppers:
         stepper.restore(dataclasses.replace(start, weights=weights, ema=weights))
     return steppers
@@ -280,7 +285,7 @@ def both_steppers(teacher: Path, tmp_path: Path) -> list[Learner[BootBatch]]:
 
 def student_batches(teacher: Path, count: int) -> list[BootBatch]:
     asked = job(teacher, Path("unused"))
-    config = checkpoint.load_model_config(teacher)
+    config = load_model_config(teacher)
     plan = BatchPlan(len(CAPTIONS), asked.train.batch_size, 0)
     draws = BootDraws(CAPTIONS, plan, config.sides, 1000, asked.boot)
     return [draws.batch(step, np.arange(asked.train.batch_size)) for step in range(count)]

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from small import CAPTIONS, save_random_model, trainable_model
 
-from mdm_apple.captions import CAPTIONS as CAPTIONS_FILE
-from mdm_apple.captions import write_captions
 from mdm_apple.cli import group
 from mdm_apple.errors import MdmError
-from mdm_apple.gallery import read_recipe
+from mdm_apple.sampling.pictures import read_recipe
+from mdm_apple.text.captions import CAPTIONS as CAPTIONS_FILE
+from mdm_apple.text.captions import write_captions
 
 
 def mdm(*arguments: str | Path) -> Result:

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from device_records import cell, floor
 
-from conversion.device.doctor import HARNESS_ONLY, advise
-from conversion.device.results import ResultError, append, read_results
-from conversion.device.table import table
 from mdm_apple.cli.doctor_command import command
+from mdm_apple.conversion.device.doctor import HARNESS_ONLY, advise
+from mdm_apple.conversion.device.results import ResultError, append, read_results
+from mdm_apple.conversion.device.table import table
 
 
 def test_the_fastest_fit_bundle_and_unit_is_recommended() -> None:

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import recorded_hashes, verify_files
-from mdm_apple.boot import BootConfig, student_config
+from mdm_apple.bundled_models import EMOJI, EMOJI_STUDENT
 from mdm_apple.cli import group
-from mdm_apple.config import UNetConfig
-from mdm_apple.embedded import EMOJI, EMOJI_STUDENT
-from mdm_apple.presets import preset
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.storage.atomic_folder import recorded_hashes, verify_files
+from mdm_apple.storage.model_folder import load_model_config, load_weights, weights_sha256
+from mdm_apple.training.boot import BootConfig, student_config
 
 BOX = pytest.mark.parametrize("folder", [EMOJI, EMOJI_STUDENT], ids=["teacher", "student"])
 
@@ -41,13 +41,13 @@ def test_it_holds_nothing_but_weights_tokenizer_captions_and_text(folder: Path) 
 
 @BOX
 def test_its_weights_are_strictly_those_of_the_preset(folder: Path) -> None:
-    config = checkpoint.load_model_config(folder)
+    config = load_model_config(folder)
     assert config.model == expected_model(folder)
     assert config.diffusion == preset("emoji").diffusion
     assert config.provenance.license == "CC-BY-4.0"
     assert "CC-BY-4.0" in card(folder)
     for which in ("model", "text_encoder"):
-        weights = checkpoint.load_weights(folder, which)  # type: ignore[arg-type]
+        weights = load_weights(folder, which)  # type: ignore[arg-type]
         assert all(np.isfinite(value).all() for value in weights.values())
 
 
@@ -59,8 +59,8 @@ def expected_model(folder: Path) -> UNetConfig:
 
 
 def test_the_student_names_the_teacher_beside_it() -> None:
-    notes = checkpoint.load_model_config(EMOJI_STUDENT).provenance.notes
-    assert checkpoint.weights_sha256(EMOJI) in (notes or "")
+    notes = load_model_config(EMOJI_STUDENT).provenance.notes
+    assert weights_sha256(EMOJI) in (notes or "")
 
 
 def test_sample_without_a_model_takes_it(tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ import pytest
 from backends import Backend
 from small import normal, plain, trainable_model, video
 
-from mdm_apple import diffusion
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.data.dataset import Dataset
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.evaluate import (
+from mdm_apple.evaluation.evaluate import (
     EvaluationPlan,
     Scores,
     Teacher,
@@ -28,11 +31,8 @@ from mdm_apple.evaluate import (
     retrieval_side,
     worst_scores,
 )
-from mdm_apple.generate import Images, Prompt
-from mdm_apple.ops import NumpyOps
-from mdm_apple.pictures import Dataset
-from mdm_apple.sampling import Denoise, SamplerConfig
-from mdm_apple.schedule import build_schedule
+from mdm_apple.sampling.generate import Images, Prompt
+from mdm_apple.sampling.walk import Denoise, SamplerConfig
 
 QUICK = SamplerConfig("ddim", 3)
 
@@ -68,7 +68,7 @@ class Oracle:
 
         def denoise(x_t: list[Any], time: int) -> list[Any]:
             return [
-                diffusion.v_from_x0(x, x0 - self._error, float(table[time + 1]))
+                arithmetic.v_from_x0(x, x0 - self._error, float(table[time + 1]))
                 for x, x0, table in zip(x_t, real, tables, strict=True)
             ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from execute_cases import ATTENDED_INPUTS, build, convert, ct, error, expected, outputs, save
 
-from conversion.execute import ExecutionError, Package, Watch
+from mdm_apple.conversion.execute import ExecutionError, Package, Watch
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from execute_cases import convert
 
-from conversion.execute import ExecutionError, Package
-from conversion.execute.schema import model_message
+from mdm_apple.conversion.execute import ExecutionError, Package
+from mdm_apple.conversion.execute.schema import model_message
 
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conversion.execute.compressed import look_up
-from conversion.execute.coverage import PAGE, render
-from conversion.execute.packed import Packed, look_up_packed, take_values, unpack_bits
-from conversion.weightfile import pack
+from mdm_apple.conversion.execute.compressed import look_up
+from mdm_apple.conversion.execute.coverage import PAGE, render
+from mdm_apple.conversion.execute.packed import Packed, look_up_packed, take_values, unpack_bits
+from mdm_apple.conversion.packages.weightfile import pack
 
 BITS = (1, 2, 3, 4, 6, 8)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from execute_cases import build, convert, ct, error, outputs
 
-from conversion.execute import ExecutionError, Package
-from conversion.execute.compressed import look_up
+from mdm_apple.conversion.execute import ExecutionError, Package
+from mdm_apple.conversion.execute.compressed import look_up
 
 cto: Any = ct.optimize.coreml
 

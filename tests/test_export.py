@@ -10,15 +10,21 @@ import pytest
 from click.testing import CliRunner, Result
 from small import CAPTIONS, random_state, random_weights, trainable_model
 
-from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import CheckpointError
 from mdm_apple.cli import group
-from mdm_apple.config import Provenance
+from mdm_apple.config.model import Provenance
 from mdm_apple.errors import MdmError
-from mdm_apple.export import export_model
-from mdm_apple.hub import encoder_shapes
-from mdm_apple.tensorfile import read_tensors
-from mdm_apple.text import train_tokenizer
+from mdm_apple.storage.atomic_folder import CheckpointError
+from mdm_apple.storage.model_folder import (
+    Training,
+    load_model_config,
+    load_tokenizer,
+    load_weights,
+    save_model,
+)
+from mdm_apple.storage.tensorfile import read_tensors
+from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.text.tokenizer import train_tokenizer
+from mdm_apple.training.export import export_model
 
 NOTHING = Provenance()
 SAID = Provenance(license="CC-BY-4.0", source="these pictures", notes="sixteen of them")
@@ -38,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(CAPTIONS, encoder.vocab_size, lowercase=True)
     text = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.sha256)
     folder = tmp_path_factory.mktemp("trained") / "run"
-    checkpoint.save_model(
+    save_model(
         folder,
         dataclasses.replace(config, text=text, provenance=SAID),
         random_state(config.model, seed=1),
@@ -46,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_encoder=random_weights(encoder_shapes(encoder), 3),
         text_encoder_ema=random_weights(encoder_shapes(encoder), 4),
         tokenizer=tokenizer.model,
-        training=checkpoint.Training({"moments": np.ones(3, np.float32)}, {"step": 2}),
+        training=Training({"moments": np.ones(3, np.float32)}, {"step": 2}),
     )
     return folder
 
@@ -56,7 +62,7 @@ def test_weights_are_the_averages_rounded_to_16_bits(trained: Path, tmp_path: Pa
     parts = ("model", "ema"), ("text_encoder", "text_encoder_ema")
     for part, average in parts:
         stored = read_tensors(tmp_path / "out" / f"{part}.safetensors")
-        wanted = checkpoint.load_weights(trained, average)
+        wanted = load_weights(trained, average)
         assert list(stored) == list(wanted)
         for name, value in wanted.items():
             assert stored[name].dtype == np.float16
@@ -66,8 +72,8 @@ def test_weights_are_the_averages_rounded_to_16_bits(trained: Path, tmp_path: Pa
 def test_in_32_bits_the_averages_arrive_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     result = mdm("export", trained, "--dtype", "float32", "--out", tmp_path / "out", "--quiet")
     assert result.exit_code == 0, result.exception
-    got = checkpoint.load_weights(tmp_path / "out")
-    for name, value in checkpoint.load_weights(trained, "ema").items():
+    got = load_weights(tmp_path / "out")
+    for name, value in load_weights(trained, "ema").items():
         assert got[name].tobytes() == value.tobytes()
 
 
@@ -75,8 +81,8 @@ def test_without_averages_the_weights_themselves_are_taken(
     model_folder: Path, tmp_path: Path
 ) -> None:
     export_model(model_folder, tmp_path / "out", NOTHING, "float32")
-    got = checkpoint.load_weights(tmp_path / "out")
-    for name, value in checkpoint.load_weights(model_folder).items():
+    got = load_weights(tmp_path / "out")
+    for name, value in load_weights(model_folder).items():
         np.testing.assert_array_equal(got[name], value)
 
 
@@ -89,7 +95,7 @@ def test_only_what_a_model_needs_travels(trained: Path, tmp_path: Path) -> None:
         "text_encoder.safetensors",
         "tokenizer.model",
     }
-    assert checkpoint.load_tokenizer(tmp_path / "out") == checkpoint.load_tokenizer(trained)
+    assert load_tokenizer(tmp_path / "out") == load_tokenizer(trained)
 
 
 def test_what_is_said_of_the_origin_replaces_what_was_and_the_rest_stays(
@@ -97,13 +103,13 @@ def test_what_is_said_of_the_origin_replaces_what_was_and_the_rest_stays(
 ) -> None:
     call = ("export", trained, "--license", "MIT", "--out", tmp_path / "out", "--quiet")
     assert mdm(*call).exit_code == 0
-    config = checkpoint.load_model_config(tmp_path / "out")
+    config = load_model_config(tmp_path / "out")
     assert config.provenance == dataclasses.replace(SAID, license="MIT")
-    before = checkpoint.load_model_config(trained)
+    before = load_model_config(trained)
     assert dataclasses.replace(config, provenance=before.provenance) == before
     all_three = ("--license", "a", "--source", "b", "--notes", "c")
     assert mdm("export", trained, *all_three, "--out", tmp_path / "two", "--quiet").exit_code == 0
-    said = checkpoint.load_model_config(tmp_path / "two").provenance
+    said = load_model_config(tmp_path / "two").provenance
     assert (said.license, said.source, said.notes) == ("a", "b", "c")
 
 
@@ -119,7 +125,7 @@ def test_a_weight_beyond_16_bits_is_refused_and_nothing_is_made(tmp_path: Path) 
     config = trainable_model()
     weights = random_state(config.model)
     weights["conv_in.bias"][0] = 1e6
-    checkpoint.save_model(tmp_path / "large", config, weights)
+    save_model(tmp_path / "large", config, weights)
     with pytest.raises(CheckpointError, match=r"conv_in\.bias"):
         export_model(tmp_path / "large", tmp_path / "out", NOTHING)
     assert {path.name for path in tmp_path.iterdir()} == {"large"}
@@ -138,6 +144,6 @@ def test_what_was_exported_samples_and_starts_a_run(
     place = ("--data", pictures, "--out", tmp_path / "run", "--batch-size", "4", "--lr", "1e-9")
     result = mdm("train", "--init", model, *few, *place)
     assert result.exit_code == 0, result.exception
-    begun = checkpoint.load_weights(tmp_path / "run")
-    for name, value in checkpoint.load_weights(model).items():  # two steps that hardly move
+    begun = load_weights(tmp_path / "run")
+    for name, value in load_weights(model).items():  # two steps that hardly move
         np.testing.assert_allclose(begun[name], value, atol=1e-7)

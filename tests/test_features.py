@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from mdm_apple.config import T5Config, TextConfig
+from mdm_apple.config.model import T5Config, TextConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.features import FeatureCache, FeatureKey, embed_captions
-from mdm_apple.tensorfile import from_bfloat16, to_bfloat16
-from mdm_apple.text import TextError, TextFeatures
+from mdm_apple.storage.tensorfile import from_bfloat16, to_bfloat16
+from mdm_apple.text.feature_cache import FeatureCache, FeatureKey, embed_captions
+from mdm_apple.text.tokenizer import TextError, TextFeatures
 
 KEY = FeatureKey("e" * 64, "f" * 64, lowercase=True, max_tokens=5, width=12)
 CAPTIONS = ["a cat", "A Cat", "a dog on\na mat", "café", "one two three four five six", "x"]

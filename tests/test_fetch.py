@@ -18,9 +18,9 @@ import pytest
 import torch
 from file_server import Handler, Site, serve
 
-from mdm_apple import fetch as fetch_module
-from mdm_apple.fetch import Fetched, FetchError, fetch
-from mdm_apple.legacy import read_pth
+from mdm_apple.apple import download as fetch_module
+from mdm_apple.apple.checkpoint import read_pth
+from mdm_apple.apple.download import Fetched, FetchError, fetch
 
 QUICK = {"timeout": 0.5, "pause": 0.01, "attempts": 3}
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from file_server import Site, serve
 from small import random_state
 
-from mdm_apple.checkpoint import load_model_config, load_weights
 from mdm_apple.cli import group
 from mdm_apple.cli.fetch_command import PRESET_OF
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
-from mdm_apple.presets import preset
+from mdm_apple.storage.model_folder import load_model_config, load_weights
 
 FETCH = ("fetch", "flickr64", "--quiet")
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdm_apple.distances import frechet_distance
 from mdm_apple.errors import MissingPackageError
-from mdm_apple.torch.fetched_scores import ClipScore, FrechetInception
+from mdm_apple.evaluation.distances import frechet_distance
+from mdm_apple.torch.fid_clip import ClipScore, FrechetInception
 
 pytest.importorskip("torchmetrics", reason="needs torchmetrics: pip install 'mdm-apple[eval]'")
 transformers = pytest.importorskip("transformers", reason="needs transformers")

@@ -10,11 +10,11 @@ import pytest
 from backends import Backend
 from small import around, inner_model, random_state, save_random_model
 
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import ConfigError
-from mdm_apple.generate import Images, Preview, Prompt, clean_estimate, finish, generate
-from mdm_apple.presets import preset
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling.generate import Images, Preview, Prompt, clean_estimate, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("cat face", 1), Prompt("red heart", 2)]
 SAMPLERS = [

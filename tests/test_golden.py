@@ -26,14 +26,13 @@ from tolerances import (
     VDM_WEIGHTS,
 )
 
-from mdm_apple.batches import Batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, TextConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.legacy import diffusion_config_from_apple
-from mdm_apple.loss import batch_loss, image_scale, nested_loss
-from mdm_apple.pyramid import build_pyramid
-from mdm_apple.sampling import SamplerConfig, sample
-from mdm_apple.schedule import (
+from mdm_apple.apple.checkpoint import diffusion_config_from_apple
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig
+from mdm_apple.data.batches import Batch
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.loss import batch_loss, image_scale, nested_loss
+from mdm_apple.diffusion.pyramid import build_pyramid
+from mdm_apple.diffusion.schedule import (
     Schedule,
     Table,
     base_table,
@@ -42,7 +41,8 @@ from mdm_apple.schedule import (
     timestep_grid,
     vdm_weights,
 )
-from mdm_apple.training import Snapshot, TrainConfig, learning_rate
+from mdm_apple.sampling.walk import SamplerConfig, sample
+from mdm_apple.training.loop import Snapshot, TrainConfig, learning_rate
 
 FIXTURES = find_fixtures()
 MOMENT = "exp_avg_sq."  # of Adam: its running mean of squared gradients

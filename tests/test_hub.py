@@ -19,11 +19,16 @@ import pytest
 from safetensors.numpy import save_file
 from small import plain, random_state
 
-from mdm_apple.atomic_folder import verify_files
-from mdm_apple.checkpoint import Training, load_model_config, save_model
-from mdm_apple.config import ModelConfig, T5Config, TextConfig
+from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.hub import HubError, encoder_shapes, fetch_encoder, read_encoder_folder
+from mdm_apple.storage.atomic_folder import verify_files
+from mdm_apple.storage.model_folder import Training, load_model_config, save_model
+from mdm_apple.text.encoder_folder import (
+    HubError,
+    encoder_shapes,
+    fetch_encoder,
+    read_encoder_folder,
+)
 
 COMMIT = "c" * 40
 CONFIG = T5Config(20, 8, 4, 12, 2, 2)

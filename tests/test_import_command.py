@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from small import APPLE_YAML as YAML
 from small import random_state
 
-from mdm_apple.checkpoint import load_model_config, load_weights
+from mdm_apple.apple.checkpoint import read_apple_yaml
 from mdm_apple.cli import group
-from mdm_apple.config import ModelConfig
-from mdm_apple.legacy import read_apple_yaml
-from mdm_apple.presets import preset
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.storage.model_folder import load_model_config, load_weights
 
 
 def imported(config: ModelConfig, folder: Path, *how: str) -> ModelConfig:

@@ -23,9 +23,9 @@ from train_process import (
     wait_until,
 )
 
-from mdm_apple import checkpoint
-from mdm_apple.atomic_folder import has_file, locate
-from mdm_apple.strict_json import to_json
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.storage.atomic_folder import has_file, locate
+from mdm_apple.storage.model_folder import load_weights
 
 STEP = 0.3  # seconds, about: a kill falls somewhere in a step and its save
 
@@ -54,7 +54,7 @@ def killed_at_random(config: Path, out: Path, steps: int, kills: int, seed: int)
             process.kill()
             process.wait()
         left.update(f for f in (".saving", ".commit") if (out / f).exists())
-        checkpoint.load_weights(out)  # whole at any moment, also for a reader that tidies nothing
+        load_weights(out)  # whole at any moment, also for a reader that tidies nothing
     done = finish(resuming(asked))
     assert done.returncode == 0, done.stderr
     return left

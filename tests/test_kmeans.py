@@ -7,12 +7,12 @@ import importlib
 import numpy as np
 import pytest
 
-from conversion.coreml import quiet_coremltools
-from conversion.errors import ConversionError
-from conversion.execute.blob import unpack
-from conversion.histogram import histogram
-from conversion.kmeans import palette_of, palettes_of
-from conversion.weightfile import pack
+from mdm_apple.conversion.compress.histogram import histogram
+from mdm_apple.conversion.compress.kmeans import palette_of, palettes_of
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.execute.blob import unpack
+from mdm_apple.conversion.packages.weightfile import pack
 
 
 def numbers(kind: str, count: int, seed: int = 0) -> np.ndarray:

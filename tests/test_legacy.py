@@ -12,15 +12,15 @@ import yaml
 from golden_fixtures import Fixture, golden_folders
 from safetensors import safe_open
 
-from mdm_apple.config import UNetConfig
-from mdm_apple.errors import ConfigError
-from mdm_apple.legacy import (
+from mdm_apple.apple.checkpoint import (
     diffusion_config_from_apple,
     read_apple_yaml,
     unet_config_from_apple,
 )
-from mdm_apple.presets import preset
-from mdm_apple.shapes import state_shapes
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.errors import ConfigError
 
 LEVELS = {"tiny_plain": 1, "tiny_n2": 2, "tiny_n3": 3, "tiny_t2": 2}
 

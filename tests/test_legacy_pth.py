@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdm_apple.checkpoint import Weights
-from mdm_apple.legacy import PthError, import_apple, read_pth
-from mdm_apple.presets import preset
-from mdm_apple.shapes import state_shapes
+from mdm_apple.apple.checkpoint import PthError, import_apple, read_pth
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.storage.model_folder import Weights
 
 
 class Colour(enum.Enum):

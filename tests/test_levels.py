@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from mdm_apple.config import ConfigError
-from mdm_apple.levels import inner_model, level_of_side
-from mdm_apple.presets import PRESETS, preset
-from mdm_apple.schedule import build_schedule
+from mdm_apple.config.model import ConfigError
+from mdm_apple.config.presets import PRESETS, preset
+from mdm_apple.diffusion.schedule import build_schedule
+from mdm_apple.sampling.inner_model import inner_model, level_of_side
 
 EMOJI = preset("emoji")
 

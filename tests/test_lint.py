@@ -10,17 +10,23 @@ import pytest
 from click.testing import CliRunner
 from mil_programs import Body, half, package
 
-from conversion.bundle import Bundle
-from conversion.coreml import quiet_coremltools
-from conversion.cost import CHIPS, carried_bytes, cost_of, cut_points, peak_memory
-from conversion.execute import Package
-from conversion.execute.liveness import peak_bytes
-from conversion.execute.schema import model_message
-from conversion.inspect import inspect_bundle, parameters_of
-from conversion.lint import RULES, count_by_rule, lint
-from conversion.manifest import Feature, PackageInfo
-from conversion.palettize import PalettizeReport
 from mdm_apple.cli.inspect_command import command as inspect_command
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.manifest import Feature, PackageInfo
+from mdm_apple.conversion.compress.palettize import PalettizeReport
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.execute.liveness import peak_bytes
+from mdm_apple.conversion.execute.schema import model_message
+from mdm_apple.conversion.inspect.inspect import inspect_bundle, parameters_of
+from mdm_apple.conversion.inspect.lint import RULES, count_by_rule, lint
+from mdm_apple.conversion.packages.cost import (
+    CHIPS,
+    carried_bytes,
+    cost_of,
+    cut_points,
+    peak_memory,
+)
 
 pytest_plugins = ["bundles"]
 

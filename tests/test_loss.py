@@ -10,9 +10,7 @@ import pytest
 from backends import Backend
 from small import around, normal, plain, random_state
 
-from mdm_apple import diffusion
-from mdm_apple.batches import Batch
-from mdm_apple.config import (
+from mdm_apple.config.model import (
     DiffusionConfig,
     LossTarget,
     LossWeighting,
@@ -20,10 +18,12 @@ from mdm_apple.config import (
     Prediction,
     ScheduleConfig,
 )
-from mdm_apple.loss import LossParts, batch_loss, image_scale, nested_loss
-from mdm_apple.pyramid import build_pyramid
-from mdm_apple.schedule import base_table, vdm_weights
-from mdm_apple.training import TrainConfig
+from mdm_apple.data.batches import Batch
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.loss import LossParts, batch_loss, image_scale, nested_loss
+from mdm_apple.diffusion.pyramid import build_pyramid
+from mdm_apple.diffusion.schedule import base_table, vdm_weights
+from mdm_apple.training.loop import TrainConfig
 
 SCALES = (2, 1)
 ROWS = 4
@@ -105,7 +105,7 @@ def test_a_perfect_network_has_no_loss(
     """Nested as well as plain, whatever is predicted and compared."""
     config = DiffusionConfig(SHIFTED, prediction=prediction, loss_target=target)
     perfect = [
-        eps if prediction == "eps" else diffusion.velocity(x0, eps, column(a))
+        eps if prediction == "eps" else arithmetic.velocity(x0, eps, column(a))
         for x0, eps, a in zip(X0, EPS, ALPHA_BAR, strict=True)
     ]
     parts, _ = loss_of(backend, config, perfect, levels)

@@ -20,8 +20,8 @@ import torch
 from malformed import Case, Command, Good, Room, config_text, frozen_model
 from small import random_state, save_random_model, trainable_model
 
-from mdm_apple.data import open_dataset
-from mdm_apple.presets import preset
+from mdm_apple.config.presets import preset
+from mdm_apple.data.open import open_dataset
 
 CASES = [*malformed_inputs.CASES, *malformed_folders.CASES, *malformed_mlx.CASES]
 

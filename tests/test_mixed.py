@@ -15,24 +15,33 @@ import torch
 from click.testing import CliRunner
 from small import random_state
 
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser
-from conversion.convert import convert
-from conversion.errors import BundleError, ConversionError
-from conversion.golden import read_golden
-from conversion.knapsack import frontier
-from conversion.mixed import recipe_reaching, recipe_within, variant_recipe
-from conversion.palettize import PalettizeReport, palettize, palettize_by_recipe, planned_palettes
-from conversion.parts import TEXT_MASK, TOKEN_IDS
-from conversion.placed import PlacedNetwork
-from conversion.plan import PlannedWeight, Setting, uniform_plan
-from conversion.recipe import Recipe, read_recipe, recipe_plan
-from conversion.reference import Probe, TextInputs
-from conversion.sensitivity import Sensitivity, measure_sensitivity, read_sensitivity
-from conversion.source import ModelSource
 from mdm_apple.cli import group
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.golden import read_golden
+from mdm_apple.conversion.compress.choose_bits import recipe_reaching, recipe_within, variant_recipe
+from mdm_apple.conversion.compress.compressed_network import PlacedNetwork
+from mdm_apple.conversion.compress.knapsack import frontier
+from mdm_apple.conversion.compress.palettize import (
+    PalettizeReport,
+    palettize,
+    palettize_by_recipe,
+    planned_palettes,
+)
+from mdm_apple.conversion.compress.recipe import Recipe, read_recipe, recipe_plan
+from mdm_apple.conversion.compress.sensitivity import (
+    Sensitivity,
+    measure_sensitivity,
+    read_sensitivity,
+)
+from mdm_apple.conversion.compress.settings import PlannedWeight, Setting, uniform_plan
+from mdm_apple.conversion.convert import convert
+from mdm_apple.conversion.errors import BundleError, ConversionError
+from mdm_apple.conversion.layouts.parts import TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.conversion.source.trajectory import Probe, TextInputs
 from mdm_apple.errors import MdmError
-from mdm_apple.strict_json import to_json
 
 pytest_plugins = ["bundles"]
 

@@ -11,10 +11,10 @@ from backends import Backend, MlxBackend, TorchBackend
 from PIL import Image
 from small import CAPTIONS, trainable_model
 
-from mdm_apple.fit import Job, fit
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.training import TrainConfig
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.run import Job, fit
 
 pytest.importorskip("mlx.core")
 

@@ -13,9 +13,9 @@ from paired import Run, batch_of, nest, no_text
 from small import random_state
 from tolerances import TRAIN_WEIGHTS
 
-from mdm_apple.config import ModelConfig
-from mdm_apple.shapes import idle_parameters
-from mdm_apple.training import Snapshot, TrainConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.shapes import idle_parameters
+from mdm_apple.training.loop import Snapshot, TrainConfig
 
 mx = pytest.importorskip("mlx.core")
 

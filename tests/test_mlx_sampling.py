@@ -19,21 +19,26 @@ from PIL import Image
 from small import CAPTIONS, plain, random_state, random_weights, save_random_model
 from tolerances import FORWARD, MLX_PICTURE, REDUCED_PICTURE
 
-from mdm_apple import checkpoint
-from mdm_apple.boot import BootConfig, student_config
 from mdm_apple.cli import group
-from mdm_apple.config import T5Config
+from mdm_apple.config.model import T5Config
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
-from mdm_apple.features import FeatureCache, FeatureKey
-from mdm_apple.gallery import read_recipe
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.hub import encoder_shapes
-from mdm_apple.presets import preset
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.pictures import read_recipe
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.model_folder import (
+    load_model_config,
+    load_tokenizer,
+    load_weights,
+    save_model,
+)
+from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.text.feature_cache import FeatureCache, FeatureKey
+from mdm_apple.training.boot import BootConfig, student_config
 
 mx = pytest.importorskip("mlx.core")
 
-from mdm_apple.mlx import open as mlx_open  # noqa: E402
+from mdm_apple.mlx import load as mlx_open  # noqa: E402
 from mdm_apple.mlx.quantize import quantize, quantize_runtime, weight_bytes  # noqa: E402
 from mdm_apple.mlx.runtime import MlxRuntime  # noqa: E402
 from mdm_apple.mlx.t5 import encoder_from_state  # noqa: E402
@@ -81,7 +86,7 @@ def test_the_same_seed_and_folder_give_the_picture_of_torch(
 def test_a_folder_with_one_perturbed_weight_gives_another_picture(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    weights = checkpoint.load_weights(model_folder)
+    weights = load_weights(model_folder)
     weights["inner_unet.down_blocks.1.resnets.0.conv1.weight"][0, 0, 1, 1] += 0.05
     other = save_random_model(tmp_path / "other", preset("tiny"), weights)
     by_torch = finish(generate(TorchBackend().runtime(model_folder), EIGHT, SAMPLERS[0]))
@@ -155,9 +160,7 @@ def test_fewer_bits_make_linear_layers_smaller_and_predictions_coarser(model_fol
     for bits in (8, 4):
         runtime = MlxBackend().runtime(model_folder)
         done, worst = quantize_runtime(runtime, bits, EIGHT[0])
-        assert done.before == 4 * sum(
-            v.size for v in checkpoint.load_weights(model_folder).values()
-        )
+        assert done.before == 4 * sum(v.size for v in load_weights(model_folder).values())
         assert done.after == weight_bytes(runtime.net) < done.before
         names = {k.rpartition(".")[0] for k in flat(runtime.net.parameters()) if "scales" in k}
         assert len(names) == done.layers
@@ -247,15 +250,15 @@ def test_a_compiled_runtime_makes_the_same_pictures(model_folder: Path) -> None:
 def test_a_students_layers_are_quantized_and_compared_on_its_own_jumps(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    teacher = checkpoint.load_model_config(model_folder)
+    teacher = load_model_config(model_folder)
     config = student_config(teacher, BootConfig(flow_map=2, guidance=(1.0, 4.0)))
     folder = tmp_path / "student"
-    checkpoint.save_model(
+    save_model(
         folder,
         config,
         random_state(config.model),
-        text_encoder=checkpoint.load_weights(model_folder, "text_encoder"),
-        tokenizer=checkpoint.load_tokenizer(model_folder),
+        text_encoder=load_weights(model_folder, "text_encoder"),
+        tokenizer=load_tokenizer(model_folder),
     )
     done, worst = quantize_runtime(MlxBackend().runtime(folder), 8, EIGHT[0])
     assert done.layers > 0
@@ -322,7 +325,7 @@ def test_options_of_mlx_are_refused_elsewhere(
 def test_features_of_a_frozen_encoder_are_those_of_torch(tmp_path: Path) -> None:
     encoder = tmp_path / "encoder"
     model = frozen_model(tmp_path / "frozen", encoder)
-    text = checkpoint.load_model_config(model).text
+    text = load_model_config(model).text
     assert text is not None
     asked = ["embed", "--model", model, "--text-encoder", encoder, "--prompt", "red heart"]
     values = []

@@ -19,15 +19,15 @@ from paired import batch_of, nest, no_text
 from small import random_state, trainable_model
 from train_process import MDM, PATIENCE, arguments, logged
 
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
-from mdm_apple.memory import estimate
-from mdm_apple.presets import preset
-from mdm_apple.strict_json import to_json
-from mdm_apple.training import TrainConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.memory_estimate import estimate
 
 mx = pytest.importorskip("mlx.core")
 
-from mdm_apple.mlx import train as mlx_train  # noqa: E402
+from mdm_apple.mlx import learner as mlx_train  # noqa: E402
 
 Precision = Literal["fp32", "bf16"]
 FORWARD_NODES, STEP_NODES = 1094, 7921  # of `nest`, recorded with mlx 0.32.4

@@ -15,30 +15,30 @@ from click.testing import CliRunner
 from mil_programs import package
 from small import save_random_model, trainable_model
 
-from conversion.bundle import Bundle, finish_bundle
-from conversion.convert import ConvertOptions, convert, convert_part, merged
-from conversion.coreml import quiet_coremltools
-from conversion.errors import BundleError, ConversionError
-from conversion.execute import Package
-from conversion.inspect import inspect_bundle
-from conversion.lint import count_by_rule, lint
-from conversion.manifest import package_bytes
-from conversion.monolith import denoiser_part
-from conversion.multifunction import merge_packages
-from conversion.palettize import palettize
-from conversion.parts import Part
-from conversion.placed import PlacedNetwork
-from conversion.plan import Setting, uniform_plan
-from conversion.quality import picture_psnr
-from conversion.runtime import open_bundle_runtime
-from conversion.serve import BundleServer
-from conversion.serve_frames import Reader, pack_tensor, pack_text
-from conversion.source import ModelSource, load_source
-from conversion.verify import verify_source
 from mdm_apple.cli import group
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.torch.open import open_runtime
+from mdm_apple.conversion.bundle.folder import Bundle, finish_bundle
+from mdm_apple.conversion.bundle.manifest import package_bytes
+from mdm_apple.conversion.compress.compressed_network import PlacedNetwork
+from mdm_apple.conversion.compress.palettize import palettize
+from mdm_apple.conversion.compress.settings import Setting, uniform_plan
+from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part, merged
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.errors import BundleError, ConversionError
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.inspect.inspect import inspect_bundle
+from mdm_apple.conversion.inspect.lint import count_by_rule, lint
+from mdm_apple.conversion.layouts.parts import Part
+from mdm_apple.conversion.layouts.whole import denoiser_part
+from mdm_apple.conversion.packages.merge import merge_packages
+from mdm_apple.conversion.psnr import picture_psnr
+from mdm_apple.conversion.run.runtime import open_bundle_runtime
+from mdm_apple.conversion.run.serve import BundleServer
+from mdm_apple.conversion.run.serve_frames import Reader, pack_tensor, pack_text
+from mdm_apple.conversion.source.model import ModelSource, load_source
+from mdm_apple.conversion.verify.verify import verify_source
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.torch.load import open_runtime
 
 SAMPLER = SamplerConfig("ddim", 2, guidance_scale=2.0)
 PROMPTS = [Prompt("red heart", 3)]

@@ -14,24 +14,24 @@ from click.testing import CliRunner
 from small import around, plain
 from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser
-from conversion.convert import convert
-from conversion.errors import BundleError
-from conversion.execute import Watch
-from conversion.inspect import inspect_bundle
-from conversion.nested import nested_parts, skip_shapes
-from conversion.palettize import palettize
-from conversion.plan import Setting
-from conversion.quality import closeness, picture_psnr
-from conversion.runtime import open_bundle_runtime
-from conversion.source import ModelSource, random_source
-from conversion.verify import verify, verify_source
 from mdm_apple.cli.inspect_command import command as inspect_command
-from mdm_apple.config import ModelConfig, TextConfig
-from mdm_apple.generate import Prompt, finish, generate
-from mdm_apple.sampling import SamplerConfig
-from mdm_apple.torch.open import open_runtime
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.palettize import palettize
+from mdm_apple.conversion.compress.settings import Setting
+from mdm_apple.conversion.convert import convert
+from mdm_apple.conversion.errors import BundleError
+from mdm_apple.conversion.execute import Watch
+from mdm_apple.conversion.inspect.inspect import inspect_bundle
+from mdm_apple.conversion.layouts.nested import nested_parts, skip_shapes
+from mdm_apple.conversion.psnr import closeness, picture_psnr
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.run.runtime import open_bundle_runtime
+from mdm_apple.conversion.source.model import ModelSource, random_source
+from mdm_apple.conversion.verify.verify import verify, verify_source
+from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.torch.load import open_runtime
 
 pytest_plugins = ["bundles"]
 
@@ -159,7 +159,7 @@ def test_parts_of_three_levels_with_attention_everywhere_give_the_whole() -> Non
 def text_inputs(
     source: ModelSource, features: torch.Tensor, mask: torch.Tensor, compute: str
 ) -> dict[str, torch.Tensor]:
-    from conversion.conditioning import conditioning_part
+    from mdm_apple.conversion.layouts.conditioning import conditioning_part
 
     part = conditioning_part(source, "ane" if compute == "ane" else "gpu")
     return dict(zip(part.outputs, part.module(features, mask), strict=True))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdm_apple.diffusion.noise import MAX_SEED, NoiseStream, draw_batch
 from mdm_apple.errors import MdmError
-from mdm_apple.noise import MAX_SEED, NoiseStream, draw_batch
 
 PINNED = [  # seed 7, first row of the outer level, then of the inner one
     [-0.6358714699745178, -1.2343865633010864, 1.7795177698135376, 0.8088502883911133],

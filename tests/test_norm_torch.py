@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.torch.norm import normalize, normalize_silu
+from mdm_apple.torch.cpu.norm import normalize, normalize_silu
 
 SIDE = 34  # large enough for gradients of our own
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion import palette_jobs
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.errors import ConversionError
-from conversion.execute import Package
-from conversion.execute.constants import load_constants
-from conversion.palettize import PalettizeReport, palettize
-from conversion.plan import MINIMUM_ELEMENTS, Setting
-from conversion.source import ModelSource
-from conversion.verify import verify
-from conversion.weights import end_convolutions, weights_of
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress import palette_jobs
+from mdm_apple.conversion.compress.palettize import PalettizeReport, palettize
+from mdm_apple.conversion.compress.settings import MINIMUM_ELEMENTS, Setting
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.execute.constants import load_constants
+from mdm_apple.conversion.packages.weights import end_convolutions, weights_of
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.conversion.verify.verify import verify
 
 pytest_plugins = ["bundles"]
 

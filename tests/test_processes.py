@@ -22,8 +22,8 @@ from train_process import (
     wait_until,
 )
 
-from mdm_apple.atomic_folder import finish_save
-from mdm_apple.strict_json import to_json
+from mdm_apple.config.strict_json import to_json
+from mdm_apple.storage.atomic_folder import finish_save
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.coreml import quiet_coremltools
-from conversion.execute import Package
-from conversion.execute.constants import load_constants
-from conversion.execute.graph import BlobReference, Literal
-from conversion.kmeans import palettes_of
-from conversion.palettize import palettize
-from conversion.plan import Setting, uniform_plan
-from conversion.source import ModelSource
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.kmeans import palettes_of
+from mdm_apple.conversion.compress.palettize import palettize
+from mdm_apple.conversion.compress.settings import Setting, uniform_plan
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.execute.constants import load_constants
+from mdm_apple.conversion.execute.graph import BlobReference, Literal
+from mdm_apple.conversion.source.model import ModelSource
 
 pytest_plugins = ["bundles"]
 

@@ -10,19 +10,19 @@ import torch
 from tolerances import REWRITE
 from torch import Tensor, nn
 
-from conversion.conditioning import additive_mask
-from conversion.quality import closeness
-from conversion.rewrite import for_neural_engine
-from conversion.rewrite.attention import (
+from mdm_apple.config.model import ATTENTION_HEADS, ModelConfig, TextConfig, UNetConfig
+from mdm_apple.conversion.layouts.conditioning import additive_mask
+from mdm_apple.conversion.psnr import closeness
+from mdm_apple.conversion.rewrite import for_neural_engine
+from mdm_apple.conversion.rewrite.attention import (
     QUERIES_AT_ONCE,
     Attention,
     attend,
     engine_keys_values,
     engine_mask,
 )
-from conversion.rewrite.norms import GroupNorm, mean_per_group, standardised
-from conversion.source import random_source
-from mdm_apple.config import ATTENTION_HEADS, ModelConfig, TextConfig, UNetConfig
+from mdm_apple.conversion.rewrite.norms import GroupNorm, mean_per_group, standardised
+from mdm_apple.conversion.source.model import random_source
 from mdm_apple.torch import layers
 from mdm_apple.torch.unet import Conditioning, UNet
 

@@ -20,20 +20,20 @@ from click.testing import CliRunner
 from mil_programs import half, package
 
 from benchmarks.harness import Measured, Row
-from conversion import palette_jobs
-from conversion.bundle import Bundle
-from conversion.execute import Package
-from conversion.reference import PROMPTS
-from conversion.source import load_source
-from conversion.verify import How
-from conversion.weights import weights_of
-from mdm_apple.boot import BootConfig
 from mdm_apple.cli import COMMANDS, group
 from mdm_apple.cli.convert_command import command as convert_command
 from mdm_apple.cli.verify_command import command as verify_command
-from mdm_apple.distill import DistillJob
-from mdm_apple.fit import Job
-from mdm_apple.training import TrainConfig
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress import palette_jobs
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.source.model import load_source
+from mdm_apple.conversion.source.trajectory import PROMPTS
+from mdm_apple.conversion.verify.verify import How
+from mdm_apple.training.boot import BootConfig
+from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.run import Job
 
 pytest_plugins = ["bundles"]
 

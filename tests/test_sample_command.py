@@ -13,9 +13,9 @@ from PIL import Image
 from small import random_state, save_random_model
 
 from mdm_apple.cli import group
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
-from mdm_apple.gallery import read_recipe
-from mdm_apple.presets import preset
+from mdm_apple.sampling.pictures import read_recipe
 
 FAST = ["--steps", "3", "--backend", "torch", "--quiet"]
 

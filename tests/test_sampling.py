@@ -11,11 +11,11 @@ import pytest
 from backends import Backend
 from small import normal
 
-from mdm_apple import diffusion
-from mdm_apple.config import DiffusionConfig, ScheduleConfig
-from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, SamplerKind, Step, sample
-from mdm_apple.schedule import Schedule, build_schedule
+from mdm_apple.config.model import DiffusionConfig, ScheduleConfig
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.schedule import Schedule, build_schedule
+from mdm_apple.sampling.walk import SamplerConfig, SamplerKind, Step, sample
 
 MEAN, VARIANCE = 0.3, 0.04  # of the pictures, which are Gaussian
 FINE = ScheduleConfig("cosine", num_steps=20_000, shift_power=1.0)
@@ -47,7 +47,7 @@ def run(
         for x, table in zip(x_t, schedule.tables, strict=True):
             alpha_bar = float(table[time + 1])
             x0 = teacher_x0(x, alpha_bar)
-            kind = diffusion.v_from_x0 if prediction == "v" else diffusion.eps_from_x0
+            kind = arithmetic.v_from_x0 if prediction == "v" else arithmetic.eps_from_x0
             out.append(kind(x, x0, alpha_bar))
         return out
 
@@ -195,7 +195,7 @@ def test_backend_arrays_walk_the_same_path_as_numpy(backend: Backend) -> None:
         def denoise(x_t: list[Any], time: int) -> list[Any]:
             tables = [float(t[time + 1]) for t in schedule.tables]
             return [
-                diffusion.v_from_x0(x, teacher_x0(x, a), a)
+                arithmetic.v_from_x0(x, teacher_x0(x, a), a)
                 for x, a in zip(x_t, tables, strict=True)
             ]
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdm_apple.config import ScheduleConfig, ScheduleKind
-from mdm_apple.errors import ConfigError
-from mdm_apple.schedule import (
+from mdm_apple.config.model import ScheduleConfig, ScheduleKind
+from mdm_apple.diffusion.schedule import (
     Table,
     base_table,
     build_schedule,
@@ -20,6 +19,7 @@ from mdm_apple.schedule import (
     timestep_grid,
     vdm_weights,
 )
+from mdm_apple.errors import ConfigError
 
 KINDS = get_args(ScheduleKind)
 kinds = st.sampled_from(KINDS)

@@ -12,11 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser
-from conversion.parts import POOLED, TEXT_MASK, TOKEN_IDS
-from conversion.serve import BundleServer
-from conversion.serve_frames import ProtocolError, Reader, pack_tensor, pack_text, read_frame
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.layouts.parts import POOLED, TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.run.packages import Denoiser
+from mdm_apple.conversion.run.serve import BundleServer
+from mdm_apple.conversion.run.serve_frames import (
+    ProtocolError,
+    Reader,
+    pack_tensor,
+    pack_text,
+    read_frame,
+)
 
 pytest_plugins = ["bundles"]
 

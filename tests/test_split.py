@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from mil_programs import half, package
 
-from conversion.bundle import Bundle
-from conversion.convert import ConvertOptions, convert
-from conversion.coreml import quiet_coremltools
-from conversion.errors import ConversionError
-from conversion.execute import Package
-from conversion.execute.graph import Function
-from conversion.palettize import PalettizeReport, palettize
-from conversion.source import ModelSource
-from conversion.split import best_cut, split_package
-from conversion.verify import verify
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.palettize import PalettizeReport, palettize
+from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.coreml import quiet_coremltools
+from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.execute.graph import Function
+from mdm_apple.conversion.packages.split import best_cut, split_package
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.conversion.verify.verify import verify
 
 pytest_plugins = ["bundles"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.eager import randomize_zeros
-from mdm_apple.torch import strips
-from mdm_apple.torch.conv import UpsampleConv3x3
+from mdm_apple.torch.cpu import strips
+from mdm_apple.torch.cpu.conv import UpsampleConv3x3
+from mdm_apple.torch.cpu.norm import normalize_silu
+from mdm_apple.torch.cpu.packed import can_pack, pack
 from mdm_apple.torch.layers import ResNet
-from mdm_apple.torch.norm import normalize_silu
-from mdm_apple.torch.packed import can_pack, pack
 
 NEVER = 1 << 62
 HEIGHT, WIDTH = 19, 12

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from swift_tools import Dump
 
-from conversion.bundle import Bundle
-from conversion.errors import BundleError
-from conversion.manifest import read_manifest
-from mdm_apple.tensorfile import read_tensors
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.manifest import read_manifest
+from mdm_apple.conversion.errors import BundleError
+from mdm_apple.storage.tensorfile import read_tensors
 
 pytest_plugins = ["bundles", "swift_bundles"]
 
@@ -179,8 +179,8 @@ def test_a_damaged_bundle_is_refused_with_a_sentence(
 
 
 def test_feature_caches_are_read_alike(dump: Dump, tiny_bundle: Bundle, tmp_path: Path) -> None:
-    from mdm_apple.features import FeatureCache, FeatureKey, embed_captions
-    from mdm_apple.text import TextFeatures
+    from mdm_apple.text.feature_cache import FeatureCache, FeatureKey, embed_captions
+    from mdm_apple.text.tokenizer import TextFeatures
 
     text = tiny_bundle.manifest.text
     assert text is not None

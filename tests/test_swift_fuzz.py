@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from swift_tools import Dump
 
-from conversion.serve_frames import pack_tensor
-from mdm_apple.embedded import EMOJI
-from mdm_apple.tensorfile import write_tensors
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.run.serve_frames import pack_tensor
+from mdm_apple.storage.tensorfile import write_tensors
 
 MUTATIONS = {"frames": 10_000, "tokenizer": 600, "tensors": 10_000, "png": 8000}
 

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 from swift_pictures import made, psnr, run
 
-from conversion.bundle import Bundle
-from conversion.device.doctor import advise
-from conversion.device.results import read_results
-from conversion.manifest import package_bytes
-from conversion.runtime import BundleRuntime
-from mdm_apple.generate import Prompt, generate
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.manifest import package_bytes
+from mdm_apple.conversion.device.doctor import advise
+from mdm_apple.conversion.device.results import read_results
+from mdm_apple.conversion.run.runtime import BundleRuntime
+from mdm_apple.sampling.generate import Prompt, generate
+from mdm_apple.sampling.walk import SamplerConfig
 
 pytest_plugins = ["swift_bundles"]
 

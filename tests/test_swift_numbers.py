@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from swift_tools import Dump
 
-from mdm_apple.config import DiffusionConfig, ScheduleConfig
-from mdm_apple.noise import NoiseStream
-from mdm_apple.ops import NumpyOps
-from mdm_apple.sampling import SamplerConfig, sample, sample_student
-from mdm_apple.schedule import Schedule, build_schedule
-from mdm_apple.tensorfile import read_tensors, write_tensors
+from mdm_apple.config.model import DiffusionConfig, ScheduleConfig
+from mdm_apple.diffusion.noise import NoiseStream
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.schedule import Schedule, build_schedule
+from mdm_apple.sampling.walk import SamplerConfig, sample, sample_student
+from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
 TOLERANCE = 1e-5  # of a step's largest value
 

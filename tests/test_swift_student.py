@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from swift_pictures import made, psnr, run
 
-from conversion.bundle import Bundle
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.sampling.walk import SamplerConfig
 
 pytest_plugins = ["swift_bundles"]
 

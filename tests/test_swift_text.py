@@ -12,8 +12,8 @@ import pytest
 import sentencepiece
 from swift_tools import Dump
 
-from mdm_apple.embedded import EMOJI
-from mdm_apple.text import spelled, train_tokenizer
+from mdm_apple.bundled_models import EMOJI
+from mdm_apple.text.tokenizer import spelled, train_tokenizer
 
 FIXED = [
     "",

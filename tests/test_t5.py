@@ -11,10 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdm_apple.config import T5Config
-from mdm_apple.features import FeatureCache, FeatureKey, embed_captions
-from mdm_apple.hub import HubError, encoder_shapes, read_encoder_folder, t5_config_from_hf
-from mdm_apple.text import TextError, TextFeatures, TokenBatch, relative_buckets, train_tokenizer
+from mdm_apple.config.model import T5Config
+from mdm_apple.text.encoder_folder import (
+    HubError,
+    encoder_shapes,
+    read_encoder_folder,
+    t5_config_from_hf,
+)
+from mdm_apple.text.feature_cache import FeatureCache, FeatureKey, embed_captions
+from mdm_apple.text.tokenizer import (
+    TextError,
+    TextFeatures,
+    TokenBatch,
+    relative_buckets,
+    train_tokenizer,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -315,7 +326,7 @@ def test_configurations_of_other_networks_are_refused(
 
 def test_the_published_configuration_is_that_of_the_presets() -> None:
     """The fields of google/flan-t5-xl's config.json that matter; it predates the last one below."""
-    from mdm_apple.presets import FLAN_T5
+    from mdm_apple.config.presets import FLAN_T5
 
     published = {
         "model_type": "t5", "d_ff": 5120, "d_kv": 64, "d_model": 2048, "dropout_rate": 0.1,

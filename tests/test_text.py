@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
-from mdm_apple.captions import clean_caption
 from mdm_apple.errors import MdmError
-from mdm_apple.text import (
+from mdm_apple.text.captions import clean_caption
+from mdm_apple.text.tokenizer import (
     EOS_ID,
     MAX_CAPTION_CHARACTERS,
     MAX_TOKENIZER_BYTES,

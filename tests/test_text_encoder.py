@@ -11,18 +11,23 @@ import torch
 from malformed import frozen_model
 from small import plain, trainable_model
 
-from conversion import text_encoder
-from conversion.convert import convert_part, within_limit
-from conversion.execute import Package
-from conversion.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
-from conversion.plan import Setting, refusal
-from conversion.quality import closeness
-from conversion.source import ModelSource, encoder_megabytes, load_source, random_source
-from conversion.text_encoder import missing_text, text_encoder_part
-from conversion.weights import weights_of
-from mdm_apple.config import ModelConfig
-from mdm_apple.hub import ENCODER_FOLDER
-from mdm_apple.presets import FLAN_T5, preset
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import FLAN_T5, preset
+from mdm_apple.conversion.compress.settings import Setting, refusal
+from mdm_apple.conversion.convert import convert_part, within_limit
+from mdm_apple.conversion.execute import Package
+from mdm_apple.conversion.layouts import text_encoder
+from mdm_apple.conversion.layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.layouts.text_encoder import missing_text, text_encoder_part
+from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.psnr import closeness
+from mdm_apple.conversion.source.model import (
+    ModelSource,
+    encoder_megabytes,
+    load_source,
+    random_source,
+)
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER
 
 MASK = np.array([[1, 1, 1, 1, 1, 0, 0, 0]], np.float32)
 IDS = np.array([[5, 9, 17, 30, 1, 0, 0, 0]], np.int32)
@@ -160,7 +165,7 @@ def test_small_frozen_encoders_are_taken_along(
 ) -> None:
     frozen = frozen_model(tmp_path / "model", tmp_path / "encoder")
     (tmp_path / "encoder").rename(frozen / ENCODER_FOLDER)
-    monkeypatch.setattr("conversion.source.SMALL_ENCODER_MB", limit)
+    monkeypatch.setattr("mdm_apple.conversion.source.model.SMALL_ENCODER_MB", limit)
     assert (load_source(frozen, "auto").encoder is not None) == taken
     assert load_source(frozen, "yes").encoder is not None
     assert load_source(frozen, "no").encoder is None

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from small import save_random_model, trainable_model
 
-from mdm_apple import checkpoint
 from mdm_apple.cli import group
+from mdm_apple.config.strict_json import to_json
 from mdm_apple.errors import MdmError
-from mdm_apple.strict_json import to_json
+from mdm_apple.storage.model_folder import load_model_config, load_weights
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_init_brings_configuration_schedule_and_text_settings(
     assert (out / "config.json").read_bytes() == (first / "config.json").read_bytes()
     assert (out / "tokenizer.model").read_bytes() == (first / "tokenizer.model").read_bytes()
     for which in ("model", "text_encoder"):
-        before, after = checkpoint.load_weights(first, which), checkpoint.load_weights(out, which)  # type: ignore[arg-type]
+        before, after = load_weights(first, which), load_weights(out, which)  # type: ignore[arg-type]
         for name, value in before.items():
             np.testing.assert_allclose(after[name], value, atol=1e-7)
 
@@ -175,4 +175,4 @@ def test_a_run_records_that_its_batches_were_mixed(pictures: Path, tmp_path: Pat
     path, out = tmp_path / "mixed.json", tmp_path / "run"
     path.write_text(to_json(dataclasses.replace(model, diffusion=diffusion)), encoding="utf-8")
     assert train("--config", path, "--data", pictures, "--out", out).exit_code == 0
-    assert checkpoint.load_model_config(out).mixed_training
+    assert load_model_config(out).mixed_training

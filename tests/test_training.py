@@ -25,12 +25,11 @@ from small import (
     trainable_model,
 )
 
-from mdm_apple import checkpoint
-from mdm_apple.batches import Batch
-from mdm_apple.config import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.data.batches import Batch
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.fit import Job, fit, resumed_config
-from mdm_apple.training import (
+from mdm_apple.storage.model_folder import load_model_config, load_training, load_weights
+from mdm_apple.training.loop import (
     METRICS,
     MetricsLog,
     Snapshot,
@@ -44,6 +43,7 @@ from mdm_apple.training import (
     rows_of,
     split_rows,
 )
+from mdm_apple.training.run import Job, fit, resumed_config
 
 NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
 
@@ -394,7 +394,7 @@ def test_growing_keeps_what_the_inner_model_does(
     fit(job(tmp_path / "grown", pictures, steps=1, grow=small), opened, lambda _: None)
     assert opened.first is not None
     state = dict(opened.first.weights)
-    trained = checkpoint.load_weights(small)
+    trained = load_weights(small)
     for name, value in trained.items():
         np.testing.assert_array_equal(state[f"inner_unet.{name}"], value)
     x_t, text = noisy_images(config.model, 2, side=4), random_text(2, 8)
@@ -412,7 +412,7 @@ def test_growing_keeps_what_the_inner_model_does(
     assert (tmp_path / "grown" / "tokenizer.model").read_bytes() == (
         small / "tokenizer.model"
     ).read_bytes()
-    encoder = checkpoint.load_weights(small, "text_encoder")
+    encoder = load_weights(small, "text_encoder")
     assert opened.first.encoder is not None
     np.testing.assert_equal(dict(opened.first.encoder), encoder)
 
@@ -433,7 +433,7 @@ def test_init_starts_from_the_averaged_weights_of_a_folder(
 ) -> None:
     first = tmp_path / "first"
     run(backend, job(first, pictures, steps=2))
-    config = checkpoint.load_model_config(first)
+    config = load_model_config(first)
     opened = Opened(backend)
     fit(
         job(tmp_path / "tuned", pictures, steps=1, init=first, config=config),
@@ -441,12 +441,12 @@ def test_init_starts_from_the_averaged_weights_of_a_folder(
         lambda _: None,
     )
     assert opened.first is not None
-    ema = checkpoint.load_weights(first, "ema")
+    ema = load_weights(first, "ema")
     np.testing.assert_equal(dict(opened.first.weights), ema)
     assert opened.first.encoder is not None
-    encoder = checkpoint.load_weights(first, "text_encoder_ema")
+    encoder = load_weights(first, "text_encoder_ema")
     np.testing.assert_equal(dict(opened.first.encoder), encoder)
-    assert checkpoint.load_model_config(tmp_path / "tuned") == config
+    assert load_model_config(tmp_path / "tuned") == config
 
 
 @pytest.mark.parametrize(
@@ -485,8 +485,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_save(
     out = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="loss is nan at step 3"):
         fit(job(out, pictures, steps=6), opened, lambda _: None)
-    assert checkpoint.load_training(out).meta["step"] == 2
-    checkpoint.load_weights(out)
+    assert load_training(out).meta["step"] == 2
+    load_weights(out)
 
 
 def test_the_largest_seed_trains(backend: Backend, pictures: Path, tmp_path: Path) -> None:

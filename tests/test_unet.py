@@ -20,8 +20,8 @@ from small import (
     video,
 )
 
-from mdm_apple.config import UNetConfig
-from mdm_apple.shapes import state_shapes
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.shapes import state_shapes
 
 TIMES = np.array([3, 500, 999])
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], np.float32)

@@ -9,11 +9,11 @@ from backends import TorchBackend
 from small import around, noisy_images, plain, random_state, random_text, video
 from torch import Tensor, nn
 
-from mdm_apple.config import Student, UNetConfig
-from mdm_apple.presets import preset
-from mdm_apple.shapes import state_shapes
+from mdm_apple.config.model import Student, UNetConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.torch.cpu.packed import PackedConv2d, PackedPointwise
 from mdm_apple.torch.nested_unet import build_on_meta, build_unet, fold, unfold
-from mdm_apple.torch.packed import PackedConv2d, PackedPointwise
 from mdm_apple.torch.runtime import DTYPES, prepare
 from mdm_apple.torch.unet import UNet
 

@@ -17,22 +17,22 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from conversion.bundle import MANIFEST, Bundle, finish_bundle
-from conversion.device_runtime import received, typed
-from conversion.errors import BundleError
-from conversion.execute import Package, Program, Range, TensorType, Watch
-from conversion.manifest import ComputeUnits
-from conversion.palettize import PalettizeReport
-from conversion.quality import closeness, picture_psnr
-from conversion.reference import PROMPTS, text_inputs, walk
-from conversion.rungs import FLOOR_FP16, FLOOR_REWRITE, FLOORS, rewritten_rung
-from conversion.source import ModelSource
-from conversion.verify import How, RangeRow, climb, verify, verify_source
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.cli.verify_command import command as verify_command
+from mdm_apple.config.shapes import parameter_count
+from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
+from mdm_apple.conversion.bundle.manifest import ComputeUnits
+from mdm_apple.conversion.compress.palettize import PalettizeReport
+from mdm_apple.conversion.errors import BundleError
+from mdm_apple.conversion.execute import Package, Program, Range, TensorType, Watch
+from mdm_apple.conversion.psnr import closeness, picture_psnr
+from mdm_apple.conversion.run.coreml import received, typed
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.conversion.source.trajectory import PROMPTS, text_inputs, walk
+from mdm_apple.conversion.verify.ladder import FLOOR_FP16, FLOOR_REWRITE, FLOORS, rewritten_rung
+from mdm_apple.conversion.verify.verify import How, RangeRow, climb, verify, verify_source
 from mdm_apple.errors import MdmError
-from mdm_apple.shapes import parameter_count
-from mdm_apple.tensorfile import read_tensors, write_tensors
+from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
 pytest_plugins = ["bundles"]
 

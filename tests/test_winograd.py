@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from tolerances import FORWARD
 from torch import nn
 
-from mdm_apple.torch.conv import Conv3x3
-from mdm_apple.torch.packed import PackedConv2d, pack
-from mdm_apple.torch.winograd import WORTHWHILE, WinogradConv2d
+from mdm_apple.torch.cpu.conv import Conv3x3
+from mdm_apple.torch.cpu.packed import PackedConv2d, pack
+from mdm_apple.torch.cpu.winograd import WORTHWHILE, WinogradConv2d
 
 SHAPES = [(1, 3, 5, 4, 4), (2, 7, 4, 6, 10), (3, 5, 6, 5, 7), (1, 2, 2, 1, 1)]  # B, C, C_out, H, W
 

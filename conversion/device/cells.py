@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from conversion.bundle import Bundle
-from conversion.cost import cost_of
-from conversion.describe import function_of
-from conversion.execute import Package
-from conversion.manifest import ComputeUnits
 from mdm_apple.errors import MdmError
+
+from ..bundle.folder import Bundle
+from ..bundle.make_manifest import function_of
+from ..bundle.manifest import ComputeUnits
+from ..execute import Package
+from ..packages.cost import cost_of
 
 Units = ComputeUnits | Literal["executor"]
 Kind = Literal["packages", "pictures", "sustained"]

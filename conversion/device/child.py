@@ -1,4 +1,4 @@
-"""`python -m conversion.device.child`: one cell, in a process that nothing else has touched.
+"""One cell, measured in a process that nothing else has touched; `run` starts it by `python -m`.
 
 Reads what to measure as JSON from stdin, writes the cell's record as the last line on stdout.
 """
@@ -14,15 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from conversion.bundle import Bundle
-from conversion.device.cells import Cell
-from conversion.device.conditions import conditions, violations
-from conversion.device.engines import engine_for
-from conversion.device.machine import commit, machine
-from conversion.device.measure import measure
-from conversion.manifest import package_bytes
-from conversion.quality import plain_values
 from mdm_apple.errors import MdmError
+
+from ..bundle.folder import Bundle
+from ..bundle.manifest import package_bytes
+from ..psnr import plain_values
+from .cells import Cell
+from .conditions import conditions, violations
+from .engines import engine_for
+from .machine import commit, machine
+from .measure import measure
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("loads", "latencies", "pictures", "sustained", "peak_bytes", "placement", "floor", "quality")

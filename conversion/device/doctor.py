@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conversion.device.results import Record
+from .results import Record
 
 LEAST_PSNR = 20.0  # of pictures, in dB: below it they visibly differ from the network's
 ABOUT = 1.05  # as fast as the fastest, within what repetitions scatter

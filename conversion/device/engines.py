@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from conversion.bundle import Bundle
-from conversion.chain import Load, executor
-from conversion.device.cells import Units
-from conversion.device.placement import Placement, placement_of
-from conversion.device_runtime import CoreMLProgram, compile_package
-from conversion.errors import ConversionError
-from conversion.execute import Precision
+from ..bundle.folder import Bundle
+from ..errors import ConversionError
+from ..execute import Precision
+from ..run.coreml import CoreMLProgram, compile_package
+from ..run.packages import Load, executor
+from .cells import Units
+from .placement import Placement, placement_of
 
 
 @dataclass(frozen=True)

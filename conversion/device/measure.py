@@ -11,20 +11,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from conversion.bundle import Bundle
-from conversion.chain import Denoiser, Jump, Load, Runnable, Values
-from conversion.cost import cost_of
-from conversion.describe import function_of
-from conversion.device.cells import Cell
-from conversion.device.conditions import conditions
-from conversion.device.engines import Engine
-from conversion.device.footprint import peak_bytes
-from conversion.execute import Package, Watch
-from conversion.golden import read_golden
-from conversion.manifest import ComputeUnits
-from conversion.reference import Predict, TextInputs, Walk
-from conversion.rungs import bundle_predict, guided_pictures, pictures, text_of
-from conversion.verify import How, climb
+from ..bundle.folder import Bundle
+from ..bundle.golden import read_golden
+from ..bundle.make_manifest import function_of
+from ..bundle.manifest import ComputeUnits
+from ..execute import Package, Watch
+from ..packages.cost import cost_of
+from ..run.packages import Denoiser, Jump, Load, Runnable, Values
+from ..source.trajectory import Predict, TextInputs, Walk
+from ..verify.ladder import bundle_predict, guided_pictures, pictures, text_of
+from ..verify.verify import How, climb
+from .cells import Cell
+from .conditions import conditions
+from .engines import Engine
+from .footprint import peak_bytes
 
 WARM_UP = 2
 COLD = 1.5  # a first load is called cold where it takes this many times the second

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversion.coreml import quiet_coremltools
-from conversion.device_runtime import UNIT_NAMES
-from conversion.manifest import ComputeUnits
+from ..bundle.manifest import ComputeUnits
+from ..coreml import quiet_coremltools
+from ..run.coreml import UNIT_NAMES
 
 DEVICES = ("neuralEngine", "gpu", "cpu")
 _KINDS = {

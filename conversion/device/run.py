@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conversion.bundle import Bundle
-from conversion.device.cells import Cell
-from conversion.device.child import blank
-from conversion.device.machine import machine
-from conversion.device.results import Record, append, read_results
+from ..bundle.folder import Bundle
+from .cells import Cell
+from .child import blank
+from .machine import machine
+from .results import Record, append, read_results
 
-CHILD = (sys.executable, "-m", "conversion.device.child")
-ROOT = Path(__file__).parents[2]
+CHILD = (sys.executable, "-m", "mdm_apple.conversion.device.child")
+ROOT = Path(__file__).parents[3]
 
 
 def run_plan(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from conversion.device.doctor import HARNESS_ONLY, Candidate, candidates
-from conversion.device.results import Record
+from .doctor import HARNESS_ONLY, Candidate, candidates
+from .results import Record
 
 MANY = 20  # values from which on there is a 95th percentile
 

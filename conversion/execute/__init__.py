@@ -9,10 +9,10 @@ intermediate value. It does not reproduce a device: how the Neural Engine fuses 
 wide it accumulates is not documented.
 """
 
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import TensorType
-from conversion.execute.package import Package
-from conversion.execute.program import Precision, Program
-from conversion.execute.watch import Range, Watch
+from .errors import ExecutionError
+from .graph import TensorType
+from .package import Package
+from .program import Precision, Program
+from .watch import Range, Watch
 
 __all__ = ["ExecutionError", "Package", "Precision", "Program", "Range", "TensorType", "Watch"]

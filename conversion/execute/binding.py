@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import BlobReference, Literal, Operation
-from conversion.execute.values import to_tensor
-from mdm_apple.strict_json import unknown_name
+from mdm_apple.config.strict_json import unknown_name
+
+from .errors import ExecutionError
+from .graph import BlobReference, Literal, Operation
+from .values import to_tensor
 
 Constants = Mapping[str, Tensor | str]
 

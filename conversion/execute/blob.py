@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conversion.execute.errors import ExecutionError
-from conversion.execute.packed import Packed, unpack_bits
+from .errors import ExecutionError
+from .packed import Packed, unpack_bits
 
 Array = npt.NDArray[Any]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion.execute.blob import Array
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import Operation, TensorType
-from conversion.execute.packed import Packed, look_up_packed
+from .blob import Array
+from .errors import ExecutionError
+from .graph import Operation, TensorType
+from .packed import Packed, look_up_packed
 
 Value = Array | Packed | str
 Values = Mapping[str, Value]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor
 
-from conversion.execute.blob import WeightFile
-from conversion.execute.compressed import Value, decode
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import BlobReference, Function, Literal, Operation
-from conversion.execute.liveness import last_uses
-from conversion.execute.packed import Packed
-from conversion.execute.values import round_to_fp16, to_tensor
+from .blob import WeightFile
+from .compressed import Value, decode
+from .errors import ExecutionError
+from .graph import BlobReference, Function, Literal, Operation
+from .liveness import last_uses
+from .packed import Packed
+from .values import round_to_fp16, to_tensor
 
 INDICES = ("uint1", "uint2", "uint3", "uint4", "uint6", "uint8")  # left packed for a palette
 

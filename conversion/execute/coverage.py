@@ -1,4 +1,4 @@
-"""docs/operations.md, what the executor runs: `python -m conversion.execute.coverage` writes it."""
+"""Writes docs/operations.md, what the executor runs: run this module with `python -m`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from conversion.coreml import quiet_coremltools
-from conversion.execute import (
+from ..coreml import quiet_coremltools
+from . import (
     ops_elementwise,
     ops_image,
     ops_linear,
     ops_reduce,
     ops_shape,
 )
-from conversion.execute.compressed import DECODERS
-from conversion.execute.opset import OPERATIONS
-from conversion.execute.packed import CODE_BITS
+from .compressed import DECODERS
+from .opset import OPERATIONS
+from .packed import CODE_BITS
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
 _ROOMS = {
     "Convolution, matrix products, attention": ops_linear,
     "Arithmetic and activations": ops_elementwise,
@@ -33,9 +33,9 @@ def render() -> str:
     missing = sorted(_defined() - set(OPERATIONS) - set(DECODERS) - {"const"})
     lines = [
         "# What the executor runs\n",
-        "Made by `python -m conversion.execute.coverage`; a test holds it to the code. Names are "
-        "those of MIL, the language of ML programs. Anything else is refused by its name before "
-        "a number is computed, and so are states, control flow and flexible shapes.\n",
+        "Made by `python -m mdm_apple.conversion.execute.coverage`; a test holds it to the code. "
+        "Names are those of MIL, the language of ML programs. Anything else is refused by its name "
+        "before a number is computed, and so are states, control flow and flexible shapes.\n",
         f"## Operations ({len(OPERATIONS)})\n",
     ]
     for title, module in _ROOMS.items():

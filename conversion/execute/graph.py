@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.execute.blob import BITS, Array, packed_size, unpack
-from conversion.execute.errors import ExecutionError, FlexibleShapeError
+from .blob import BITS, Array, packed_size, unpack
+from .errors import ExecutionError, FlexibleShapeError
 
 _DTYPES = {
     1: "bool",

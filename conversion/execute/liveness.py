@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import Function
-from conversion.execute.opset import VIEWS
+from .errors import ExecutionError
+from .graph import Function
+from .opset import VIEWS
 
 
 def last_uses(function: Function) -> dict[str, int]:

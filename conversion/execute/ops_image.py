@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conversion.execute.ops_linear import pad_spatial, padding
+from .ops_linear import pad_spatial, padding
 
 Ints = tuple[int, ...]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conversion.execute.ops_elementwise import per_channel
+from .ops_elementwise import per_channel
 
 Ints = tuple[int, ...]
 

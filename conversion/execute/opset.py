@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from conversion.execute import ops_elementwise, ops_image, ops_linear, ops_reduce, ops_shape
+from . import (
+    ops_elementwise,
+    ops_image,
+    ops_linear,
+    ops_reduce,
+    ops_shape,
+)
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     ops_elementwise.add,

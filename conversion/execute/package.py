@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from conversion.execute.blob import WeightFile
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import Function, TensorType, read_function
-from conversion.execute.program import Precision, Program, output_types
-from conversion.execute.schema import model_message
-from mdm_apple.strict_json import unknown_name
+from mdm_apple.config.strict_json import unknown_name
+
+from .blob import WeightFile
+from .errors import ExecutionError
+from .graph import Function, TensorType, read_function
+from .program import Precision, Program, output_types
+from .schema import model_message
 
 _MANIFEST_LIMIT = 1 << 20
 _MODEL_LIMIT = 1 << 30  # of the program without its weights

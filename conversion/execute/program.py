@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.execute.binding import Binding, bind
-from conversion.execute.blob import BITS, Array
-from conversion.execute.constants import OpenFile, load_constants
-from conversion.execute.errors import ExecutionError
-from conversion.execute.graph import Function, Operation, TensorType
-from conversion.execute.liveness import check_memory, last_uses, peak_bytes
-from conversion.execute.opset import EXACT, OPERATIONS
-from conversion.execute.values import round_to_fp16, tensor_kind, to_array, to_tensor
-from conversion.execute.watch import Watch
-from mdm_apple.strict_json import unknown_name
+from mdm_apple.config.strict_json import unknown_name
+
+from .binding import Binding, bind
+from .blob import BITS, Array
+from .constants import OpenFile, load_constants
+from .errors import ExecutionError
+from .graph import Function, Operation, TensorType
+from .liveness import check_memory, last_uses, peak_bytes
+from .opset import EXACT, OPERATIONS
+from .values import round_to_fp16, tensor_kind, to_array, to_tensor
+from .watch import Watch
 
 Precision = Literal["fp32", "fp16"]
 

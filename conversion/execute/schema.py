@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from conversion.coreml import quiet_coremltools
+from ..coreml import quiet_coremltools
 
 
 def model_message() -> Any:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.execute.blob import Array
-from conversion.execute.graph import TensorType
+from .blob import Array
+from .graph import TensorType
 
 _LARGE, _CHUNK = 1 << 20, 1 << 16  # values of 4 bytes
 _WIDE = {"f": np.float32, "b": np.bool_, "i": np.int64, "u": np.int64}

@@ -10,6 +10,6 @@ Sources of the rules: Apple, "Deploying Transformers on the Apple Neural Engine"
 ml-ane-transformers and ml-stable-diffusion repositories.
 """
 
-from conversion.rewrite.network import for_neural_engine
+from .network import for_neural_engine
 
 __all__ = ["for_neural_engine"]

@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from conversion.rewrite.norms import GroupNorm
-from mdm_apple.config import ATTENTION_HEADS
+from mdm_apple.config.model import ATTENTION_HEADS
 from mdm_apple.torch import layers
 from mdm_apple.torch.layers import KeysValues
+
+from .norms import GroupNorm
 
 QUERIES_AT_ONCE = 512  # so that keys x queries of a head stay near the size of the on-chip memory
 

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion.rewrite.attention import Attention
-from conversion.rewrite.norms import GroupNorm
 from mdm_apple.torch import layers
-from mdm_apple.torch.conv import UpsampleConv3x3, upsample_nearest
+from mdm_apple.torch.cpu.conv import UpsampleConv3x3, upsample_nearest
 from mdm_apple.torch.unet import UNet
+
+from .attention import Attention
+from .norms import GroupNorm
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -202,9 +202,9 @@ def device(**options: Any) -> None:
     """
     output = Output(options["as_json"], options["quiet"])
     require_installed("torch", "coremltools", "jsonschema")
-    from conversion.bundle import Bundle
-    from conversion.device.cells import Demand, minutes, plan
-    from conversion.device.run import run_plan
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.device.cells import Demand, minutes, plan
+    from mdm_apple.conversion.device.run import run_plan
 
     if not options["only_plan"] and options["out"] is None:
         raise MdmError("out: say where the cells go, or add --plan.")

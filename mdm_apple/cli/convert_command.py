@@ -70,10 +70,10 @@ def command(**options: Any) -> None:
     require("torch")
     require("jsonschema")
     require_installed("coremltools")
-    from conversion.convert import ConvertOptions, convert
-    from conversion.source import load_source, random_source
-    from conversion.text_encoder import missing_text
-    from mdm_apple.presets import preset
+    from mdm_apple.config.presets import preset
+    from mdm_apple.conversion.convert import ConvertOptions, convert
+    from mdm_apple.conversion.layouts.text_encoder import missing_text
+    from mdm_apple.conversion.source.model import load_source, random_source
 
     encoder = options["text_encoder"]
     if model is not None:

@@ -43,7 +43,7 @@ def command(**options: Any) -> None:
     require_installed(*NEEDED)
     out: Path = options["out"]
     refuse_existing(out, options["overwrite"])
-    from mdm_apple.cli.demo import run_demo
+    from mdm_apple.demo.run import run_demo
 
     result = run_demo(out, options["steps"], options["quiet"], output.say)
     output.result(

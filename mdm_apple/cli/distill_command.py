@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from mdm_apple.boot import BootConfig, student_config
-from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.training import TrainConfig
+from mdm_apple.storage.model_folder import load_model_config
+from mdm_apple.training.boot import BootConfig, student_config
+from mdm_apple.training.loop import TrainConfig
 
 DEFAULTS = {
     f.name: f.default for kind in (TrainConfig, BootConfig) for f in dataclasses.fields(kind)
@@ -100,7 +100,7 @@ def command(**options: Any) -> None:
         refuse_existing(out, options["overwrite"])
     backend = options["backend"] or default_backend()
     require_backend(backend)
-    from mdm_apple.distill import DistillJob, distill
+    from mdm_apple.training.distill import DistillJob, distill
 
     if backend == "mlx":
         from mdm_apple.mlx.boot import open_boot_stepper

@@ -34,8 +34,8 @@ def command(results: Path, psnr: float, as_json: bool, quiet: bool) -> None:
     Results of the executor prove the harness only, so nothing is recommended from them.
     """
     require_installed("torch", "jsonschema")
-    from conversion.device.doctor import advise
-    from conversion.device.results import read_results
+    from mdm_apple.conversion.device.doctor import advise
+    from mdm_apple.conversion.device.results import read_results
 
     advice = advise(read_results(results), psnr)
     best = advice.best

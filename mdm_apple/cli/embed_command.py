@@ -8,8 +8,6 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from mdm_apple.captions import read_captions
-from mdm_apple.checkpoint import load_model_config, with_encoder_hash
 from mdm_apple.cli.model_options import (
     FILE,
     FOLDER,
@@ -19,8 +17,10 @@ from mdm_apple.cli.model_options import (
 )
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError
-from mdm_apple.features import FeatureKey, embed_captions
-from mdm_apple.hub import ENCODER_FOLDER, read_encoder_folder
+from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
+from mdm_apple.text.captions import read_captions
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER, read_encoder_folder
+from mdm_apple.text.feature_cache import FeatureKey, embed_captions
 
 
 @click.command(
@@ -91,6 +91,6 @@ def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -
         return list(read_captions(listed))
     if data is None:
         return list(prompts)
-    from mdm_apple.data import open_dataset
+    from mdm_apple.data.open import open_dataset
 
     return list(open_dataset(data, side=8).captions())

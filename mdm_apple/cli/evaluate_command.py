@@ -12,14 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mdm_apple import __version__
-from mdm_apple.captions import read_captions
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.open_model import BACKENDS, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.cli.sample_command import SAMPLERS
-from mdm_apple.data import open_dataset, with_captions
+from mdm_apple.data.open import open_dataset, with_captions
 from mdm_apple.errors import MdmError, require
-from mdm_apple.evaluate import (
+from mdm_apple.evaluation.evaluate import (
     Evaluation,
     EvaluationPlan,
     Judge,
@@ -29,9 +28,10 @@ from mdm_apple.evaluate import (
     mean_scores,
     worst_scores,
 )
-from mdm_apple.files import atomic_file
-from mdm_apple.gallery import Pixels, enlarge, save_png, tile, to_pixels
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling.pictures import Pixels, enlarge, save_png, tile, to_pixels
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.files import atomic_file
+from mdm_apple.text.captions import read_captions
 
 GRID_SIDE = 64  # smaller pictures are enlarged to it
 GRID_COLUMNS = 8
@@ -152,7 +152,7 @@ def _judges(inception: bool, clip: bool) -> list[Judge]:
     if not inception and not clip:
         return []
     require("torch")
-    from mdm_apple.torch.fetched_scores import ClipScore, FrechetInception
+    from mdm_apple.torch.fid_clip import ClipScore, FrechetInception
 
     fid = [FrechetInception()] if inception else []
     return [*fid, *([ClipScore.fetched()] if clip else [])]

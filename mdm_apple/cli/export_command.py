@@ -9,8 +9,8 @@ import click
 
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config import Provenance
-from mdm_apple.export import export_model
+from mdm_apple.config.model import Provenance
+from mdm_apple.training.export import export_model
 
 
 @click.command(

@@ -10,15 +10,15 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from mdm_apple.checkpoint import load_model_config, save_config
+from mdm_apple.apple.download import BASE_URL, CheckpointName, Fetched, fetch, record_of
 from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
-from mdm_apple.fetch import BASE_URL, CheckpointName, Fetched, fetch, record_of
-from mdm_apple.files import remove_empty
-from mdm_apple.hub import ENCODER_FOLDER
-from mdm_apple.presets import preset
+from mdm_apple.storage.files import remove_empty
+from mdm_apple.storage.model_folder import load_model_config, save_config
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER
 
 PRESET_OF: dict[CheckpointName, str] = {
     "flickr64": "mdm64",
@@ -105,7 +105,7 @@ def _fetch_encoder(folder: Path, output: Output) -> None:
     if text is None or text.source is None:
         raise MdmError(f"{folder}: names no text encoder to fetch.")
     require("huggingface_hub")
-    from mdm_apple.hub import fetch_encoder
+    from mdm_apple.text.encoder_folder import fetch_encoder
 
     fetched = fetch_encoder(text.source, text.revision, folder / ENCODER_FOLDER)
     found = fetched.files.config

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from mdm_apple.checkpoint import save_model
+from mdm_apple.apple.checkpoint import import_apple, read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import parameter_count
 from mdm_apple.errors import MdmError
-from mdm_apple.legacy import import_apple, read_apple_yaml
-from mdm_apple.presets import preset
-from mdm_apple.shapes import parameter_count
+from mdm_apple.storage.model_folder import save_model
 
 # what is known of the published weights; the checkpoints carry no licence of their own
 PUBLISHED = (

@@ -13,7 +13,7 @@ from mdm_apple.cli.output import Output, output_options
 from mdm_apple.errors import MdmError, require
 
 if TYPE_CHECKING:
-    from conversion.inspect import Inspection
+    from mdm_apple.conversion.inspect.inspect import Inspection
 
 
 @click.command(
@@ -41,10 +41,10 @@ def command(**options: Any) -> None:
     if options["beside"] is not None and path is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
     require("torch")
-    from conversion.bundle import Bundle, is_bundle
-    from conversion.inspect import inspect_bundle, inspect_config
-    from mdm_apple.checkpoint import load_model_config
-    from mdm_apple.presets import preset
+    from mdm_apple.config.presets import preset
+    from mdm_apple.conversion.bundle.folder import Bundle, is_bundle
+    from mdm_apple.conversion.inspect.inspect import inspect_bundle, inspect_config
+    from mdm_apple.storage.model_folder import load_model_config
 
     if path is None:
         found = inspect_config(options["preset_name"], preset(options["preset_name"]))

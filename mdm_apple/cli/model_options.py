@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import PRESETS, preset
+from mdm_apple.config.strict_json import read_config
 from mdm_apple.errors import MdmError, require
-from mdm_apple.presets import PRESETS, preset
-from mdm_apple.strict_json import read_config
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

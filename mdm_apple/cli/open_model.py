@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import click
 
-from mdm_apple.checkpoint import weights_sha256
+from mdm_apple.bundled_models import EMOJI, EMOJI_STUDENT
 from mdm_apple.cli.model_options import FOLDER, default_backend, require_backend
 from mdm_apple.cli.output import Output
-from mdm_apple.embedded import EMOJI, EMOJI_STUDENT
 from mdm_apple.errors import MdmError, require_installed
-from mdm_apple.gallery import Bits
-from mdm_apple.generate import Prompt, Runtime
-from mdm_apple.levels import level_of_side
+from mdm_apple.sampling.generate import Prompt, Runtime
+from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.pictures import Bits
+from mdm_apple.storage.model_folder import weights_sha256
 
 BACKENDS = ("torch", "mlx", "coreml", "reference")
 MLX_ONLY = ("quantize", "low_memory", "memory_limit")
@@ -72,8 +72,8 @@ def open_model(options: dict[str, Any], output: Output, prompts: Sequence[Prompt
 def _open_bundle(options: dict[str, Any], backend: str) -> Opened:
     """By the executor, or by Core ML on the compute units that the manifest proposes."""
     require_installed("torch", "coremltools", "jsonschema")
-    from conversion.device_runtime import core_ml
-    from conversion.runtime import open_bundle_runtime
+    from mdm_apple.conversion.run.coreml import core_ml
+    from mdm_apple.conversion.run.runtime import open_bundle_runtime
 
     precision, load = options["precision"], None
     if backend == "coreml":
@@ -85,7 +85,7 @@ def _open_bundle(options: dict[str, Any], backend: str) -> Opened:
 
 
 def _open_torch(options: dict[str, Any]) -> Runtime:
-    from mdm_apple.torch.open import open_runtime
+    from mdm_apple.torch.load import open_runtime
 
     runtime = open_runtime(
         options["model"],
@@ -97,8 +97,8 @@ def _open_torch(options: dict[str, Any]) -> Runtime:
 
 
 def _open_mlx(options: dict[str, Any], prompts: Sequence[Prompt], output: Output) -> Runtime:
+    from mdm_apple.mlx.load import open_runtime
     from mdm_apple.mlx.memory import limit_memory
-    from mdm_apple.mlx.open import open_runtime
     from mdm_apple.mlx.quantize import quantize_runtime
 
     if options.get("memory_limit") is not None:

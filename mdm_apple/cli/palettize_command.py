@@ -9,15 +9,15 @@ import click
 
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.config.strict_json import to_json
 from mdm_apple.errors import MdmError, require
-from mdm_apple.files import atomic_file
-from mdm_apple.strict_json import to_json
+from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
-    from conversion.bundle import Bundle
-    from conversion.mixed import Chosen
-    from conversion.recipe import Recipe
-    from conversion.sensitivity import Sensitivity
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.compress.choose_bits import Chosen
+    from mdm_apple.conversion.compress.recipe import Recipe
+    from mdm_apple.conversion.compress.sensitivity import Sensitivity
 
 
 @click.command(
@@ -87,10 +87,14 @@ def command(**options: Any) -> None:
     _check(options)
     require("torch")
     require("jsonschema")
-    from conversion.bundle import Bundle
-    from conversion.palettize import palettize, palettize_by_recipe, refuse_compressed
-    from conversion.plan import Setting
-    from conversion.recipe import read_recipe
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.compress.palettize import (
+        palettize,
+        palettize_by_recipe,
+        refuse_compressed,
+    )
+    from mdm_apple.conversion.compress.recipe import read_recipe
+    from mdm_apple.conversion.compress.settings import Setting
 
     bundle, out, overwrite = Bundle.open(options["bundle"]), options["out"], options["overwrite"]
     refuse_existing(out, overwrite)
@@ -162,7 +166,11 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _chosen(bundle: Bundle, options: dict[str, Any], output: Output) -> Chosen:
-    from conversion.mixed import recipe_reaching, recipe_within, variant_recipe
+    from mdm_apple.conversion.compress.choose_bits import (
+        recipe_reaching,
+        recipe_within,
+        variant_recipe,
+    )
 
     measured = _sensitivity(bundle, options, output)
     if options["variant"] is not None:
@@ -175,8 +183,8 @@ def _chosen(bundle: Bundle, options: dict[str, Any], output: Output) -> Chosen:
 
 def _sensitivity(bundle: Bundle, options: dict[str, Any], output: Output) -> Sensitivity:
     """From the file that was named, or measured on the model and then written there."""
-    from conversion.sensitivity import measure_sensitivity, read_sensitivity
-    from conversion.source import load_source
+    from mdm_apple.conversion.compress.sensitivity import measure_sensitivity, read_sensitivity
+    from mdm_apple.conversion.source.model import load_source
 
     path: Path | None = options["sensitivity"]
     group, protect = options["group"], options["protect_ends"]

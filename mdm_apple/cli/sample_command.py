@@ -15,10 +15,11 @@ from mdm_apple import __version__
 from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes
 from mdm_apple.cli.open_model import BACKENDS, Opened, bits_of, model_option, open_model
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.files import new_files
-from mdm_apple.gallery import (
+from mdm_apple.sampling.generate import Preview, Prompt, Runtime, generate
+from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.pictures import (
     Pixels,
     Recipe,
     as_png,
@@ -27,9 +28,8 @@ from mdm_apple.gallery import (
     tile_steps,
     to_pixels,
 )
-from mdm_apple.generate import Preview, Prompt, Runtime, generate
-from mdm_apple.levels import level_of_side
-from mdm_apple.sampling import SamplerConfig
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.storage.files import new_files
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "student")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -36,8 +36,8 @@ def command(bundle: Path, precision: str, as_json: bool, quiet: bool) -> None:
     # Nothing but frames may reach the client: what a library prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from conversion.bundle import Bundle
-    from conversion.serve import BundleServer
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.run.serve import BundleServer
 
     server = BundleServer(Bundle.open(bundle), "fp32" if precision == "fp32" else "fp16")
     try:
@@ -47,8 +47,8 @@ def command(bundle: Path, precision: str, as_json: bool, quiet: bool) -> None:
 
 
 def _describe(folder: Path, output: Output) -> None:
-    from conversion.bundle import Bundle
-    from conversion.serve import VERSION
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.run.serve import VERSION
 
     manifest = Bundle.open(folder).manifest
     names = [package.name for package in manifest.packages]

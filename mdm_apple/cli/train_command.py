@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from mdm_apple.captions import read_captions
-from mdm_apple.checkpoint import load_model_config
 from mdm_apple.cli.model_options import (
     FILE,
     FOLDER,
@@ -22,10 +20,12 @@ from mdm_apple.cli.model_options import (
     require_backend,
 )
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config import ModelConfig
+from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.levels import inner_model
-from mdm_apple.training import TrainConfig
+from mdm_apple.sampling.inner_model import inner_model
+from mdm_apple.storage.model_folder import load_model_config
+from mdm_apple.text.captions import read_captions
+from mdm_apple.training.loop import TrainConfig
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 
@@ -115,7 +115,7 @@ def command(**options: Any) -> None:
     train = _train_config(options)
     out: Path = options["out"]
     if options["resume"]:
-        from mdm_apple.fit import resumed_config
+        from mdm_apple.training.run import resumed_config
 
         by_itself = options["checkpointing"] == "auto"
         config, train = resumed_config(out, train, ["checkpointing"] if by_itself else ())
@@ -130,12 +130,12 @@ def command(**options: Any) -> None:
         refuse_existing(out, options["overwrite"])
     backend = options["backend"] or default_backend()
     require_backend(backend)
-    from mdm_apple.fit import Job, fit
+    from mdm_apple.training.run import Job, fit
 
     if backend == "mlx":
-        from mdm_apple.mlx.fit import open_stepper
+        from mdm_apple.mlx.open_run import open_stepper
     else:
-        from mdm_apple.torch.fit import open_stepper
+        from mdm_apple.torch.open_run import open_stepper
 
     listed: Path | None = options["captions_file"]
     options["captions"] = None if listed is None else read_captions(listed)
@@ -171,7 +171,7 @@ def _with_checkpointing(
     """The settings with "auto" decided by what the batch needs and the machine has."""
     if options["checkpointing"] != "auto":
         return train
-    from mdm_apple.memory import needs_recomputing
+    from mdm_apple.training.memory_estimate import needs_recomputing
 
     recompute = needs_recomputing(config, train, _usable(options["memory"]))
     return dataclasses.replace(train, checkpointing=recompute)
@@ -179,7 +179,7 @@ def _with_checkpointing(
 
 def _usable(gigabytes: float | None) -> int | None:
     """Bytes that a run may use of this machine's memory, or of so many gigabytes."""
-    from mdm_apple.memory import USABLE_SHARE, machine_memory
+    from mdm_apple.training.memory_estimate import USABLE_SHARE, machine_memory
 
     machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
     return None if machine is None else int(machine * USABLE_SHARE)
@@ -200,8 +200,8 @@ def _dry_run(
     config: ModelConfig, train: TrainConfig, gigabytes: float | None
 ) -> tuple[dict[str, Any], str]:
     """Settings and memory, as values and as text; nothing is loaded."""
-    from mdm_apple.memory import describe, summary
-    from mdm_apple.shapes import parameter_count
+    from mdm_apple.config.shapes import parameter_count
+    from mdm_apple.training.memory_estimate import describe, summary
 
     available = _usable(gigabytes)
     values = {

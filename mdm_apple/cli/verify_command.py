@@ -13,12 +13,12 @@ import click
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.errors import MdmError, require
-from mdm_apple.files import atomic_file
+from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
-    from conversion.manifest import ComputeUnits
-    from conversion.rungs import Rung
-    from conversion.verify import VerifyReport
+    from mdm_apple.conversion.bundle.manifest import ComputeUnits
+    from mdm_apple.conversion.verify.ladder import Rung
+    from mdm_apple.conversion.verify.verify import VerifyReport
 
 
 @click.command(
@@ -79,9 +79,9 @@ def command(**options: Any) -> None:
         refuse_existing(options["ranges"], options["overwrite"])
     require("torch")
     require("jsonschema")
-    from conversion.bundle import Bundle
-    from conversion.device_runtime import UNITS, core_ml
-    from conversion.verify import How, climb
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.run.coreml import UNITS, core_ml
+    from mdm_apple.conversion.verify.verify import How, climb
 
     chosen: Sequence[ComputeUnits | None] = [None]
     if options["runtime"] == "coreml":

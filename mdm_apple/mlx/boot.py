@@ -13,29 +13,22 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.boot import (
-    BootBatch,
-    BootConfig,
-    BootLoss,
-    Indices,
-    Jump,
-    Teacher,
-)
-from mdm_apple.config import ModelConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.distill import DistillJob
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.shapes import is_students_own
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.loss import limit_output
 from mdm_apple.errors import MdmError
-from mdm_apple.loss import limit_output
+from mdm_apple.mlx.learner import MlxLearner
+from mdm_apple.mlx.load import open_network
 from mdm_apple.mlx.nested_unet import build_unet
-from mdm_apple.mlx.open import open_network
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.runtime import to_image
 from mdm_apple.mlx.text import EncodeText, open_text
-from mdm_apple.mlx.train import MlxLearner
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
-from mdm_apple.shapes import is_students_own
-from mdm_apple.training import TrainConfig
+from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.loop import TrainConfig
 
 Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
 # what is known of a batch -> its guided predictions

@@ -12,16 +12,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config import ModelConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.generate import Prompt
-from mdm_apple.loss import limit_output
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import Precision, cast
 from mdm_apple.mlx.text import EncodeText
 from mdm_apple.mlx.unet import Conditioning, UNet
-from mdm_apple.sampling import Denoise, JumpTo
-from mdm_apple.schedule import build_schedule
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.walk import Denoise, JumpTo
 
 
 class MlxRuntime:

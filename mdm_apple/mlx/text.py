@@ -14,12 +14,12 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple import checkpoint
-from mdm_apple.config import ModelConfig, T5Config, TextConfig
-from mdm_apple.features import FeatureCache
+from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
 from mdm_apple.mlx.t5 import T5Encoder, encoder_from_state, load_hf_encoder
-from mdm_apple.text import TextError, TextFeatures, Tokenizer
-from mdm_apple.text_source import TrainedEncoder, check_frozen, find_text
+from mdm_apple.storage import model_folder
+from mdm_apple.text.feature_cache import FeatureCache
+from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text
+from mdm_apple.text.tokenizer import TextError, TextFeatures, Tokenizer
 
 CAPTIONS_AT_ONCE = 8
 
@@ -150,5 +150,5 @@ def load_frozen_encoder(source: Path, config: T5Config) -> T5Encoder:
 
 def load_trained_encoder(folder: Path, config: T5Config) -> T5Encoder:
     """The encoder that was trained with the denoiser, its averaged weights where there are some."""
-    weights = checkpoint.load_weights(folder, checkpoint.averaged(folder, "text_encoder"))
+    weights = model_folder.load_weights(folder, model_folder.averaged(folder, "text_encoder"))
     return encoder_from_state(config, {name: mx.array(value) for name, value in weights.items()})

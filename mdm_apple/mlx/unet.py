@@ -14,8 +14,9 @@ from functools import partial
 import mlx.core as mx
 from mlx import nn
 
-from mdm_apple.config import UNetConfig
-from mdm_apple.mlx.inputs import check_inputs, checked_text
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.shapes import IMAGE_CHANNELS
+from mdm_apple.mlx.check_inputs import check_inputs, checked_text
 from mdm_apple.mlx.layers import (
     Attention,
     Conv1d,
@@ -32,7 +33,6 @@ from mdm_apple.mlx.layers import (
     zeroed,
 )
 from mdm_apple.mlx.recompute import recomputed
-from mdm_apple.shapes import IMAGE_CHANNELS
 
 BlockKeysValues = tuple[KeysValues, ...]
 

@@ -9,29 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdm_apple.boot import (
-    BootBatch,
-    BootConfig,
-    BootLoss,
-    Indices,
-    Jump,
-    Teacher,
-)
-from mdm_apple.config import ModelConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.distill import DistillJob
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.shapes import is_students_own
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import MdmError
-from mdm_apple.loss import limit_output
-from mdm_apple.schedule import build_schedule
-from mdm_apple.shapes import is_students_own
-from mdm_apple.torch.fit import default_device
+from mdm_apple.torch.learner import Losses, TorchLearner, process_rank
+from mdm_apple.torch.load import open_network
 from mdm_apple.torch.nested_unet import build_unet
-from mdm_apple.torch.open import open_network
+from mdm_apple.torch.open_run import default_device
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.text import EncodeText, open_text
-from mdm_apple.torch.train import Losses, TorchLearner, process_rank
 from mdm_apple.torch.unet import UNet
-from mdm_apple.training import TrainConfig
+from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.loop import TrainConfig
 
 Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
 # what is known of a batch -> its guided predictions

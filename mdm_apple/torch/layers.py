@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
-from mdm_apple.torch import strips
-from mdm_apple.torch.conv import Conv3x3, upsample_nearest
-from mdm_apple.torch.norm import normalize, normalize_silu
+from mdm_apple.config.model import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
+from mdm_apple.torch.cpu import strips
+from mdm_apple.torch.cpu.conv import Conv3x3, upsample_nearest
+from mdm_apple.torch.cpu.norm import normalize, normalize_silu
 
 KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
 

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mdm_apple.config import ModelConfig
-from mdm_apple.diffusion import guide
-from mdm_apple.generate import Prompt
-from mdm_apple.loss import limit_output
-from mdm_apple.sampling import Denoise, JumpTo
-from mdm_apple.schedule import build_schedule
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.schedule import build_schedule
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.walk import Denoise, JumpTo
+from mdm_apple.torch.cpu.packed import can_pack, pack
+from mdm_apple.torch.cpu.pages import give_back
 from mdm_apple.torch.ops import TorchOps
-from mdm_apple.torch.packed import can_pack, pack
-from mdm_apple.torch.pages import give_back
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import Conditioning, UNet
 

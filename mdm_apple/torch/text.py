@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdm_apple import checkpoint
-from mdm_apple.config import ModelConfig, T5Config, TextConfig
-from mdm_apple.features import FeatureCache
-from mdm_apple.text import TextFeatures, Tokenizer
-from mdm_apple.text_source import TrainedEncoder, check_frozen, find_text
+from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
+from mdm_apple.storage import model_folder
+from mdm_apple.text.feature_cache import FeatureCache
+from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text
+from mdm_apple.text.tokenizer import TextFeatures, Tokenizer
 from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder, text_features
 
 # captions -> features (B, L, text_dim) and mask (B, L); gradients flow where the encoder learns
@@ -93,6 +93,6 @@ def load_frozen_encoder(
 
 def load_trained_encoder(folder: Path, config: T5Config) -> T5Encoder:
     """The encoder that was trained with the denoiser, its averaged weights where there are some."""
-    weights = checkpoint.load_weights(folder, checkpoint.averaged(folder, "text_encoder"))
+    weights = model_folder.load_weights(folder, model_folder.averaged(folder, "text_encoder"))
     state = {name: torch.from_numpy(value) for name, value in weights.items()}
     return encoder_from_state(config, state)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mdm_apple.config import UNetConfig
-from mdm_apple.shapes import IMAGE_CHANNELS
-from mdm_apple.torch.conv import UpsampleConv3x3
-from mdm_apple.torch.inputs import check_inputs, checked_text
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.shapes import IMAGE_CHANNELS
+from mdm_apple.torch.check_inputs import check_inputs, checked_text
+from mdm_apple.torch.cpu.conv import UpsampleConv3x3
+from mdm_apple.torch.cpu.norm import normalize_silu
 from mdm_apple.torch.layers import (
     Attention,
     KeysValues,
@@ -29,7 +30,6 @@ from mdm_apple.torch.layers import (
     embed_scalar,
     zeroed,
 )
-from mdm_apple.torch.norm import normalize_silu
 
 BlockKeysValues = tuple[KeysValues, ...]
 

@@ -1,0 +1,98 @@
+"""README.md of a bundle: what the folder is and how to use it, from its manifest alone."""
+
+from __future__ import annotations
+
+from .manifest import Manifest, PackageInfo, package_bytes
+
+README = "README.md"
+
+_SYSTEMS = {
+    "iOS17": "iOS 17 or macOS 14",
+    "iOS18": "iOS 18 or macOS 15",
+    "iOS26": "iOS 26 or macOS 26",
+}
+_OFTEN = {"text": "once per prompt", "prompt": "once per prompt", "step": "once per step"}
+
+
+def readme(manifest: Manifest) -> str:
+    """The text for whoever finds the folder, in plain words."""
+    sides = [f"{level.side} x {level.side}" for level in manifest.levels]
+    inside = f", and the same picture at {', '.join(sides[1:])} on the way" if sides[1:] else ""
+    packages = {p.path: p for p in manifest.packages}
+    return "\n".join(
+        (
+            "# A model that makes pictures, for Apple devices",
+            "",
+            f"This folder makes pictures of {sides[0]} pixels{inside}. It needs "
+            f"{_SYSTEMS[manifest.target]} or later, and about "
+            f"{_megabytes(manifest.peak_memory.minimal)} MB of memory at least "
+            f"({_megabytes(manifest.peak_memory.resident)} MB if all of it stays loaded; both are "
+            "predicted).",
+            "",
+            _text(manifest),
+            "",
+            "## Try it",
+            "",
+            "    pip install 'mdm-apple[convert]'",
+            f"    mdm sample --model THIS_FOLDER {_request(manifest)}--out picture.png",
+            "    mdm verify THIS_FOLDER",
+            "",
+            "On a Mac add `--backend coreml` to the first. In an app: the Swift package "
+            "MatryoshkaDiffusion of mdm-apple takes the folder as it is.",
+            "",
+            "## What is inside",
+            "",
+            f"Variant `{manifest.variant}`, layout `{manifest.layout}`, "
+            f"{_megabytes(package_bytes(manifest.packages))} MB of packages.",
+            "",
+            "| package | MB | weights | runs | made for |",
+            "|---|---:|---|---|---|",
+            *map(_row, packages.values()),
+            "",
+            "`manifest.json` says how they fit together. It holds the SHA-256 of every file: a "
+            "file that is changed, missing or added makes the whole folder be refused.",
+            f"`{manifest.tables}` holds the noise and time tables, `{manifest.golden.path}` "
+            "what the model answered before it was converted, for `mdm verify`.",
+            "",
+            "## Licence",
+            "",
+            f"- Licence of the weights: {manifest.provenance.license or 'not stated'}",
+            f"- Source: {manifest.provenance.source or 'not stated'}",
+            f"- Made from: {manifest.provenance.base_model or 'not stated'}",
+            "",
+        )
+    )
+
+
+def _row(package: PackageInfo) -> str:
+    made_for = "Neural Engine" if package.compute == "cpuAndNeuralEngine" else "GPU"
+    bits = "16 bits" if package.weight_bits == 16 else f"from {package.weight_bits} bits"
+    return (
+        f"| `{package.path}` | {package.bytes / 1e6:.1f} | {bits} | {_OFTEN[package.phase]} | "
+        f"{made_for} |"
+    )
+
+
+def _text(manifest: Manifest) -> str:
+    if manifest.text is None:
+        return "It takes no prompts."
+    if manifest.text.encoder and manifest.text.tokenizer:
+        return f"It takes prompts of up to {manifest.text.max_tokens} tokens."
+    return (
+        "It has no text encoder of its own: prompts are turned into features beforehand, by "
+        "`mdm embed`, and these go with the app."
+    )
+
+
+def _request(manifest: Manifest) -> str:
+    """Options for a first picture, each with a space behind it."""
+    options = '--prompt "" ' if manifest.text is None else '--prompt "red heart" '
+    if manifest.text is not None and not (manifest.text.encoder and manifest.text.tokenizer):
+        options += "--features FILE "
+    if manifest.student is not None:
+        options += "--sampler student --steps 1 "
+    return options
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f}" if size >= 10e6 else f"{size / 1e6:.1f}"

@@ -1,0 +1,85 @@
+"""Mixed bits: each weight gets as many as it is worth, under a budget of bytes or of error.
+
+Enters: sensitivities. Leaves: a recipe. Errors of weights are taken to add up, which holds while
+each is small and independent of the others.
+
+Named variants are as large as the bundle would be with the same number of bits everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import ConversionError
+from .knapsack import Frontier, frontier
+from .recipe import SCHEMA_VERSION, Recipe
+from .sensitivity import Option, Sensitivity
+
+Variant = Literal["quality", "balanced", "compact"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+AS_LARGE_AS: dict[Variant, int] = {"quality": 6, "balanced": 4, "compact": 3}  # bits everywhere
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A recipe with what is expected of it.
+
+    bytes: of all packages. snr: of predictions, in dB. bits: stored bits per weight, palettes and
+    what keeps its 16 bits by the recipe included.
+    """
+
+    recipe: Recipe
+    bytes: int
+    snr: float
+    bits: float
+
+
+def variant_recipe(sensitivity: Sensitivity, variant: Variant) -> Chosen:
+    """The best recipe that is no larger than the variant's number of bits for all weights."""
+    size = sensitivity.uniform_bytes(AS_LARGE_AS[variant])
+    return recipe_within(sensitivity, size, variant)
+
+
+def recipe_within(sensitivity: Sensitivity, size: int, name: str) -> Chosen:
+    """The least error in at most `size` bytes of packages. Raises ConversionError: too small."""
+    room = size - sensitivity.fixed_bytes
+    picked = _frontier(sensitivity).within(room) if room >= 0 else None
+    if picked is None:
+        least = sensitivity.fixed_bytes + sum(
+            min(o.bytes for o in w.options) for w in sensitivity.weights
+        )
+        raise ConversionError(
+            f"budget: {size / 1e6:.2f} MB is too small for this bundle, which takes at least "
+            f"{least / 1e6:.2f} MB."
+        )
+    return _chosen(sensitivity, picked, name)
+
+
+def recipe_reaching(sensitivity: Sensitivity, snr: float, name: str) -> Chosen:
+    """The smallest recipe whose predictions are expected to keep `snr` dB."""
+    picked = _frontier(sensitivity).reaching(10 ** (-snr / 10))
+    assert picked is not None, "16 bits everywhere cause no error"
+    return _chosen(sensitivity, picked, name)
+
+
+def _frontier(sensitivity: Sensitivity) -> Frontier:
+    return frontier([[(o.bytes, o.error) for o in w.options] for w in sensitivity.weights])
+
+
+def _chosen(sensitivity: Sensitivity, picked: Sequence[int], name: str) -> Chosen:
+    bits: dict[str, dict[str, int]] = {}
+    options: list[Option] = []
+    for weight, index in zip(sensitivity.weights, picked, strict=True):
+        options.append(weight.options[index])
+        bits.setdefault(weight.package, {})[weight.weight] = options[-1].bits
+    recipe = Recipe(SCHEMA_VERSION, name, sensitivity.group, sensitivity.protect_ends, bits)
+    error, size = sum(o.error for o in options), sum(o.bytes for o in options)
+    return Chosen(
+        recipe,
+        sensitivity.fixed_bytes + size,
+        -10 * math.log10(error) if error > 0 else math.inf,
+        8 * size / sensitivity.elements,
+    )

@@ -1,0 +1,142 @@
+"""The torch network with weights of a bundle in place: what a bundle computes, and quickly.
+
+Enters: an fp16 bundle and the model that it was made of. Leaves: a network of the same numbers, in
+which weights can be exchanged one by one. They are matched by name, and their numbers compared: a
+model of other weights is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdm_apple.torch.unet import Conditioning
+
+from ..bundle.folder import Bundle
+from ..errors import BundleError
+from ..execute import Package
+from ..layouts.choose import parts_of
+from ..layouts.parts import Part
+from ..source.model import ModelSource
+from ..source.trajectory import TextInputs, network_predictions
+from .settings import PlannedWeight
+
+Key = tuple[str, str]  # package, weight
+
+
+class PlacedNetwork:
+    """A private copy of a model's network and text encoder, all numbers rounded to fp16.
+
+    Args:
+        plan: the weights that will be exchanged. Raises BundleError where the model is another.
+    """
+
+    def __init__(self, bundle: Bundle, source: ModelSource, plan: Sequence[PlannedWeight]) -> None:
+        if source.config != bundle.config():
+            raise BundleError(
+                f"{bundle.path}: was made from a model of another configuration; give its own "
+                "folder."
+            )
+        self.source = dataclasses.replace(
+            source, net=copy.deepcopy(source.net), encoder=copy.deepcopy(source.encoder)
+        )
+        for module in filter(None, (self.source.net, self.source.encoder)):
+            for parameter in module.parameters():
+                parameter.data = parameter.data.half().float()
+        self._parameters = _matched(bundle, self.source, plan)
+
+    def put(self, weights: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[Any]]:
+        """Exchange weights; returns what stood there, to be put back."""
+        before: dict[Key, NDArray[Any]] = {}
+        for key, numbers in weights.items():
+            parameter = self._parameters[key]
+            before[key] = parameter.numpy().copy()
+            parameter.copy_(torch.from_numpy(np.asarray(numbers, np.float32)).view_as(parameter))
+        return before
+
+    def condition(self, text: TextInputs | None) -> Conditioning:
+        """What the prompts contribute, through the text encoder where there is one."""
+        if text is None:
+            return self.source.net.condition(None, None)
+        mask, features = torch.from_numpy(text.mask), torch.from_numpy(text.features)
+        with torch.inference_mode():
+            if self.source.encoder is not None and text.ids is not None:
+                features = self.source.encoder(torch.from_numpy(text.ids).long(), mask)
+            return self.source.net.condition(features, mask)
+
+    def predict(
+        self, x_t: Sequence[NDArray[Any]], time: int, conditioning: Conditioning
+    ) -> list[Tensor]:
+        """Prediction per level, highest first. time: the table index less one."""
+        images = [torch.from_numpy(x) for x in x_t]
+        with torch.inference_mode():
+            return network_predictions(
+                self.source, self.source.net, images, time, None, conditioning
+            )
+
+
+def _matched(
+    bundle: Bundle, source: ModelSource, plan: Sequence[PlannedWeight]
+) -> dict[Key, Tensor]:
+    """The tensor of the network that each planned weight was made of, sharing its memory."""
+    engine = any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages)
+    parts = {
+        p.name: p for p in parts_of(source, bundle.manifest.layout, "ane" if engine else "gpu")
+    }
+    found: dict[Key, Tensor] = {}
+    for info in bundle.manifest.packages:
+        package = Package.open(bundle.file(info.path))
+        part = parts.get(_part_name(info.name, parts))
+        known = {} if part is None else _constants(part)
+        by_numbers = _by_numbers(known.values())
+        for planned in (p for p in plan if p.package == info.name):
+            weight = planned.weight
+            file = package.weight_file(weight.stored.file)
+            stored = file.read(weight.stored.offset, "fp16", weight.elements).tobytes()
+            tensor = known.get(weight.name)
+            if tensor is None:  # a layer that uses a view of its weight leaves no name
+                tensor = by_numbers.get(stored)
+            if tensor is None or _numbers(tensor) != stored:
+                reason = "is in no layer of the model" if tensor is None else "has other numbers"
+                raise BundleError(
+                    f"{bundle.path}: its weight {weight.name} in {info.name} {reason}; give the "
+                    "folder of the model that it was made of."
+                )
+            found[info.name, weight.name] = tensor
+    return found
+
+
+def _constants(part: Part) -> dict[str, Tensor]:
+    """Parameters of a part under the names that capturing and lowering give them."""
+    named = part.module.named_parameters(remove_duplicate=False)
+    return {_constant_name(name): parameter.data for name, parameter in named}
+
+
+def _by_numbers(tensors: Iterable[Tensor]) -> dict[bytes, Tensor]:
+    """Tensors by their fp16 numbers, those alone that no other tensor has."""
+    places = {tensor.data_ptr(): tensor for tensor in tensors}
+    numbers = {place: _numbers(tensor) for place, tensor in places.items()}
+    counts = Counter(numbers.values())
+    return {n: places[place] for place, n in numbers.items() if counts[n] == 1}
+
+
+def _numbers(tensor: Tensor) -> bytes:
+    return tensor.numpy().astype(np.float16).tobytes()
+
+
+def _constant_name(parameter: str) -> str:
+    return f"p_{parameter.replace('.', '_').lower()}_to_fp16"
+
+
+def _part_name(package: str, parts: Mapping[str, Any]) -> str:
+    """The part of which a package is the whole, or a piece called <part>_1, <part>_2_1 ..."""
+    whole = [name for name in parts if package == name or package.startswith(f"{name}_")]
+    return max(whole, key=len, default="")

@@ -1,0 +1,251 @@
+"""A bundle becomes a smaller one: weights as indices into small tables, or as scaled integers.
+
+Enters: a bundle with fp16 weights and a plan. Leaves: a new bundle, and a report that names every
+weight that kept its 16 bits and says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
+from ..bundle.make_manifest import described_again
+from ..bundle.manifest import PackageInfo, package_bytes
+from ..errors import ConversionError
+from ..execute import Package
+from ..packages.cost import peak_memory
+from ..packages.seal import copy_package, package_size, seal_package
+from ..packages.split import split_to_fit
+from ..packages.weights import weights_of
+from ..psnr import plain_values
+from .integer_weights import quantize_linear
+from .palette_jobs import Job, PackedPalettes, run_jobs
+from .recipe import Recipe, recipe_plan
+from .replace import Where, replace_weights
+from .settings import PlannedWeight, Setting, uniform_plan
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """One weight of a package: bits it has now, and why it kept 16 if it did.
+
+    snr: of the stored weight against its fp16 numbers in dB; None where it kept them or was not
+    palettized here.
+    """
+
+    package: str
+    name: str
+    elements: int
+    bits: int
+    reason: str | None
+    snr: float | None = None
+
+
+@dataclass(frozen=True)
+class PalettizeReport:
+    """What happened to every weight, and the bytes of all packages before and after.
+
+    snr: of all palettized weights together, in dB.
+    """
+
+    variant: str
+    weights: tuple[WeightReport, ...]
+    bytes_before: int
+    bytes_after: int
+    snr: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return plain_values(dataclasses.asdict(self))
+
+
+def palettize(
+    bundle: Bundle,
+    out: Path,
+    setting: Setting | int,
+    protect_ends: bool = True,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    processes: int | None = None,
+    max_package_mb: float | None = None,
+) -> tuple[Bundle, PalettizeReport]:
+    """Write a bundle whose weights all have one setting, as far as they can take it.
+
+    Args:
+        setting: or bits alone, for one palette per weight.
+        protect_ends: leave the first and last convolutions of each level alone.
+        processes: None chooses by the work and the processors there are.
+        max_package_mb: packages that are larger even now are split; None: none is.
+
+    Raises ConversionError when the bundle is compressed already or its system lacks the setting.
+    """
+    setting = Setting(setting) if isinstance(setting, int) else setting
+    refuse_compressed(bundle)
+    plan = uniform_plan(bundle, setting, protect_ends)
+    return apply_plan(bundle, out, plan, setting.name, overwrite, say, processes, max_package_mb)
+
+
+def palettize_by_recipe(
+    bundle: Bundle,
+    out: Path,
+    recipe: Recipe,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    processes: int | None = None,
+    max_package_mb: float | None = None,
+) -> tuple[Bundle, PalettizeReport]:
+    """Write a bundle whose weights have the bits of a recipe, named as the recipe is.
+
+    Raises ConversionError when the bundle is compressed already or the recipe does not fit it.
+    """
+    refuse_compressed(bundle)
+    plan = recipe_plan(bundle, recipe)
+    return apply_plan(bundle, out, plan, recipe.name, overwrite, say, processes, max_package_mb)
+
+
+def refuse_compressed(bundle: Bundle) -> None:
+    """Raises ConversionError unless all weights of the bundle are fp16."""
+    if any(p.weight_bits != 16 for p in bundle.manifest.packages):
+        raise ConversionError(
+            f"{bundle.path}: is compressed already ({bundle.manifest.variant}); start from the "
+            "fp16 bundle, each compression adds its error."
+        )
+
+
+def apply_plan(
+    bundle: Bundle,
+    out: Path,
+    plan: Sequence[PlannedWeight],
+    variant: str,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    processes: int | None = None,
+    max_package_mb: float | None = None,
+) -> tuple[Bundle, PalettizeReport]:
+    """Write a bundle with each weight stored as planned, called `variant`."""
+    weights: list[WeightReport] = []
+    with bundle_folder(out, overwrite) as folder:
+        copy_all_but_packages(bundle, folder)
+        palettes = planned_palettes(bundle, plan, say, processes)
+        packages: list[PackageInfo] = []
+        bits: dict[str, int] = {}
+        for info in bundle.manifest.packages:
+            mine = [p for p in plan if p.package == info.name]
+            if not (folder / info.path).exists():  # else a function of one that is written already
+                say(f"{info.name}: writing")
+                weights += _write_package(bundle, info, folder, mine, palettes)
+                bits[info.path] = min((p.setting.bits for p in mine if p.setting), default=16)
+            pieces = _pieces(bundle, folder, info, max_package_mb)
+            packages += [described_again(folder, piece, bits[info.path]) for piece in pieces]
+        manifest = dataclasses.replace(
+            bundle.manifest,
+            variant=variant,
+            packages=tuple(packages),
+            peak_memory=peak_memory(packages),
+        )
+        finish_bundle(folder, manifest)
+    before = package_bytes(bundle.manifest.packages)
+    after = package_bytes(packages)
+    error = sum(p.squared_error for p in palettes.values())
+    total = sum(p.squared_sum for p in palettes.values())
+    snr = _snr(total, error) if palettes else None
+    return Bundle.open(out), PalettizeReport(variant, tuple(weights), before, after, snr)
+
+
+def _pieces(
+    bundle: Bundle, folder: Path, info: PackageInfo, limit_mb: float | None
+) -> list[PackageInfo]:
+    """The entry of a package, or those of the pieces that it is split into."""
+    if limit_mb is None or package_size(folder / info.path) <= limit_mb * 1e6:
+        return [info]
+    if bundle.function(info) is not None:
+        raise ConversionError(
+            f"{info.path}: takes more than {limit_mb:g} MB and cannot be split, because its "
+            "functions share their weights; raise --max-package-mb."
+        )
+    names = split_to_fit(folder, info.name, limit_mb, bundle.manifest.provenance.license)
+    return [dataclasses.replace(info, name=n, path=f"{n}.mlpackage") for n in names]
+
+
+def planned_palettes(
+    bundle: Bundle, plan: Sequence[PlannedWeight], say: Say, processes: int | None
+) -> dict[tuple[str, Where], PackedPalettes]:
+    """The palettes of all planned weights, by package and place."""
+    opened = {i.name: Package.open(bundle.file(i.path)) for i in bundle.manifest.packages}
+    jobs: dict[tuple[str, Where], Job] = {}
+    for p in plan:
+        if p.setting is not None and p.setting.form == "palette":
+            stored, axis = p.weight.stored, p.weight.out_axis if p.setting.group else 0
+            jobs[p.package, (stored.file, stored.offset)] = Job(
+                opened[p.package].weight_path(stored.file),
+                stored.offset,
+                p.weight.shape,
+                axis or 0,
+                p.setting.group,
+                p.setting.bits,
+            )
+    return dict(zip(jobs, run_jobs(list(jobs.values()), processes, say), strict=True))
+
+
+def _write_package(
+    bundle: Bundle,
+    info: PackageInfo,
+    folder: Path,
+    plan: Sequence[PlannedWeight],
+    palettes: dict[tuple[str, Where], PackedPalettes],
+) -> list[WeightReport]:
+    """Write one package into `folder`; what happened to each of its weights."""
+    source, target = bundle.file(info.path), folder / info.path
+    linear = [p for p in plan if p.setting and p.setting.form == "linear"]
+    if linear and len(Package.open(source).functions) > 1:
+        raise ConversionError(
+            f"{info.path}: whole numbers need packages of one function; use palettes, or another "
+            "layout."
+        )
+    here = {where: found for (package, where), found in palettes.items() if package == info.name}
+    if here and linear:
+        raise ConversionError(f"{info.name}: palettes and linear weights do not mix.")
+    if linear:
+        bits = {p.setting.bits for p in linear if p.setting}
+        quantize_linear(source, target, {p.weight.name for p in linear}, bits.pop())
+    elif here:
+        replace_weights(source, target, here)
+    else:
+        copy_package(source, target)
+    seal_package(target, Path(info.path).stem, bundle.manifest.provenance.license)
+    plain = {w.name for w in weights_of(Package.open(target).function())} if linear else set[str]()
+    return [_report(p, here, plain) for p in plan]
+
+
+def _report(
+    p: PlannedWeight, palettes: dict[Where, PackedPalettes], plain: set[str]
+) -> WeightReport:
+    name, elements = p.weight.name, p.weight.elements
+    if p.setting is None:
+        return WeightReport(p.package, name, elements, 16, p.reason)
+    if name in plain:
+        return WeightReport(p.package, name, elements, 16, "left as it was by coremltools")
+    found = palettes.get((p.weight.stored.file, p.weight.stored.offset))
+    snr = _snr(found.squared_sum, found.squared_error) if found else None
+    return WeightReport(p.package, name, elements, p.setting.bits, None, snr)
+
+
+def _snr(total: float, error: float) -> float:
+    return 10 * math.log10(total / error) if error > 0 else math.inf
+
+
+def copy_all_but_packages(bundle: Bundle, folder: Path) -> None:
+    """Tables, tokenizer, configuration, golden record: everything outside the packages."""
+    packages = tuple(f"{p.path}/" for p in bundle.manifest.packages)
+    for file in bundle.manifest.files:
+        if file.path != MANIFEST and not file.path.startswith(packages):
+            copy = folder / file.path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(file.path), copy)

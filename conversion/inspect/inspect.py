@@ -1,0 +1,167 @@
+"""What a model or a bundle consists of: parameters per level, operations and bytes per package."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mdm_apple.config.model import ModelConfig, Provenance, T5Config
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.text.encoder_folder import encoder_shapes
+
+from ..bundle.folder import Bundle
+from ..bundle.make_manifest import function_of
+from ..bundle.manifest import PeakMemory
+from ..execute import Package
+from ..execute.graph import Function
+from ..packages.cost import CHIPS, CutPoint, cost_of, cut_points
+from ..packages.weights import weights_of
+from .lint import RULES, Finding, Rule, count_by_rule, lint
+
+INNER = "inner_unet."
+SHOWN = 5  # findings of the lint that are named one by one
+
+
+@dataclass(frozen=True)
+class LevelSize:
+    """Parameters of one level, those inside it not counted."""
+
+    side: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class PackageCensus:
+    """operations: how often each kind occurs, constants left out. parameters: see `parameters_of`.
+
+    plain_weights, compressed_weights: how many there are. findings: of the lint, by rule; errors:
+    those that keep operations off the Neural Engine, for which a package may not be meant.
+    flops, traffic, weight_bytes: see cost.Cost. estimated_ms: by chip, an estimate. cuts: where it
+    could be halved.
+    """
+
+    name: str
+    path: str
+    phase: str
+    bytes: int
+    precision: str
+    weight_bits: int
+    activation_bytes: int
+    operations: dict[str, int]
+    parameters: int
+    plain_weights: int
+    compressed_weights: int
+    for_neural_engine: bool
+    findings: dict[str, int]
+    errors: int
+    first_errors: tuple[Finding, ...]
+    flops: int
+    traffic: int
+    weight_bytes: int
+    estimated_ms: dict[str, float]
+    cuts: tuple[CutPoint, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """files: bytes by name. packages: empty for a model folder or preset.
+
+    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: of
+    the lint, those that some package breaks. provenance: as model or bundle says it.
+    """
+
+    name: str
+    levels: tuple[LevelSize, ...]
+    parameters: int
+    text_encoder_parameters: int | None
+    variant: str | None
+    files: dict[str, int]
+    packages: tuple[PackageCensus, ...]
+    provenance: Provenance
+    peak_memory: PeakMemory | None = None
+    rules: tuple[Rule, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -> Inspection:
+    """Sizes of a model; `folder` adds its files."""
+    files = {} if folder is None else _file_sizes(folder)
+    return Inspection(name, *_parameters(config), None, files, (), config.provenance)
+
+
+def inspect_bundle(bundle: Bundle) -> Inspection:
+    """Sizes of a bundle and the census of its packages."""
+    files = {file.path: file.size for file in bundle.manifest.files}
+    parameters = _parameters(bundle.config())
+    packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
+    manifest = bundle.manifest
+    name, peak = bundle.path.name, manifest.peak_memory
+    broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
+    return Inspection(
+        name, *parameters, manifest.variant, files, packages, manifest.provenance, peak, broken
+    )
+
+
+def parameters_of(function: Function) -> int:
+    """Numbers that a function's operations compute with and that it holds, in whatever form."""
+    held = {n: k for o in function.operations if o.is_constant for n, k in o.outputs}
+    read = {n for o in function.operations if not o.is_constant for n in o.reads}
+    return sum(kind.count for n, kind in held.items() if n in read and kind.is_float and kind.shape)
+
+
+def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
+    counts = [0] * len(config.sides)
+    for name, shape in state_shapes(config.model).items():
+        depth = 0
+        while name.startswith(INNER * (depth + 1)):
+            depth += 1
+        counts[depth] += math.prod(shape)
+    levels = tuple(LevelSize(s, n) for s, n in zip(config.sides, counts, strict=True))
+    encoder = config.text.encoder if config.text else None
+    return levels, sum(counts), _encoder_parameters(encoder) if encoder else None
+
+
+def _encoder_parameters(config: T5Config) -> int:
+    return sum(math.prod(shape) for shape in encoder_shapes(config).values())
+
+
+def _census(bundle: Bundle, name: str) -> PackageCensus:
+    info = bundle.package(name)
+    package = Package.open(bundle.file(info.path))
+    function = function_of(package, name)
+    findings = lint(package, function.name)
+    cost = cost_of(function)
+    kinds = Counter(o.kind for o in function.operations if not o.is_constant)
+    compressed = sum(o.kind.startswith("constexpr_") for o in function.operations)
+    return PackageCensus(
+        name=info.name,
+        path=info.path,
+        phase=info.phase,
+        bytes=info.bytes,
+        precision=info.precision,
+        weight_bits=info.weight_bits,
+        activation_bytes=info.activation_bytes,
+        operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=parameters_of(function),
+        plain_weights=len(weights_of(function)),
+        compressed_weights=compressed,
+        for_neural_engine=info.compute == "cpuAndNeuralEngine",
+        findings=count_by_rule(findings),
+        errors=sum(f.severity == "error" for f in findings),
+        first_errors=tuple(f for f in findings if f.severity == "error")[:SHOWN],
+        flops=cost.flops,
+        traffic=cost.traffic,
+        weight_bytes=cost.weight_bytes,
+        estimated_ms={chip.name: 1e3 * cost.seconds(chip) for chip in CHIPS},
+        cuts=tuple(cut_points(function)),
+    )
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """Files directly inside a model folder."""
+    return {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}

@@ -1,0 +1,42 @@
+"""Which parts a model is converted into: the layouts of a bundle."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..source.model import ModelSource
+from .conditioning import conditioning_part
+from .nested import nested_parts
+from .parts import Compute, Part
+from .text_encoder import text_encoder_part
+from .whole import denoiser_part, stop_parts
+
+Layout = Literal["monolith", "nested", "multifunction"]
+
+
+def fitting_compute(layout: Layout) -> Compute:
+    """Layers for the Neural Engine where each level has packages of its own.
+
+    In one package the largest level decides, whose activations are too large for it.
+    """
+    return "ane" if layout == "nested" else "gpu"
+
+
+def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part]:
+    """Parts in the order in which they run. Raises ConversionError for what cannot be converted.
+
+    Text encoder and conditioning run once per prompt and keep the layers of training; the latter
+    gives keys and values in the form that the packages after it take.
+    """
+    if layout == "nested":
+        steps = nested_parts(source, compute)
+    elif layout == "multifunction":
+        steps = stop_parts(source, compute)
+    else:
+        steps = [denoiser_part(source, compute)]
+    parts: list[Part] = []
+    if source.encoder is not None:
+        parts.append(text_encoder_part(source.encoder, source))
+    if source.config.model.text_width is not None:
+        parts.append(conditioning_part(source, compute))
+    return [*parts, *steps]

@@ -1,0 +1,147 @@
+"""What depends on the prompt alone, as one network that runs once per prompt.
+
+Enters: text features and their mask. Leaves: the pooled text, the additive mask, and the keys and
+values of every cross-attention.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdm_apple.config.model import ATTENTION_HEADS
+from mdm_apple.torch.layers import Attention, TextHeadLayer, merge_heads, split_heads
+from mdm_apple.torch.unet import UNet
+
+from ..rewrite.attention import engine_keys_values, engine_mask
+from ..source.model import ModelSource
+from .parts import (
+    ATTENTION_MASK,
+    MASKED,
+    POOLED,
+    TEXT_FEATURES,
+    TEXT_MASK,
+    Compute,
+    Part,
+    keys_values_names,
+)
+
+
+def conditioning_part(source: ModelSource, compute: Compute) -> Part:
+    """The part of a network with text. compute: in which form the packages after it take text."""
+    config = source.config
+    assert config.text, "only networks with text are conditioned"
+    module = ConditioningNetwork(source.net, compute == "ane")
+    features = torch.zeros(1, config.text.max_tokens, config.model.innermost.text_dim or 0)
+    mask = torch.ones(1, config.text.max_tokens)
+    return Part(
+        "conditioning",
+        "prompt",
+        module,
+        {TEXT_FEATURES: features, TEXT_MASK: mask},
+        (*module.fixed_outputs, *cross_attention_names(source)),
+    )
+
+
+def cross_attention_counts(net: UNet) -> list[list[int]]:
+    """Number of attention layers per level and block, in the order of execution."""
+    return [
+        [len(b.attn) if b.attention else 0 for b in m.run_blocks()] for m in net.level_modules()
+    ]
+
+
+def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
+    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
+    if source.config.model.text_width is None:
+        return []
+    counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
+    return [
+        name
+        for side, count in list(zip(source.config.sides, counts, strict=True))[first_level:]
+        for index in range(count)
+        for name in keys_values_names(side, index)
+    ]
+
+
+def key_shapes(
+    source: ModelSource, level: int, compute: Compute
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
+    text = source.config.text
+    if text is None or source.config.model.text_width is None:
+        return []
+    length, shapes = text.max_tokens, list[tuple[tuple[int, ...], tuple[int, ...]]]()
+    for block in source.net.level_modules()[level].run_blocks():
+        for layer in cast("list[Attention]", list(block.attn)) if block.attention else []:
+            width = layer.qkv.in_channels
+            flat = (1, ATTENTION_HEADS, length, width // ATTENTION_HEADS)
+            engine = (1, length, 1, width), (1, width, 1, length)
+            shapes.append(engine if compute == "ane" else (flat, flat))
+    return shapes
+
+
+def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
+    """Whether attention to text is masked in this model; published ones attend to padding too."""
+    masked = source.config.model.innermost.masked_cross_attention
+    return masked and bool(cross_attention_names(source, first_level))
+
+
+class ConditioningNetwork(nn.Module):
+    """`UNet.condition` with an additive mask and without data-dependent choices."""
+
+    def __init__(self, net: UNet, engine: bool) -> None:
+        super().__init__()
+        self.net, self.engine = net, engine
+        self.core = net.level_modules()[-1]
+        counts = sum(sum(blocks) for blocks in cross_attention_counts(net))
+        self.masked = self.core.config.masked_cross_attention
+        self.fixed_outputs = (POOLED, ATTENTION_MASK) if self.masked and counts else (POOLED,)
+
+    def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """features (1, L, text_dim), mask (1, L) -> pooled, additive mask, keys and values."""
+        core = self.core
+        h = core.lm_proj(features) if hasattr(core, "lm_proj") else features
+        additive = additive_mask(mask) if self.masked else None
+        layers = core.lm_head if core.config.num_text_head_layers else ()
+        for layer in layers:
+            h = _head_layer(cast(TextHeadLayer, layer), h, mask if self.masked else None, additive)
+        # head layers without masking have mixed padding into every token: then pool over all
+        pooled = core.cond_emb(h.mean(dim=1) if layers and not self.masked else _pool(h, mask))
+        keys_values = [
+            part
+            for level in self.net.level_modules()
+            for block in level.level_keys_values(h, mask if self.masked else None)
+            for layer_text in block
+            for part in (engine_keys_values(*layer_text) if self.engine else layer_text)
+        ]
+        if additive is not None and self.engine:
+            additive = engine_mask(additive)
+        extra = [additive] if ATTENTION_MASK in self.fixed_outputs and additive is not None else []
+        return (pooled, *extra, *keys_values)
+
+
+def additive_mask(mask: Tensor) -> Tensor:
+    """(1, 1, 1, L): MASKED at padding; all zero for a fully masked row, whose values are zero."""
+    any_token = mask.amax(dim=1, keepdim=True)
+    return ((1 - mask) * any_token * MASKED)[:, None, None, :]
+
+
+def _pool(h: Tensor, mask: Tensor) -> Tensor:
+    """Mean over tokens; weights are divided first, so that no large sum is formed."""
+    weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (h * weights[:, :, None]).sum(dim=1)
+
+
+def _head_layer(
+    layer: TextHeadLayer, x: Tensor, mask: Tensor | None, additive: Tensor | None
+) -> Tensor:
+    attention = layer.attn
+    parts = attention.qkv(attention.norm(x)).chunk(3, dim=-1)
+    q, k, v = (split_heads(p, attention.heads) for p in parts)
+    if mask is not None:
+        v = v * mask[:, None, :, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=additive)
+    return layer.mlp(x + attention.proj_out(merge_heads(out)))

@@ -1,0 +1,265 @@
+"""The layout of one package per way through a level: outer levels down, the core, and up again.
+
+    x_1024 ─► down_1024 ─ features ─► down_256 ─ features ─► core_64 ─► prediction_64
+                  │ skips                 │ skips               │ hidden
+    prediction_1024 ◄─ up_1024 ◄─ hidden ─ up_256 ◄─────────────┘
+                                             └─► prediction_256
+
+Stopping at a side leaves the packages of larger ones out; the level at which it stops then gets
+zeros for the features from above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdm_apple.config.model import DiffusionConfig, UNetConfig
+from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.torch.nested_unet import NestedUNet
+from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.unet import BlockKeysValues, UNet
+
+from ..errors import ConversionError
+from ..rewrite import for_neural_engine
+from ..rewrite.norms import standardised
+from ..source.model import ModelSource
+from .conditioning import cross_attention_counts, key_shapes
+from .parts import (
+    ATTENTION_MASK,
+    Compute,
+    Part,
+    features_name,
+    hidden_name,
+    image_name,
+    keys_values_names,
+    mask_shape,
+    prediction_name,
+    skip_name,
+    temb_name,
+)
+
+Text = tuple[BlockKeysValues, ...]
+
+
+def nested_parts(source: ModelSource, compute: Compute) -> list[Part]:
+    """The step packages in the order in which they run. Raises ConversionError for video models."""
+    if any(level.temporal for level in source.config.model.levels):
+        raise ConversionError("model: video models cannot be converted; convert an image model.")
+    net = for_neural_engine(source.net) if compute == "ane" else source.net
+    cutter = _Cutter(source, net.level_modules(), compute)
+    outer = range(len(source.config.sides) - 1)
+    return [
+        *(cutter.down(i) for i in outer),
+        cutter.core(),
+        *(cutter.up(i) for i in reversed(outer)),
+    ]
+
+
+class _Cutter:
+    """Makes the parts of one network; levels count from the largest side down."""
+
+    def __init__(self, source: ModelSource, levels: list[UNet], compute: Compute) -> None:
+        self.source, self.levels = source, levels
+        self.compute: Compute = compute
+        self.config, self.sides = source.config, source.config.sides
+        with_text = source.config.model.text_width is not None
+        self.counts = cross_attention_counts(source.net)
+        if not with_text:
+            self.counts = [[0] * len(blocks) for blocks in self.counts]
+
+    def down(self, i: int) -> Part:
+        level, side = self.levels[i], self.sides[i]
+        assert isinstance(level, NestedUNet)
+        counts = self.counts[i][: len(level.down_blocks)]
+        inputs = self._shared_inputs(i, 0, sum(counts))
+        from_above = i > 0
+        if from_above:
+            inputs[features_name(side)] = _zeros(level.config.channels[0], side)
+        masked = self._masked(sum(counts), inputs)
+        skips = [skip_name(side, k) for k in range(len(skip_shapes(level.config, side)))]
+        module = DownNetwork(level, from_above, masked, counts, self.compute == "ane")
+        return self._part(
+            f"down_{side}", side, module, inputs, (features_name(self.sides[i + 1]), *skips)
+        )
+
+    def core(self) -> Part:
+        i, side = len(self.levels) - 1, self.sides[-1]
+        counts = self.counts[i]
+        inputs = self._shared_inputs(i, 0, sum(counts))
+        if i > 0:
+            inputs[features_name(side)] = _zeros(self.levels[i].config.channels[0], side)
+        masked = self._masked(sum(counts), inputs)
+        module = CoreNetwork(
+            self.levels[i], i > 0, masked, counts, self.config.diffusion, len(self.sides)
+        )
+        outputs = (prediction_name(side), *([hidden_name(side)] if i > 0 else []))
+        return self._part(f"core_{side}", side, module, inputs, outputs)
+
+    def up(self, i: int) -> Part:
+        level, side, inner = self.levels[i], self.sides[i], self.sides[i + 1]
+        assert isinstance(level, NestedUNet)
+        before = len(level.down_blocks)
+        first, counts = sum(self.counts[i][:before]), self.counts[i][before:]
+        inputs = self._shared_inputs(i, first, sum(counts))
+        del inputs[image_name(side)]
+        inputs[hidden_name(inner)] = _zeros(self.levels[i + 1].config.channels[0], inner)
+        for k, shape in enumerate(skip_shapes(level.config, side)):
+            inputs[skip_name(side, k)] = torch.zeros(shape)
+        masked = self._masked(sum(counts), inputs)
+        module = UpNetwork(level, i > 0, masked, counts, self.config.diffusion, len(self.sides))
+        outputs = (prediction_name(side), *([hidden_name(side)] if i > 0 else []))
+        return self._part(f"up_{side}", side, module, inputs, outputs)
+
+    def _shared_inputs(self, i: int, first: int, count: int) -> dict[str, Tensor]:
+        """Image, embedding, and keys and values of the layers from `first` on, in that order."""
+        side = self.sides[i]
+        inputs = {
+            image_name(side): torch.zeros(1, 3, side, side),
+            temb_name(side): torch.zeros(1, self.config.model.time_dim),
+        }
+        shapes = key_shapes(self.source, i, self.compute)
+        for index in range(first, first + count):
+            for name, shape in zip(keys_values_names(side, index), shapes[index], strict=True):
+                inputs[name] = torch.zeros(shape)
+        return inputs
+
+    def _masked(self, attentions: int, inputs: dict[str, Tensor]) -> bool:
+        """Whether a part with that many attention layers takes the mask; adds it if so."""
+        masked = bool(attentions) and self.config.model.innermost.masked_cross_attention
+        if masked and self.config.text:
+            shape = mask_shape(self.config.text.max_tokens, self.compute)
+            inputs[ATTENTION_MASK] = torch.zeros(shape)
+        return masked
+
+    def _part(
+        self,
+        name: str,
+        side: int,
+        module: _LevelNetwork,
+        inputs: dict[str, Tensor],
+        outputs: Sequence[str],
+    ) -> Part:
+        module.order = tuple(inputs)
+        return Part(name, "step", module, inputs, tuple(outputs), side, self.compute)
+
+
+def skip_shapes(config: UNetConfig, side: int) -> list[tuple[int, ...]]:
+    """What a level keeps on the way down, in order; the last is where the inner level joins."""
+    shapes = [(1, config.channels[0], side, side)]
+    for i, width in enumerate(config.channels):
+        shapes += [(1, width, side, side)] * config.num_resnets[i]
+        if i < len(config.channels) - 1:
+            side //= 2
+            shapes.append((1, width, side, side))
+    return shapes
+
+
+class _LevelNetwork(nn.Module):
+    """One way through one level; its arguments are the tensors of `order`.
+
+    counts: attention layers to text per block of this way.
+    """
+
+    order: tuple[str, ...]
+
+    def __init__(self, level: UNet, side_names: bool, masked: bool, counts: list[int]) -> None:
+        super().__init__()
+        self.level, self.connected, self.masked, self.counts = level, side_names, masked, counts
+
+    def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.order, tensors, strict=True))
+
+    def _text(self, named: dict[str, Tensor]) -> Text:
+        """Keys and values per block."""
+        if not sum(self.counts):
+            return ()
+        flat: Iterator[Tensor] = iter(
+            t for n, t in named.items() if n.startswith(("keys_", "values_"))
+        )
+        return tuple(tuple((next(flat), next(flat)) for _ in range(n)) for n in self.counts)
+
+
+def _one(named: dict[str, Tensor], kind: str) -> Tensor:
+    """The only tensor whose name begins with `kind`."""
+    (found,) = (t for n, t in named.items() if n.startswith(f"{kind}_"))
+    return found
+
+
+class DownNetwork(_LevelNetwork):
+    """From the noisy image to the features for the level inside, and all that the way up needs."""
+
+    def __init__(
+        self, level: NestedUNet, from_above: bool, masked: bool, counts: list[int], engine: bool
+    ) -> None:
+        super().__init__(level, from_above, masked, counts)
+        self.engine = engine
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named, level = self._named(tensors), self.level
+        x, temb = _one(named, "x"), _one(named, "temb")
+        if level.config.normalize_input:
+            x = standardised(x) if self.engine else x / x.flatten(1).std(dim=1)[:, None, None, None]
+        h = level.conv_in(x)
+        if self.connected:
+            h = h + _one(named, "features")
+        h, skips = level.run_down(h, temb, self._text(named), named.get(ATTENTION_MASK))
+        assert isinstance(level, NestedUNet)
+        return (level.in_adapter(h), *skips)
+
+
+class _Predicting(_LevelNetwork):
+    """A part that ends in a prediction."""
+
+    def __init__(
+        self,
+        level: UNet,
+        connected: bool,
+        masked: bool,
+        counts: list[int],
+        diffusion: DiffusionConfig,
+        levels: int,
+    ) -> None:
+        super().__init__(level, connected, masked, counts)
+        self.diffusion, self.levels = diffusion, levels
+
+    def _outputs(self, prediction: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        ops: Any = TorchOps()
+        prediction = limit_output(prediction, self.diffusion, self.levels, ops)
+        return (prediction, hidden) if self.connected else (prediction,)
+
+
+class CoreNetwork(_Predicting):
+    """The innermost level."""
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named = self._named(tensors)
+        features = _one(named, "features") if self.connected else None
+        (prediction,), hidden = self.level.denoise_level(
+            [_one(named, "x")],
+            features,
+            [_one(named, "temb")],
+            (self._text(named),),
+            named.get(ATTENTION_MASK),
+        )
+        return self._outputs(prediction, hidden)
+
+
+class UpNetwork(_Predicting):
+    """From the hidden state of the level inside to this level's prediction."""
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named, level = self._named(tensors), self.level
+        assert isinstance(level, NestedUNet)
+        skips = [t for n, t in named.items() if n.startswith("skip_")]
+        h = skips[-1] + level.out_adapter(_one(named, "hidden"))
+        text, mask = self._text(named), named.get(ATTENTION_MASK)
+        h = level.run_up(h, skips, _one(named, "temb"), text, mask)
+        return self._outputs(level.output(h), h)
+
+
+def _zeros(channels: int, side: int) -> Tensor:
+    return torch.zeros(1, channels, side, side)

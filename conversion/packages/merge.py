@@ -1,0 +1,44 @@
+"""Several programs as the functions of one package; what they have in common is stored once.
+
+    stop_16, stop_32, stop_64 ──► denoiser.mlpackage   (one weight file, as large as stop_64's)
+
+Enters: packages of one function each. Leaves: one package that Core ML opens by function name.
+coremltools merges them and leaves the programs as they are; weights are one when their numbers are,
+whatever they are called. It drops the metadata, which `seal_package` writes afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..coreml import quiet_coremltools
+from ..errors import ConversionError
+from ..execute import Package
+
+OLDEST_SPECIFICATION = 9  # iOS 18; earlier systems know one function per package
+
+
+def merge_packages(sources: Mapping[str, Path], target: Path, default: str) -> None:
+    """Write the packages to `target` as functions of these names.
+
+    Args:
+        default: the function that runs where none is asked for.
+
+    Raises ConversionError for packages of several functions or for systems before iOS 18.
+    """
+    for path in sources.values():
+        package = Package.open(path)
+        if package.functions != ("main",):
+            raise ConversionError(f"{path.name}: has functions of its own already.")
+        if package.spec_version < OLDEST_SPECIFICATION:
+            raise ConversionError(
+                f"{target.name}: several functions in a package need iOS 18; convert with "
+                "--target iOS18."
+            )
+    with quiet_coremltools() as coremltools:
+        functions = coremltools.utils.MultiFunctionDescriptor()
+        for name, path in sources.items():
+            functions.add_function(str(path), "main", name)
+        functions.default_function_name = default
+        coremltools.utils.save_multifunction(functions, str(target))

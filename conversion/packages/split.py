@@ -1,0 +1,168 @@
+"""A package too large for a device becomes two that run one after the other.
+
+Enters: a package and the place of the cut. Leaves: two packages, each with the weights of its own
+operations. What passes between them are ordinary features, wired by name like all others.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..compress.replace import read_model, save_program
+from ..errors import ConversionError
+from ..execute import Package
+from ..execute.graph import Function, Operation
+from .cost import cut_points
+from .seal import package_size, seal_package
+
+_FLOAT16 = 65552  # Core ML's name for it in descriptions of features
+
+
+def best_cut(package: Package) -> int:
+    """The operation after which the fewest bytes pass on, with weights about halved.
+
+    Raises ConversionError where there is none.
+    """
+    points = cut_points(package.function())
+    if not points:
+        raise ConversionError(
+            f"{package.path.name}: cannot be split, one weight holds most of it; raise "
+            "--max-package-mb or palettize it."
+        )
+    return points[0].index
+
+
+def split_to_fit(folder: Path, name: str, limit_mb: float, license_text: str | None) -> list[str]:
+    """Split the package `name` in `folder` until no piece is larger; names in the order of running.
+
+    Itself where it is small enough, else pieces called <name>_1 and <name>_2, split in turn.
+    """
+    path = folder / f"{name}.mlpackage"
+    if package_size(path) <= limit_mb * 1e6:
+        return [name]
+    pieces = [f"{name}_1", f"{name}_2"]
+    first, second = (folder / f"{piece}.mlpackage" for piece in pieces)
+    split_package(path, first, second, best_cut(Package.open(path)), f"cut_{name}")
+    shutil.rmtree(path)
+    for piece in pieces:
+        seal_package(folder / f"{piece}.mlpackage", piece, license_text)
+    return [p for piece in pieces for p in split_to_fit(folder, piece, limit_mb, license_text)]
+
+
+def split_package(source: Path, first: Path, second: Path, after: int, prefix: str) -> None:
+    """Write what comes up to and with operation `after` to `first`, the rest to `second`.
+
+    Args:
+        prefix: features that pass between the two are called <prefix>_0, <prefix>_1 ...
+
+    Raises ConversionError for a package of several functions.
+    """
+    package = Package.open(source)
+    if len(package.functions) > 1:
+        raise ConversionError(f"{source.name}: has several functions and cannot be split.")
+    function = package.function()
+    early, late = function.operations[: after + 1], function.operations[after + 1 :]
+    passing = _passing(function, early, late)
+    # what is an output already keeps its name
+    inner = [name for name in passing if name not in function.outputs]
+    renamed = {name: f"{prefix}_{k}" for k, name in enumerate(inner)}
+    for target, half, is_first in ((first, early, True), (second, late, False)):
+        message = read_model(source)
+        _keep(message, package, half, passing, renamed, is_first)
+        save_program(package, message, target, {})
+
+
+def _passing(
+    function: Function, early: tuple[Operation, ...], late: tuple[Operation, ...]
+) -> list[str]:
+    """Names of computed values that cross the cut, in the order in which they are made."""
+    read = {name for operation in late for name in operation.reads}
+    made = [n for o in early if not o.is_constant for n, _ in o.outputs]
+    return [name for name in made if name in read]
+
+
+def _keep(
+    message: Any,
+    package: Package,
+    half: tuple[Operation, ...],
+    passing: list[str],
+    renamed: dict[str, str],
+    is_first: bool,
+) -> None:
+    """Reduce a program to one half of its operations and the constants that these read."""
+    function = package.function()
+    types = dict(function.inputs) | {n: k for o in function.operations for n, k in o.outputs}
+    computed = [o for o in half if not o.is_constant]
+    wanted = _with_constants(function, {n for o in computed for n in o.reads})
+    stored = {n for o in function.operations if o.is_constant for n, _ in o.outputs} & wanted
+    made = {n for o in computed for n, _ in o.outputs}
+    inputs = [n for n in function.inputs if n in wanted] + ([] if is_first else passing)
+    outputs = [n for n in function.outputs if n in made]
+    outputs += [n for n in passing if n not in outputs] if is_first else []
+
+    program = message.mlProgram.functions[function.name]
+    block = program.block_specializations[program.opset]
+    kept = [o for o in block.operations if any(out.name in made | stored for out in o.outputs)]
+    described = {f.name: f for f in (*message.description.input, *message.description.output)}
+    features = {
+        n: described[n] if n in described else _feature(message, renamed[n], types[n].shape)
+        for n in (*inputs, *outputs)
+    }
+    input_types = {i.name: i for i in program.inputs}
+    output_types = {out.name: out for o in block.operations for out in o.outputs}
+    new_inputs = [_copy(input_types.get(n) or output_types[n]) for n in inputs]
+    kept, chosen = [_copy(o) for o in kept], {n: _copy(f) for n, f in features.items()}
+    for repeated, values in (
+        (program.inputs, new_inputs),
+        (block.operations, kept),
+        (message.description.input, [chosen[n] for n in inputs]),
+        (message.description.output, [chosen[n] for n in outputs]),
+    ):
+        del repeated[:]
+        repeated.extend(values)
+    del block.outputs[:]
+    block.outputs.extend(outputs)
+    _rename(program, block, renamed)
+
+
+def _with_constants(function: Function, names: set[str]) -> set[str]:
+    """`names` and the constants of which constants among them are made."""
+    makers = {n: o for o in function.operations if o.is_constant for n, _ in o.outputs}
+    pending, out = list(names), set(names)
+    while pending:
+        maker = makers.get(pending.pop())
+        fresh = maker.reads - out if maker else frozenset[str]()
+        out |= fresh
+        pending += fresh
+    return out
+
+
+def _feature(message: Any, name: str, shape: tuple[int, ...]) -> Any:
+    feature = type(message.description.output[0])()
+    feature.name = name
+    feature.type.multiArrayType.shape.extend(shape)
+    feature.type.multiArrayType.dataType = _FLOAT16
+    return feature
+
+
+def _rename(program: Any, block: Any, names: dict[str, str]) -> None:
+    for value in program.inputs:
+        value.name = names.get(value.name, value.name)
+    for operation in block.operations:
+        for output in operation.outputs:
+            output.name = names.get(output.name, output.name)
+        for argument in operation.inputs.values():
+            for binding in argument.arguments:
+                if binding.WhichOneof("binding") == "name" and binding.name in names:
+                    binding.name = names[binding.name]
+    outputs = [names.get(name, name) for name in block.outputs]
+    del block.outputs[:]
+    block.outputs.extend(outputs)
+
+
+def _copy(message: Any) -> Any:
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied

@@ -1,0 +1,166 @@
+"""The packages of a bundle, executed in order and wired by name, whatever the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.folder import Bundle
+from ..bundle.manifest import ComputeUnits, LevelInfo
+from ..errors import BundleError
+from ..execute import Package, Precision, Watch
+from ..layouts.parts import POOLED, TOKEN_IDS, Phase
+
+Values = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Jump:
+    """Where a student is to land, and with which guidance weight; None: the smallest it knows."""
+
+    target: int
+    weight: float | None = None
+
+
+class Runnable(Protocol):
+    """A loaded package: arrays by name to arrays by name, float32 where they are numbers."""
+
+    def __call__(
+        self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None
+    ) -> Values: ...
+
+
+# from the path of a package, the function of it where it has several, and the compute units that
+# the manifest proposes
+Load = Callable[[Path, str | None, ComputeUnits], Runnable]
+
+
+def executor(precision: Precision) -> Load:
+    """Loads packages to be run without Core ML."""
+    return lambda path, function, _: Package.open(path).load(function, precision=precision)
+
+
+class Chain:
+    """Runs the packages of one phase at a time; each is loaded when it is first needed."""
+
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+        """load: makes something runnable of a package; the executor's by default."""
+        self.bundle = bundle
+        self._load = load or executor(precision)
+        self._programs: dict[str, Runnable] = {}
+
+    def run(
+        self,
+        phase: Phase,
+        values: Mapping[str, NDArray[Any]],
+        watches: dict[str, Watch] | None = None,
+        largest: int | None = None,
+    ) -> Values:
+        """Everything known before, and the outputs of the packages of `phase`.
+
+        Args:
+            watches: receives one Watch per package that runs. Raises ExecutionError.
+            largest: side of the largest level to run; packages of larger ones are left out.
+        """
+        known = dict(values)
+        for package in self.bundle.manifest.packages:
+            if package.phase == phase and self._runs(package.side, largest):
+                watch = None if watches is None else watches.setdefault(package.name, Watch())
+                inputs = {feature.name: known[feature.name] for feature in package.inputs}
+                known |= self._program(package.name)(inputs, watch)
+        return known
+
+    def _runs(self, side: int | None, largest: int | None) -> bool:
+        """Whether a package of this side runs: in a multifunction, one alone does it all."""
+        if side is None:
+            return True
+        if self.bundle.manifest.layout == "multifunction":
+            return side == (self.bundle.sides[0] if largest is None else largest)
+        return largest is None or side <= largest
+
+    def _program(self, name: str) -> Runnable:
+        if name not in self._programs:
+            info = self.bundle.package(name)
+            path, function = self.bundle.file(info.path), self.bundle.function(info)
+            self._programs[name] = self._load(path, function, info.compute)
+        return self._programs[name]
+
+
+class Denoiser:
+    """The network of a bundle for one picture at a time."""
+
+    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+        self.bundle = bundle
+        self.chain = Chain(bundle, precision, load)
+        self._tables = bundle.tables()
+
+    def condition(
+        self, text: Mapping[str, NDArray[Any]] | None, watches: dict[str, Watch] | None = None
+    ) -> Values:
+        """What a prompt contributes: from tokens and mask, or from features and mask."""
+        if text is None:
+            return {}
+        encoded = self.chain.run("text", text, watches) if TOKEN_IDS in text else dict(text)
+        return self.chain.run("prompt", encoded, watches)
+
+    def predict(
+        self,
+        x_t: list[NDArray[np.float32]],
+        time: int,
+        conditioning: Values,
+        watches: dict[str, Watch] | None = None,
+        first_level: int = 0,
+        jump: Jump | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Prediction per level, (1, 3, side, side) each.
+
+        Args:
+            x_t: noisy images of the levels from `first_level` on, largest first.
+            time: the table index less one.
+            first_level: the largest level that runs; it gets zeros from the one above.
+            jump: of a student, and of no other model.
+        """
+        values, levels = dict(conditioning), self.bundle.manifest.levels[first_level:]
+        if first_level and self.bundle.manifest.layout != "multifunction":
+            values[levels[0].features or ""] = self._nothing_from_above(levels[0])
+        for level, x in zip(levels, x_t, strict=True):
+            temb = self._tables[level.time][time][None] + self._told(level, jump)
+            values[level.image] = x
+            values[level.temb] = temb + values[POOLED] if POOLED in values else temb
+        known = self.chain.run("step", values, watches, levels[0].side)
+        return [known[level.prediction] for level in levels]
+
+    def _told(self, level: LevelInfo, jump: Jump | None) -> NDArray[np.float32] | float:
+        """What a student's extra inputs add to the embedding of the time."""
+        student = self.bundle.manifest.student
+        if student is None or jump is None or level.target_time is None:
+            return 0.0
+        added = self._tables[level.target_time][student.targets.index(jump.target)]
+        if level.guidance is not None:
+            row = 0 if jump.weight is None else self._row_of(jump.weight, student.weights)
+            added = added + self._tables[level.guidance][row]
+        return added[None]
+
+    def _row_of(self, weight: float, weights: Sequence[float]) -> int:
+        distances = [abs(weight - known) for known in weights]
+        if min(distances) > 1e-6:
+            known = ", ".join(f"{w:g}" for w in weights)
+            raise BundleError(
+                f"guidance: {self.bundle.path} takes {known}, got {weight:g}; give one of these."
+            )
+        return distances.index(min(distances))
+
+    def _nothing_from_above(self, level: LevelInfo) -> NDArray[np.float32]:
+        for package in self.bundle.manifest.packages:
+            for feature in package.inputs:
+                if feature.name == level.features:
+                    return np.zeros(feature.shape, np.float32)
+        raise BundleError(
+            f"{self.bundle.path}: a {self.bundle.manifest.layout} runs all of its levels, so it "
+            f"cannot stop at {level.side}; leave out --stop-at or use the model folder."
+        )

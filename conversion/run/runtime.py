@@ -1,0 +1,166 @@
+"""A bundle, ready to sample: `mdm_apple.generate.Runtime` on the executor, or on Core ML.
+
+Packages take one picture; a batch is a loop, and guidance calls the network twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.walk import Denoise, JumpTo
+from mdm_apple.text.feature_cache import FeatureCache, FeatureKey
+from mdm_apple.text.tokenizer import Tokenizer
+
+from ..bundle.folder import Bundle
+from ..errors import BundleError
+from ..execute import Precision
+from ..layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from .packages import Denoiser, Jump, Load, Values
+
+Floats = NDArray[np.float32]
+
+
+class BundleRuntime:
+    """See `generate.Runtime`.
+
+    Args:
+        precision: "fp16" rounds every stored value as a device does, "fp32" none.
+        features: a cache of `mdm embed`, for bundles without a text encoder.
+        load: runs packages by something else than the executor.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: Precision = "fp16",
+        features: FeatureCache | None = None,
+        load: Load | None = None,
+    ) -> None:
+        self.config, self.ops = bundle.config(), NumpyOps()
+        self.schedule = bundle.schedule()
+        self.bundle, self._features = bundle, features
+        self._denoiser = Denoiser(bundle, precision, load)
+        self._tokenizer: Tokenizer | None = None
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
+        self._check_stop(first_level)
+        guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
+        encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
+
+        def denoise(x_t: list[Floats], time: int) -> list[Floats]:
+            def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
+                out = self._predict(own, time, encoded[prompt.text], first_level)
+                if guided:
+                    base = self._predict(own, time, encoded[prompt.negative], first_level)
+                    out = [guide(c, u, guidance_scale) for c, u in zip(out, base, strict=True)]
+                return out
+
+            return _in_turn(prompts, x_t, row)
+
+        return denoise
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """See `generate.StudentRuntime`: one evaluation per picture, the weight being an input."""
+        self._check_stop(first_level)
+        encoded = {prompt.text: self._condition(prompt.text) for prompt in prompts}
+
+        def jump_to(x_t: list[Floats], time: int, target: int) -> list[Floats]:
+            jump = Jump(target, guidance_scale)
+
+            def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
+                return self._predict(own, time, encoded[prompt.text], first_level, jump)
+
+            return _in_turn(prompts, x_t, row)
+
+        return jump_to
+
+    def _predict(
+        self,
+        x_t: list[Floats],
+        time: int,
+        text: Values,
+        first_level: int,
+        jump: Jump | None = None,
+    ) -> list[Floats]:
+        return self._denoiser.predict(x_t, time, text, first_level=first_level, jump=jump)
+
+    def _check_stop(self, first_level: int) -> None:
+        if first_level and self.bundle.manifest.layout == "monolith":
+            raise BundleError(
+                f"{self.bundle.path}: a monolith runs all of its levels, so it cannot stop at "
+                f"{self.config.sides[first_level]}; leave out --stop-at or use the model folder."
+            )
+
+    def image(self, x: Floats) -> Floats:
+        return x
+
+    def numpy(self, x: Any) -> Floats:
+        return np.asarray(x, np.float32)
+
+    def _condition(self, caption: str) -> Values:
+        text = self.bundle.manifest.text
+        if text is None:
+            return self._denoiser.condition(None)
+        if self._features is not None:
+            found = self._features.lookup([caption], length=text.max_tokens)
+            return self._denoiser.condition({TEXT_FEATURES: found.values, TEXT_MASK: found.mask})
+        if text.encoder is None or text.tokenizer is None:
+            raise BundleError(
+                f"{self.bundle.path}: has no {'tokenizer' if text.encoder else 'text encoder'}, so "
+                "prompts need a feature cache; make one with `mdm embed` and give it as --features."
+            )
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(
+                self.bundle.file(text.tokenizer), lowercase=text.lowercase
+            )
+        batch = self._tokenizer.encode([caption], text.max_tokens, pad_to_max=True)
+        return self._denoiser.condition({TOKEN_IDS: batch.ids, TEXT_MASK: batch.mask})
+
+
+def _in_turn(
+    prompts: Sequence[Prompt],
+    x_t: list[Floats],
+    row: Callable[[Prompt, list[Floats]], list[Floats]],
+) -> list[Floats]:
+    """What `row` makes of each prompt and its images (1, 3, side, side), as a batch per level."""
+    rows = [row(prompt, [x[k : k + 1] for x in x_t]) for k, prompt in enumerate(prompts)]
+    return [np.concatenate(level) for level in zip(*rows, strict=True)]
+
+
+def open_bundle_runtime(
+    path: Path,
+    precision: str = "fp16",
+    features: Path | None = None,
+    load: Load | None = None,
+) -> tuple[BundleRuntime, str]:
+    """A runtime for `mdm sample`, and the digest of the bundle. Raises BundleError.
+
+    Args:
+        load: runs packages by something else than the executor.
+    """
+    if precision not in ("fp16", "fp32"):
+        raise BundleError(f"dtype: a bundle runs in fp16 or fp32, not {precision}.")
+    bundle = Bundle.open(path)
+    cache = None
+    if features is not None:
+        text = bundle.config().text
+        if text is None:
+            raise BundleError(f"{path}: its model takes no text, so leave out --features.")
+        cache = FeatureCache(features, FeatureKey.of(text))
+    return BundleRuntime(bundle, precision, cache, load), bundle.manifest.digest
+
+
+def _captions(prompts: Sequence[Prompt], guided: bool) -> set[str]:
+    negatives = {p.negative for p in prompts} if guided else set[str]()
+    return {p.text for p in prompts} | negatives

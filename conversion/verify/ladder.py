@@ -1,0 +1,215 @@
+"""The rungs of the ladder from the network to a compressed bundle on a device.
+
+Each compares one candidate with one reference at every level and noise level, and by pictures:
+
+    rewritten network   against  network        70 dB, fp32
+    fp16 packages       against  network        60 dB; see verify
+    compressed packages against  fp16 packages  a floor by their bits
+    guided trajectory   against  network or fp16 packages
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.diffusion.arithmetic import guide
+from mdm_apple.diffusion.noise import NoiseStream, draw_batch
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.torch.unet import Conditioning, UNet
+
+from ..bundle.folder import Bundle
+from ..execute import Watch
+from ..layouts.conditioning import additive_mask
+from ..layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..psnr import Closeness, closeness, picture_psnr
+from ..rewrite import for_neural_engine
+from ..rewrite.attention import engine_keys_values, engine_mask
+from ..run.packages import Denoiser, Jump, Values
+from ..source.model import ModelSource
+from ..source.trajectory import (
+    SEED,
+    Predict,
+    TextInputs,
+    Walk,
+    network_predictions,
+    pictures_of,
+    trajectory,
+)
+
+FLOOR_REWRITE = 70.0  # dB; rounding of fp32 in another order leaves about 110
+FLOOR_FP16 = 60.0  # what trained fp16 packages keep in fp16-storage execution
+FLOOR_PICTURES = 40.0  # of an fp16 bundle's guided pictures
+GUIDANCE = 3.0
+
+# Below these something is broken. How coarse a variant may be is another question: it depends on
+# the model and is asked of its pictures.
+FLOORS = {16: FLOOR_FP16, 8: 30.0, 6: 20.0, 4: 8.0, 3: 4.0, 2: 0.0}
+
+Floats = NDArray[np.float32]
+Answers = list[list[list[Floats]]]  # by prompt, noise level and level
+
+
+@dataclass(frozen=True)
+class Row:
+    """The worst of the prompts at one level and table index t."""
+
+    side: int
+    t: int
+    psnr: float
+    snr: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One comparison. floor, picture_floor: in dB, None where only finite numbers are asked for."""
+
+    candidate: str
+    reference: str
+    floor: float | None
+    rows: tuple[Row, ...]
+    picture_floor: float | None
+    picture_psnr: dict[int, float]
+
+    @property
+    def passed(self) -> bool:
+        return _reach([r.psnr for r in self.rows], self.floor) and _reach(
+            list(self.picture_psnr.values()), self.picture_floor
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
+
+
+def _reach(values: list[float], floor: float | None) -> bool:
+    return all(value > -math.inf and (floor is None or value >= floor) for value in values)
+
+
+def floor_of(bundle: Bundle) -> float:
+    """The floor of a bundle by the fewest bits of its packages."""
+    return FLOORS[min(p.weight_bits for p in bundle.manifest.packages)]
+
+
+def is_fp16(bundle: Bundle) -> bool:
+    """Whether none of a bundle's weights is compressed."""
+    return all(p.weight_bits == 16 for p in bundle.manifest.packages)
+
+
+def worst_rows(sides: Sequence[int], record: Walk, wanted: Answers, got: Answers) -> list[Row]:
+    """A row per level and noise level."""
+    worst: dict[tuple[int, int], Closeness] = {}
+    for by_probe, candidate in zip(wanted, got, strict=True):
+        for probe, levels, answer in zip(record.probes, by_probe, candidate, strict=True):
+            for side, reference, value in zip(sides, levels, answer, strict=True):
+                found, before = closeness(reference, value), worst.get((side, probe.t))
+                if before is None or found.psnr < before.psnr:
+                    worst[side, probe.t] = found
+    return [Row(side, t, c.psnr, c.snr) for (side, t), c in sorted(worst.items())]
+
+
+def recorded_answers(record: Walk) -> Answers:
+    """What the network said, as the record has it."""
+    prompts = len(record.pictures[0])
+    return [
+        [[level[p : p + 1] for level in probe.prediction] for probe in record.probes]
+        for p in range(prompts)
+    ]
+
+
+def answers_of(predict: Predict, record: Walk, p: int) -> list[list[Floats]]:
+    """What is predicted for the noisy images of prompt `p`, by noise level and level."""
+    return [
+        list(predict([x[p : p + 1] for x in probe.x_t], probe.t - 1, probe.target))
+        for probe in record.probes
+    ]
+
+
+def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Walk) -> Rung:
+    """The network in layers for the Neural Engine against itself, in torch and fp32."""
+    net, answers = for_neural_engine(source.net), []
+    for p in range(len(record.pictures[0])):
+        answers.append(answers_of(network_predict(source, net, text, p), record, p))
+    sides = source.config.sides
+    rows = worst_rows(sides, record, recorded_answers(record), answers)
+    return Rung("rewritten network", "network", FLOOR_REWRITE, tuple(rows), None, {})
+
+
+def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: int) -> Predict:
+    """Predictions of the network of a source, or of `net` rewritten from it, for one prompt."""
+    with torch.inference_mode():
+        features = None if text is None else torch.from_numpy(text.features[p : p + 1])
+        mask = None if text is None else torch.from_numpy(text.mask[p : p + 1])
+        conditioning = source.net.condition(features, mask)
+        if net is not source.net:
+            conditioning = _for_engine(conditioning, mask)
+
+    def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
+        tensors = [torch.from_numpy(x) for x in x_t]
+        with torch.inference_mode():
+            out = network_predictions(source, net, tensors, time, target, conditioning)
+        return [o.numpy().astype(np.float32) for o in out]
+
+    return predict
+
+
+def _for_engine(given: Conditioning, mask: torch.Tensor | None) -> Conditioning:
+    keys_values = tuple(
+        tuple(tuple(engine_keys_values(*layer) for layer in block) for block in level)
+        for level in given.keys_values
+    )
+    additive = None if given.mask is None or mask is None else engine_mask(additive_mask(mask))
+    return Conditioning(given.pooled, additive, keys_values)
+
+
+def text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
+    """Text of one prompt: tokens where the bundle encodes them itself, else features."""
+    if text is None:
+        return None
+    mask = {TEXT_MASK: text.mask[p : p + 1]}
+    info = bundle.manifest.text
+    if info and info.encoder and text.ids is not None:
+        return mask | {TOKEN_IDS: text.ids[p : p + 1]}
+    return mask | {TEXT_FEATURES: text.features[p : p + 1]}
+
+
+def bundle_predict(
+    denoiser: Denoiser, conditioning: Values, watches: dict[str, Watch] | None = None
+) -> Predict:
+    """Predictions of a bundle for what `Denoiser.condition` gave. watches: see `Chain.run`."""
+
+    def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
+        jump = None if target is None else Jump(target)
+        return denoiser.predict(x_t, time, conditioning, watches, jump=jump)
+
+    return predict
+
+
+def pictures(config: ModelConfig, predict: Predict, num_steps: int | None = None) -> list[Floats]:
+    """Pictures of the reference trajectory, per level (1, 3, side, side); see `trajectory`."""
+    stream = NoiseStream(SEED, config.sides)
+    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
+    return pictures_of(config, steps)
+
+
+def guided_pictures(
+    config: ModelConfig, given: Predict, null: Predict, num_steps: int | None = None
+) -> list[Floats]:
+    """Pictures of a guided trajectory, per level (1, 3, side, side). Students are not guided."""
+
+    def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
+        pairs = zip(given(x_t, time, target), null(x_t, time, target), strict=True)
+        return [guide(with_text, without, GUIDANCE) for with_text, without in pairs]
+
+    return pictures(config, predict, num_steps)
+
+
+def picture_rows(sides: Sequence[int], wanted: list[Floats], got: list[Floats]) -> dict[int, float]:
+    """PSNR of pictures per level."""
+    return {s: picture_psnr(w, g) for s, w, g in zip(sides, wanted, got, strict=True)}

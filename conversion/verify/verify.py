@@ -1,0 +1,315 @@
+"""Proof of a bundle: its packages, executed, against the torch network they came from.
+
+Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
+a row per level and noise level, holding the worst of the prompts; as a ladder, with the rungs of
+`conversion.rungs` as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.diffusion.schedule import build_schedule
+
+from ..bundle.folder import Bundle
+from ..bundle.golden import read_golden
+from ..errors import BundleError
+from ..execute import Precision, Range, Watch
+from ..psnr import plain_values
+from ..run.packages import Denoiser, Load
+from ..source.model import ModelSource, load_source
+from ..source.trajectory import PROMPTS, TextInputs, Walk, text_inputs, walk
+from .ladder import (
+    FLOOR_PICTURES,
+    Answers,
+    Floats,
+    Row,
+    Rung,
+    answers_of,
+    bundle_predict,
+    floor_of,
+    guided_pictures,
+    is_fp16,
+    network_predict,
+    picture_rows,
+    pictures,
+    recorded_answers,
+    rewritten_rung,
+    text_of,
+    worst_rows,
+)
+
+Runtime = Literal["reference", "coreml"]
+
+
+@dataclass(frozen=True)
+class RangeRow:
+    """Largest magnitude in a package and its operation, and the first one that was not finite.
+
+    Over all prompts and noise levels.
+    """
+
+    package: str
+    largest: float
+    operation: str
+    first_nonfinite: str | None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """floor: what every row must reach. compute_units: of Core ML, None on the reference runtime.
+
+    picture_psnr: per level, at the end of a short trajectory run by the bundle alone. rungs:
+    further comparisons, each with floors of its own. values: what each computed value of a package
+    reached; not in the JSON, where `ranges` has the largest.
+    """
+
+    reference: Literal["model", "golden"]
+    runtime: Runtime
+    compute_units: str | None
+    precision: Precision
+    variant: str
+    text: str | None
+    prompts: int
+    floor: float | None
+    rows: tuple[Row, ...]
+    picture_psnr: dict[int, float]
+    ranges: tuple[RangeRow, ...]
+    rungs: tuple[Rung, ...] = ()
+    values: Mapping[str, Sequence[Range]] = field(default_factory=dict[str, Sequence[Range]])
+
+    @property
+    def worst(self) -> float:
+        return min(row.psnr for row in self.rows)
+
+    @property
+    def passed(self) -> bool:
+        finite = all(r.first_nonfinite is None for r in self.ranges)
+        finite &= all(value > -math.inf for value in (self.worst, *self.picture_psnr.values()))
+        reached = self.floor is None or self.worst >= self.floor
+        return finite and reached and all(rung.passed for rung in self.rungs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; infinities as text, since JSON has none."""
+        data = asdict(replace(self, values={})) | {"passed": self.passed, "worst_psnr": self.worst}
+        del data["values"]
+        data["rungs"] = [rung.as_json() for rung in self.rungs]
+        return plain_values(data)
+
+
+@dataclass(frozen=True)
+class How:
+    """What a verification does.
+
+    prompts: how many, up to 8; a golden record has its own. floor: PSNR in dB that every row must
+    reach, by default one that depends on the bits of the weights. ladder: the rungs beside the
+    comparison of packages with the network. fp16: the bundle from which this one was compressed.
+    load: runs packages by something else than the executor, on some of Core ML's compute units.
+    """
+
+    precision: Precision = "fp16"
+    prompts: int = len(PROMPTS)
+    floor: float | None = None
+    ladder: bool = False
+    fp16: Bundle | None = None
+    load: Load | None = None
+    compute_units: str | None = None
+    say: Callable[[str], None] = lambda _: None
+
+
+def verify(
+    bundle: Bundle,
+    model: Path | None = None,
+    *,
+    precision: Precision = "fp16",
+    prompts: int = len(PROMPTS),
+    floor: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> VerifyReport:
+    """`climb` without the ladder."""
+    return climb(bundle, model, How(precision, prompts, floor, say=say))
+
+
+def climb(bundle: Bundle, model: Path | None, how: How) -> VerifyReport:
+    """Compare a bundle with its model folder, or with its own golden record.
+
+    Raises BundleError when the folder is not the model of the bundle, or the bundle's tables are
+    not those of its schedule.
+    """
+    if model is not None:
+        return _against_source(bundle, load_source(model, _encoder_choice(bundle)), how)
+    config, golden = bundle.config(), bundle.manifest.golden
+    text, record = read_golden(bundle.file(golden.path), golden, config.sides)
+    return _compare(bundle, config, None, text, record, how)
+
+
+def verify_source(
+    bundle: Bundle,
+    source: ModelSource,
+    *,
+    precision: Precision = "fp16",
+    prompts: int = len(PROMPTS),
+    floor: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> VerifyReport:
+    """`verify` against a network in memory."""
+    return _against_source(bundle, source, How(precision, prompts, floor, say=say))
+
+
+def _against_source(bundle: Bundle, source: ModelSource, how: How) -> VerifyReport:
+    if source.config != bundle.config():
+        raise BundleError(
+            f"{bundle.path}: was made from a model of another configuration; give its own folder."
+        )
+    chosen = PROMPTS[: max(1, min(how.prompts, len(PROMPTS)))]
+    how.say("running the torch network")
+    text = text_inputs(source, chosen)
+    return _compare(bundle, source.config, source, text, walk(source, text, len(chosen)), how)
+
+
+def _compare(
+    bundle: Bundle,
+    config: ModelConfig,
+    source: ModelSource | None,
+    text: TextInputs | None,
+    record: Walk,
+    how: How,
+) -> VerifyReport:
+    floor = floor_of(bundle) if how.floor is None else how.floor
+    _check_tables(bundle, config)
+    if how.fp16 is not None and (how.fp16.config() != config or not is_fp16(how.fp16)):
+        raise BundleError(f"{how.fp16.path}: is not the fp16 bundle of the same model.")
+    denoiser = Denoiser(bundle, how.precision, how.load)
+    watches: dict[str, Watch] = {}
+    answers = _answers(denoiser, text, record, watches, how.say)
+    rungs: list[Rung] = []
+    if how.ladder and source is not None:
+        if any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages):
+            how.say("the rewritten network")
+            rungs.append(rewritten_rung(source, text, record))
+        if config.distilled is None:  # a student is not guided; its own jumps are compared below
+            rungs.append(_guided_rung(denoiser, source, text, how))
+    if how.fp16 is not None:
+        rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
+    how.say("a short trajectory")
+    steps = bundle.manifest.golden.steps if source is None else None
+    given = bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, 0)))
+    final = pictures(config, given, steps)
+    return VerifyReport(
+        reference="golden" if source is None else "model",
+        runtime="reference" if how.load is None else "coreml",
+        compute_units=how.compute_units,
+        precision=how.precision,
+        variant=bundle.manifest.variant,
+        text=None if text is None else text.source,
+        prompts=len(answers),
+        floor=floor,
+        rows=tuple(worst_rows(bundle.sides, record, recorded_answers(record), answers)),
+        picture_psnr=picture_rows(bundle.sides, [p[:1] for p in record.pictures], final),
+        ranges=tuple(_range_row(name, watch) for name, watch in watches.items()),
+        rungs=tuple(rungs),
+        values={name: watch.by_value() for name, watch in watches.items()},
+    )
+
+
+def _answers(
+    denoiser: Denoiser,
+    text: TextInputs | None,
+    record: Walk,
+    watches: dict[str, Watch],
+    say: Callable[[str], None],
+) -> Answers:
+    """What a bundle predicts for the noisy images of a record."""
+    out: Answers = []
+    prompts = len(record.pictures[0])
+    for p in range(prompts):
+        say(f"prompt {p + 1} of {prompts}")
+        conditioning = denoiser.condition(text_of(denoiser.bundle, text, p), watches)
+        out.append(answers_of(bundle_predict(denoiser, conditioning, watches), record, p))
+    return out
+
+
+def _guided_rung(
+    denoiser: Denoiser, source: ModelSource, text: TextInputs | None, how: How
+) -> Rung:
+    """Pictures with guidance: the first prompt, guided away from the second, which is empty."""
+    how.say("a guided trajectory")
+    both = None if text is None else text_inputs(source, PROMPTS[:2])
+    given, null = (network_predict(source, source.net, both, p) for p in range(2))
+    wanted = guided_pictures(source.config, given, null)
+    got = _guided(denoiser, source.config, both)
+    floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
+    by_side = picture_rows(source.config.sides, wanted, got)
+    return Rung("guided pictures", "network", None, (), floor, by_side)
+
+
+def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
+    given, null = (
+        bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
+        for p in range(2)
+    )
+    return guided_pictures(config, given, null)
+
+
+def _compressed_rung(
+    denoiser: Denoiser,
+    fp16: Bundle,
+    text: TextInputs | None,
+    record: Walk,
+    answers: Answers,
+    how: How,
+) -> Rung:
+    """The compressed packages against those of fp16, and the guided pictures of both."""
+    bundle = denoiser.bundle
+    how.say("the fp16 packages")
+    plain = Denoiser(fp16, how.precision, how.load)
+    wanted = _answers(plain, text, record, {}, how.say)
+    rows = worst_rows(bundle.sides, record, wanted, answers)
+    by_side: dict[int, float] = {}
+    config = bundle.config()
+    if config.distilled is None and (text is None or len(text.mask) > 1):
+        both = [_guided(d, config, text) for d in (plain, denoiser)]
+        by_side = picture_rows(bundle.sides, *both)
+    return Rung(
+        bundle.manifest.variant, "fp16 packages", floor_of(bundle), tuple(rows), None, by_side
+    )
+
+
+def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
+    """The trajectory below takes its schedule from the configuration, an app from these tables."""
+    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    tables, manifest = bundle.tables(), bundle.manifest
+    wanted = {manifest.alpha_bar: schedule.base}
+    wanted |= {
+        level.alpha_bar: table
+        for level, table in zip(manifest.levels, schedule.tables, strict=True)
+    }
+    for name, table in wanted.items():
+        # another system's exp and tan may differ in the last digits
+        if not np.allclose(tables[name], table, rtol=1e-9, atol=0):
+            raise BundleError(
+                f"{bundle.path}: its table {name!r} is not that of the model's schedule; convert "
+                "the model again."
+            )
+
+
+def _encoder_choice(bundle: Bundle) -> Literal["yes", "no"]:
+    text = bundle.manifest.text
+    return "yes" if text and text.encoder else "no"
+
+
+def _range_row(package: str, watch: Watch) -> RangeRow:
+    largest, bad = watch.largest, watch.first_nonfinite
+    return RangeRow(
+        package,
+        largest.largest if largest else 0.0,
+        largest.name if largest else "",
+        bad.name if bad else None,
+    )

@@ -1,0 +1,79 @@
+"""The only door for Apple's files, YAML configurations and .pth checkpoints. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mdm_apple.apple.fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.apple.pickle_walk import PthError
+from mdm_apple.apple.pth import PthReport, PthTensor, check_zip, read_pth
+from mdm_apple.apple.yaml_file import AppleYaml, read_apple_yaml
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import PRESETS
+from mdm_apple.config.shapes import state_shapes
+from mdm_apple.storage.atomic_folder import CheckpointError
+from mdm_apple.storage.model_folder import Weights, check_weights
+
+__all__ = [
+    "AppleYaml",
+    "PthError",
+    "PthReport",
+    "PthTensor",
+    "check_zip",
+    "diffusion_config_from_apple",
+    "import_apple",
+    "read_apple_yaml",
+    "read_pth",
+    "unet_config_from_apple",
+]
+
+
+def import_apple(path: Path, config: ModelConfig) -> Weights:
+    """The weights of one of Apple's checkpoints, float32, in the order of the state dict.
+
+    float32 values are read-only views of the mapped file. Raises PthError when the file cannot be
+    read, or when its names, shapes or values are not exactly those of `config`.
+    """
+    tensors = read_pth(path).state_dict
+    shapes = state_shapes(config.model)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != shapes:
+        _refuse_mismatch(path, found, shapes)
+    floats = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
+    try:
+        return check_weights(floats, shapes, str(path))
+    except CheckpointError as error:
+        raise PthError(str(error)) from None
+
+
+def _refuse_mismatch(
+    path: Path, found: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    missing = [name for name in shapes if name not in found]
+    unexpected = [name for name in found if name not in shapes]
+    other = [n for n in shapes if n in found and found[n] != shapes[n]]
+    parts = [
+        f"{len(names)} {word} (first {names[0][:80]!r})"
+        for names, word in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (other, "of another shape"),
+        )
+        if names
+    ]
+    fits = [name for name, preset in PRESETS.items() if state_shapes(preset.model) == found]
+    way_out = f"its weights are those of --preset {fits[0]}" if fits else "check --preset or --yaml"
+    raise PthError(
+        f"{path}: does not hold this network's {len(shapes)} weights: "
+        f"{', '.join(parts)}; {way_out}."
+    )
+
+
+def _float32(path: Path, name: str, tensor: PthTensor) -> np.ndarray:
+    if tensor.dtype not in ("float32", "float16", "bfloat16", "float64"):
+        raise PthError(
+            f"{path}: {name} should hold floating-point numbers, but holds {tensor.dtype}."
+        )
+    return tensor.numpy().astype(np.float32, copy=False)

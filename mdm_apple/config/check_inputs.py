@@ -1,0 +1,54 @@
+"""What a network is handed is checked once, at its public door, by shape.
+
+Shapes are given channels first, (B, C, H, W), whatever a backend's own order is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.shapes import IMAGE_CHANNELS
+
+Shape = tuple[int, ...]
+
+
+def check_text_shapes(config: UNetConfig, features: Shape | None, mask: Shape | None) -> None:
+    """Refuse text features (B, L, width) or a mask (B, L) that do not fit. Raises ValueError."""
+    width = config.innermost.text_dim
+    if features is None or len(features) != 3 or features[2] != width:
+        raise ValueError(f"text_features: expected (B, L, {width}), got {features}.")
+    if mask is not None and mask != features[:2]:
+        raise ValueError(
+            f"text_mask: expected {features[:2]} to match text_features, "
+            f"got {mask}. Pad or truncate the tokens."
+        )
+
+
+def check_image_shapes(
+    config: UNetConfig, x_t: Sequence[Shape], rows: int, text_rows: int | None
+) -> None:
+    """Refuse images of the wrong count, shape or batch, and text of another. Raises ValueError.
+
+    Args:
+        rows: of the times. text_rows: of the text features, None without any.
+    """
+    if len(x_t) != len(config.levels):
+        raise ValueError(f"x_t: expected {len(config.levels)} levels, got {len(x_t)}.")
+    batches = [x[0] for x in x_t]
+    if batches != sorted(batches) or batches[-1] != rows:
+        raise ValueError(
+            f"x_t: batches may only grow towards lower resolution and the last must equal "
+            f"times, got {batches} and {rows}."
+        )
+    side = x_t[0][-1]
+    if side % config.side_multiple:
+        raise ValueError(f"x_t: side must be a multiple of {config.side_multiple}, got {side}.")
+    for i, (x, scale) in enumerate(zip(x_t, config.scales, strict=True)):
+        wanted = (IMAGE_CHANNELS, *2 * (side * scale // config.scales[0],))
+        if x[1:] != wanted:
+            raise ValueError(
+                f"x_t: expected {wanted} at level {i}, got {x[1:]} (channels, height, width)."
+            )
+    if config.text_width and text_rows is not None and text_rows != rows:
+        raise ValueError(f"text_features: expected {rows} rows to match times, got {text_rows}.")

@@ -1,0 +1,48 @@
+"""Captioned pictures by name: the emoji that come with a package, or a folder of the user's own.
+
+Enters: what `--data` says. Leaves: a `Dataset` of square RGB pictures; `batches.py` draws from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from mdm_apple.config.model import MAX_SIDE
+from mdm_apple.data import folder, twemoji
+from mdm_apple.data.dataset import DataError, Dataset, Item, with_captions
+
+__all__ = ["Background", "DataError", "Dataset", "Item", "open_dataset", "with_captions"]
+
+Background = Literal["white", "color"]
+TWEMOJI = "twemoji"
+
+
+def open_dataset(
+    spec: str, side: int, *, background: Background = "white", skin_tones: bool = False
+) -> Dataset:
+    """Open captioned pictures; they are rendered or decoded when first asked for.
+
+    Args:
+        spec: "twemoji", or a folder as `folder.open_folder` describes ("./twemoji" for a folder
+            of that name).
+        side: pixels of the square pictures.
+        background: behind emoji: white, or one plain pale color per picture. Twemoji only.
+        skin_tones: whether emoji with a skin tone are included (3,953 pictures instead of 1,918).
+            Twemoji only.
+
+    Raises:
+        DataError: no such folder, no usable picture, or files that are not what they should be.
+        MissingPackageError: "twemoji" without the `data` extra.
+    """
+    if not 1 <= side <= MAX_SIDE:
+        raise DataError(f"side: expected 1 to {MAX_SIDE} pixels, got {side}.")
+    if background not in ("white", "color"):
+        raise DataError(f"background: expected white or color, got {background}.")
+    if spec == TWEMOJI:
+        return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
+    if background != "white" or skin_tones:
+        raise DataError(
+            "background, skin_tones: only twemoji has them; leave them out for a folder."
+        )
+    return folder.open_folder(Path(spec), side)

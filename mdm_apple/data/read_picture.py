@@ -1,0 +1,130 @@
+"""One picture file from outside, as a square of sRGB pixels; nothing in it is trusted.
+
+Enters: a PNG, JPEG, WebP or BMP file. Leaves: its size from the header, or its decoded square.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from mdm_apple.data.dataset import DataError, Pixels
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the name says
+MAX_PIXELS = 89_000_000  # just below where Pillow itself starts to warn
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF orientation to the turn or flip that undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def shown(path: Path | str) -> str:
+    """A file name for a message: escaped where it would break the line or the terminal."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def shorter_side(path: Path) -> int:
+    """Pixels of the shorter side, from the header alone.
+
+    Raises:
+        DataError: not a picture of the known formats, or more than MAX_PIXELS.
+    """
+    too_large = DataError(
+        f"{shown(path)}: the picture has more than {MAX_PIXELS // 1_000_000} million pixels; "
+        "make a smaller copy."
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large from None
+    except Exception as error:  # decoders fail on hostile headers in every way there is
+        raise _unreadable(path, error) from None
+    if width * height > MAX_PIXELS:
+        raise too_large
+    return min(width, height)
+
+
+def read_square(path: Path, side: int) -> Pixels:
+    """Decode, resize the shorter side to `side`, crop the centre: uint8 (side, side, 3), sRGB.
+
+    EXIF rotation is applied; transparency goes over white; an embedded color profile is converted
+    to sRGB, and ignored, as browsers do, if it does not fit its picture. The file has passed
+    `shorter_side`; raises DataError if the rest of it is damaged.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return _square(image, side)
+    except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors, all one thing
+        raise _unreadable(path, error) from None
+
+
+def _square(image: Image.Image, side: int) -> Pixels:
+    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    profile = image.info.get("icc_profile")
+    image.draft(None, (3 * side, 3 * side))  # a large JPEG is decoded smaller, which is far faster
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError("it grew after it was first looked at")
+
+    # Crop while resizing, so that a very long picture never becomes a very large one.
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    square = _resizable(image).resize(
+        (side, side),
+        Image.Resampling.LANCZOS,
+        box=(left, top, left + short, top + short),
+        reducing_gap=3.0,
+    )
+    alpha = square.getchannel("A") if square.mode == "RGBA" else None
+    square = _to_srgb(square.convert("RGB") if alpha else square, profile)
+    if alpha:
+        square = Image.composite(square, Image.new("RGB", square.size, "white"), alpha)
+    # The centre square turns into itself, so turning it last gives the same picture for less work.
+    return np.array(square if turn is None else square.transpose(turn))
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    """The picture in a mode that can be filtered: L, RGB, RGBA or CMYK, 8 bits each."""
+    if image.mode.startswith("I"):  # 16-bit gray: plain conversion would clip, not scale
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip((values + 128) // 257, 0, 255).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa"):
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "RGBA", "CMYK") else image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
+    if isinstance(profile, bytes) and profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            return converted or image.convert("RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # damaged, or of another color space than the picture
+    return image.convert("RGB")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{shown(path)}: no such file; it was there when the folder was opened.")
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return DataError(
+        f"{shown(path)}: cannot be read as a PNG, JPEG, WebP or BMP picture ({shown(reason)}); "
+        "repair or remove it."
+    )

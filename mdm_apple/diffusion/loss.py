@@ -1,0 +1,147 @@
+"""The nested training loss, with its parts.
+
+Gu et al. 2023 (arXiv:2310.15111), section 3: one t for all levels, independent noise per level, the
+squared errors of the levels added. Weightings: Hang et al. 2023 (min-SNR, arXiv:2303.09556).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mdm_apple.config.model import DiffusionConfig, LossTarget, Prediction
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.ops import Ops
+
+Array = Any
+Network = Callable[[list[Array]], Sequence[Array]]
+SNR_CAP = 5.0
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """Per-sample losses (B,) and what they were made from, per level where in lists."""
+
+    per_sample: Array
+    mse: list[Array]  # (B,) each, unweighted; rows from seen[i] on were not predicted
+    seen: list[int]  # rows that each level predicted
+    x_t: list[Array]
+    model_out: list[Array]
+    pred: list[Array]
+    target: list[Array]
+
+
+def nested_loss(
+    network: Network,
+    x0: Sequence[Array],
+    eps: Sequence[Array],
+    alpha_bar: Sequence[Array],
+    config: DiffusionConfig,
+    scales: Sequence[int],
+    ops: Ops,
+) -> LossParts:
+    """Loss of one batch.
+
+    Args:
+        network: from noisy images per level to predictions per level; its rows may be fewer at
+            higher levels when `config.mixed_ratio` is set.
+        x0: clean images per level, highest first, in [-1, 1]. eps: their noise.
+        alpha_bar: (B, 1, 1, 1) per level. scales: side of each level over the innermost.
+    """
+    levels, rows = range(len(x0)), len(x0[-1])
+    fractions = config.mixed_fractions or (1.0,) * len(x0)
+    weights = config.level_weights or (1.0,) * len(x0)
+    signal = [image_scale(config, scales, i) for i in levels]
+    target_signal = (
+        [1.0] if len(x0) == 1 else signal
+    )  # as published: a plain target is not rescaled
+    seen = [int(f * rows) for f in fractions]
+
+    x_t = [arithmetic.add_noise(x0[i] / signal[i], eps[i], alpha_bar[i]) for i in levels]
+    raw = network([x_t[i][: seen[i]] for i in levels])
+    raw = [limit_output(out, config, len(x0), ops) for out in raw]
+    out = [ops.pad_rows(o, rows) if len(o) < rows else o for o in raw]
+    pred = [
+        convert(out[i], x_t[i], alpha_bar[i], config.prediction, config.loss_target) for i in levels
+    ]
+    target = [
+        target_of(x0[i] / target_signal[i], eps[i], alpha_bar[i], config.loss_target)
+        for i in levels
+    ]
+    mse, total = [], 0.0
+    for i in levels:
+        error = ops.sample_mean((pred[i] - target[i]) ** 2)
+        mse.append(error)
+        if seen[i] < rows:
+            error = ops.pad_rows(error[: seen[i]] / fractions[i], rows)
+        weight = snr_weight(alpha_bar[i].reshape(rows), config, ops)
+        total = total + weights[i] * (error if weight is None else weight * error)
+    return LossParts(total, mse, seen, x_t, out, pred, target)
+
+
+def batch_loss(per_sample: Array, sample_weights: Array | None = None) -> Array:
+    """Mean over the batch, or the mean weighted by `sample_weights` (B,)."""
+    if sample_weights is None:
+        return per_sample.mean()
+    return (per_sample * sample_weights).sum() / sample_weights.sum()
+
+
+def image_scale(config: DiffusionConfig, scales: Sequence[int], level: int) -> float:
+    """What a level's image is divided by before noise is added (and multiplied with at the end).
+
+    A plain UNet may rescale its signal; a nest without a shifted schedule divides by the scale
+    instead (Chen 2023, arXiv:2301.10972).
+    """
+    if len(scales) == 1:
+        return config.rescale_signal or 1.0
+    return 1.0 if config.schedule.shift_power is not None else float(scales[level])
+
+
+def limit_output(out: Array, config: DiffusionConfig, levels: int, ops: Ops) -> Array:
+    """The soft limit that a plain UNet may put on its prediction."""
+    scale = config.output_scale
+    return ops.tanh(out / scale) * scale if levels == 1 and scale else out
+
+
+def x0_of(prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction) -> Array:
+    """Clean image of a prediction."""
+    if kind == "v":
+        return arithmetic.x0_from_v(x_t, prediction, alpha_bar)
+    return arithmetic.x0_from_eps(x_t, prediction, alpha_bar)
+
+
+def convert(
+    prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction, target: LossTarget
+) -> Array:
+    """A prediction of one kind as another, through x0."""
+    if kind == target:
+        return prediction
+    x0 = x0_of(prediction, x_t, alpha_bar, kind)
+    if target == "x0":
+        return x0
+    if target == "v":
+        return arithmetic.v_from_x0(x_t, x0, alpha_bar)
+    return arithmetic.eps_from_x0(x_t, x0, alpha_bar)
+
+
+def target_of(x0: Array, eps: Array, alpha_bar: Any, target: LossTarget) -> Array:
+    """What the loss compares with."""
+    if target == "x0":
+        return x0
+    return eps if target == "eps" else arithmetic.velocity(x0, eps, alpha_bar)
+
+
+def snr_weight(alpha_bar: Array, config: DiffusionConfig, ops: Ops) -> Array | None:
+    """Weight of a squared error of kind `loss_target`, or None for 1.
+
+    Both caps are stated for errors of x0: min(SNR, 5) and min(SNR + 1, 5). An error of v is
+    (SNR + 1) times that of x0, one of eps SNR times. `vdm` weighs whole samples instead.
+    """
+    if config.loss_weighting in ("plain", "vdm"):
+        return None
+    snr = arithmetic.snr(alpha_bar)
+    weight = ops.clip(snr if config.loss_weighting == "min_snr" else snr + 1, None, SNR_CAP)
+    if config.loss_target == "v":
+        return weight / (snr + 1)
+    return weight / snr if config.loss_target == "eps" else weight

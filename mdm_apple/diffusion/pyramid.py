@@ -1,0 +1,24 @@
+"""The images of all levels from the highest one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mdm_apple.config.model import UNetConfig
+from mdm_apple.diffusion.ops import Ops
+
+Array = Any
+VIDEO_GRID = 4  # frames per side of a training video at the highest level: 16 frames
+
+
+def build_pyramid(x0: Array, config: UNetConfig, ops: Ops) -> list[Array]:
+    """Clean images per level, highest first: average-pooled, or with fewer frames for video."""
+    images, grid = [x0], VIDEO_GRID
+    for level in config.levels[:-1]:
+        if level.resamples_frames:
+            every = level.ratio**2
+            images.append(ops.pick_frames(images[-1], grid, every))
+            grid //= level.ratio
+        else:
+            images.append(ops.avg_pool(images[-1], level.ratio))
+    return images

@@ -1,0 +1,371 @@
+"""How good a model's pictures are, without downloads: caption retrieval, cleanness, distances.
+
+Enters: a `Runtime` of any backend and captioned pictures. Leaves: numbers per seed, their mean and
+worst, and the pictures behind them. Nothing is sharpened, rounded or chosen: pictures are the
+sampler's, clipped to [-1, 1] only.
+
+Retrieval: a made picture is compared with every picture of the data at 32 px (or its own side where
+that is smaller), both average-pooled, by Euclidean distance of RGB in [-1, 1]. A hit in the top k:
+fewer than k pictures of other captions are nearer than the one that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.data.dataset import Dataset
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.errors import MdmError
+from mdm_apple.evaluation.distances import (
+    Features,
+    frechet_distance,
+    gradient_magnitude,
+    kernel_distance,
+    layout_features,
+    precision_recall,
+    squared_distances,
+)
+from mdm_apple.sampling.generate import Images, Prompt, Runtime, clean_estimate, finish, generate
+from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.walk import SamplerConfig, check_student
+
+RETRIEVAL_SIDE = 32
+WHITE_TOLERANCE = 6 / 127.5  # 6 of 255, in units of [-1, 1]
+MAX_EVAL_SEED = 2**16 - 1
+MAX_COUNT = 2**16
+MAX_GALLERY_BYTES = 4 << 30
+MAX_SHOWN = 64
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What to make, and how.
+
+    seeds: each draws `count` captions without repetition, and the noise of their pictures.
+    """
+
+    sampler: SamplerConfig
+    count: int = 512
+    seeds: tuple[int, ...] = (0,)
+    stop_at: int | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.count <= MAX_COUNT:
+            raise MdmError(f"count: expected 4 to {MAX_COUNT} captions, got {self.count}.")
+        for seed in self.seeds:
+            if not 0 <= seed <= MAX_EVAL_SEED:
+                raise MdmError(f"eval-seed: expected 0 to {MAX_EVAL_SEED}, got {seed}.")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise MdmError(f"eval-seed: expected different seeds, got {self.seeds}.")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results of one seed; higher is better where `WORST_IS_LEAST` says so.
+
+    top1, top5: shares of captions whose picture was retrieved. white_share: of the pixels that are
+    white in the real pictures, those within 6/255 of white in the made ones; None without any.
+    gradient_ratio: mean gradient magnitude over the real pictures'. text_only_mse: error of the
+    clean estimate from noise and caption alone, per level, highest first. consistency: RMSE of each
+    level, average-pooled, to the level below. teacher_distance: RMSE to a teacher's pictures from
+    the same noise, per level; empty without a teacher. The rest: see distances.py.
+    """
+
+    top1: float
+    top5: float
+    white_share: float | None
+    gradient_ratio: float
+    text_only_mse: tuple[float, ...]
+    consistency: tuple[float, ...]
+    layout_frechet: float
+    layout_kernel: float
+    layout_precision: float
+    layout_recall: float
+    teacher_distance: tuple[float, ...] = ()
+
+
+# which end of a score is the bad one; a gradient ratio is worst where it is furthest from 1
+LEAST_IS_WORST = ("top1", "top5", "white_share", "layout_precision", "layout_recall")
+MOST_IS_WORST = (
+    "text_only_mse",
+    "consistency",
+    "layout_frechet",
+    "layout_kernel",
+    "teacher_distance",
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A caption, the real picture and the made one, (3, side, side) in [-1, 1]."""
+
+    caption: str
+    real: Images
+    made: Images
+
+
+class Judge(Protocol):
+    """A score of its own, over all pictures: FID, CLIP score."""
+
+    name: str
+
+    def add(self, real: Images, made: Images, captions: Sequence[str]) -> None: ...
+
+    def value(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by seed, and some of the pictures behind them."""
+
+    side: int  # of the pictures that were scored
+    compared_at: int  # side at which retrieval compares
+    gallery: int  # pictures that retrieval chooses from
+    scores: dict[int, Scores]
+    shown: list[Pair]  # the first pictures of the first seed
+
+
+def evaluate(
+    runtime: Runtime,
+    dataset: Dataset,
+    plan: EvaluationPlan,
+    progress: Callable[[int], object] = lambda _: None,
+    teacher: Teacher | None = None,
+    judges: Sequence[Judge] = (),
+) -> Evaluation:
+    """Score pictures of `plan.count` captions per seed against the whole data set.
+
+    Args:
+        dataset: opened at the side of the model's highest level.
+        progress: called with the number of pictures just made.
+        teacher: makes the same pictures from the same noise, to measure how far a student is off.
+        judges: shown the pictures of every seed.
+    """
+    config = runtime.config
+    check_student(config.distilled, plan.sampler)
+    first = level_of_side(config, plan.stop_at)
+    side = config.sides[first]
+    if any(level.temporal for level in config.model.levels):
+        raise MdmError("model: makes videos; evaluation is of pictures.")
+    if plan.count > len(dataset):
+        raise MdmError(
+            f"count: expected at most {len(dataset)}, the number of pictures in the data, got "
+            f"{plan.count}."
+        )
+    compared_at = retrieval_side(side)
+    gallery = _gallery(dataset, compared_at)
+    scores: dict[int, Scores] = {}
+    shown: list[Pair] = []
+    for seed in plan.seeds:
+        parts: list[Measured] = []
+        chosen = drawn_captions(len(dataset), plan.count, seed)
+        for start in range(0, plan.count, plan.batch_size):
+            rows = chosen[start : start + plan.batch_size]
+            captions = [dataset.item(int(i)).caption for i in rows]
+            prompts = [Prompt(c, seed * MAX_COUNT + start + k) for k, c in enumerate(captions)]
+            real = _real(dataset, rows, config)[first:]
+            made = finish(generate(runtime, prompts, plan.sampler, plan.stop_at))
+            estimate = clean_estimate(runtime, prompts, plan.stop_at)
+            ranks = retrieval_ranks(
+                pool(made[0], compared_at), gallery, captions, dataset.captions()
+            )
+            taught = teacher.pictures(prompts, plan.stop_at) if teacher else ()
+            parts.append(measure(real, made, estimate, ranks, taught))
+            for judge in judges:
+                judge.add(real[0], made[0], captions)
+            if len(shown) < MAX_SHOWN and seed == plan.seeds[0]:
+                shown += map(Pair, captions, real[0], made[0])
+            progress(len(prompts))
+        scores[seed] = summarise(parts)
+    return Evaluation(side, compared_at, len(dataset), scores, shown[:MAX_SHOWN])
+
+
+def drawn_captions(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Which pictures of the data a seed asks for, in the order asked."""
+    return np.random.RandomState(seed).permutation(total)[:count].astype(np.int64)
+
+
+def retrieval_side(side: int) -> int:
+    """Side at which pictures are compared: 32, or their own where 32 does not divide it."""
+    return side if side % RETRIEVAL_SIDE else RETRIEVAL_SIDE
+
+
+def retrieval_ranks(
+    made: Images, gallery: Images, asked: Sequence[str], captions: Sequence[str]
+) -> NDArray[np.int64]:
+    """How many pictures of other captions are nearer than the nearest of the asked one: (N,).
+
+    Args:
+        made: (N, 3, S, S), for the captions `asked`. gallery: (G, 3, S, S), called `captions`.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(captions))}
+    owner = np.array([names[caption] for caption in captions])
+    wanted = np.array([names[caption] for caption in asked])
+    rows = gallery.reshape(len(gallery), -1).astype(np.float64)
+    between = squared_distances(made.reshape(len(made), -1).astype(np.float64), rows)
+    right = owner[None, :] == wanted[:, None]
+    own = np.where(right, between, np.inf).min(axis=1)
+    # the same drawing under two names is no nearer than itself: leave room for rounding
+    nearer = between < own[:, None] - 1e-9 * rows.shape[1]
+    return (nearer & ~right).sum(axis=1)
+
+
+def pool(images: Images, side: int) -> Images:
+    """Average-pooled to `side`, which divides theirs."""
+    factor = images.shape[-1] // side
+    return images if factor == 1 else NumpyOps().avg_pool(images, factor)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model that a student learned from, and how its pictures are made."""
+
+    runtime: Runtime
+    sampler: SamplerConfig
+
+    def pictures(self, prompts: Sequence[Prompt], stop_at: int | None) -> list[Images]:
+        return finish(generate(self.runtime, prompts, self.sampler, stop_at))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of each picture of a batch; arrays begin with the picture (N, ...).
+
+    white: pixels that are pure white in the real picture, and those of them that are nearly so in
+    the made one. gradient: mean magnitude, real and made. text_only, apart, taught: squared error
+    per level, per pair of neighbouring levels, and per level to the teacher's.
+    """
+
+    ranks: NDArray[np.int64]
+    white: NDArray[np.int64]
+    gradient: NDArray[np.float64]
+    text_only: NDArray[np.float64]
+    apart: NDArray[np.float64]
+    taught: NDArray[np.float64]
+    real_features: Features
+    made_features: Features
+
+
+def measure(
+    real: Sequence[Images],
+    made: Sequence[Images],
+    estimate: Sequence[Images],
+    ranks: NDArray[np.int64],
+    taught: Sequence[Images] = (),
+) -> Measured:
+    """Compare pictures, and estimates from noise and caption alone, with the real ones per level.
+
+    Args:
+        real, made, estimate: (N, 3, side, side) per level, highest first, in [-1, 1].
+        taught: those of a teacher from the same noise, or none.
+    """
+    white = (real[0] >= 1 - 1e-6).all(axis=1)
+    nearly = (made[0] >= 1 - WHITE_TOLERANCE - 1e-6).all(axis=1)
+    below = [pool(high, low.shape[-1]) for high, low in pairwise(made)]
+    return Measured(
+        ranks=ranks,
+        white=np.stack([white, white & nearly], axis=1).sum(axis=(2, 3)),
+        gradient=np.stack([gradient_magnitude(x[0]) for x in (real, made)], axis=1),
+        text_only=_squared_errors(estimate, real),
+        apart=_squared_errors(below, made[1:]),
+        taught=_squared_errors(made[: len(taught)], taught),
+        real_features=layout_features(real[0]),
+        made_features=layout_features(made[0]),
+    )
+
+
+def summarise(parts: Sequence[Measured]) -> Scores:
+    """The scores of all pictures of a seed."""
+
+    def every(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    real, made = every("real_features"), every("made_features")
+    ranks, (white, nearly) = every("ranks"), every("white").sum(axis=0).tolist()
+    gradient = every("gradient").mean(axis=0)
+    precision, recall = precision_recall(real, made)
+    return Scores(
+        top1=float((ranks < 1).mean()),
+        top5=float((ranks < 5).mean()),
+        white_share=nearly / white if white else None,
+        gradient_ratio=float(gradient[1] / max(gradient[0], 1e-12)),
+        text_only_mse=tuple(every("text_only").mean(axis=0).tolist()),
+        consistency=tuple(np.sqrt(every("apart").mean(axis=0)).tolist()),
+        layout_frechet=frechet_distance(real, made),
+        layout_kernel=kernel_distance(real, made),
+        layout_precision=precision,
+        layout_recall=recall,
+        teacher_distance=tuple(np.sqrt(every("taught").mean(axis=0)).tolist()),
+    )
+
+
+def _squared_errors(a: Sequence[Images], b: Sequence[Images]) -> NDArray[np.float64]:
+    """Mean over each picture, per level: (N, levels)."""
+    errors = [
+        ((x - y) ** 2).mean(axis=(1, 2, 3), dtype=np.float64) for x, y in zip(a, b, strict=True)
+    ]
+    return np.stack(errors, axis=1) if errors else np.zeros((1, 0))
+
+
+def mean_scores(scores: Sequence[Scores]) -> dict[str, object]:
+    """Each score averaged over the seeds."""
+    return {
+        name: _over_seeds([getattr(s, name) for s in scores], np.mean)
+        for name in Scores.__dataclass_fields__
+    }
+
+
+def worst_scores(scores: Sequence[Scores]) -> dict[str, object]:
+    """Each score of the seed where it is worst."""
+    ends: dict[str, Callable[..., object]] = {
+        **dict.fromkeys(LEAST_IS_WORST, np.min),
+        **dict.fromkeys(MOST_IS_WORST, np.max),
+        "gradient_ratio": _furthest_from_one,
+    }
+    return {
+        name: _over_seeds([getattr(s, name) for s in scores], ends[name])
+        for name in Scores.__dataclass_fields__
+    }
+
+
+def _furthest_from_one(values: Sequence[float], axis: int) -> float:
+    return max(values, key=lambda v: abs(v - 1))
+
+
+def _over_seeds(values: Sequence[object], reduce: Callable[..., object]) -> object:
+    if values[0] is None:
+        return None
+    reduced = reduce(values, axis=0)
+    return np.asarray(reduced).tolist()
+
+
+def _real(dataset: Dataset, chosen: NDArray[np.int64], config: ModelConfig) -> list[Images]:
+    """The real pictures as training shows them to every level: average-pooled from the highest."""
+    full = _signed(np.stack([dataset.item(int(i)).image for i in chosen]))
+    return [pool(full, side) for side in config.sides]
+
+
+def _gallery(dataset: Dataset, side: int) -> Images:
+    size = len(dataset) * 3 * side**2 * 8
+    if size > MAX_GALLERY_BYTES:
+        raise MdmError(
+            f"data: {len(dataset)} pictures are too many to compare with; name fewer with "
+            "--captions."
+        )
+    out = np.empty((len(dataset), 3, side, side), np.float32)
+    for i in range(len(dataset)):
+        out[i] = pool(_signed(dataset.item(i).image[None]), side)[0]
+    return out
+
+
+def _signed(pixels: NDArray[np.uint8]) -> Images:
+    """Bytes (N, H, W, 3) to (N, 3, H, W) in [-1, 1], as training sees them."""
+    return pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)

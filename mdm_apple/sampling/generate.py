@@ -1,0 +1,219 @@
+"""From prompts and seeds to pictures, on any backend.
+
+Enters: a `Runtime` (torch, MLX, or a bundle behind the executor). Leaves: steps whose images are
+NumPy arrays in [-1, 1], and pictures as bytes per pixel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config.model import DiffusionConfig, ModelConfig
+from mdm_apple.diffusion.loss import image_scale, x0_of
+from mdm_apple.diffusion.noise import NoiseStream, draw_batch
+from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.schedule import Schedule
+from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.walk import (
+    Denoise,
+    JumpTo,
+    SamplerConfig,
+    Step,
+    check_student,
+    sample,
+    sample_student,
+    student_grid,
+)
+
+Images = NDArray[np.float32]  # (B, 3, H, W) in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to make. The empty negative prompt is the unconditional one."""
+
+    text: str
+    seed: int
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures after one step, clipped to [-1, 1], highest level first."""
+
+    index: int
+    total: int
+    x0: list[Images]  # clean estimate of every level
+    final: list[Images] | None  # the result, with the last step
+
+
+class Runtime(Protocol):
+    """A loaded model on some backend."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def ops(self) -> Ops: ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of all levels; a bundle brings its tables as numbers."""
+        ...
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        """The network with text, time and guidance applied, for levels from first_level on."""
+        ...
+
+    def image(self, x: Images) -> Any:
+        """A backend image of a (B, 3, H, W) array."""
+        ...
+
+    def numpy(self, x: Any) -> Images:
+        """The inverse of `image`."""
+        ...
+
+
+@runtime_checkable
+class StudentRuntime(Protocol):
+    """A runtime that can run distilled models."""
+
+    def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
+        """The student with text and guidance applied, for levels from first_level on."""
+        ...
+
+
+def generate(
+    runtime: Runtime,
+    prompts: Sequence[Prompt],
+    sampler: SamplerConfig,
+    stop_at: int | None = None,
+) -> Iterator[Preview]:
+    """Make one picture per prompt, as one batch; yields after every network evaluation.
+
+    The same prompt, seed and settings give the same picture whatever the batch around them.
+
+    Args:
+        stop_at: side of the highest level to run; the levels above are not computed.
+    """
+    check_student(runtime.config.distilled, sampler)
+    setting = _setting(runtime, prompts, stop_at)
+    if sampler.kind == "student":
+        steps = _student_steps(runtime, prompts, sampler, setting)
+    else:
+        steps = sample(
+            runtime.denoiser(prompts, sampler.guidance_scale, setting.first),
+            setting.draw(),
+            setting.draw,
+            setting.schedule,
+            setting.diffusion,
+            sampler,
+            setting.scales,
+            runtime.ops,
+        )
+    for step in steps:
+        last = step.index == step.total - 1
+        final = setting.shown(step.x_next) if last else None
+        yield Preview(step.index, step.total, setting.shown(step.x0), final)
+
+
+def clean_estimate(
+    runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None = None
+) -> list[Images]:
+    """What noise and caption alone tell: the clean estimate of one evaluation at the noisiest t.
+
+    Without guidance, or with the smallest weight that a student learned.
+    """
+    setting = _setting(runtime, prompts, stop_at)
+    t, x_t = setting.schedule.num_steps, setting.draw()
+    if distilled := runtime.config.distilled:  # its answer at its start is that estimate
+        weight = distilled.guidance[0] if distilled.guidance else 1.0
+        predictions = _jumps(runtime).jumper(prompts, weight, setting.first)(x_t, t - 1, t)
+    else:
+        predictions = runtime.denoiser(prompts, 1.0, setting.first)(x_t, t - 1)
+    kind = setting.diffusion.prediction
+    return setting.shown(
+        [
+            x0_of(p, x, float(table[t]), kind)
+            for p, x, table in zip(predictions, x_t, setting.schedule.tables, strict=True)
+        ]
+    )
+
+
+def _student_steps(
+    runtime: Runtime, prompts: Sequence[Prompt], sampler: SamplerConfig, setting: _Setting
+) -> Iterator[Step]:
+    distilled = runtime.config.distilled
+    assert distilled is not None, "check_student has seen it"
+    if any(prompt.negative for prompt in prompts):
+        raise ConfigError("negative: a student takes no negative prompt; leave it out.")
+    return sample_student(
+        _jumps(runtime).jumper(prompts, sampler.guidance_scale, setting.first),
+        setting.draw(),
+        setting.schedule,
+        setting.diffusion,
+        student_grid(distilled, sampler.num_steps),
+    )
+
+
+def _jumps(runtime: Runtime) -> StudentRuntime:
+    if not isinstance(runtime, StudentRuntime):
+        raise MdmError("backend: distilled models do not run on this one; use torch.")
+    return runtime
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """The levels that run, highest first, and the noise of some prompts at them."""
+
+    runtime: Runtime
+    first: int
+    scales: tuple[int, ...]
+    schedule: Schedule
+    diffusion: DiffusionConfig
+    streams: list[NoiseStream]
+
+    def draw(self) -> list[Any]:
+        return [self.runtime.image(level) for level in draw_batch(self.streams)]
+
+    def shown(self, images: Sequence[Any]) -> list[Images]:
+        """Backend images as pictures."""
+        signal = [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
+        return [
+            np.clip(self.runtime.numpy(x) * q, -1, 1) for x, q in zip(images, signal, strict=True)
+        ]
+
+
+def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -> _Setting:
+    config = runtime.config
+    first = level_of_side(config, stop_at)
+    full = runtime.schedule
+    diffusion = config.diffusion
+    if len(config.sides) > 1:  # only a plain model rescales; a level left alone is not one
+        diffusion = dataclasses.replace(diffusion, rescale_signal=None)
+    return _Setting(
+        runtime,
+        first,
+        config.model.scales[first:],
+        Schedule(full.base, full.tables[first:]),
+        diffusion,
+        [NoiseStream(p.seed, config.sides[first:]) for p in prompts],
+    )
+
+
+def finish(previews: Iterator[Preview]) -> list[Images]:
+    """Run to the end; the pictures of every level, highest first."""
+    final = None
+    for preview in previews:
+        final = preview.final
+    assert final is not None, "the last preview carries the result"
+    return final

@@ -1,0 +1,46 @@
+"""Which levels of a model to run, and an inner level as a model of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mdm_apple.config.model import DiffusionConfig, ModelConfig
+from mdm_apple.errors import ConfigError
+
+
+def level_of_side(config: ModelConfig, side: int | None) -> int:
+    """Index of the highest level to run, for --stop-at; None runs them all."""
+    if side is None:
+        return 0
+    if side not in config.sides:
+        known = ", ".join(map(str, config.sides))
+        raise ConfigError(f"stop-at: this model has sides {known}, got {side}.")
+    return config.sides.index(side)
+
+
+def inner_model(config: ModelConfig, side: int) -> ModelConfig:
+    """The levels up to `side` as a model to train by itself and to grow around later.
+
+    Noise and shares of a batch are those that these levels have within the whole.
+    """
+    first = level_of_side(config, side)
+    if first == 0:
+        return config
+    model = config.model.levels[first]
+    return dataclasses.replace(
+        config,
+        model=model,
+        side=side,
+        diffusion=_inner_diffusion(config.diffusion, first),
+        mixed_training=config.mixed_training and model.inner is not None,
+    )
+
+
+def _inner_diffusion(diffusion: DiffusionConfig, first: int) -> DiffusionConfig:
+    weights, ratio = diffusion.level_weights, diffusion.mixed_ratio
+    if ratio is not None:  # rows that a dropped level saw were seen by the ones inside it too
+        ratio = (sum(ratio[: first + 1]), *ratio[first + 1 :])
+        ratio = ratio if len(ratio) > 1 else None
+    return dataclasses.replace(
+        diffusion, level_weights=weights and weights[first:], mixed_ratio=ratio
+    )

@@ -1,0 +1,269 @@
+"""Safetensors files with numpy, written durably and read defensively.
+
+Enters and leaves: arrays by name, in order. The `safetensors` package knows no bfloat16 in numpy
+and neither hashes nor syncs what it writes; the format is an 8-byte length, a JSON header and raw
+bytes, so it is written and read here. The files load in the package and the other way round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config.strict_json import no_duplicates
+from mdm_apple.errors import MdmError
+
+Array = NDArray[Any]
+Storage = Literal["float32", "float16", "bfloat16"]
+
+MAX_HEADER_BYTES = 32 << 20
+MAX_TENSORS = 200_000
+
+_NUMPY_TYPES: dict[str, str] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_FILE_TYPES = {np.dtype(t): name for name, t in _NUMPY_TYPES.items() if name != "BF16"}
+
+
+class TensorFileError(MdmError):
+    """A safetensors file that cannot be read or written; one sentence."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Size and SHA-256 of a file as it was written."""
+
+    size: int
+    sha256: str
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Array], storage: Storage | None = None
+) -> Written:
+    """Write the arrays in their order and sync the file; a temporary name is the caller's business.
+
+    Args:
+        storage: number type for the floating-point arrays, None to keep each one's own.
+
+    Raises OSError where the disk refuses.
+    """
+    kinds = {n: (_file_type(n, a, storage), tuple(a.shape)) for n, a in tensors.items()}
+    with path.open("wb") as file:
+        out = _HashedFile(file)
+        out.write(header_bytes(kinds, {"format": "pt"}))
+        for name, array in tensors.items():
+            out.write(_encoded(array, _file_type(name, array, storage)))
+        return out.finish()
+
+
+def header_bytes(
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    size: int | None = None,
+) -> bytes:
+    """All that stands before the numbers, which follow in this order without gaps.
+
+    Args:
+        kinds: number type as the format calls it, and shape, per name.
+        size: bytes to fill with spaces after the header, as the format allows; None: up to 8.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (kind, shape) in kinds.items():
+        end = offset + math.prod(shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(len(text) + -len(text) % 8 if size is None else size - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A file without a conversion: number type and read-only view per name; bfloat16 as uint16."""
+
+    metadata: dict[str, object]
+    kinds: dict[str, str]
+    views: dict[str, Array]
+
+
+def map_tensors(path: Path) -> Mapped:
+    """The arrays of a file as they lie there, and its metadata; raises TensorFileError."""
+    metadata, header, data = _open(path)
+    _check_layout(path, header, len(data))
+    return Mapped(
+        metadata,
+        {name: entry.kind for name, entry in header.items()},
+        {name: _view(entry, data) for name, entry in header.items()},
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """All arrays, as read-only views of the mapped file; bfloat16 becomes float32 in memory.
+
+    Raises TensorFileError when the header does not describe exactly the bytes that follow it.
+    """
+    mapped = map_tensors(path)
+    return {
+        name: from_bfloat16(view) if mapped.kinds[name] == "BF16" else view
+        for name, view in mapped.views.items()
+    }
+
+
+def to_bfloat16(array: Array) -> Array:
+    """Upper halves of the float32 values, rounded to nearest even, as uint16."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+    quiet_nan = (bits >> 16) | 0x40  # rounding could carry a NaN over into infinity
+    return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)
+
+
+def from_bfloat16(halves: Array) -> Array:
+    """The float32 values of bfloat16 bits held as uint16."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class _HashedFile:
+    """Bytes go to the file and into the hash; `finish` syncs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self._size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    def finish(self) -> Written:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return Written(self._size, self._hash.hexdigest())
+
+
+def write_bytes(path: Path, data: bytes) -> Written:
+    """Write and sync one small file."""
+    with path.open("wb") as file:
+        out = _HashedFile(file)
+        out.write(data)
+        return out.finish()
+
+
+def _file_type(name: str, array: Array, storage: Storage | None) -> str:
+    if storage and np.issubdtype(array.dtype, np.floating):
+        return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[storage]
+    kind = _FILE_TYPES.get(array.dtype.newbyteorder("<"))
+    if kind is None:
+        raise TensorFileError(f"{name}: arrays of {array.dtype} cannot be stored.")
+    return kind
+
+
+def _encoded(array: Array, kind: str) -> memoryview:
+    if kind == "BF16":
+        array = to_bfloat16(array)
+    flat = np.ascontiguousarray(array, _NUMPY_TYPES[kind]).reshape(-1)
+    return flat.view(np.uint8).data
+
+
+def _open(path: Path) -> tuple[dict[str, object], dict[str, _Entry], Array]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise TensorFileError(f"{path}: not a safetensors file, or cut off in its header.")
+            text = file.read(length)
+        metadata, header = _parse(path, text)
+        start = 8 + length
+        # mapping an empty range is an error
+        data = np.memmap(path, np.uint8, "r", start) if size > start else np.empty(0, np.uint8)
+    except FileNotFoundError:
+        raise TensorFileError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise TensorFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    return metadata, header, data
+
+
+def _check_layout(path: Path, header: dict[str, _Entry], size: int) -> None:
+    """Refuse tensors that overlap, leave gaps, or do not end where the file does."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end:
+            raise TensorFileError(f"{path}: {name!r} overlaps another tensor or leaves a gap.")
+        end = entry.end
+    if end != size:
+        raise TensorFileError(
+            f"{path}: its header describes {end} bytes of tensors, but {size} follow; the file is "
+            "cut off or damaged."
+        )
+
+
+def _view(entry: _Entry, data: Array) -> Array:
+    kind = _NUMPY_TYPES[entry.kind]
+    if entry.begin == entry.end:
+        return np.zeros(entry.shape, kind)
+    return data[entry.begin : entry.end].view(kind).reshape(entry.shape)
+
+
+def _parse(path: Path, text: bytes) -> tuple[dict[str, object], dict[str, _Entry]]:
+    try:
+        data: object = json.loads(text, object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError):
+        raise TensorFileError(f"{path}: its header is not valid JSON.") from None
+    if not isinstance(data, dict) or len(cast("dict[str, object]", data)) > MAX_TENSORS:
+        raise TensorFileError(f"{path}: its header is not a list of at most {MAX_TENSORS} tensors.")
+    fields = cast("dict[str, object]", data)
+    said = fields.pop("__metadata__", None)
+    metadata = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+    return metadata, {name: _entry(path, name, value) for name, value in fields.items()}
+
+
+def _entry(path: Path, name: str, value: object) -> _Entry:
+    fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(kind, str) or kind not in _NUMPY_TYPES:
+        raise TensorFileError(
+            f"{path}: {name[:80]!r} has the unknown number type {str(kind)[:20]!r}."
+        )
+    if not _are_counts(shape) or not _are_counts(offsets) or len(cast("list[int]", offsets)) != 2:
+        raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
+    shape, (begin, end) = tuple(cast("list[int]", shape)), cast("list[int]", offsets)
+    if not all(shape) and math.prod(n for n in shape if n) > 1 << 31:  # numpy refuses these
+        raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
+    if math.prod(shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize != end - begin:
+        raise TensorFileError(f"{path}: {name[:80]!r} has a size that is not that of its shape.")
+    return _Entry(kind, shape, begin, end)
+
+
+def _are_counts(value: object) -> bool:
+    if not isinstance(value, list) or len(cast("list[object]", value)) > 16:
+        return False
+    return all(type(n) is int and 0 <= n < 1 << 48 for n in cast("list[object]", value))

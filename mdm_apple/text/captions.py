@@ -1,0 +1,54 @@
+"""Captions: how each is cleaned, and lists of them as text files.
+
+A file is UTF-8, one caption a line, blank lines passed over.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from mdm_apple.errors import MdmError
+from mdm_apple.storage.files import atomic_file
+
+CAPTIONS = "captions.txt"  # beside a trained model: those of its pictures
+MAX_CAPTIONS_BYTES = 256 << 20
+
+_DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
+
+
+def clean_caption(caption: str) -> str:
+    """One line: control characters and line ends count as spaces, single spaces, trimmed.
+
+    Lone surrogates count as spaces, too; direction overrides and byte order marks are dropped. May
+    be empty. What joins emoji stays.
+    """
+    kept = (" " if _separates(char) else char for char in caption if char not in _DIRECTIONS)
+    return " ".join("".join(kept).split())
+
+
+def _separates(character: str) -> bool:
+    """Control characters, line and paragraph separators, and halves of a surrogate pair."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
+
+
+def read_captions(path: Path) -> tuple[str, ...]:
+    """The captions in order; raises MdmError where there is no text."""
+    try:
+        if path.stat().st_size > MAX_CAPTIONS_BYTES:
+            raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    captions = tuple(line.strip() for line in lines if line.strip())
+    if not captions:
+        raise MdmError(f"{path}: holds no caption; expected one a line.")
+    return captions
+
+
+def write_captions(path: Path, captions: Iterable[str]) -> None:
+    """Each caption once, in order; raises FileError."""
+    kept = [caption for caption in dict.fromkeys(captions) if caption]
+    with atomic_file(path) as file:
+        file.write("".join(f"{caption}\n" for caption in kept).encode())

@@ -1,0 +1,264 @@
+"""Frozen T5 encoders as Hugging Face folders: fetching them, and reading what such a folder says.
+
+Enters: the name of a repository, or a folder with `config.json`, one or several .safetensors files
+and `spiece.model`. Leaves: a T5Config, where each weight lies, and hashes. Needs neither torch nor
+mlx; nothing is fetched unless `fetch_encoder` is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from mdm_apple.config.model import T5_LIMITS, T5Config
+from mdm_apple.config.strict_json import read_object
+from mdm_apple.errors import ConfigError, MdmError, require
+from mdm_apple.storage.files import file_sha256
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILE = "spiece.model"
+ENCODER_FOLDER = "encoder"  # of a model folder: where its frozen encoder is fetched to
+
+MAX_JSON_BYTES = 16 << 20
+IGNORED_PREFIXES = ("decoder.", "lm_head.")  # the half of a T5 that is not used here
+SHARED = "shared.weight"
+SHARED_AGAIN = "encoder.embed_tokens.weight"  # the same table under its second name
+WEIGHT_DTYPES = ("F32", "F16", "BF16")
+
+# Name in Hugging Face's file -> field here.
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "d_model": "d_model",
+    "d_kv": "d_kv",
+    "d_ff": "d_ff",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "relative_attention_num_buckets": "relative_buckets",
+    "relative_attention_max_distance": "relative_max_distance",
+}
+_SIZE_DEFAULTS = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
+
+
+class HubError(MdmError):
+    """An encoder that cannot be fetched, or a folder that does not hold one."""
+
+
+@dataclass(frozen=True)
+class EncoderFolder:
+    """A checked folder: its configuration, and the file that holds each weight."""
+
+    folder: Path
+    config: T5Config
+    weights: dict[str, Path]  # name in our state dict -> file
+    stored_names: dict[str, str]  # name in our state dict -> name in that file
+
+    def encoder_sha256(self) -> str:
+        """Hash of the hashes of config.json and the weight files in use, by name."""
+        names = {CONFIG_FILE, *(path.name for path in self.weights.values())}
+        lines = [f"{file_sha256(self.folder / name)}  {name}\n" for name in sorted(names)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def tokenizer_sha256(self) -> str:
+        return file_sha256(self.folder / TOKENIZER_FILE)
+
+
+@dataclass(frozen=True)
+class FetchedEncoder:
+    """What a model's text settings record of a fetched encoder; `revision` is a commit."""
+
+    files: EncoderFolder
+    source: str
+    revision: str
+    encoder_sha256: str
+    tokenizer_sha256: str
+
+
+def fetch_encoder(source: str, revision: str | None, into: Path) -> FetchedEncoder:
+    """Download a T5 encoder such as google/flan-t5-xl into a folder; takes up what lies there.
+
+    Only config.json, the tokenizer and the .safetensors files with encoder weights are fetched.
+    `revision` is a branch, tag or commit; None means the main branch as it is now.
+    Raises HubError when there is no network, no such repository, or no T5 in it.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", source):
+        raise HubError(f"source: expected a repository as google/flan-t5-xl, got {source!r}.")
+    commit = _download(source, revision, into, (CONFIG_FILE, TOKENIZER_FILE, INDEX_FILE))
+    if (into / INDEX_FILE).is_file():
+        shards = {
+            file
+            for name, file in _read_index(into).items()
+            if not name.startswith(IGNORED_PREFIXES)
+        }
+        _download(source, commit, into, sorted(shards))
+    else:
+        _download(source, commit, into, (WEIGHTS_FILE,))
+    files = read_encoder_folder(into)
+    return FetchedEncoder(files, source, commit, files.encoder_sha256(), files.tokenizer_sha256())
+
+
+def _download(source: str, revision: str | None, into: Path, names: Iterable[str]) -> str:
+    """Fetch those of the files that the repository has; returns the commit they come from."""
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
+    try:
+        commit = hub.HfApi().model_info(source, revision=revision, timeout=30).sha
+        hub.snapshot_download(
+            source, revision=commit, local_dir=into, allow_patterns=list(names), max_workers=4
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise HubError(
+            f"{source}: Hugging Face has no such repository at revision {revision or 'main'!r}, "
+            "or it is not open to you; check the name."
+        ) from None
+    except Exception as error:  # the client raises whatever its transport does, which has changed
+        if not _is_transport_error(error):
+            raise
+        raise HubError(
+            f"{source}: cannot be fetched ({type(error).__name__}); check the network and run the "
+            "command again, or give a folder that holds the encoder."
+        ) from None
+    return str(commit)
+
+
+def _is_transport_error(error: Exception) -> bool:
+    """Errors of the system, of the hub client, and of the HTTP client under it."""
+    origins = tuple(kind.__module__ for kind in type(error).__mro__)
+    clients = ("huggingface_hub", "httpx", "requests", "urllib3")
+    return isinstance(error, OSError) or any(origin.startswith(clients) for origin in origins)
+
+
+def read_encoder_folder(folder: Path) -> EncoderFolder:
+    """Check that a folder holds exactly one T5 encoder, without reading its weights.
+
+    Decoder weights are ignored; any other weight that is unknown, missing or of a wrong shape is
+    refused with HubError.
+    """
+    config = t5_config_from_hf(_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    places = _weight_files(folder)
+    if SHARED not in places and SHARED_AGAIN in places:
+        stored = {SHARED: SHARED_AGAIN}
+    else:
+        stored = {}
+    found = {name: path for name, path in places.items() if name != SHARED_AGAIN}
+    if stored:
+        found[SHARED] = places[SHARED_AGAIN]
+    expected = encoder_shapes(config)
+    for name in sorted(expected.keys() ^ found.keys()):
+        state = "is missing" if name in expected else "is not part of such an encoder"
+        raise HubError(f"{folder}: weight {name} {state}; expected a T5 as its config.json says.")
+    names = {name: stored.get(name, name) for name in expected}
+    _check_shapes(found, names, expected)
+    return EncoderFolder(folder, config, {name: found[name] for name in expected}, names)
+
+
+def t5_config_from_hf(data: dict[str, Any], where: str = CONFIG_FILE) -> T5Config:
+    """The encoder that a Hugging Face T5 configuration describes; raises HubError.
+
+    Its dropout is not taken over: a fetched encoder stays frozen.
+    """
+    if data.get("model_type") != "t5":
+        raise HubError(f"{where}: expected model_type t5, got {data.get('model_type')!r}.")
+    sizes: dict[str, int] = {}
+    for name, field in _SIZES.items():
+        value = data.get(name, _SIZE_DEFAULTS.get(name))
+        if type(value) is not int:
+            raise HubError(f"{where}: {name}: expected 1 to {T5_LIMITS[field]}, got {value!r}.")
+        sizes[field] = value
+    kind = data.get("feed_forward_proj", "relu")
+    if kind not in ("relu", "gated-gelu"):
+        raise HubError(f"{where}: feed_forward_proj: expected relu or gated-gelu, got {kind!r}.")
+    eps = data.get("layer_norm_epsilon", 1e-6)
+    if not isinstance(eps, float):
+        raise HubError(f"{where}: layer_norm_epsilon: expected a number, got {eps!r}.")
+    try:
+        return T5Config(**sizes, norm_eps=eps, feed_forward=kind)
+    except ConfigError as error:
+        raise HubError(f"{where}: {error}") from None
+
+
+def encoder_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, torch layout (out, in), under Hugging Face's names."""
+    width, inner = config.d_model, config.num_heads * config.d_kv
+    gated = config.feed_forward == "gated-gelu"
+    shapes: dict[str, tuple[int, ...]] = {SHARED: (config.vocab_size, width)}
+    for i in range(config.num_layers):
+        attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
+        for name in "qkv":
+            shapes[f"{attention}.SelfAttention.{name}.weight"] = (inner, width)
+        shapes[f"{attention}.SelfAttention.o.weight"] = (width, inner)
+        if i == 0:
+            shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (
+                config.relative_buckets,
+                config.num_heads,
+            )
+        shapes[f"{attention}.layer_norm.weight"] = (width,)
+        for name in ("wi_0", "wi_1") if gated else ("wi",):
+            shapes[f"{feed_forward}.DenseReluDense.{name}.weight"] = (config.d_ff, width)
+        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (width, config.d_ff)
+        shapes[f"{feed_forward}.layer_norm.weight"] = (width,)
+    shapes["encoder.final_layer_norm.weight"] = (width,)
+    return shapes
+
+
+def _weight_files(folder: Path) -> dict[str, Path]:
+    """File of every weight that is not the decoder's."""
+    if (folder / INDEX_FILE).is_file():
+        places = {name: folder / file for name, file in _read_index(folder).items()}
+    elif (folder / WEIGHTS_FILE).is_file():
+        path = folder / WEIGHTS_FILE
+        places = dict.fromkeys(_shapes_in(path), path)
+    else:
+        raise HubError(f"{folder}: holds no {WEIGHTS_FILE}; only .safetensors weights are read.")
+    return {name: path for name, path in places.items() if not name.startswith(IGNORED_PREFIXES)}
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """Weight name to the name of a file in the same folder."""
+    path = folder / INDEX_FILE
+    table = _object(path).get("weight_map")
+    if not isinstance(table, dict):
+        raise HubError(f"{path}: expected a weight_map.")
+    files = cast(dict[str, object], table)
+    for file in files.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise HubError(f"{path}: expected names of .safetensors files beside it, got {file!r}.")
+    return cast(dict[str, str], files)
+
+
+def _check_shapes(
+    found: dict[str, Path], names: dict[str, str], expected: dict[str, tuple[int, ...]]
+) -> None:
+    by_file = {path: _shapes_in(path) for path in set(found.values())}
+    for name, shape in expected.items():
+        got = by_file[found[name]].get(names[name])
+        if got is None:
+            raise HubError(f"{found[name]}: weight {names[name]} is missing though listed.")
+        if got[0] not in WEIGHT_DTYPES or got[1] != shape:
+            raise HubError(
+                f"{found[name]}: {names[name]}: expected shape {shape} in "
+                f"{', '.join(WEIGHT_DTYPES)}, got {got[1]} in {got[0]}."
+            )
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every tensor of a safetensors file, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise HubError(f"{path}: cannot be read as safetensors ({error}).") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path, MAX_JSON_BYTES)
+    except ConfigError as error:
+        raise HubError(str(error)) from None

@@ -1,0 +1,232 @@
+"""Captions to tokens, and the form in which text reaches a network.
+
+Enters: captions as people and files hold them. Leaves: token ids with a mask, or, from an encoder
+(torch/t5, mlx/t5) or a cache (features), `TextFeatures`. Tokens are those of a SentencePiece
+unigram model with T5's special ids. Source: Raffel et al. 2020 (arXiv:1910.10683).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.errors import MdmError
+from mdm_apple.storage.files import atomic_file
+from mdm_apple.text.captions import clean_caption
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+
+MAX_TOKENIZER_BYTES = 16 << 20  # T5's own is 0.8 MB, that of the 250,000-piece mT5 4.3 MB
+MAX_CAPTION_CHARACTERS = 1 << 16
+
+Array = TypeVar("Array")
+
+
+class TextError(MdmError):
+    """A caption, tokenizer or feature cache that cannot be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures(Generic[Array]):
+    """What a text encoder leaves: arrays of numpy or of one backend.
+
+    values (B, L, D), zero where the mask is; mask (B, L), 1 for tokens, 0 for padding.
+    """
+
+    values: Array
+    mask: Array
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """ids (B, L) int32, padded with PAD_ID on the right; mask (B, L) float32, 1 for tokens."""
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.float32]
+
+
+def spelled(caption: str, *, lowercase: bool) -> str:
+    """The caption as it is tokenized: cleaned, and in lower case where asked.
+
+    Lower-casing goes character by character: without context it is the same in every language.
+    Raises TextError for something that is not text or is longer than MAX_CAPTION_CHARACTERS.
+    """
+    if not isinstance(caption, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TextError(f"caption: expected text, got {type(caption).__name__}.")
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        raise TextError(
+            f"caption: expected at most {MAX_CAPTION_CHARACTERS} characters, got {len(caption)} "
+            f"in {shown(caption)}."
+        )
+    cleaned = clean_caption(caption)
+    return "".join(character.lower() for character in cleaned) if lowercase else cleaned
+
+
+def shown(caption: str) -> str:
+    """A caption as an error message shows it: quoted, escaped, shortened."""
+    return ascii(caption if len(caption) <= 60 else caption[:57] + "...")
+
+
+class Tokenizer:
+    """A SentencePiece model with pad 0, eos 1, unk 2. `model` are the bytes of its file."""
+
+    def __init__(self, model: bytes, *, lowercase: bool = False, where: str = "tokenizer") -> None:
+        """Raises TextError when the bytes are not such a model; `where` names them there."""
+        self.model = model
+        self.lowercase = lowercase
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        self._processor = _load_processor(model, where)
+        self.vocab_size: int = self._processor.get_piece_size()
+
+    @classmethod
+    def load(
+        cls, path: Path, *, lowercase: bool = False, expected_sha256: str | None = None
+    ) -> Tokenizer:
+        """Read a model file of at most MAX_TOKENIZER_BYTES, of a known hash if one is given."""
+        model = _read_limited(path)
+        if expected_sha256 is not None:
+            found = hashlib.sha256(model).hexdigest()
+            if found != expected_sha256:
+                raise TextError(
+                    f"{path}: expected the tokenizer with SHA-256 {expected_sha256}, got {found}. "
+                    "Use the file that came with the model."
+                )
+        return cls(model, lowercase=lowercase, where=str(path))
+
+    def save(self, path: Path) -> None:
+        with atomic_file(path) as file:
+            file.write(self.model)
+
+    def tokens(self, caption: str, max_tokens: int) -> list[int]:
+        """Ids of one caption, eos included: at most max_tokens, the last one always eos."""
+        if max_tokens < 1:
+            raise TextError(f"max_tokens: expected 1 or more, got {max_tokens}.")
+        text = spelled(caption, lowercase=self.lowercase)
+        ids = cast(list[int], self._processor.encode(text))
+        return [*ids[: max_tokens - 1], EOS_ID]
+
+    def encode(
+        self, captions: Sequence[str], max_tokens: int, *, pad_to_max: bool = False
+    ) -> TokenBatch:
+        """Token ids of several captions; the empty caption, eos alone, is the null prompt.
+
+        L is the longest of the batch, or max_tokens with pad_to_max.
+        """
+        if isinstance(captions, str) or not captions:
+            raise TextError("captions: expected a list of at least one caption.")
+        rows = [self.tokens(caption, max_tokens) for caption in captions]
+        length = max_tokens if pad_to_max else max(map(len, rows))
+        ids = np.full((len(rows), length), PAD_ID, np.int32)
+        mask = np.zeros((len(rows), length), np.float32)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        return TokenBatch(ids, mask)
+
+
+def train_tokenizer(
+    captions: Iterable[str], vocab_size: int, path: Path | None = None, *, lowercase: bool
+) -> Tokenizer:
+    """Train a unigram model of at most vocab_size pieces on the captions; write it to `path`.
+
+    The same captions in the same order give the same bytes. Few captions give fewer pieces.
+    Source: Kudo 2018 (arXiv:1804.10959).
+    """
+    import sentencepiece
+
+    lines = [spelled(caption, lowercase=lowercase) for caption in captions]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise TextError("captions: expected at least one that is not empty, to train a tokenizer.")
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=written,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            model_type="unigram",
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc",
+            max_sentence_length=4 * MAX_CAPTION_CHARACTERS,  # bytes; longer ones would be skipped
+            num_threads=1,
+            pad_id=PAD_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            bos_id=-1,
+            minloglevel=2,  # its progress report is not ours
+        )
+    except (RuntimeError, OSError) as error:
+        raise TextError(
+            f"vocab_size: {vocab_size} pieces cannot be learned from these captions "
+            f"({_reason(error)})."
+        ) from None
+    tokenizer = Tokenizer(written.getvalue(), lowercase=lowercase)
+    if path is not None:
+        tokenizer.save(path)
+    return tokenizer
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> NDArray[np.int64]:
+    """Bucket of every key position as seen from every query position: (length, length).
+
+    Half of the buckets for keys behind, half for keys ahead; of each half the near distances have
+    one bucket each and the rest grow logarithmically up to max_distance. For a key at distance d,
+    log(d / near) / log(max_distance / near) is rounded as float32 does, which decides boundaries.
+    """
+    positions = np.arange(length)
+    offset = positions[None, :] - positions[:, None]  # key minus query
+    distance = np.abs(offset)
+    half = buckets // 2
+    near = half // 2
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(near))
+    steps = ratio / np.float32(np.log(max_distance / near)) * np.float32(half - near)
+    far = np.minimum(near + steps.astype(np.int64), half - 1)
+    return np.where(distance < near, distance, far) + np.where(offset > 0, half, 0)
+
+
+def _read_limited(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise TextError(f"{path}: no such tokenizer.")
+        size = path.stat().st_size
+        if size > MAX_TOKENIZER_BYTES:
+            raise TextError(
+                f"{path}: expected a tokenizer of at most {MAX_TOKENIZER_BYTES >> 20} MiB, "
+                f"got {size} bytes."
+            )
+        with path.open("rb") as file:
+            return file.read(MAX_TOKENIZER_BYTES)
+    except OSError as error:
+        raise TextError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _load_processor(model: bytes, where: str) -> Any:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = bool(model) and processor.LoadFromSerializedProto(model)
+    except (RuntimeError, OSError):
+        loaded = False
+    if not loaded:
+        raise TextError(f"{where}: not a SentencePiece model; expected one as T5 has it.")
+    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if ids != (PAD_ID, EOS_ID, UNK_ID):
+        raise TextError(
+            f"{where}: expected a SentencePiece model with pad {PAD_ID}, eos {EOS_ID}, "
+            f"unk {UNK_ID} as T5 has them, got {', '.join(map(str, ids))}."
+        )
+    return processor
+
+
+def _reason(error: Exception) -> str:
+    """The part of a SentencePiece message that says something: after the source line, if any."""
+    return str(error).rpartition("] ")[2].strip().rstrip(".") or "too little text"

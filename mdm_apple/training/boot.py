@@ -1,0 +1,317 @@
+"""BOOT: a student that jumps where its teacher walks, learned from noise and captions alone.
+
+Gu et al. 2023 (arXiv:2306.05544), here for a nest: all levels jump at once, with one coefficient,
+because the shift between their log-SNRs is constant. A student Y(z_u, u, s) is told a noisy state z
+of table index u (`start`) and answers with the mean of the clean estimates that its teacher would
+make on the way to index s (`target`); `arithmetic.dpmpp_step` with it lands at s. Its target is its
+own answer for a nearer t, moved by the teacher's estimate there (`schedule.mean_share`). With u at
+the end of the table only, this is BOOT; with later starts too, it is a flow map for a few steps.
+
+The student predicts as its teacher does, v at z_u: Y = alpha_u z_u - sigma_u v. With extra inputs
+that begin at zero it therefore starts as its teacher's estimate at u, whatever the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config.model import DiffusionConfig, Distilled, ModelConfig, Student, UNetConfig
+from mdm_apple.data.batches import BatchPlan, RowStream
+from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.loss import image_scale, x0_of
+from mdm_apple.diffusion.noise import CHANNELS
+from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.schedule import Schedule, mean_share
+from mdm_apple.errors import ConfigError
+from mdm_apple.sampling.walk import apply_threshold
+
+Array = Any
+Indices = NDArray[np.int64]
+# (states per level, start, target) -> v per level; indices as NumPy arrays (B,)
+Jump = Callable[[Sequence[Array], Indices, Indices], Sequence[Array]]
+# (states per level, t) -> guided prediction per level
+Teacher = Callable[[Sequence[Array], Indices], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class BootConfig:
+    """How a student learns."""
+
+    flow_map: int = 1  # starts that it learns to jump from: 1 is BOOT, K serves up to K steps
+    guidance: tuple[float, ...] = (1.0, 6.0)  # smallest and largest weight it is shown
+    stride: float = 0.05  # teacher's step, as a share of the table
+    boundary_share: float = 0.2  # rows that learn the answer at their start itself
+    later_share: float = 0.5  # rows that start later than at pure noise; flow maps only
+    consistency_weight: float = 0.1  # of the squared difference between pooled neighbours
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.flow_map <= 64:
+            raise ConfigError(f"flow-map: expected 1 to 64 starts, got {self.flow_map}.")
+        low_high = self.guidance
+        if len(low_high) != 2 or not -100 <= low_high[0] <= low_high[1] <= 100:
+            raise ConfigError(
+                "guidance: expected the smallest and the largest weight within -100 to 100, got "
+                f"{' '.join(map(str, low_high))}."
+            )
+        if not 0 < self.stride <= 1:
+            raise ConfigError(f"stride: expected more than 0 up to 1, got {self.stride}.")
+        for name in ("boundary_share", "later_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected 0 up to but not 1, got {getattr(self, name)}.")
+        if not 0 <= self.consistency_weight <= 1000:
+            raise ConfigError(
+                f"consistency_weight: expected 0 to 1000, got {self.consistency_weight}."
+            )
+
+    def starts(self, num_steps: int) -> tuple[int, ...]:
+        """Table indices that the student jumps from, evenly spread, noisiest first."""
+        count = self.flow_map
+        if count > num_steps:
+            raise ConfigError(f"flow-map: expected at most {num_steps} starts, got {count}.")
+        return tuple(round(num_steps * (count - i) / count) for i in range(count))
+
+
+def student_config(teacher: ModelConfig, config: BootConfig) -> ModelConfig:
+    """The configuration of a teacher's student; raises ConfigError where there can be none."""
+    if teacher.model.student is not None:
+        raise ConfigError("teacher: is a student itself; give the model that it learned from.")
+    if teacher.diffusion.prediction != "v":
+        raise ConfigError(
+            "teacher: expected a model that predicts v, whose clean estimate is defined in pure "
+            f"noise, got one that predicts {teacher.diffusion.prediction}."
+        )
+    if any(level.temporal for level in teacher.model.levels):
+        raise ConfigError("teacher: makes videos; only models of pictures can be distilled.")
+    worded = teacher.text is not None
+    return dataclasses.replace(
+        teacher,
+        model=_with_student(teacher.model, Student(target_time=True, guidance=worded)),
+        distilled=Distilled(
+            config.starts(teacher.diffusion.schedule.num_steps),
+            config.guidance if worded else None,
+        ),
+    )
+
+
+def _with_student(level: UNetConfig, student: Student) -> UNetConfig:
+    inner = level.inner and _with_student(level.inner, student)
+    return dataclasses.replace(level, student=student, inner=inner, freeze_inner=False)
+
+
+@dataclass(frozen=True)
+class BootBatch:
+    """Some rows of one step; no picture among them.
+
+    captions: B. noise: standard normal (B, 3, side, side) per level, highest first.
+    start, via, times, target: table indices (B,). A row begins at noise, goes to `start` by one or
+    two of the student's own jumps (over `via`), and there learns its answer for `target` from the
+    teacher at `times`. guidance: weight (B,).
+    """
+
+    captions: list[str]
+    noise: list[NDArray[np.float32]]
+    start: Indices
+    via: Indices
+    times: Indices
+    target: Indices
+    guidance: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def rows(self, start: int, stop: int) -> BootBatch:
+        """Rows start to stop as views."""
+        part = slice(start, stop)
+        return BootBatch(
+            self.captions[part],
+            [level[part] for level in self.noise],
+            self.start[part],
+            self.via[part],
+            self.times[part],
+            self.target[part],
+            self.guidance[part],
+        )
+
+
+@dataclass(frozen=True)
+class BootDraws:
+    """Batches that depend on (seed, step, row) alone, as those of `batches.py` do.
+
+    Row r of step s reads the block (stream, r, s) of the same generator: stream 0 for times and
+    guidance, 1 + k for the noise of level k counted from the innermost.
+    """
+
+    captions: Sequence[str]
+    plan: BatchPlan
+    sides: tuple[int, ...]
+    num_steps: int
+    config: BootConfig
+
+    def batch(self, step: int, rows: Indices) -> BootBatch:
+        count, starts = len(rows), self.config.starts(self.num_steps)
+        stream = RowStream(self.plan.seed)
+        noise = [np.empty((count, CHANNELS, side, side), np.float32) for side in self.sides]
+        indices = np.empty((4, count), np.int64)
+        guidance = np.empty(count, np.float32)
+        for k, row in enumerate(rows.tolist()):
+            uniform = stream.at(0, row, step).random(6)
+            indices[:, k] = _draw_times(uniform, starts, self.config, self.num_steps)
+            low, high = self.config.guidance
+            guidance[k] = low + uniform[5] * (high - low)
+            for place, level in enumerate(noise):
+                normal = stream.at(len(noise) - place, row, step)
+                normal.standard_normal(dtype=np.float32, out=level[k])
+        captions = [self.captions[int(i)] for i in self.plan.indices(step, rows)]
+        start, via, times, target = indices
+        return BootBatch(captions, noise, start, via, times, target, guidance)
+
+
+def _draw_times(
+    uniform: NDArray[np.float64], starts: tuple[int, ...], config: BootConfig, num_steps: int
+) -> tuple[int, int, int, int]:
+    """start, via, t and target of a row from uniforms in [0, 1)."""
+    which = via = 0
+    if len(starts) > 1 and uniform[1] < config.later_share:
+        which = 1 + int(uniform[2] * (len(starts) - 1))
+        via = int(uniform[3] * which)
+    start = starts[which]
+    if uniform[0] < config.boundary_share:
+        return start, starts[via], start, start
+    t = 1 + int(uniform[4] * start)
+    return start, starts[via], t, max(0, t - max(1, round(config.stride * num_steps)))
+
+
+@dataclass(frozen=True)
+class BootParts:
+    """Loss of each row (B,), and what it was made from.
+
+    mse: squared error per level, each with the rows that the level saw. apart: mean square of the
+    difference between neighbouring levels, one average-pooled, or None for a single level.
+    """
+
+    per_sample: Array
+    mse: list[Array]
+    seen: list[int]
+    apart: Array | None
+    start: list[Array]  # z_u
+    target: list[Array]
+    pred: list[Array]
+
+
+@dataclass(frozen=True)
+class BootLoss:
+    """The loss for one schedule and configuration.
+
+    Args:
+        array: from numbers (B,) to a backend array (B, 1, 1, 1).
+    """
+
+    schedule: Schedule
+    diffusion: DiffusionConfig
+    scales: tuple[int, ...]
+    config: BootConfig
+    ops: Ops
+    array: Callable[[NDArray[np.float64]], Array]
+
+    def __call__(
+        self,
+        student: Jump,
+        settled: Jump,
+        teacher: Teacher,
+        noise: Sequence[Array],
+        batch: BootBatch,
+    ) -> BootParts:
+        """Loss of one batch.
+
+        Args:
+            student: the network that learns. settled: the same without gradients.
+            teacher: without gradients, guidance applied.
+            noise: that of the batch; with `mixed_ratio`, higher levels see its first rows only.
+        """
+        rows = len(batch)
+        fractions = self.diffusion.mixed_fractions or (1.0,) * len(noise)
+        weights = self.diffusion.level_weights or (1.0,) * len(noise)
+        seen = [int(f * rows) for f in fractions]
+        z = [x[:n] for x, n in zip(noise, seen, strict=True)]
+        start, target = self.targets(settled, teacher, z, batch)
+
+        pred = self.answer(student(start, batch.start, batch.target), start, batch.start)
+        signal = self._signal()
+        mse, total = [], 0.0
+        for i in range(len(seen)):
+            error = self.ops.sample_mean(((pred[i] - target[i]) * signal[i]) ** 2)
+            mse.append(error)
+            total = total + weights[i] * self._padded(error / fractions[i], rows)
+        apart = self._apart(pred, signal)
+        if apart:
+            for n, error in zip(seen, apart, strict=False):
+                share = self.config.consistency_weight * rows / max(n, 1)
+                total = total + share * self._padded(error, rows)
+        mean_apart = sum(error.mean() for error in apart) / len(apart) if apart else None
+        return BootParts(total, mse, seen, mean_apart, start, target, pred)
+
+    def targets(
+        self, settled: Jump, teacher: Teacher, noise: Sequence[Array], batch: BootBatch
+    ) -> tuple[list[Array], list[Array]]:
+        """States at the start of each row, and the clean means to learn there, per level."""
+        z = list(noise)
+        last = np.full_like(batch.start, self.schedule.num_steps)
+        if (batch.start != last).any():  # rows that start at noise stay there
+            for now, after in ((last, batch.via), (batch.via, batch.start)):
+                z = self.jump(z, self.answer(settled(z, now, after), z, now), now, after)
+        near = self.answer(settled(z, batch.start, batch.times), z, batch.start)
+        at_t = self.jump(z, near, batch.start, batch.times)
+        clean = [
+            apply_threshold(x0, self.diffusion.threshold, q, self.ops)
+            for x0, q in zip(
+                self.answer(teacher(at_t, batch.times), at_t, batch.times),
+                self._signal(),
+                strict=True,
+            )
+        ]
+        share = self.array(mean_share(self.schedule.base, batch.start, batch.times, batch.target))
+        return z, [
+            arithmetic.towards(y, x0, share[: len(y)]) for y, x0 in zip(near, clean, strict=True)
+        ]
+
+    def answer(
+        self, prediction: Sequence[Array], z: Sequence[Array], start: Indices
+    ) -> list[Array]:
+        """Clean images of predictions at the states z of table index `start`."""
+        kind = self.diffusion.prediction
+        return [
+            x0_of(p, x, a, kind)
+            for p, x, a in zip(prediction, z, self._alpha_bar(z, start), strict=True)
+        ]
+
+    def jump(
+        self, z: Sequence[Array], mean: Sequence[Array], start: Indices, target: Indices
+    ) -> list[Array]:
+        """From states of index `start` to those of `target`, with the clean mean in between."""
+        now, after = self._alpha_bar(z, start), self._alpha_bar(z, target)
+        return [arithmetic.dpmpp_step(*args) for args in zip(z, mean, now, after, strict=True)]
+
+    def _alpha_bar(self, z: Sequence[Array], index: Indices) -> list[Array]:
+        tables = self.schedule.tables
+        return [self.array(table[index[: len(x)]]) for x, table in zip(z, tables, strict=True)]
+
+    def _signal(self) -> list[float]:
+        return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
+
+    def _apart(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
+        """Mean square between each level, average-pooled, and the one below, per row."""
+        out = []
+        for i in range(len(pred) - 1):
+            pooled = self.ops.avg_pool(pred[i], self.scales[i] // self.scales[i + 1])
+            below = pred[i + 1][: len(pred[i])]
+            out.append(self.ops.sample_mean((pooled * signal[i] - below * signal[i + 1]) ** 2))
+        return out
+
+    def _padded(self, error: Array, rows: int) -> Array:
+        return self.ops.pad_rows(error, rows) if len(error) < rows else error

@@ -1,0 +1,147 @@
+"""A distillation from a teacher's folder to a student's, for either backend. No picture is read.
+
+Enters: a `DistillJob`: a teacher and captions. Leaves: the student's model folder, with the
+teacher's frozen text encoder; a run that was interrupted goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.strict_json import from_dict
+from mdm_apple.data.batches import BatchPlan
+from mdm_apple.data.dataset import hash_fields
+from mdm_apple.errors import MdmError
+from mdm_apple.storage import model_folder
+from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
+from mdm_apple.text.captions import CAPTIONS, read_captions
+from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
+from mdm_apple.training.loop import Learner, Snapshot, TrainConfig, check_mixing, rows_of, train
+from mdm_apple.training.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
+
+ANEW = "start anew"  # what a run that cannot be resumed may do
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """Whom to learn from, on which captions, and where it goes."""
+
+    teacher: Path
+    out: Path
+    train: TrainConfig
+    boot: BootConfig
+    captions: Path | None = None  # None: those that lie beside the teacher
+    features: Path | None = None
+    text_encoder: Path | None = None
+    resume: bool = False
+    quiet: bool = False
+
+
+# (configuration of the student, job) -> a stepper whose student has its teacher's weights
+OpenBootStepper = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
+
+
+def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
+    """Distil, and return the configuration that was saved. Raises MdmError."""
+    teacher = model_folder.load_model_config(job.teacher)
+    sha256 = teacher_sha256(job.teacher)
+    config = _with_source(student_config(teacher, job.boot), sha256)
+    captions = captions_of(job, config)
+    meta = {
+        "train": dataclasses.asdict(job.train),
+        "boot": dataclasses.asdict(job.boot),
+        "teacher": sha256,
+        "captions": hash_fields(captions),
+    }
+    resumed = _resumed(job, config, meta) if job.resume else None
+    stepper = open_stepper(config, job)
+    check_mixing(job.train, config.diffusion, stepper.world)
+    start = 0
+    if resumed is not None:
+        start, snapshot = resumed
+        stepper.restore(snapshot)
+    encoder = model_folder.averaged_encoder(job.teacher)
+    tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
+    saved = Event()
+
+    def save(snapshot: Snapshot, done: int) -> None:
+        model_folder.save_model(
+            job.out,
+            config,
+            snapshot.weights,
+            ema=snapshot.ema,
+            text_encoder=encoder,
+            tokenizer=tokenizer,
+            training=model_folder.Training(dict(snapshot.optimizer), {**meta, "step": done}),
+        )
+        saved.set()
+
+    plan = BatchPlan(len(captions), job.train.batch_size, job.train.seed)
+    steps = config.diffusion.schedule.num_steps
+    draws = BootDraws(captions, plan, config.sides, steps, job.boot)
+    rows = rows_of(job.train, stepper.rank, stepper.world)
+    batches = (draws.batch(step, rows) for step in range(start, job.train.steps))
+    place = as_it_was(job.out, saved) if stepper.rank == 0 else nullcontext()
+    with stop_on_interrupt() as stop, place:
+        train(stepper, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
+    return config
+
+
+def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:
+    """What the student is prompted with; empty captions for a model without text."""
+    if config.text is None:
+        if job.captions is not None:
+            raise MdmError(f"captions: {job.teacher} takes no text; leave out --captions.")
+        return ("",) * job.train.batch_size
+    if job.captions is not None:
+        return read_captions(job.captions)
+    beside = job.teacher / CAPTIONS
+    if not beside.is_file():
+        raise MdmError(
+            f"captions: {job.teacher} holds no {CAPTIONS}; give --captions FILE with one a line."
+        )
+    return read_captions(beside)
+
+
+def teacher_sha256(folder: Path) -> str:
+    """Hash of the weights that a student learns from: averaged ones where there are some."""
+    sha256 = model_folder.weights_sha256(folder)
+    if sha256 is None:
+        raise MdmError(f"{folder}: holds no weights.")
+    return sha256
+
+
+def _with_source(config: ModelConfig, sha256: str) -> ModelConfig:
+    note = f"Distilled by BOOT from weights with SHA-256 {sha256}."
+    before = config.provenance.notes
+    notes = f"{before} {note}" if before else note
+    return dataclasses.replace(
+        config, provenance=dataclasses.replace(config.provenance, notes=notes)
+    )
+
+
+def _resumed(
+    job: DistillJob, config: ModelConfig, meta: Mapping[str, object]
+) -> tuple[int, Snapshot]:
+    """Steps done and the state after them; refuses a run that would not be the same one."""
+    out = job.out
+    finish_save(out)
+    verify_files(out)
+    state = model_folder.load_training(out)
+    where = f"{out}: training.json"
+    refuse_changes(from_dict(TrainConfig, state.meta.get("train"), where), job.train, out, ANEW)
+    refuse_changes(from_dict(BootConfig, state.meta.get("boot"), where), job.boot, out, ANEW)
+    for name in ("teacher", "captions"):
+        if state.meta.get(name) != meta[name]:
+            raise MdmError(f"{name}: the run in {out} was started with another; give the same.")
+    if model_folder.load_model_config(out) != config:
+        raise MdmError(f"{out}: config.json is not that of this teacher's student; start anew.")
+    step = steps_done(state, job.train.steps, out, ANEW)
+    ema = model_folder.load_weights(out, "ema") if has_file(out, "ema.safetensors") else None
+    return step, Snapshot(model_folder.load_weights(out), ema, None, None, state.tensors)

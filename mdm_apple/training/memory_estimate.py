@@ -1,0 +1,190 @@
+"""What a training run will hold in memory, computed from its configuration alone.
+
+Weights, gradients, moments and averages are counts times four bytes. Activations are those that a
+backward pass needs, tensor by tensor as the layers are written, and the gradients that are on
+their way: those of all skips, and of everything in the largest layer. What a framework keeps
+besides (caches, workspaces, the graph) is not in them, so the largest batch is for a share of the
+memory. On a CPU, MLX writes every 3x3 window of a convolution's input out as a row: nine times the
+widest input, which is not counted because a GPU does not do it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+
+from mdm_apple.config.model import ATTENTION_HEADS, ModelConfig, UNetConfig
+from mdm_apple.config.shapes import idle_parameters, parameter_count, state_shapes
+from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.training.loop import TrainConfig
+
+FP32 = 4
+USABLE_SHARE = 0.75  # of the machine's memory: about what Apple silicon recommends to a GPU
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes. activations_per_picture: kept until its backward pass."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    activations_per_picture: int
+
+    def total(self, pictures: int) -> int:
+        """With a part of a batch of so many pictures in the network at once."""
+        fixed = self.weights + self.gradients + self.optimizer + self.ema
+        return fixed + pictures * self.activations_per_picture
+
+    def largest_batch(self, available: int) -> int:
+        """Pictures at once that fit into so many bytes; 0 if not even one does."""
+        return max(0, (available - self.total(0)) // self.activations_per_picture)
+
+
+def estimate(config: ModelConfig, train: TrainConfig) -> MemoryEstimate:
+    """Memory of a training run: any backend, one process."""
+    encoder = config.text.encoder if config.text and config.text.trainable else None
+    of_encoder = sum(map(math.prod, encoder_shapes(encoder).values())) if encoder else 0
+    count = parameter_count(config.model) + of_encoder
+    learning = _learning(config.model) + of_encoder
+    number = 2 if train.precision == "bf16" else FP32
+    reduced = count * 2 if train.precision == "bf16" else 0  # the weights once more, in 16 bits
+    return MemoryEstimate(
+        weights=count * FP32 + reduced,
+        gradients=learning * FP32,
+        optimizer=2 * learning * FP32,
+        ema=count * FP32 if train.ema_decay is not None else 0,
+        activations_per_picture=number * _activations(config, train.checkpointing),
+    )
+
+
+def machine_memory() -> int | None:
+    """Bytes of this machine, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | None) -> bool:
+    """Whether a batch does not fit into so many bytes with all its activations kept."""
+    keeping = estimate(config, dataclasses.replace(train, checkpointing=False))
+    at_once = train.batch_size // train.accumulate
+    return available is not None and keeping.total(at_once) > available
+
+
+def _learning(config: UNetConfig) -> int:
+    """Parameters with a gradient."""
+    idle, frozen = idle_parameters(config), _frozen_from(config)
+    return sum(
+        math.prod(shape)
+        for name, shape in state_shapes(config).items()
+        if name not in idle and not name.startswith(frozen)
+    )
+
+
+def _frozen_from(config: UNetConfig) -> str | tuple[str, ...]:
+    """Prefix of the levels that are frozen; an empty tuple where all learn."""
+    for depth, level in enumerate(config.levels, start=1):
+        if level.freeze_inner:
+            return "inner_unet." * depth
+    return ()
+
+
+def _activations(config: ModelConfig, checkpointing: bool) -> int:
+    """Numbers kept for the backward pass of one picture, over all levels."""
+    fractions = config.diffusion.mixed_fractions or (1.0,) * len(config.sides)
+    tokens = config.text.max_tokens if config.text else 0
+    kept, inside_largest = 0.0, 0.0
+    for level, side, share in zip(config.model.levels, config.sides, fractions, strict=True):
+        blocks = _layers(level, side, tokens)
+        edges = 8 * 3 * side * side + 4 * level.channels[0] * side * side  # loss, conv_in, output
+        edges += 2 * sum(_skips(level, side))  # gradients of skips, enlarged images
+        kept += share * (edges + sum(block[0 if checkpointing else 1] for block in blocks))
+        inside_largest = max(inside_largest, share * max(inside for _, inside in blocks))
+    # its gradients, and where it was not kept, itself
+    return math.ceil(kept + (2 if checkpointing else 1) * inside_largest)
+
+
+def _skips(config: UNetConfig, side: int) -> list[int]:
+    """Numbers in each tensor that the way down leaves for the way up."""
+    found = [config.channels[0] * side**2]
+    for i, width in enumerate(config.channels):
+        pixels = (side >> min(i, 30)) ** 2
+        found += [width * pixels] * config.num_resnets[i]
+        if i < len(config.channels) - 1:
+            found.append(width * pixels // 4)
+    return found
+
+
+def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]:
+    """Per resnet with its attention: numbers that enter it, and that its backward pass keeps."""
+    out: list[tuple[int, int]] = []
+    channels, last = config.channels, len(config.channels) - 1
+    skips, running = [channels[0]], channels[0]
+
+    def add(i: int, width_in: int, attention: int) -> None:
+        pixels = (side >> min(i, 30)) ** 2
+        width = channels[i]
+        # norm, silu and convolution of either half; shift and scale; the sum
+        inside = pixels * (4 * width_in + 7 * width)
+        inside += attention * _attention(config, pixels, width, tokens)
+        out.append((pixels * width_in, inside))
+
+    for i, width in enumerate(channels):
+        for _ in range(config.num_resnets[i]):
+            add(i, running, config.num_attention_layers[i])
+            running = width
+            skips.append(width)
+        if i < last:
+            skips.append(width)
+    if config.mid_blocks and config.inner is None:
+        add(last, running, 1)
+        add(last, running, 0)
+    for i in range(last, -1, -1):
+        for _ in range(config.num_resnets[i] + 1):
+            add(i, running + skips.pop(), config.num_attention_layers[i])
+            running = channels[i]
+    return out
+
+
+def _attention(config: UNetConfig, pixels: int, width: int, tokens: int) -> int:
+    """The backward pass of fused attention needs its scores again: softmax over pixels and text."""
+    scores = 2 * ATTENTION_HEADS * pixels * (pixels + (tokens if config.text_width else 0))
+    ffn = 14 * width * pixels if config.attention_ffn else 0  # norm, widened twice, result
+    return 10 * width * pixels + scores + ffn
+
+
+def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> dict[str, object]:
+    """The estimate as plain values, with the largest batch for so many bytes."""
+    found = estimate(config, train)
+    at_once = train.batch_size // train.accumulate
+    values: dict[str, object] = dataclasses.asdict(found)
+    values["activations"] = at_once * found.activations_per_picture
+    values["total"] = found.total(at_once)
+    values["available"] = available
+    values["largest_batch"] = None if available is None else found.largest_batch(available)
+    return values
+
+
+def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> str:
+    """The same for a person."""
+    found, at_once = estimate(config, train), train.batch_size // train.accumulate
+    again = ", recomputed" if train.checkpointing else ""
+    parts = {
+        "weights": found.weights,
+        "gradients": found.gradients,
+        "optimizer": found.optimizer,
+        "averages": found.ema,
+        f"activations of {at_once}{again}": at_once * found.activations_per_picture,
+        "together": found.total(at_once),
+    }
+    lines = [f"{name:30} {size / 1e9:9.3f} GB" for name, size in parts.items()]
+    if available is not None:
+        lines.append(
+            f"largest batch at once {found.largest_batch(available)} in {available / 1e9:.1f} GB."
+        )
+    return "computed, not measured (on a CPU up to 1.7 times as much):\n" + "\n".join(lines)
