@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config.model import ATTENTION_HEADS, UNetConfig
+from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
 from mdm_apple.torch.cpu.conv import Conv3x3, UpsampleConv3x3
 from mdm_apple.torch.layers import Attention, KeysValues
 from mdm_apple.torch.nested_unet import build_unet

@@ -19,13 +19,8 @@ from torch import Tensor
 from benchmarks.eager import build_eager, randomize_zeros, run_eager
 from benchmarks.harness import Row, in_turn, weights_hash
 from benchmarks.training import plain_step
-from mdm_apple.config.model import (
-    DiffusionConfig,
-    ModelConfig,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-)
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.training.loop import TrainConfig
 

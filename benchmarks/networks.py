@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.eager import build_eager, randomize_zeros, run_eager
 from benchmarks.harness import Measured, Row, in_turn, largest_difference, weights_hash
 from benchmarks.original import build_original, reference_path, run_original
-from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.torch.nested_unet import build_unet

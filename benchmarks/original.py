@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.errors import MdmError
 
 VARIABLE = "MDM_REFERENCE"

@@ -10,13 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Row, in_turn, weights_hash
 from benchmarks.networks import Forward, other_network
-from mdm_apple.config.model import (
-    DiffusionConfig,
-    ModelConfig,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-)
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.torch.learner import Objective, TorchOps, TorchStepper

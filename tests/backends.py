@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.sampling.generate import Runtime
 from mdm_apple.text.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from mdm_apple.apple.checkpoint import diffusion_config_from_apple, unet_config_from_apple
-from mdm_apple.config.model import DiffusionConfig, UNetConfig
+from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.diffusion.schedule import Schedule, base_table
 
 OWN = Path(__file__).parent / "golden"

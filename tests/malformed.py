@@ -14,11 +14,12 @@ from typing import Any
 
 from small import CAPTIONS, random_state, random_weights, trainable_model
 
-from mdm_apple.config.model import T5Config
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.storage.model_folder import save_model
 from mdm_apple.storage.tensorfile import write_tensors
-from mdm_apple.text.encoder_folder import encoder_shapes, read_encoder_folder
+from mdm_apple.text.encoder_folder import read_encoder_folder
 from mdm_apple.text.tokenizer import train_tokenizer
 
 Command = Sequence[str | Path]

@@ -29,9 +29,9 @@ from small import (
 )
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, make_batch
 from mdm_apple.data.open import open_dataset
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.text.tokenizer import train_tokenizer
 from mdm_apple.training.loop import Stepper, TrainConfig
 from mdm_apple.training.run import Job, Start

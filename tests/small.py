@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
-from mdm_apple.config.shapes import state_shapes
+from mdm_apple.config.shapes import encoder_shapes, state_shapes
 from mdm_apple.storage.model_folder import save_model
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.text.tokenizer import train_tokenizer
 
 TEXT_DIM = 16

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mdm_apple.config.model import ModelConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
-from mdm_apple.config.shapes import state_shapes
+from mdm_apple.config.shapes import encoder_shapes, state_shapes
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.errors import ConfigError
 from mdm_apple.storage import atomic_folder, model_folder
@@ -40,7 +41,6 @@ from mdm_apple.storage.model_folder import (
     save_model,
 )
 from mdm_apple.storage.tensorfile import TensorFileError, from_bfloat16, read_tensors, to_bfloat16
-from mdm_apple.text.encoder_folder import encoder_shapes
 
 TINY = preset("tiny")
 SMALL = ModelConfig(

@@ -14,15 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import around, plain, video
 
-from mdm_apple.config.model import (
-    DiffusionConfig,
-    ModelConfig,
-    ScheduleConfig,
-    Student,
-    T5Config,
-    TextConfig,
-    UNetConfig,
-)
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
+from mdm_apple.config.network import Student, T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError

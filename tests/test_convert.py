@@ -15,7 +15,8 @@ import pytest
 import torch
 from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
-from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig, UNetConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part

@@ -9,7 +9,7 @@ from small import around, noisy_images, plain, random_state, random_text
 from tolerances import FORWARD
 
 from benchmarks.eager import build_eager, run_eager
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.torch.nested_unet import build_unet
 
 

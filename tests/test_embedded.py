@@ -11,7 +11,7 @@ from PIL import Image
 
 from mdm_apple.bundled_models import EMOJI, EMOJI_STUDENT
 from mdm_apple.cli import group
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.storage.atomic_folder import recorded_hashes, verify_files
 from mdm_apple.storage.model_folder import load_model_config, load_weights, weights_sha256

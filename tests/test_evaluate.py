@@ -22,15 +22,12 @@ from mdm_apple.evaluation.evaluate import (
     EvaluationPlan,
     Scores,
     Teacher,
-    drawn_captions,
     evaluate,
     mean_scores,
     measure,
-    pool,
-    retrieval_ranks,
-    retrieval_side,
     worst_scores,
 )
+from mdm_apple.evaluation.retrieval import drawn_captions, pool, retrieval_ranks, retrieval_side
 from mdm_apple.sampling.generate import Images, Prompt
 from mdm_apple.sampling.walk import Denoise, SamplerConfig
 

@@ -12,6 +12,7 @@ from small import CAPTIONS, random_state, random_weights, trainable_model
 
 from mdm_apple.cli import group
 from mdm_apple.config.model import Provenance
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.atomic_folder import CheckpointError
 from mdm_apple.storage.model_folder import (
@@ -22,7 +23,6 @@ from mdm_apple.storage.model_folder import (
     save_model,
 )
 from mdm_apple.storage.tensorfile import read_tensors
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.text.tokenizer import train_tokenizer
 from mdm_apple.training.export import export_model
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from mdm_apple.config.model import T5Config, TextConfig
+from mdm_apple.config.model import TextConfig
+from mdm_apple.config.network import T5Config
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.tensorfile import from_bfloat16, to_bfloat16
 from mdm_apple.text.feature_cache import FeatureCache, FeatureKey, embed_captions

@@ -30,7 +30,8 @@ from mdm_apple.apple.checkpoint import diffusion_config_from_apple
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.arithmetic import guide
-from mdm_apple.diffusion.loss import batch_loss, image_scale, nested_loss
+from mdm_apple.diffusion.loss import batch_loss, nested_loss
+from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import (
     Schedule,

@@ -19,16 +19,13 @@ import pytest
 from safetensors.numpy import save_file
 from small import plain, random_state
 
-from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.atomic_folder import verify_files
 from mdm_apple.storage.model_folder import Training, load_model_config, save_model
-from mdm_apple.text.encoder_folder import (
-    HubError,
-    encoder_shapes,
-    fetch_encoder,
-    read_encoder_folder,
-)
+from mdm_apple.text.encoder_folder import HubError, fetch_encoder, read_encoder_folder
 
 COMMIT = "c" * 40
 CONFIG = T5Config(20, 8, 4, 12, 2, 2)

@@ -17,7 +17,7 @@ from mdm_apple.apple.checkpoint import (
     read_apple_yaml,
     unet_config_from_apple,
 )
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.errors import ConfigError

@@ -13,6 +13,7 @@ from mil_programs import Body, half, package
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.manifest import Feature, PackageInfo
+from mdm_apple.conversion.bundle.memory import carried_bytes, peak_memory
 from mdm_apple.conversion.compress.palettize import PalettizeReport
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.execute import Package
@@ -20,13 +21,8 @@ from mdm_apple.conversion.execute.liveness import peak_bytes
 from mdm_apple.conversion.execute.schema import model_message
 from mdm_apple.conversion.inspect.inspect import inspect_bundle, parameters_of
 from mdm_apple.conversion.inspect.lint import RULES, count_by_rule, lint
-from mdm_apple.conversion.packages.cost import (
-    CHIPS,
-    carried_bytes,
-    cost_of,
-    cut_points,
-    peak_memory,
-)
+from mdm_apple.conversion.packages.cost import CHIPS, cost_of
+from mdm_apple.conversion.packages.split import cut_points
 
 pytest_plugins = ["bundles"]
 

@@ -20,7 +20,8 @@ from mdm_apple.config.model import (
 )
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion import arithmetic
-from mdm_apple.diffusion.loss import LossParts, batch_loss, image_scale, nested_loss
+from mdm_apple.diffusion.loss import LossParts, batch_loss, nested_loss
+from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import base_table, vdm_weights
 from mdm_apple.training.loop import TrainConfig

@@ -20,8 +20,9 @@ from small import CAPTIONS, plain, random_state, random_weights, save_random_mod
 from tolerances import FORWARD, MLX_PICTURE, REDUCED_PICTURE
 
 from mdm_apple.cli import group
-from mdm_apple.config.model import T5Config
+from mdm_apple.config.network import T5Config
 from mdm_apple.config.presets import preset
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.pictures import read_recipe
@@ -32,7 +33,6 @@ from mdm_apple.storage.model_folder import (
     load_weights,
     save_model,
 )
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.text.feature_cache import FeatureCache, FeatureKey
 from mdm_apple.training.boot import BootConfig, student_config
 

@@ -19,7 +19,8 @@ from paired import batch_of, nest, no_text
 from small import random_state, trainable_model
 from train_process import MDM, PATIENCE, arguments, logged
 
-from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, UNetConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.training.loop import TrainConfig

@@ -14,7 +14,7 @@ from backends import MlxBackend, TorchBackend, predict
 from small import around, noisy_images, normal, plain, random_state, random_text, video
 from tolerances import FORWARD_OVER_TORCH, GRADIENT, GRADIENT_NORM_FLOOR
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.errors import MdmError
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mdm_apple.config.model import ModelConfig, Student, UNetConfig
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import Student, UNetConfig
 from mdm_apple.config.presets import FLAN_T5, PRESETS, preset
-from mdm_apple.config.shapes import parameter_count, state_shapes
+from mdm_apple.config.shapes import encoder_shapes, parameter_count, state_shapes
 from mdm_apple.config.strict_json import from_json, to_json
 from mdm_apple.errors import ConfigError
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.torch.nested_unet import build_on_meta
 
 KEYS = Path(__file__).parent / "golden" / "keys"

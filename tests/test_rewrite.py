@@ -10,7 +10,8 @@ import torch
 from tolerances import REWRITE
 from torch import Tensor, nn
 
-from mdm_apple.config.model import ATTENTION_HEADS, ModelConfig, TextConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
 from mdm_apple.conversion.layouts.conditioning import additive_mask
 from mdm_apple.conversion.psnr import closeness
 from mdm_apple.conversion.rewrite import for_neural_engine

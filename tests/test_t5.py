@@ -11,21 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdm_apple.config.model import T5Config
-from mdm_apple.text.encoder_folder import (
-    HubError,
-    encoder_shapes,
-    read_encoder_folder,
-    t5_config_from_hf,
-)
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.shapes import encoder_shapes
+from mdm_apple.text.encoder_folder import HubError, read_encoder_folder, t5_config_from_hf
 from mdm_apple.text.feature_cache import FeatureCache, FeatureKey, embed_captions
-from mdm_apple.text.tokenizer import (
-    TextError,
-    TextFeatures,
-    TokenBatch,
-    relative_buckets,
-    train_tokenizer,
-)
+from mdm_apple.text.t5_positions import relative_buckets
+from mdm_apple.text.tokenizer import TextError, TextFeatures, TokenBatch, train_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

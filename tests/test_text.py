@@ -15,16 +15,16 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from mdm_apple.errors import MdmError
+from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
 from mdm_apple.text.captions import clean_caption
+from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.text.tokenizer import (
     EOS_ID,
     MAX_CAPTION_CHARACTERS,
-    MAX_TOKENIZER_BYTES,
     PAD_ID,
     UNK_ID,
     TextError,
     Tokenizer,
-    relative_buckets,
     spelled,
     train_tokenizer,
 )

@@ -20,7 +20,7 @@ from small import (
     video,
 )
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.shapes import state_shapes
 
 TIMES = np.array([3, 500, 999])

@@ -9,7 +9,7 @@ from backends import TorchBackend
 from small import around, noisy_images, plain, random_state, random_text, video
 from torch import Tensor, nn
 
-from mdm_apple.config.model import Student, UNetConfig
+from mdm_apple.config.network import Student, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.torch.cpu.packed import PackedConv2d, PackedPointwise

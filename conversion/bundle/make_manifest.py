@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from mdm_apple import __version__
-from mdm_apple.diffusion.loss import image_scale
+from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig
 
@@ -30,7 +30,6 @@ from ..layouts.parts import (
     prediction_name,
     temb_name,
 )
-from ..packages.cost import peak_memory
 from ..packages.seal import package_size
 from ..source.model import ModelSource
 from .embedding_tables import (
@@ -55,6 +54,7 @@ from .manifest import (
     StudentInfo,
     TextInfo,
 )
+from .memory import peak_memory
 
 _FEATURE_TYPES: dict[str, Literal["fp16", "fp32", "int32"]] = {
     "fp16": "fp16",

@@ -17,9 +17,10 @@ from typing import Any
 from ..bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
 from ..bundle.make_manifest import described_again
 from ..bundle.manifest import PackageInfo, package_bytes
+from ..bundle.memory import peak_memory
 from ..errors import ConversionError
 from ..execute import Package
-from ..packages.cost import peak_memory
+from ..packages.program_file import Where
 from ..packages.seal import copy_package, package_size, seal_package
 from ..packages.split import split_to_fit
 from ..packages.weights import weights_of
@@ -27,7 +28,7 @@ from ..psnr import plain_values
 from .integer_weights import quantize_linear
 from .palette_jobs import Job, PackedPalettes, run_jobs
 from .recipe import Recipe, recipe_plan
-from .replace import Where, replace_weights
+from .replace import replace_weights
 from .settings import PlannedWeight, Setting, uniform_plan
 
 Say = Callable[[str], None]

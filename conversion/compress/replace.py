@@ -8,22 +8,19 @@ than finding the palettes. A weight that several functions share stays one.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..execute import Package
-from ..execute.blob import WeightFile
-from ..execute.schema import model_message
+from ..packages.program_file import WEIGHT_FILE, Where, read_model, save_program
 from ..packages.weightfile import WeightFileWriter
 from .palette_jobs import PackedPalettes
 
 OLD_OPSETS = ("CoreML6", "CoreML7")  # iOS 16 and 17: one palette per weight, among the attributes
 IN_PLACE = 10  # constants of fewer numbers stand in the program itself
-WEIGHT_FILE = "weights/weight.bin"
 
 # what MIL calls its element types
 _TYPE_CODES = {
@@ -37,81 +34,43 @@ _TYPE_CODES = {
     "uint32": 33,
 }
 
-Where = tuple[str, int]  # file as the program names it, offset
-
 
 def replace_weights(source: Path, target: Path, palettes: Mapping[Where, PackedPalettes]) -> None:
     """Write the package `source` to `target` with `palettes` in the place of stored weights.
 
     Raises ExecutionError for a damaged package.
     """
-    save_program(Package.open(source), read_model(source), target, palettes)
+    rewrite = _ByPalettes(palettes)
+    save_program(Package.open(source), read_model(source), target, rewrite)
 
 
-def read_model(source: Path) -> Any:
-    """The `Model` message of a package, to be changed."""
-    message = model_message()
-    message.ParseFromString((source / "Data" / program_path(source)).read_bytes())
-    return message
+class _ByPalettes:
+    """Turns stored constants into lookups in their palettes."""
 
-
-def save_program(
-    package: Package, message: Any, target: Path, palettes: Mapping[Where, PackedPalettes]
-) -> None:
-    """Write `message`, made from that of `package`, with the weights that it still refers to."""
-    model = target / "Data" / program_path(package.path)
-    (model.parent / WEIGHT_FILE).parent.mkdir(parents=True)
-    writer = WeightFileWriter(model.parent / WEIGHT_FILE)
-    try:
-        moving = _Moving(package, writer, palettes)
-        for name in sorted(message.mlProgram.functions):
-            function = message.mlProgram.functions[name]
-            for block in function.block_specializations.values():
-                for operation in block.operations:
-                    moving.move(operation, function.opset)
-    finally:
-        writer.close()
-    model.write_bytes(message.SerializeToString(deterministic=True))
-    (target / "Manifest.json").write_bytes((package.path / "Manifest.json").read_bytes())
-
-
-def program_path(package: Path) -> str:
-    """Of the program of a package, below its Data folder."""
-    root = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
-    return root["itemInfoEntries"][root["rootModelIdentifier"]]["path"]
-
-
-class _Moving:
-    """Copies what the operations of a program refer to into a new weight file."""
-
-    def __init__(
-        self, package: Package, writer: WeightFileWriter, palettes: Mapping[Where, PackedPalettes]
-    ) -> None:
-        self._package, self._writer, self._palettes = package, writer, palettes
-        self._files: dict[str, WeightFile] = {}
-        self._moved: dict[Where, int] = {}  # records copied already
+    def __init__(self, palettes: Mapping[Where, PackedPalettes]) -> None:
+        self._palettes = palettes
         self._written: dict[Where, tuple[int, int]] = {}  # indices and values of palettes
 
-    def move(self, operation: Any, opset: str) -> None:
-        if operation.type == "const":
-            stored = operation.attributes["val"].blobFileValue
-            palette = self._palettes.get((stored.fileName, stored.offset))
-            if palette is not None:
-                self._replace(operation, (stored.fileName, stored.offset), palette, opset)
-                return
-        for value in stored_values(operation):
-            blob = value.blobFileValue
-            where = (blob.fileName, blob.offset)
-            if where not in self._moved:
-                self._moved[where] = self._writer.copy(self._file(blob.fileName), blob.offset)
-            blob.fileName, blob.offset = f"@model_path/{WEIGHT_FILE}", self._moved[where]
+    def __call__(self, operation: Any, opset: str, writer: WeightFileWriter) -> bool:
+        """Whether the operation was a constant with a palette, and is a lookup now."""
+        if operation.type != "const":
+            return False
+        stored = operation.attributes["val"].blobFileValue
+        where = (stored.fileName, stored.offset)
+        palette = self._palettes.get(where)
+        if palette is None:
+            return False
+        self._replace(operation, where, palette, opset, writer)
+        return True
 
-    def _file(self, name: str) -> WeightFile:
-        if name not in self._files:
-            self._files[name] = self._package.weight_file(name)
-        return self._files[name]
-
-    def _replace(self, operation: Any, where: Where, palette: PackedPalettes, opset: str) -> None:
+    def _replace(
+        self,
+        operation: Any,
+        where: Where,
+        palette: PackedPalettes,
+        opset: str,
+        writer: WeightFileWriter,
+    ) -> None:
         """Turn the `const` into a lookup that puts out the same name."""
         dimensions = operation.outputs[0].type.tensorType.dimensions
         shape = [int(d.constant.size) for d in dimensions]
@@ -124,9 +83,9 @@ class _Moving:
         if where not in self._written:
             # values first among attributes, indices first among inputs: as coremltools has it
             values = 0
-            indices = self._writer.add(palette.indices, packed_type, packed_count)
+            indices = writer.add(palette.indices, packed_type, packed_count)
             if palette.values.size >= IN_PLACE:
-                values = self._writer.add(palette.values, "fp16", palette.values.size)
+                values = writer.add(palette.values, "fp16", palette.values.size)
             self._written[where] = indices, values
         indices, values = self._written[where]
 
@@ -168,10 +127,3 @@ def _fill(value: Any, dtype: str, shape: list[int], content: int | bytes) -> Non
     else:
         value.blobFileValue.fileName = f"@model_path/{WEIGHT_FILE}"
         value.blobFileValue.offset = content
-
-
-def stored_values(operation: Any) -> Iterator[Any]:
-    """The values of an operation that lie in a weight file."""
-    values = list(operation.attributes.values())
-    values += [b.value for i in operation.inputs.values() for b in i.arguments]
-    return (v for v in values if v.WhichOneof("value") == "blobFileValue")

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mdm_apple.config.model import ModelConfig, Provenance, T5Config
-from mdm_apple.config.shapes import state_shapes
-from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.config.model import ModelConfig, Provenance
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.shapes import encoder_shapes, state_shapes
 
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
 from ..bundle.manifest import PeakMemory
 from ..execute import Package
 from ..execute.graph import Function
-from ..packages.cost import CHIPS, CutPoint, cost_of, cut_points
+from ..packages.cost import CHIPS, cost_of
+from ..packages.split import CutPoint, cut_points
 from ..packages.weights import weights_of
 from .lint import RULES, Finding, Rule, count_by_rule, lint
 

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config.model import ATTENTION_HEADS
-from mdm_apple.torch.layers import Attention, TextHeadLayer, merge_heads, split_heads
+from mdm_apple.torch.layers import TextHeadLayer, merge_heads, split_heads
 from mdm_apple.torch.unet import UNet
 
 from ..rewrite.attention import engine_keys_values, engine_mask
@@ -26,7 +25,8 @@ from .parts import (
     TEXT_MASK,
     Compute,
     Part,
-    keys_values_names,
+    cross_attention_counts,
+    cross_attention_names,
 )
 
 
@@ -44,49 +44,6 @@ def conditioning_part(source: ModelSource, compute: Compute) -> Part:
         {TEXT_FEATURES: features, TEXT_MASK: mask},
         (*module.fixed_outputs, *cross_attention_names(source)),
     )
-
-
-def cross_attention_counts(net: UNet) -> list[list[int]]:
-    """Number of attention layers per level and block, in the order of execution."""
-    return [
-        [len(b.attn) if b.attention else 0 for b in m.run_blocks()] for m in net.level_modules()
-    ]
-
-
-def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
-    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
-    if source.config.model.text_width is None:
-        return []
-    counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
-    return [
-        name
-        for side, count in list(zip(source.config.sides, counts, strict=True))[first_level:]
-        for index in range(count)
-        for name in keys_values_names(side, index)
-    ]
-
-
-def key_shapes(
-    source: ModelSource, level: int, compute: Compute
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
-    text = source.config.text
-    if text is None or source.config.model.text_width is None:
-        return []
-    length, shapes = text.max_tokens, list[tuple[tuple[int, ...], tuple[int, ...]]]()
-    for block in source.net.level_modules()[level].run_blocks():
-        for layer in cast("list[Attention]", list(block.attn)) if block.attention else []:
-            width = layer.qkv.in_channels
-            flat = (1, ATTENTION_HEADS, length, width // ATTENTION_HEADS)
-            engine = (1, length, 1, width), (1, width, 1, length)
-            shapes.append(engine if compute == "ane" else (flat, flat))
-    return shapes
-
-
-def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
-    """Whether attention to text is masked in this model; published ones attend to padding too."""
-    masked = source.config.model.innermost.masked_cross_attention
-    return masked and bool(cross_attention_names(source, first_level))
 
 
 class ConditioningNetwork(nn.Module):

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdm_apple.config.model import DiffusionConfig, UNetConfig
-from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.network import UNetConfig
+from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.torch.nested_unet import NestedUNet
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
@@ -27,14 +28,15 @@ from ..errors import ConversionError
 from ..rewrite import for_neural_engine
 from ..rewrite.norms import standardised
 from ..source.model import ModelSource
-from .conditioning import cross_attention_counts, key_shapes
 from .parts import (
     ATTENTION_MASK,
     Compute,
     Part,
+    cross_attention_counts,
     features_name,
     hidden_name,
     image_name,
+    key_shapes,
     keys_values_names,
     mask_shape,
     prediction_name,

@@ -8,9 +8,15 @@ tokens). So a layout is a list of parts, and running a bundle needs no knowledge
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
+
+from mdm_apple.config.network import ATTENTION_HEADS
+from mdm_apple.torch.layers import Attention
+from mdm_apple.torch.unet import UNet
+
+from ..source.model import ModelSource
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
 Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
@@ -90,3 +96,46 @@ def keys_values_names(side: int, index: int) -> tuple[str, str]:
     (1, heads, L, head width) each; for the Neural Engine (1, L, 1, C) and (1, C, 1, L).
     """
     return f"keys_{side}_{index}", f"values_{side}_{index}"
+
+
+def cross_attention_counts(net: UNet) -> list[list[int]]:
+    """Number of attention layers per level and block, in the order of execution."""
+    return [
+        [len(b.attn) if b.attention else 0 for b in m.run_blocks()] for m in net.level_modules()
+    ]
+
+
+def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
+    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
+    if source.config.model.text_width is None:
+        return []
+    counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
+    return [
+        name
+        for side, count in list(zip(source.config.sides, counts, strict=True))[first_level:]
+        for index in range(count)
+        for name in keys_values_names(side, index)
+    ]
+
+
+def key_shapes(
+    source: ModelSource, level: int, compute: Compute
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
+    text = source.config.text
+    if text is None or source.config.model.text_width is None:
+        return []
+    length, shapes = text.max_tokens, list[tuple[tuple[int, ...], tuple[int, ...]]]()
+    for block in source.net.level_modules()[level].run_blocks():
+        for layer in cast("list[Attention]", list(block.attn)) if block.attention else []:
+            width = layer.qkv.in_channels
+            flat = (1, ATTENTION_HEADS, length, width // ATTENTION_HEADS)
+            engine = (1, length, 1, width), (1, width, 1, length)
+            shapes.append(engine if compute == "ane" else (flat, flat))
+    return shapes
+
+
+def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
+    """Whether attention to text is masked in this model; published ones attend to padding too."""
+    masked = source.config.model.innermost.masked_cross_attention
+    return masked and bool(cross_attention_names(source, first_level))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.text.tokenizer import relative_buckets
+from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.torch.t5 import AttentionLayer, Block, FeedForwardLayer, RMSNorm, T5Encoder
 
 from ..source.model import ModelSource, encoder_megabytes

@@ -1,4 +1,4 @@
-"""What running a package takes: arithmetic, memory, and where it could be cut in two.
+"""What running a package takes in arithmetic and in memory traffic.
 
 Everything here is counted from the program; the times are estimates from a table of chips and were
 not measured.
@@ -7,15 +7,10 @@ not measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..bundle.manifest import PackageInfo, PeakMemory, Phase, package_bytes
 from ..execute import TensorType
 from ..execute.graph import Function, Operation
-from ..execute.liveness import last_uses
-
-PHASES: tuple[Phase, ...] = ("text", "prompt", "step")
 
 
 @dataclass(frozen=True)
@@ -74,20 +69,6 @@ class Cost:
         return max(self.flops / chip.operations, self.traffic / chip.bandwidth)
 
 
-@dataclass(frozen=True)
-class CutPoint:
-    """A place after operation `index` where few bytes pass from one half to the other.
-
-    share: of the weights' bytes that lie before it.
-    """
-
-    index: int
-    operation: str
-    tensors: int
-    crossing_bytes: int
-    share: float
-
-
 def cost_of(function: Function) -> Cost:
     """Count one call of a function."""
     kinds = value_types(function)
@@ -136,72 +117,3 @@ def _flops(operation: Operation, kinds: dict[str, TensorType]) -> int:
             return 4 * kind("query").count * kind("key").shape[-2]
         case _:
             return sum(k.count for _, k in operation.outputs)
-
-
-def cut_points(function: Function, lowest: float = 0.35, highest: float = 0.65) -> list[CutPoint]:
-    """The three cheapest places to cut a function so that its weights are about halved."""
-    kinds, last = value_types(function), last_uses(function)
-    constant = {n for o in function.operations if o.is_constant for n, _ in o.outputs}
-    size = {n: stored_bytes(o) for o in function.operations if o.is_constant for n, _ in o.outputs}
-    total = max(1, sum(size.values()))
-    live = {name for name in function.inputs if name in last}
-    before, seen = 0, set[str]()
-    found: list[CutPoint] = []
-    for index, operation in enumerate(function.operations):
-        if operation.is_constant:
-            continue
-        used = operation.reads
-        stored = used & constant
-        before += sum(size[n] for n in stored - seen)
-        seen |= stored
-        live |= {name for name, _ in operation.outputs}
-        live = {n for n in live if last.get(n, len(function.operations)) > index}
-        share = before / total
-        if lowest <= share <= highest:
-            crossing = sum(kinds[n].bytes for n in live if n not in function.inputs)
-            carried = [n for n in live if n not in function.inputs]
-            found.append(CutPoint(index, operation.name, len(carried), crossing, share))
-    return sorted(found, key=lambda c: (c.crossing_bytes, abs(c.share - 0.5), c.index))[:3]
-
-
-def peak_memory(packages: Sequence[PackageInfo]) -> PeakMemory:
-    """Bytes needed at most, under three policies of keeping packages loaded. A prediction.
-
-    Weights, the largest activations of a call, and what passes from package to package.
-    """
-    carried = carried_bytes(packages)
-    needs = [p.activation_bytes + c for p, c in zip(packages, carried, strict=True)]
-    by_phase = [
-        package_bytes(p for p in packages if p.phase == phase)
-        + max((n for p, n in zip(packages, needs, strict=True) if p.phase == phase), default=0)
-        for phase in PHASES
-    ]
-    return PeakMemory(
-        resident=package_bytes(packages) + max(needs, default=0),
-        staged=max(by_phase),
-        minimal=max((p.bytes + n for p, n in zip(packages, needs, strict=True)), default=0),
-    )
-
-
-def carried_bytes(packages: Sequence[PackageInfo]) -> list[int]:
-    """While each package runs: bytes of values of earlier packages that only later ones read.
-
-    What a prompt contributes stays for all steps.
-    """
-    size = {
-        f.name: TensorType(f.dtype, f.shape).bytes
-        for p in packages
-        for f in (*p.inputs, *p.outputs)
-    }
-    last = {f.name: i for i, p in enumerate(packages) for f in p.inputs}
-    for p in packages:
-        if p.phase != "step":
-            last |= {f.name: len(packages) for f in p.outputs if f.name in last}
-    out: list[int] = []
-    made: set[str] = set()
-    for i, package in enumerate(packages):
-        own = {f.name for f in package.inputs}
-        waiting = {n for n in made - own if last.get(n, -1) > i}
-        out.append(sum(size[n] for n in waiting))
-        made |= {f.name for f in package.outputs}
-    return out

@@ -7,17 +7,33 @@ operations. What passes between them are ordinary features, wired by name like a
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compress.replace import read_model, save_program
 from ..errors import ConversionError
 from ..execute import Package
 from ..execute.graph import Function, Operation
-from .cost import cut_points
+from ..execute.liveness import last_uses
+from .cost import stored_bytes, value_types
+from .program_file import read_model, save_program
 from .seal import package_size, seal_package
 
 _FLOAT16 = 65552  # Core ML's name for it in descriptions of features
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """A place after operation `index` where few bytes pass from one half to the other.
+
+    share: of the weights' bytes that lie before it.
+    """
+
+    index: int
+    operation: str
+    tensors: int
+    crossing_bytes: int
+    share: float
 
 
 def best_cut(package: Package) -> int:
@@ -32,6 +48,32 @@ def best_cut(package: Package) -> int:
             "--max-package-mb or palettize it."
         )
     return points[0].index
+
+
+def cut_points(function: Function, lowest: float = 0.35, highest: float = 0.65) -> list[CutPoint]:
+    """The three cheapest places to cut a function so that its weights are about halved."""
+    kinds, last = value_types(function), last_uses(function)
+    constant = {n for o in function.operations if o.is_constant for n, _ in o.outputs}
+    size = {n: stored_bytes(o) for o in function.operations if o.is_constant for n, _ in o.outputs}
+    total = max(1, sum(size.values()))
+    live = {name for name in function.inputs if name in last}
+    before, seen = 0, set[str]()
+    found: list[CutPoint] = []
+    for index, operation in enumerate(function.operations):
+        if operation.is_constant:
+            continue
+        used = operation.reads
+        stored = used & constant
+        before += sum(size[n] for n in stored - seen)
+        seen |= stored
+        live |= {name for name, _ in operation.outputs}
+        live = {n for n in live if last.get(n, len(function.operations)) > index}
+        share = before / total
+        if lowest <= share <= highest:
+            crossing = sum(kinds[n].bytes for n in live if n not in function.inputs)
+            carried = [n for n in live if n not in function.inputs]
+            found.append(CutPoint(index, operation.name, len(carried), crossing, share))
+    return sorted(found, key=lambda c: (c.crossing_bytes, abs(c.share - 0.5), c.index))[:3]
 
 
 def split_to_fit(folder: Path, name: str, limit_mb: float, license_text: str | None) -> list[str]:
@@ -71,7 +113,7 @@ def split_package(source: Path, first: Path, second: Path, after: int, prefix: s
     for target, half, is_first in ((first, early, True), (second, late, False)):
         message = read_model(source)
         _keep(message, package, half, passing, renamed, is_first)
-        save_program(package, message, target, {})
+        save_program(package, message, target)
 
 
 def _passing(

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mdm_apple.config.model import ATTENTION_HEADS
+from mdm_apple.config.network import ATTENTION_HEADS
 from mdm_apple.torch import layers
 from mdm_apple.torch.layers import KeysValues
 

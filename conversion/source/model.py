@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mdm_apple.config.model import ModelConfig, T5Config
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.storage.atomic_folder import has_file
 from mdm_apple.storage.model_folder import load_model_config, load_tokenizer, with_encoder_hash
-from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE, encoder_shapes
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.torch.load import open_network
 from mdm_apple.torch.nested_unet import build_unet

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig, TextConfig
-from mdm_apple.diffusion.loss import image_scale, limit_output
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.prediction import image_scale, limit_output
 from mdm_apple.diffusion.schedule import Schedule, build_schedule, timestep_grid
 from mdm_apple.sampling.walk import SamplerConfig, Step, sample, sample_student, student_grid
 from mdm_apple.text.tokenizer import Tokenizer

@@ -14,14 +14,13 @@ from typing import Any
 
 from mdm_apple.apple.values import Fields
 from mdm_apple.config.model import (
-    MAX_NEST,
     DiffusionConfig,
     Prediction,
     ScheduleConfig,
     ScheduleKind,
     Threshold,
-    UNetConfig,
 )
+from mdm_apple.config.network import MAX_NEST, UNetConfig
 from mdm_apple.errors import ConfigError
 
 _SCHEDULES: dict[str, ScheduleKind] = {

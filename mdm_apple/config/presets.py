@@ -12,10 +12,9 @@ from mdm_apple.config.model import (
     ModelConfig,
     Provenance,
     ScheduleConfig,
-    T5Config,
     TextConfig,
-    UNetConfig,
 )
+from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import ConfigError
 

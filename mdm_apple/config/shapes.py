@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from mdm_apple.config.model import TEMPORAL_HEAD_WIDTH, UNetConfig
+from mdm_apple.config.network import TEMPORAL_HEAD_WIDTH, T5Config, UNetConfig
 
 IMAGE_CHANNELS = 3
 STUDENT_INPUTS = ("temb_target_", "temb_guidance_")  # in front of a student's own names
@@ -174,3 +174,30 @@ def _linear(shapes: Shapes, at: str, width_in: int, width: int) -> None:
 def _conv(shapes: Shapes, at: str, width_in: int, width: int, kernel: int = 3) -> None:
     shapes[f"{at}.weight"] = (width, width_in, kernel, kernel)
     shapes[f"{at}.bias"] = (width,)
+
+
+SHARED = "shared.weight"
+
+
+def encoder_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, torch layout (out, in), under Hugging Face's names."""
+    width, inner = config.d_model, config.num_heads * config.d_kv
+    gated = config.feed_forward == "gated-gelu"
+    shapes: dict[str, tuple[int, ...]] = {SHARED: (config.vocab_size, width)}
+    for i in range(config.num_layers):
+        attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
+        for name in "qkv":
+            shapes[f"{attention}.SelfAttention.{name}.weight"] = (inner, width)
+        shapes[f"{attention}.SelfAttention.o.weight"] = (width, inner)
+        if i == 0:
+            shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (
+                config.relative_buckets,
+                config.num_heads,
+            )
+        shapes[f"{attention}.layer_norm.weight"] = (width,)
+        for name in ("wi_0", "wi_1") if gated else ("wi",):
+            shapes[f"{feed_forward}.DenseReluDense.{name}.weight"] = (config.d_ff, width)
+        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (width, config.d_ff)
+        shapes[f"{feed_forward}.layer_norm.weight"] = (width,)
+    shapes["encoder.final_layer_norm.weight"] = (width,)
+    return shapes

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mdm_apple.config.model import ModelConfig, Provenance, T5Config, TextConfig, UNetConfig
+from mdm_apple.config.model import ModelConfig, Provenance, TextConfig
+from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.data.open import open_dataset
 from mdm_apple.demo.report import Report, Stage, Variant, read_metrics, write_report
@@ -229,9 +230,8 @@ def _report(
     variants: list[Variant],
     previews: Sequence[Preview],
 ) -> Report:
-    from mdm_apple.config.shapes import parameter_count
+    from mdm_apple.config.shapes import encoder_shapes, parameter_count
     from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.text.encoder_folder import encoder_shapes
 
     config = demo_config()
     assert config.text is not None

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from mdm_apple.config.model import DiffusionConfig, LossTarget, Prediction
+from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.prediction import Array, convert, image_scale, limit_output, target_of
 
-Array = Any
 Network = Callable[[list[Array]], Sequence[Array]]
 SNR_CAP = 5.0
 
@@ -85,51 +84,6 @@ def batch_loss(per_sample: Array, sample_weights: Array | None = None) -> Array:
     if sample_weights is None:
         return per_sample.mean()
     return (per_sample * sample_weights).sum() / sample_weights.sum()
-
-
-def image_scale(config: DiffusionConfig, scales: Sequence[int], level: int) -> float:
-    """What a level's image is divided by before noise is added (and multiplied with at the end).
-
-    A plain UNet may rescale its signal; a nest without a shifted schedule divides by the scale
-    instead (Chen 2023, arXiv:2301.10972).
-    """
-    if len(scales) == 1:
-        return config.rescale_signal or 1.0
-    return 1.0 if config.schedule.shift_power is not None else float(scales[level])
-
-
-def limit_output(out: Array, config: DiffusionConfig, levels: int, ops: Ops) -> Array:
-    """The soft limit that a plain UNet may put on its prediction."""
-    scale = config.output_scale
-    return ops.tanh(out / scale) * scale if levels == 1 and scale else out
-
-
-def x0_of(prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction) -> Array:
-    """Clean image of a prediction."""
-    if kind == "v":
-        return arithmetic.x0_from_v(x_t, prediction, alpha_bar)
-    return arithmetic.x0_from_eps(x_t, prediction, alpha_bar)
-
-
-def convert(
-    prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction, target: LossTarget
-) -> Array:
-    """A prediction of one kind as another, through x0."""
-    if kind == target:
-        return prediction
-    x0 = x0_of(prediction, x_t, alpha_bar, kind)
-    if target == "x0":
-        return x0
-    if target == "v":
-        return arithmetic.v_from_x0(x_t, x0, alpha_bar)
-    return arithmetic.eps_from_x0(x_t, x0, alpha_bar)
-
-
-def target_of(x0: Array, eps: Array, alpha_bar: Any, target: LossTarget) -> Array:
-    """What the loss compares with."""
-    if target == "x0":
-        return x0
-    return eps if target == "eps" else arithmetic.velocity(x0, eps, alpha_bar)
 
 
 def snr_weight(alpha_bar: Array, config: DiffusionConfig, ops: Ops) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.diffusion.ops import Ops
 
 Array = Any

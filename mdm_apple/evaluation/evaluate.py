@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.data.dataset import Dataset
-from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.distances import (
     Features,
@@ -30,17 +29,22 @@ from mdm_apple.evaluation.distances import (
     kernel_distance,
     layout_features,
     precision_recall,
-    squared_distances,
+)
+from mdm_apple.evaluation.retrieval import (
+    as_images,
+    drawn_captions,
+    open_gallery,
+    pool,
+    retrieval_ranks,
+    retrieval_side,
 )
 from mdm_apple.sampling.generate import Images, Prompt, Runtime, clean_estimate, finish, generate
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig, check_student
 
-RETRIEVAL_SIDE = 32
 WHITE_TOLERANCE = 6 / 127.5  # 6 of 255, in units of [-1, 1]
 MAX_EVAL_SEED = 2**16 - 1
 MAX_COUNT = 2**16
-MAX_GALLERY_BYTES = 4 << 30
 MAX_SHOWN = 64
 
 
@@ -161,7 +165,7 @@ def evaluate(
             f"{plan.count}."
         )
     compared_at = retrieval_side(side)
-    gallery = _gallery(dataset, compared_at)
+    gallery = open_gallery(dataset, compared_at)
     scores: dict[int, Scores] = {}
     shown: list[Pair] = []
     for seed in plan.seeds:
@@ -186,42 +190,6 @@ def evaluate(
             progress(len(prompts))
         scores[seed] = summarise(parts)
     return Evaluation(side, compared_at, len(dataset), scores, shown[:MAX_SHOWN])
-
-
-def drawn_captions(total: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Which pictures of the data a seed asks for, in the order asked."""
-    return np.random.RandomState(seed).permutation(total)[:count].astype(np.int64)
-
-
-def retrieval_side(side: int) -> int:
-    """Side at which pictures are compared: 32, or their own where 32 does not divide it."""
-    return side if side % RETRIEVAL_SIDE else RETRIEVAL_SIDE
-
-
-def retrieval_ranks(
-    made: Images, gallery: Images, asked: Sequence[str], captions: Sequence[str]
-) -> NDArray[np.int64]:
-    """How many pictures of other captions are nearer than the nearest of the asked one: (N,).
-
-    Args:
-        made: (N, 3, S, S), for the captions `asked`. gallery: (G, 3, S, S), called `captions`.
-    """
-    names = {name: number for number, name in enumerate(dict.fromkeys(captions))}
-    owner = np.array([names[caption] for caption in captions])
-    wanted = np.array([names[caption] for caption in asked])
-    rows = gallery.reshape(len(gallery), -1).astype(np.float64)
-    between = squared_distances(made.reshape(len(made), -1).astype(np.float64), rows)
-    right = owner[None, :] == wanted[:, None]
-    own = np.where(right, between, np.inf).min(axis=1)
-    # the same drawing under two names is no nearer than itself: leave room for rounding
-    nearer = between < own[:, None] - 1e-9 * rows.shape[1]
-    return (nearer & ~right).sum(axis=1)
-
-
-def pool(images: Images, side: int) -> Images:
-    """Average-pooled to `side`, which divides theirs."""
-    factor = images.shape[-1] // side
-    return images if factor == 1 else NumpyOps().avg_pool(images, factor)
 
 
 @dataclass(frozen=True)
@@ -349,23 +317,5 @@ def _over_seeds(values: Sequence[object], reduce: Callable[..., object]) -> obje
 
 def _real(dataset: Dataset, chosen: NDArray[np.int64], config: ModelConfig) -> list[Images]:
     """The real pictures as training shows them to every level: average-pooled from the highest."""
-    full = _signed(np.stack([dataset.item(int(i)).image for i in chosen]))
+    full = as_images(np.stack([dataset.item(int(i)).image for i in chosen]))
     return [pool(full, side) for side in config.sides]
-
-
-def _gallery(dataset: Dataset, side: int) -> Images:
-    size = len(dataset) * 3 * side**2 * 8
-    if size > MAX_GALLERY_BYTES:
-        raise MdmError(
-            f"data: {len(dataset)} pictures are too many to compare with; name fewer with "
-            "--captions."
-        )
-    out = np.empty((len(dataset), 3, side, side), np.float32)
-    for i in range(len(dataset)):
-        out[i] = pool(_signed(dataset.item(i).image[None]), side)[0]
-    return out
-
-
-def _signed(pixels: NDArray[np.uint8]) -> Images:
-    """Bytes (N, H, W, 3) to (N, 3, H, W) in [-1, 1], as training sees them."""
-    return pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)

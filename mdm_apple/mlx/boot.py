@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import is_students_own
 from mdm_apple.diffusion.arithmetic import guide
-from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.errors import MdmError
 from mdm_apple.mlx.learner import MlxLearner
 from mdm_apple.mlx.load import open_network

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mdm_apple.config.check_inputs import check_image_shapes, check_text_shapes
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 
 
 def checked_text(config: UNetConfig, features: mx.array | None, mask: mx.array | None) -> mx.array:

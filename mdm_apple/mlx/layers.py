@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_map
 
-from mdm_apple.config.model import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
+from mdm_apple.config.network import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
 
 KeysValues = tuple[mx.array, mx.array]  # both (B, heads, L, head width)
 

@@ -18,7 +18,7 @@ from mlx import nn
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.config.shapes import idle_parameters, state_shapes
+from mdm_apple.config.shapes import encoder_shapes, idle_parameters, state_shapes
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.loss import batch_loss, nested_loss
 from mdm_apple.diffusion.pyramid import build_pyramid
@@ -33,7 +33,6 @@ from mdm_apple.mlx.t5 import T5Encoder
 from mdm_apple.mlx.text import EncodeText
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
-from mdm_apple.text.encoder_folder import encoder_shapes
 from mdm_apple.training.loop import (
     Rows,
     Snapshot,

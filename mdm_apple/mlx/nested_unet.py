@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.mlx.layers import Conv2d, number_type, zeroed
 from mdm_apple.mlx.unet import BlockKeysValues, UNet
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.diffusion.arithmetic import guide
-from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import Precision, cast

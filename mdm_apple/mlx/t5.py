@@ -16,10 +16,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from mdm_apple.config.model import T5Config
+from mdm_apple.config.network import T5Config
 from mdm_apple.mlx.weights import nested
 from mdm_apple.text.encoder_folder import HubError, read_encoder_folder
-from mdm_apple.text.tokenizer import relative_buckets
+from mdm_apple.text.t5_positions import relative_buckets
 
 MASKED = -3e4  # added to logits: no weight is left, and finite in fp16 too
 

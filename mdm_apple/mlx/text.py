@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.network import T5Config
 from mdm_apple.mlx.t5 import T5Encoder, encoder_from_state, load_hf_encoder
 from mdm_apple.storage import model_folder
 from mdm_apple.text.feature_cache import FeatureCache

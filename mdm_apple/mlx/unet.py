@@ -14,7 +14,7 @@ from functools import partial
 import mlx.core as mx
 from mlx import nn
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.shapes import IMAGE_CHANNELS
 from mdm_apple.mlx.check_inputs import check_inputs, checked_text
 from mdm_apple.mlx.layers import (

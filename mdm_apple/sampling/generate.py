@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig
-from mdm_apple.diffusion.loss import image_scale, x0_of
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.sampling.inner_model import level_of_side

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from mdm_apple.config.model import DiffusionConfig, Distilled, Threshold
 from mdm_apple.diffusion import arithmetic
-from mdm_apple.diffusion.loss import image_scale, x0_of
 from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Grid, Schedule, timestep_grid
 from mdm_apple.errors import ConfigError
 

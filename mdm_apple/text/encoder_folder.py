@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mdm_apple.config.model import T5_LIMITS, T5Config
+from mdm_apple.config.network import T5_LIMITS, T5Config
+from mdm_apple.config.shapes import SHARED, encoder_shapes
 from mdm_apple.config.strict_json import read_object
 from mdm_apple.errors import ConfigError, MdmError, require
 from mdm_apple.storage.files import file_sha256
@@ -27,7 +28,6 @@ ENCODER_FOLDER = "encoder"  # of a model folder: where its frozen encoder is fet
 
 MAX_JSON_BYTES = 16 << 20
 IGNORED_PREFIXES = ("decoder.", "lm_head.")  # the half of a T5 that is not used here
-SHARED = "shared.weight"
 SHARED_AGAIN = "encoder.embed_tokens.weight"  # the same table under its second name
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
@@ -179,30 +179,6 @@ def t5_config_from_hf(data: dict[str, Any], where: str = CONFIG_FILE) -> T5Confi
         return T5Config(**sizes, norm_eps=eps, feed_forward=kind)
     except ConfigError as error:
         raise HubError(f"{where}: {error}") from None
-
-
-def encoder_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight, torch layout (out, in), under Hugging Face's names."""
-    width, inner = config.d_model, config.num_heads * config.d_kv
-    gated = config.feed_forward == "gated-gelu"
-    shapes: dict[str, tuple[int, ...]] = {SHARED: (config.vocab_size, width)}
-    for i in range(config.num_layers):
-        attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
-        for name in "qkv":
-            shapes[f"{attention}.SelfAttention.{name}.weight"] = (inner, width)
-        shapes[f"{attention}.SelfAttention.o.weight"] = (width, inner)
-        if i == 0:
-            shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (
-                config.relative_buckets,
-                config.num_heads,
-            )
-        shapes[f"{attention}.layer_norm.weight"] = (width,)
-        for name in ("wi_0", "wi_1") if gated else ("wi",):
-            shapes[f"{feed_forward}.DenseReluDense.{name}.weight"] = (config.d_ff, width)
-        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (width, config.d_ff)
-        shapes[f"{feed_forward}.layer_norm.weight"] = (width,)
-    shapes["encoder.final_layer_norm.weight"] = (width,)
-    return shapes
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:

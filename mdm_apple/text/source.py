@@ -10,7 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_apple.config.model import ModelConfig, T5Config
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import T5Config
 from mdm_apple.errors import MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE

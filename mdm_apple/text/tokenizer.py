@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
+from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
 from mdm_apple.text.captions import clean_caption
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
-MAX_TOKENIZER_BYTES = 16 << 20  # T5's own is 0.8 MB, that of the 250,000-piece mT5 4.3 MB
 MAX_CAPTION_CHARACTERS = 1 << 16
 
 Array = TypeVar("Array")
@@ -172,24 +172,6 @@ def train_tokenizer(
     if path is not None:
         tokenizer.save(path)
     return tokenizer
-
-
-def relative_buckets(length: int, buckets: int, max_distance: int) -> NDArray[np.int64]:
-    """Bucket of every key position as seen from every query position: (length, length).
-
-    Half of the buckets for keys behind, half for keys ahead; of each half the near distances have
-    one bucket each and the rest grow logarithmically up to max_distance. For a key at distance d,
-    log(d / near) / log(max_distance / near) is rounded as float32 does, which decides boundaries.
-    """
-    positions = np.arange(length)
-    offset = positions[None, :] - positions[:, None]  # key minus query
-    distance = np.abs(offset)
-    half = buckets // 2
-    near = half // 2
-    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(near))
-    steps = ratio / np.float32(np.log(max_distance / near)) * np.float32(half - near)
-    far = np.minimum(near + steps.astype(np.int64), half - 1)
-    return np.where(distance < near, distance, far) + np.where(offset > 0, half, 0)
 
 
 def _read_limited(path: Path) -> bytes:

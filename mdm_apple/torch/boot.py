@@ -12,7 +12,7 @@ from torch import Tensor
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import is_students_own
 from mdm_apple.diffusion.arithmetic import guide
-from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import MdmError
 from mdm_apple.torch.learner import Losses, TorchLearner, process_rank

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mdm_apple.config.check_inputs import check_image_shapes, check_text_shapes
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 
 
 def checked_text(config: UNetConfig, features: Tensor | None, mask: Tensor | None) -> Tensor:

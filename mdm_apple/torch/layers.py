@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config.model import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
+from mdm_apple.config.network import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
 from mdm_apple.torch.cpu import strips
 from mdm_apple.torch.cpu.conv import Conv3x3, upsample_nearest
 from mdm_apple.torch.cpu.norm import normalize, normalize_silu

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.torch.layers import zeroed
 from mdm_apple.torch.unet import BlockKeysValues, UNet
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.diffusion.arithmetic import guide
-from mdm_apple.diffusion.loss import limit_output
+from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, JumpTo

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdm_apple.config.model import T5Config
+from mdm_apple.config.network import T5Config
 from mdm_apple.text.encoder_folder import read_encoder_folder
-from mdm_apple.text.tokenizer import TextError, TextFeatures, TokenBatch, relative_buckets
+from mdm_apple.text.t5_positions import relative_buckets
+from mdm_apple.text.tokenizer import TextError, TextFeatures, TokenBatch
 
 MASKED = -3e4  # added to logits: no weight is left, and finite in fp16 too
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdm_apple.config.model import ModelConfig, T5Config, TextConfig
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.network import T5Config
 from mdm_apple.storage import model_folder
 from mdm_apple.text.feature_cache import FeatureCache
 from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text

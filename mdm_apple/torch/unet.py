@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mdm_apple.config.model import UNetConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.shapes import IMAGE_CHANNELS
 from mdm_apple.torch.check_inputs import check_inputs, checked_text
 from mdm_apple.torch.cpu.conv import UpsampleConv3x3

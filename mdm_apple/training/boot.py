@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.model import DiffusionConfig, Distilled, ModelConfig, Student, UNetConfig
+from mdm_apple.config.model import DiffusionConfig, Distilled, ModelConfig
+from mdm_apple.config.network import Student, UNetConfig
 from mdm_apple.data.batches import BatchPlan, RowStream
 from mdm_apple.diffusion import arithmetic
-from mdm_apple.diffusion.loss import image_scale, x0_of
 from mdm_apple.diffusion.noise import CHANNELS
 from mdm_apple.diffusion.ops import Ops
+from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, mean_share
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import apply_threshold

@@ -15,9 +15,9 @@ import math
 import os
 from dataclasses import dataclass
 
-from mdm_apple.config.model import ATTENTION_HEADS, ModelConfig, UNetConfig
-from mdm_apple.config.shapes import idle_parameters, parameter_count, state_shapes
-from mdm_apple.text.encoder_folder import encoder_shapes
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
+from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_count, state_shapes
 from mdm_apple.training.loop import TrainConfig
 
 FP32 = 4
