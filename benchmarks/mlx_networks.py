@@ -22,7 +22,7 @@ from benchmarks.training import plain_step
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.data.batches import Batch
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 ROWS, SIDE, TOKENS, TEXT = 8, 32, 32, 128
 UNET = UNetConfig(

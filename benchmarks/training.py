@@ -16,7 +16,7 @@ from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.torch.learner import Objective, TorchOps, TorchStepper
 from mdm_apple.torch.nested_unet import build_unet
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 ROWS, TOKENS, TEXT = 4, 32, 256
 SINGLE = UNetConfig(

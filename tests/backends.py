@@ -15,8 +15,9 @@ from mdm_apple.sampling.generate import Runtime
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.training.boot import BootBatch, BootConfig
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.loop import Learner, Stepper, TrainConfig
+from mdm_apple.training.learner import Learner, Stepper
 from mdm_apple.training.run import Job, Start
+from mdm_apple.training.settings import TrainConfig
 
 # (noisy states per level, table index of each row) -> predictions per level
 NumpyTeacher = Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]

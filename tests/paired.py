@@ -33,8 +33,9 @@ from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, make_batch
 from mdm_apple.data.open import open_dataset
 from mdm_apple.text.tokenizer import train_tokenizer
-from mdm_apple.training.loop import Stepper, TrainConfig
+from mdm_apple.training.learner import Stepper
 from mdm_apple.training.run import Job, Start
+from mdm_apple.training.settings import TrainConfig
 
 Text = tuple[np.ndarray, np.ndarray]
 

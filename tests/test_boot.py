@@ -22,7 +22,8 @@ from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.generate import Prompt, StudentRuntime
 from mdm_apple.sampling.walk import sample_student
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, BootLoss, student_config
-from mdm_apple.training.loop import Learner, TrainConfig
+from mdm_apple.training.learner import Learner
+from mdm_apple.training.settings import TrainConfig
 
 NESTS = {2: (4, 2), 3: (4, 2, 1)}
 KINDS: tuple[ScheduleKind, ...] = ("cosine", "deepfloyd")

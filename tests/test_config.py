@@ -20,7 +20,7 @@ from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import SamplerConfig
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 
 def test_json_states_every_field() -> None:

@@ -33,7 +33,9 @@ from mdm_apple.text.captions import CAPTIONS as CAPTIONS_FILE
 from mdm_apple.text.captions import read_captions, write_captions
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.distill import DistillJob, distill
-from mdm_apple.training.loop import METRICS, Learner, TrainConfig
+from mdm_apple.training.learner import Learner
+from mdm_apple.training.metrics import METRICS
+from mdm_apple.training.settings import TrainConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("green apple", 2)]
 ONE_STEP = SamplerConfig("student", 1, guidance_scale=1.0)

@@ -43,7 +43,8 @@ from mdm_apple.diffusion.schedule import (
     vdm_weights,
 )
 from mdm_apple.sampling.walk import SamplerConfig, sample
-from mdm_apple.training.loop import Snapshot, TrainConfig, learning_rate
+from mdm_apple.training.learner import Snapshot
+from mdm_apple.training.settings import TrainConfig, learning_rate
 
 FIXTURES = find_fixtures()
 MOMENT = "exp_avg_sq."  # of Adam: its running mean of squared gradients

@@ -24,7 +24,7 @@ from mdm_apple.diffusion.loss import LossParts, batch_loss, nested_loss
 from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import base_table, vdm_weights
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 SCALES = (2, 1)
 ROWS = 4

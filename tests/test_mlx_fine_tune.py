@@ -13,8 +13,8 @@ from small import CAPTIONS, trainable_model
 
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
-from mdm_apple.training.loop import TrainConfig
 from mdm_apple.training.run import Job, fit
+from mdm_apple.training.settings import TrainConfig
 
 pytest.importorskip("mlx.core")
 

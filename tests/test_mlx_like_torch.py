@@ -15,7 +15,8 @@ from tolerances import TRAIN_WEIGHTS
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import idle_parameters
-from mdm_apple.training.loop import Snapshot, TrainConfig
+from mdm_apple.training.learner import Snapshot
+from mdm_apple.training.settings import TrainConfig
 
 mx = pytest.importorskip("mlx.core")
 

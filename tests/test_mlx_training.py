@@ -23,8 +23,8 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
-from mdm_apple.training.loop import TrainConfig
 from mdm_apple.training.memory_estimate import estimate
+from mdm_apple.training.settings import TrainConfig
 
 mx = pytest.importorskip("mlx.core")
 

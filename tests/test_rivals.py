@@ -32,8 +32,8 @@ from mdm_apple.conversion.source.trajectory import PROMPTS
 from mdm_apple.conversion.verify.verify import How
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.loop import TrainConfig
 from mdm_apple.training.run import Job
+from mdm_apple.training.settings import TrainConfig
 
 pytest_plugins = ["bundles"]
 

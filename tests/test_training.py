@@ -29,21 +29,17 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training, load_weights
-from mdm_apple.training.loop import (
-    METRICS,
-    MetricsLog,
-    Snapshot,
-    StepMetrics,
-    Stepper,
+from mdm_apple.training.learner import Snapshot, StepMetrics, Stepper, split_rows
+from mdm_apple.training.loop import TrainingDivergedError
+from mdm_apple.training.metrics import METRICS, MetricsLog
+from mdm_apple.training.run import Job, fit, resumed_config
+from mdm_apple.training.settings import (
     TrainConfig,
-    TrainingDivergedError,
     check_mixing,
     ema_decay_at,
     learning_rate,
     rows_of,
-    split_rows,
 )
-from mdm_apple.training.run import Job, fit, resumed_config
 
 NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mdm_apple.training.loop import METRICS
+from mdm_apple.training.metrics import METRICS
 
 MDM = Path(sys.executable).with_name("mdm")
 PATIENCE = 300.0  # seconds; the machine may be busy

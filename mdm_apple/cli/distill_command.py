@@ -12,7 +12,7 @@ from mdm_apple.cli.model_options import FILE, FOLDER, default_backend, require_b
 from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 DEFAULTS = {
     f.name: f.default for kind in (TrainConfig, BootConfig) for f in dataclasses.fields(kind)

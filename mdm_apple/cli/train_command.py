@@ -25,7 +25,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.text.captions import read_captions
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 

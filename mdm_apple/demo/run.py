@@ -20,7 +20,8 @@ from mdm_apple.demo.report import Report, Stage, Variant, read_metrics, write_re
 from mdm_apple.sampling.generate import Preview, Prompt, Runtime, finish, generate
 from mdm_apple.sampling.pictures import Pixels, tile_steps, to_pixels
 from mdm_apple.sampling.walk import SamplerConfig
-from mdm_apple.training.loop import METRICS, TrainConfig
+from mdm_apple.training.metrics import METRICS
+from mdm_apple.training.settings import TrainConfig
 
 CAPTIONS = (
     "red heart",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 EPS = 1e-8
 Arrays = dict[str, mx.array]

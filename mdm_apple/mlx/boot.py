@@ -28,7 +28,7 @@ from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
 # what is known of a batch -> its guided predictions

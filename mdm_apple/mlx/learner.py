@@ -33,15 +33,8 @@ from mdm_apple.mlx.t5 import T5Encoder
 from mdm_apple.mlx.text import EncodeText
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
-from mdm_apple.training.loop import (
-    Rows,
-    Snapshot,
-    StepMetrics,
-    TrainConfig,
-    ema_decay_at,
-    learning_rate,
-    split_rows,
-)
+from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
+from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
 ENCODER = "text_encoder."  # in front of the encoder's names in the optimiser's state
 EMBEDDINGS = f"{ENCODER}shared.weight"

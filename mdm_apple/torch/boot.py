@@ -24,7 +24,7 @@ from mdm_apple.torch.text import EncodeText, open_text
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
 # what is known of a batch -> its guided predictions

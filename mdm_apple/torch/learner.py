@@ -26,15 +26,8 @@ from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.runtime import TorchRuntime
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import UNet
-from mdm_apple.training.loop import (
-    Rows,
-    Snapshot,
-    StepMetrics,
-    TrainConfig,
-    ema_decay_at,
-    learning_rate,
-    split_rows,
-)
+from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
+from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
 
 @dataclass(frozen=True)

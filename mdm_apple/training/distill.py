@@ -22,8 +22,10 @@ from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, read_captions
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
-from mdm_apple.training.loop import Learner, Snapshot, TrainConfig, check_mixing, rows_of, train
+from mdm_apple.training.learner import Learner, Snapshot
+from mdm_apple.training.loop import train
 from mdm_apple.training.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
+from mdm_apple.training.settings import TrainConfig, check_mixing, rows_of
 
 ANEW = "start anew"  # what a run that cannot be resumed may do
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
 from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_count, state_shapes
-from mdm_apple.training.loop import TrainConfig
+from mdm_apple.training.settings import TrainConfig
 
 FP32 = 4
 USABLE_SHARE = 0.75  # of the machine's memory: about what Apple silicon recommends to a GPU

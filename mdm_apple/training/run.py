@@ -29,17 +29,11 @@ from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer, train_tokenizer
-from mdm_apple.training.loop import (
-    METRICS,
-    SAMPLES,
-    Snapshot,
-    Stepper,
-    TrainConfig,
-    check_mixing,
-    rows_of,
-    train,
-)
+from mdm_apple.training.learner import Snapshot, Stepper
+from mdm_apple.training.loop import SAMPLES, train
+from mdm_apple.training.metrics import METRICS
 from mdm_apple.training.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
+from mdm_apple.training.settings import TrainConfig, check_mixing, rows_of
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -13,7 +13,8 @@ from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.files import remove_empty
 from mdm_apple.storage.model_folder import Training
 from mdm_apple.training.boot import BootConfig
-from mdm_apple.training.loop import FREE_ON_RESUME, METRICS, TrainConfig
+from mdm_apple.training.metrics import METRICS
+from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
 
 @contextmanager

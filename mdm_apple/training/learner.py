@@ -1,0 +1,81 @@
+"""What a backend brings to training: a network that learns from batches, as a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.data.batches import Batch
+from mdm_apple.sampling.generate import Runtime
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    loss: float
+    level_losses: tuple[float, ...]  # unweighted squared error per level, highest first
+    grad_norm: float  # before clipping
+    extra: Mapping[str, float] = field(default_factory=dict[str, float])  # logged beside them
+
+
+class Splittable(Protocol):
+    """A batch of rows."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Self: ...
+
+
+Rows = TypeVar("Rows", bound=Splittable)
+Rows_contra = TypeVar("Rows_contra", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a resumed run needs, as NumPy arrays by name."""
+
+    weights: Mapping[str, NDArray[np.float32]]
+    ema: Mapping[str, NDArray[np.float32]] | None
+    encoder: Mapping[str, NDArray[np.float32]] | None
+    encoder_ema: Mapping[str, NDArray[np.float32]] | None
+    optimizer: Mapping[str, NDArray[np.float32]]
+
+
+class Learner(Protocol[Rows_contra]):
+    """One backend's network, optimiser and average, learning from batches of some kind."""
+
+    rank: int
+    world: int
+
+    def step(self, batch: Rows_contra, index: int) -> StepMetrics:
+        """One optimisation step on this process's rows."""
+        ...
+
+    def validate(self, batch: Rows_contra) -> float:
+        """Loss of the averaged weights, averaged over processes."""
+        ...
+
+    def any_asked(self, asked: bool) -> bool:
+        """Whether any process was asked to stop; all of them call it after every step."""
+        ...
+
+    def snapshot(self) -> Snapshot: ...
+
+    def restore(self, snapshot: Snapshot) -> None: ...
+
+    def averaged(self) -> AbstractContextManager[Runtime]:
+        """The network with its averaged weights, for sampling while this lasts."""
+        ...
+
+
+Stepper = Learner[Batch]  # learns from captioned pictures
+
+
+def split_rows(batch: Rows, parts: int) -> list[Rows]:
+    """The accumulation steps of a batch, in order."""
+    size = len(batch) // parts
+    return [batch.rows(k * size, (k + 1) * size) for k in range(parts)]
