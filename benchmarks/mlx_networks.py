@@ -85,7 +85,7 @@ def mlx_training(repetitions: int) -> Row:
     """One fp32 training step of the same network, with clipping, Adam and averages."""
     import mlx.core as mx
 
-    from mdm_apple.mlx.learner import MlxStepper
+    from mdm_apple.mlx.learner import MlxPictureLearner
 
     theirs, ours = _networks(UNET)
     batch, text, mask = _batch(), *_text()
@@ -100,12 +100,12 @@ def mlx_training(repetitions: int) -> Row:
         def features(self, values: Any, mask: Any) -> tuple[Any, Any]:
             return values, mask
 
-    stepper = MlxStepper(ours, CONFIG, train, Given(), compiled=False)
+    learner = MlxPictureLearner(ours, CONFIG, train, Given(), compiled=False)
     their_step = plain_step(theirs, run_eager, CONFIG, batch, text, mask)
     sha256 = weights_hash(theirs)
-    wanted, got = their_step(), stepper.step(batch, 1).loss
+    wanted, got = their_step(), learner.step(batch, 1).loss
     mine, its = in_turn(
-        lambda: stepper.step(batch, 1), their_step, repetitions=repetitions, basis="cpu"
+        lambda: learner.step(batch, 1), their_step, repetitions=repetitions, basis="cpu"
     )
     return Row(
         "MLX training step, CPU seconds",

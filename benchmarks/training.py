@@ -14,7 +14,7 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig,
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.pyramid import build_pyramid
-from mdm_apple.torch.learner import Objective, TorchOps, TorchStepper
+from mdm_apple.torch.learner import Objective, TorchOps, TorchPictureLearner
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.training.settings import TrainConfig
 
@@ -57,11 +57,11 @@ def training_step(unet: UNetConfig, name: str, repetitions: int) -> Row:
     text, mask = torch.randn(ROWS, TOKENS, TEXT), torch.ones(ROWS, TOKENS)
     train = TrainConfig(steps=10**6, batch_size=ROWS, lr=1e-4, ema_ramp=False)
     ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stepper = TorchStepper(ours, config, train, lambda _: (text, mask))
+    learner = TorchPictureLearner(ours, config, train, lambda _: (text, mask))
     batch = _batch(config)
     their_step = plain_step(other, run, config, batch, text, mask)
-    wanted, got = their_step(), stepper.step(batch, 1).loss
-    mine, its = in_turn(lambda: stepper.step(batch, 1), their_step, repetitions=repetitions)
+    wanted, got = their_step(), learner.step(batch, 1).loss
+    mine, its = in_turn(lambda: learner.step(batch, 1), their_step, repetitions=repetitions)
     difference = abs(wanted - got) / abs(wanted)
     millions = sum(p.numel() for p in ours.parameters()) / 1e6
     name = f"training step, {name}, {millions:.1f} M, fp32"

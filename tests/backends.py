@@ -15,9 +15,9 @@ from mdm_apple.sampling.generate import Runtime
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.training.boot import BootBatch, BootConfig
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.learner import Learner, Stepper
-from mdm_apple.training.run import Job, Start
+from mdm_apple.training.learner import Learner, PictureLearner
 from mdm_apple.training.settings import TrainConfig
+from mdm_apple.training.start import Job, Start
 
 # (noisy states per level, table index of each row) -> predictions per level
 NumpyTeacher = Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]
@@ -28,20 +28,20 @@ class Backend(Protocol):
     ops: Ops
 
     def network(self, config: UNetConfig, state: Mapping[str, np.ndarray]) -> Any: ...
-    def stepper(
+    def learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
-    ) -> Stepper: ...
-    def open_stepper(
+    ) -> PictureLearner: ...
+    def open_learner(
         self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
-    ) -> Stepper:
+    ) -> PictureLearner:
         """What `fit` is handed: on the CPU, so that runs repeat bit for bit."""
         ...
 
-    def boot_stepper(
+    def boot_learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
@@ -52,7 +52,7 @@ class Backend(Protocol):
         """A student without text that learns from a teacher of NumPy arrays."""
         ...
 
-    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+    def open_boot_learner(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
         """What `distill` is handed, on the CPU."""
         ...
 
@@ -86,31 +86,31 @@ class TorchBackend:
         net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
         return net.eval()
 
-    def stepper(
+    def learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
-    ) -> Stepper:
-        from mdm_apple.torch.learner import TorchStepper
+    ) -> PictureLearner:
+        from mdm_apple.torch.learner import TorchPictureLearner
 
         def encode(_: Sequence[str]) -> tuple[Any, Any]:
             values, mask = text()
             return self.array(values), self.array(mask)
 
-        return TorchStepper(self.network(config.model, state), config, train, encode)
+        return TorchPictureLearner(self.network(config.model, state), config, train, encode)
 
-    def open_stepper(
+    def open_learner(
         self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
-    ) -> Stepper:
+    ) -> PictureLearner:
         import torch
 
-        from mdm_apple.torch.open_run import open_stepper
+        from mdm_apple.torch.open_run import open_learner
 
-        return open_stepper(config, job, tokenizer, start, torch.device("cpu"))
+        return open_learner(config, job, tokenizer, start, torch.device("cpu"))
 
-    def boot_stepper(
+    def boot_learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
@@ -118,20 +118,20 @@ class TorchBackend:
         state: Mapping[str, np.ndarray],
         teacher: NumpyTeacher,
     ) -> Learner[BootBatch]:
-        from mdm_apple.torch.boot import TorchBootStepper
+        from mdm_apple.torch.boot import TorchBootLearner
 
         def predict(x_t: Sequence[Any], t: np.ndarray) -> list[Any]:
             return [self.array(x) for x in teacher([self.numpy(x) for x in x_t], t)]
 
         net = self.network(config.model, state)
-        return TorchBootStepper(net, lambda *_: predict, config, train, boot)
+        return TorchBootLearner(net, lambda *_: predict, config, train, boot)
 
-    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+    def open_boot_learner(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
         import torch
 
-        from mdm_apple.torch.boot import open_boot_stepper
+        from mdm_apple.torch.boot import open_boot_learner
 
-        return open_boot_stepper(config, job, torch.device("cpu"))
+        return open_boot_learner(config, job, torch.device("cpu"))
 
     def runtime(self, folder: Path) -> Runtime:
         import torch
@@ -176,14 +176,14 @@ class MlxBackend:
         load_weights(net, state)
         return net.eval()
 
-    def stepper(
+    def learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
         state: Mapping[str, np.ndarray],
         text: Callable[[], tuple[np.ndarray, np.ndarray]],
-    ) -> Stepper:
-        from mdm_apple.mlx.learner import MlxStepper
+    ) -> PictureLearner:
+        from mdm_apple.mlx.learner import MlxPictureLearner
 
         class Given:
             """Features that a test hands in instead of captions."""
@@ -199,16 +199,16 @@ class MlxBackend:
 
         import mlx.core as mx
 
-        return MlxStepper(self.network(config.model, state), config, train, Given())
+        return MlxPictureLearner(self.network(config.model, state), config, train, Given())
 
-    def open_stepper(
+    def open_learner(
         self, config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
-    ) -> Stepper:
-        from mdm_apple.mlx.open_run import open_stepper
+    ) -> PictureLearner:
+        from mdm_apple.mlx.open_run import open_learner
 
-        return open_stepper(config, job, tokenizer, start)
+        return open_learner(config, job, tokenizer, start)
 
-    def boot_stepper(
+    def boot_learner(
         self,
         config: ModelConfig,
         train: TrainConfig,
@@ -216,18 +216,18 @@ class MlxBackend:
         state: Mapping[str, np.ndarray],
         teacher: NumpyTeacher,
     ) -> Learner[BootBatch]:
-        from mdm_apple.mlx.boot import MlxBootStepper
+        from mdm_apple.mlx.boot import MlxBootLearner
 
         def predict(x_t: Sequence[Any], t: np.ndarray) -> list[Any]:
             return [self.image(x) for x in teacher([self.numpy(x) for x in x_t], t)]
 
         net = self.network(config.model, state)
-        return MlxBootStepper(net, lambda *_: predict, config, train, boot)
+        return MlxBootLearner(net, lambda *_: predict, config, train, boot)
 
-    def open_boot_stepper(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
-        from mdm_apple.mlx.boot import open_boot_stepper
+    def open_boot_learner(self, config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+        from mdm_apple.mlx.boot import open_boot_learner
 
-        return open_boot_stepper(config, job)
+        return open_boot_learner(config, job)
 
     def runtime(self, folder: Path) -> Runtime:
         from mdm_apple.mlx.load import open_runtime

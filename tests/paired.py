@@ -33,9 +33,9 @@ from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, make_batch
 from mdm_apple.data.open import open_dataset
 from mdm_apple.text.tokenizer import train_tokenizer
-from mdm_apple.training.learner import Stepper
-from mdm_apple.training.run import Job, Start
+from mdm_apple.training.learner import PictureLearner
 from mdm_apple.training.settings import TrainConfig
+from mdm_apple.training.start import Job, Start
 
 Text = tuple[np.ndarray, np.ndarray]
 
@@ -75,14 +75,14 @@ class Run:
         encoder = random_weights(encoder_shapes(config.text.encoder), 1)
         return Start(weights=random_state(config.model), encoder=encoder)
 
-    def stepper(self, backend: Backend, start: Start | None = None) -> Stepper:
+    def learner(self, backend: Backend, start: Start | None = None) -> PictureLearner:
         config = small_emoji()
         assert config.text is not None
         assert config.text.encoder is not None
         job = Job(config, self.train, self.pictures, Path("nowhere"))
         size = config.text.encoder.vocab_size
         tokenizer = train_tokenizer(CAPTIONS, size, lowercase=True)
-        return backend.open_stepper(config, job, tokenizer, start or self.start())
+        return backend.open_learner(config, job, tokenizer, start or self.start())
 
     def batches(self) -> Iterator[Batch]:
         config: ModelConfig = small_emoji()
@@ -92,11 +92,13 @@ class Run:
         for step in range(self.steps):
             yield make_batch(dataset, plan.indices(step), draws, step)
 
-    def losses(self, stepper: Stepper, after: Callable[[], object] = lambda: None) -> list[float]:
+    def losses(
+        self, learner: PictureLearner, after: Callable[[], object] = lambda: None
+    ) -> list[float]:
         """Loss of every step; `after` is called after each."""
         found = []
         for step, batch in enumerate(self.batches()):
-            found.append(stepper.step(batch, step).loss)
+            found.append(learner.step(batch, step).loss)
             after()
         return found
 
@@ -123,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(int(sys.argv[2]))  # it would take no more than there are cores
     asked = json.loads(sys.argv[1])
     run = Run(**asked | {"train": TrainConfig(**asked["train"])})
-    print(json.dumps(run.losses(run.stepper(BACKENDS["torch"]()))))
+    print(json.dumps(run.losses(run.learner(BACKENDS["torch"]()))))
 
 
 if __name__ == "__main__":

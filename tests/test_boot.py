@@ -80,7 +80,9 @@ def test_the_running_mean_lands_where_joint_ddim_does(
     mean = [np.zeros_like(x) for x in walk.states[0]]
     for k, (t, t_next) in enumerate(pairwise(grid)):
         share = float(mean_share(schedule.base, *np.array([[start], [t], [t_next]]))[0])
-        mean = [arithmetic.towards(y, c, share) for y, c in zip(mean, walk.clean[k], strict=True)]
+        mean = [
+            arithmetic.move_toward(y, c, share) for y, c in zip(mean, walk.clean[k], strict=True)
+        ]
         landed = [
             arithmetic.dpmpp_step(z, y, float(table[start]), float(table[t_next]))
             for z, y, table in zip(walk.states[0], mean, schedule.tables, strict=True)
@@ -124,7 +126,8 @@ def test_two_jumps_with_exact_means_are_one(levels: int) -> None:
             steps = np.array([[walk.grid[i]] for i in (first, k, k + 1)])
             share = float(mean_share(schedule.base, *steps)[0])
             total = [
-                arithmetic.towards(y, c, share) for y, c in zip(total, walk.clean[k], strict=True)
+                arithmetic.move_toward(y, c, share)
+                for y, c in zip(total, walk.clean[k], strict=True)
             ]
         return total
 
@@ -196,7 +199,7 @@ class Exact:
             after = np.maximum(t - self.stride, target)
             clean = self.clean(now, t)
             share = mean_share(self.loss.schedule.base, u, t, after)[:, None, None, None]
-            total = [arithmetic.towards(y, c, share) for y, c in zip(total, clean, strict=True)]
+            total = [arithmetic.move_toward(y, c, share) for y, c in zip(total, clean, strict=True)]
             now, t = self.loss.jump(z, total, u, after), after
         return total
 
@@ -230,7 +233,7 @@ def test_a_perfect_student_has_no_loss(levels: int, flow_map: int) -> None:
     batch = rows_for(sides, boot, 12, stride)
     parts = loss(exact.student, exact.student, exact.teacher, batch.noise, batch)
     assert float(np.max(parts.per_sample)) < BOOT_FP64
-    assert float(parts.apart) < BOOT_FP64
+    assert float(parts.level_gap) < BOOT_FP64
     if flow_map > 1:
         assert len(set(batch.start.tolist())) > 2
         assert (batch.via > batch.start).any()
@@ -411,13 +414,13 @@ def test_teachers_of_noise_are_refused() -> None:
 
 
 def end_points_apart(
-    backend: Backend, stepper: Learner[BootBatch], exact: Exact, config: ModelConfig
+    backend: Backend, learner: Learner[BootBatch], exact: Exact, config: ModelConfig
 ) -> list[float]:
     """RMSE of one jump of the averaged student to its teacher's walk, over the data's spread."""
     sides, rows = config.sides, 64
     noise = [normal(100 + i, rows, 3, side, side) for i, side in enumerate(sides)]
     walked = exact.mean([x.astype(np.float64) for x in noise], 1000, 0)
-    with stepper.averaged() as runtime:
+    with learner.averaged() as runtime:
         assert isinstance(runtime, StudentRuntime)
         jump = runtime.jumper([Prompt("", 0)] * rows, 1.0, 0)
         start = [runtime.image(x) for x in noise]
@@ -456,10 +459,10 @@ def test_a_trained_student_ends_where_its_teacher_does(backend: Backend) -> None
         steps, batch_size=rows, lr=5e-3, warmup_steps=50, decay_share=0.7, ema_decay=0.99
     )
     state = backend.initial_state(config.model, 0)
-    stepper = backend.boot_stepper(config, train, boot, state, answers)
-    assert min(end_points_apart(backend, stepper, exact, config)) > 0.3
+    learner = backend.boot_learner(config, train, boot, state, answers)
+    assert min(end_points_apart(backend, learner, exact, config)) > 0.3
     draws = BootDraws([""] * rows, BatchPlan(rows, rows, 0), config.sides, 1000, boot)
     for index in range(steps):
-        stepper.step(draws.batch(index, np.arange(rows)), index)
-    apart = end_points_apart(backend, stepper, exact, config)
+        learner.step(draws.batch(index, np.arange(rows)), index)
+    apart = end_points_apart(backend, learner, exact, config)
     assert max(apart) < BOOT_END_POINT, apart

@@ -29,7 +29,7 @@ from mdm_apple.conversion.psnr import closeness, picture_psnr
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.run.runtime import BundleRuntime, open_bundle_runtime
 from mdm_apple.conversion.source.model import ModelSource, random_source
-from mdm_apple.conversion.verify.verify import verify_source
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify_source
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.torch.load import open_runtime
@@ -38,8 +38,8 @@ pytest_plugins = ["bundles"]
 
 
 def test_bundle_predicts_what_torch_does(tiny_bundle: Bundle, tiny_source: ModelSource) -> None:
-    exact = verify_source(tiny_bundle, tiny_source, precision="fp32", prompts=3)
-    stored = verify_source(tiny_bundle, tiny_source, precision="fp16", prompts=3)
+    exact = verify_source(tiny_bundle, tiny_source, VerifyOptions(precision="fp32", prompts=3))
+    stored = verify_source(tiny_bundle, tiny_source, VerifyOptions(precision="fp16", prompts=3))
     assert exact.text == "prompts"
     assert exact.worst >= PACKAGE_FP32
     assert stored.worst >= PACKAGE_FP16
@@ -48,10 +48,10 @@ def test_bundle_predicts_what_torch_does(tiny_bundle: Bundle, tiny_source: Model
 
 def test_bundle_of_other_weights_fails(tiny_bundle: Bundle, tiny_source: ModelSource) -> None:
     other = dataclasses.replace(tiny_source, net=copy.deepcopy(tiny_source.net))
-    assert verify_source(tiny_bundle, other, prompts=1).passed
+    assert verify_source(tiny_bundle, other, VerifyOptions(prompts=1)).passed
     with torch.no_grad():
         other.net.conv_in.weight[0, 0, 1, 1] += 0.5
-    report = verify_source(tiny_bundle, other, prompts=1)
+    report = verify_source(tiny_bundle, other, VerifyOptions(prompts=1))
     assert not report.passed
     assert report.worst < PACKAGE_FP16
 
@@ -166,7 +166,7 @@ def test_model_without_text_that_normalises_its_input_converts(tmp_path: Path) -
     bundle = convert(source, tmp_path / "plain.bundle", ConvertOptions("monolith", target="iOS26"))
     assert [package.name for package in bundle.manifest.packages] == ["denoiser"]
     assert bundle.manifest.guidance == "none"
-    report = verify_source(bundle, source, prompts=1)
+    report = verify_source(bundle, source, VerifyOptions(prompts=1))
     assert report.worst >= PACKAGE_FP16
     picture = finish(
         generate(BundleRuntime(bundle), [Prompt("", 0)], SamplerConfig("dpmpp", num_steps=2))
@@ -190,7 +190,7 @@ def test_unmasked_attention_and_limited_output_convert_without_an_encoder(tmp_pa
     source = random_source(config, 3)
     bundle = convert(source, tmp_path / "features.bundle", ConvertOptions("monolith"))
     assert "attention_mask" not in [f.name for f in bundle.package("denoiser").inputs]
-    report = verify_source(bundle, source, prompts=2)
+    report = verify_source(bundle, source, VerifyOptions(prompts=2))
     assert report.text == "random features"
     assert report.worst >= PACKAGE_FP16
     (x_t,) = (10 * np.ones((1, 3, 8, 8), np.float32),)

@@ -20,7 +20,7 @@ from mdm_apple.conversion.convert import ConvertOptions, convert
 from mdm_apple.conversion.psnr import picture_psnr
 from mdm_apple.conversion.run.runtime import open_bundle_runtime
 from mdm_apple.conversion.source.model import load_source
-from mdm_apple.conversion.verify.verify import verify
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt, clean_estimate, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
@@ -98,7 +98,7 @@ def test_the_first_estimate_equals_torch(bundle: Bundle, student: Path) -> None:
 
 
 def test_verify_follows_the_students_own_steps(bundle: Bundle, student: Path) -> None:
-    report = verify(bundle, student, prompts=2)
+    report = verify(bundle, student, VerifyOptions(prompts=2))
     assert {row.t for row in report.rows} == {1000, 500}
     assert report.worst > PACKAGE_RANDOM
     assert min(report.picture_psnr.values()) > BUNDLE_PICTURE
@@ -119,13 +119,13 @@ def test_a_student_with_one_moved_weight_fails(
         text_encoder=load_weights(student, "text_encoder"),
         tokenizer=load_tokenizer(student),
     )
-    assert verify(bundle, other, prompts=2).worst < PACKAGE_RANDOM
+    assert verify(bundle, other, VerifyOptions(prompts=2)).worst < PACKAGE_RANDOM
 
 
 def test_palettes_keep_what_a_student_is(bundle: Bundle, tmp_path: Path) -> None:
     small, _ = palettize(bundle, tmp_path / "small.bundle", 8)
     assert small.manifest.student == bundle.manifest.student
-    assert verify(small, floor=10).passed
+    assert verify(small, options=VerifyOptions(floor=10)).passed
 
 
 def test_weights_between_the_rows_are_refused(bundle: Bundle) -> None:
@@ -143,7 +143,7 @@ def test_a_wordless_student_converts(tmp_path: Path) -> None:
     made = convert(load_source(folder), tmp_path / "student.bundle")
     assert made.manifest.student is not None
     assert made.manifest.student.weights == ()
-    assert verify(made, folder, prompts=1).passed
+    assert verify(made, folder, VerifyOptions(prompts=1)).passed
 
 
 def test_one_picture_from_the_command_line(bundle: Bundle, tmp_path: Path) -> None:

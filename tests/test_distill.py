@@ -125,7 +125,7 @@ def test_a_trained_student_hears_weight_and_target(
     backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out, steps=5), backend.open_boot_stepper)
+    distill(job(teacher, out, steps=5), backend.open_boot_learner)
     runtime = backend.runtime(out)
     light, heavy = (
         finish(generate(runtime, PROMPTS, dataclasses.replace(ONE_STEP, guidance_scale=w)))
@@ -143,7 +143,7 @@ def test_the_student_folder_is_whole_and_says_what_it_is(
     backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    config = distill(job(teacher, out), backend.open_boot_stepper)
+    config = distill(job(teacher, out), backend.open_boot_learner)
     assert load_model_config(out) == config
     assert config.distilled == Distilled((1000, 500), (1.0, 4.0))
     hashes = json.loads((teacher / "hashes.json").read_text())
@@ -169,7 +169,7 @@ def test_bf16_teaches_the_same_weights(backend: Backend, teacher: Path, tmp_path
     for precision in ("fp32", "bf16"):
         asked = job(teacher, tmp_path / precision, steps=1)
         train = dataclasses.replace(asked.train, precision=precision)
-        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), backend.open_boot_learner)
         after = load_weights(tmp_path / precision)
         moved.append({n for n, v in before.items() if np.abs(after[n] - v).max() > 1e-7})
     assert moved[0] == moved[1]
@@ -193,7 +193,7 @@ def test_a_teachers_averaged_weights_are_what_is_learned_from(
         )
         write_captions(folder / CAPTIONS_FILE, CAPTIONS)
         outs.append(tmp_path / f"student{seed}")
-        distill(job(folder, outs[-1]), backend.open_boot_stepper)
+        distill(job(folder, outs[-1]), backend.open_boot_learner)
     one, other = (load_weights(out) for out in outs)
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
@@ -206,13 +206,13 @@ def test_a_wordless_teacher_has_a_student_too(backend: Backend, tmp_path: Path) 
     )
     folder = tmp_path / "teacher"
     save_model(folder, config, random_state(config.model))
-    distilled = distill(job(folder, tmp_path / "student"), backend.open_boot_stepper).distilled
+    distilled = distill(job(folder, tmp_path / "student"), backend.open_boot_learner).distilled
     assert distilled == Distilled((1000, 500), None)
     runtime = backend.runtime(tmp_path / "student")
     finish(generate(runtime, [Prompt("", 1)], SamplerConfig("student", 2)))
     asked = job(folder, tmp_path / "other", captions=tmp_path / "some.txt")
     with pytest.raises(MdmError, match="leave out --captions"):
-        distill(asked, backend.open_boot_stepper)
+        distill(asked, backend.open_boot_learner)
 
 
 # --- one student, two backends --------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_both_backends_teach_the_same(
     """Three steps from one start: losses, what is logged beside them, and mean gradients agree."""
     pytest.importorskip("mlx.core")
     folder = mixed_teacher(teacher, tmp_path / "teacher", mixed)
-    theirs, ours = both_steppers(folder, tmp_path)
+    theirs, ours = both_learners(folder, tmp_path)
     for index, batch in enumerate(student_batches(folder, 3)):
         told, said = theirs.step(batch, index), ours.step(batch, index)
         assert said.loss == pytest.approx(told.loss, rel=LOSS)
@@ -245,7 +245,7 @@ def test_a_student_that_differs_in_one_weight_learns_differently(
 ) -> None:
     """The twin of the above."""
     pytest.importorskip("mlx.core")
-    theirs, ours = both_steppers(teacher, tmp_path)
+    theirs, ours = both_learners(teacher, tmp_path)
     start = ours.snapshot()
     weights = dict(start.weights)
     name = next(n for n in weights if n.endswith("temb_target_layer1.weight"))
@@ -273,16 +273,16 @@ def mixed_teacher(teacher: Path, folder: Path, mixed: tuple[float, ...] | None) 
     return folder
 
 
-def both_steppers(teacher: Path, tmp_path: Path) -> list[Learner[BootBatch]]:
+def both_learners(teacher: Path, tmp_path: Path) -> list[Learner[BootBatch]]:
     """Torch's and MLX's, with the same fresh weights that are no longer zero anywhere."""
     asked = job(teacher, tmp_path / "unused")
     config = student_config(load_model_config(teacher), asked.boot)
-    steppers = [BACKENDS[name]().open_boot_stepper(config, asked) for name in ("torch", "mlx")]
-    start = steppers[0].snapshot()
+    learners = [BACKENDS[name]().open_boot_learner(config, asked) for name in ("torch", "mlx")]
+    start = learners[0].snapshot()
     weights = random_weights(state_shapes(config.model), 5) | load_weights(teacher)
-    for stepper in steppers:
-        stepper.restore(dataclasses.replace(start, weights=weights, ema=weights))
-    return steppers
+    for learner in learners:
+        learner.restore(dataclasses.replace(start, weights=weights, ema=weights))
+    return learners
 
 
 def student_batches(teacher: Path, count: int) -> list[BootBatch]:
@@ -305,9 +305,9 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does_bit_for_bit(
     backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    distill(job(teacher, whole, steps=5), backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=2), backend.open_boot_stepper)
-    distill(job(teacher, parts, steps=5, resume=True), backend.open_boot_stepper)
+    distill(job(teacher, whole, steps=5), backend.open_boot_learner)
+    distill(job(teacher, parts, steps=2), backend.open_boot_learner)
+    distill(job(teacher, parts, steps=5, resume=True), backend.open_boot_learner)
     same_files(whole, parts)
 
 
@@ -316,7 +316,7 @@ def test_an_accumulated_batch_is_the_batch(backend: Backend, teacher: Path, tmp_
     for parts in (1, 2):
         asked = job(teacher, tmp_path / str(parts), steps=2)
         train = dataclasses.replace(asked.train, accumulate=parts)
-        distill(dataclasses.replace(asked, train=train), backend.open_boot_stepper)
+        distill(dataclasses.replace(asked, train=train), backend.open_boot_learner)
         lines = (tmp_path / str(parts) / METRICS).read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -326,7 +326,7 @@ def test_a_run_that_would_not_be_the_same_is_refused(
     backend: Backend, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "student"
-    distill(job(teacher, out), backend.open_boot_stepper)
+    distill(job(teacher, out), backend.open_boot_learner)
     kept = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     other = save_random_model(tmp_path / "other", tiny_model(), random_state(tiny_model().model, 9))
     write_captions(other / CAPTIONS_FILE, CAPTIONS)
@@ -342,7 +342,7 @@ def test_a_run_that_would_not_be_the_same_is_refused(
         ({"out": tmp_path / "none"}, "no such model folder"),
     ):
         with pytest.raises(MdmError, match=said):
-            distill(dataclasses.replace(again, **changes), backend.open_boot_stepper)
+            distill(dataclasses.replace(again, **changes), backend.open_boot_learner)
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == kept
 
 
@@ -356,12 +356,12 @@ def test_captions_come_from_a_file_or_from_beside_the_teacher(
     shutil.copytree(teacher, bare)
     (bare / CAPTIONS_FILE).unlink()
     with pytest.raises(MdmError, match=r"holds no captions.txt; give --captions"):
-        distill(job(bare, tmp_path / "one"), backend.open_boot_stepper)
+        distill(job(bare, tmp_path / "one"), backend.open_boot_learner)
     assert not (tmp_path / "one").exists()
     given = tmp_path / "given.txt"
     write_captions(given, CAPTIONS)
-    distill(job(bare, tmp_path / "one", captions=given), backend.open_boot_stepper)
-    distill(job(teacher, tmp_path / "two"), backend.open_boot_stepper)
+    distill(job(bare, tmp_path / "one", captions=given), backend.open_boot_learner)
+    distill(job(teacher, tmp_path / "two"), backend.open_boot_learner)
     same_files(tmp_path / "one", tmp_path / "two")
 
 

@@ -357,18 +357,18 @@ def run_training(
     side = fixture.tensors["step0.in.images"].shape[-1]
     config = ModelConfig(unet, side, fixture.diffusion(1), TextConfig(max_tokens=64))
     text: list[tuple[np.ndarray, np.ndarray]] = []
-    stepper = backend.stepper(config, train, state, lambda: text[-1])
+    learner = backend.learner(config, train, state, lambda: text[-1])
     worst, means = 0.0, []
     for k in range(info["steps"]):
         given = fixture.inputs(f"step{k}.in.")
         text.append((given["lm_outputs"], given["lm_mask"]))
-        metrics = stepper.step(train_batch(given), k)
+        metrics = learner.step(train_batch(given), k)
         assert learning_rate(train, k) == pytest.approx(info["lr_per_step"][k], rel=1e-9)
         for got, name in ((metrics.loss, "loss"), (metrics.grad_norm, "grad_norm")):
             wanted = info[f"{name}_per_step"][k]
             worst = max(worst, abs(got - wanted) / abs(wanted))
-        means.append(stepper.snapshot().optimizer)
-    return stepper.snapshot(), worst, means
+        means.append(learner.snapshot().optimizer)
+    return learner.snapshot(), worst, means
 
 
 def weight_error(

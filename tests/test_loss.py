@@ -180,7 +180,7 @@ def test_variational_weights_count_each_sample_by_its_fall_of_snr(backend: Backe
     config = ModelConfig(
         unet, side=8, diffusion=DiffusionConfig(SHIFTED, loss_weighting="vdm", loss_target="eps")
     )
-    stepper = backend.stepper(
+    learner = backend.learner(
         config, TrainConfig(1), random_state(unet), lambda: (np.zeros((1, 1, 1)), np.ones((1, 1)))
     )
     times = np.array([30, 700])
@@ -192,10 +192,10 @@ def test_variational_weights_count_each_sample_by_its_fall_of_snr(backend: Backe
         times=times,
         noise=[normal(i, 2, 3, side, side) for i, side in enumerate(config.sides)],
     )
-    alone = np.array([stepper.validate(batch.rows(i, i + 1)) for i in range(2)])
+    alone = np.array([learner.validate(batch.rows(i, i + 1)) for i in range(2)])
     weights = vdm_weights(base_table(SHIFTED))[times + 1]
     wanted = (weights * alone).sum() / weights.sum()
-    assert stepper.validate(batch) == pytest.approx(wanted, rel=1e-4)
+    assert learner.validate(batch) == pytest.approx(wanted, rel=1e-4)
     assert wanted != pytest.approx(alone.mean(), rel=1e-2)
 
 

@@ -20,7 +20,7 @@ from mdm_apple.config.strict_json import to_json
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.golden import read_golden
 from mdm_apple.conversion.compress.choose_bits import recipe_reaching, recipe_within, variant_recipe
-from mdm_apple.conversion.compress.compressed_network import PlacedNetwork
+from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.knapsack import frontier
 from mdm_apple.conversion.compress.palettize import (
     PalettizeReport,
@@ -135,16 +135,16 @@ def compare_with_executor(bundle: Bundle, source: ModelSource, phase: str, folde
         runner = Denoiser(which, "fp32")
         return runner.predict(probe.x_t, probe.t - 1, runner.condition(tokens))
 
-    net = PlacedNetwork(bundle, source, plan)
+    net = CompressedNetwork(bundle, source, plan)
 
     def placed(weight: PlannedWeight | None) -> list[np.ndarray]:
         new = {}
         if weight is not None:
             ((_, found),) = planned_palettes(bundle, [weight], lambda _: None, 1).items()
             new = {(weight.package, weight.weight.name): found.dense(weight.weight.shape)}
-        before = net.put(new)
+        before = net.exchange(new)
         out = net.predict(probe.x_t, probe.t - 1, net.condition(text))
-        net.put(before)
+        net.exchange(before)
         return [level.numpy() for level in out]
 
     before, after = executed(bundle), executed(small)
@@ -171,11 +171,11 @@ def first_prompt(bundle: Bundle) -> tuple[Probe, TextInputs, dict[str, np.ndarra
 
 def test_weights_come_back_as_they_were(tiny_bundle: Bundle, tiny_source: ModelSource) -> None:
     plan = [p for p in uniform_plan(tiny_bundle, Setting(4)) if p.setting]
-    net = PlacedNetwork(tiny_bundle, tiny_source, plan)
+    net = CompressedNetwork(tiny_bundle, tiny_source, plan)
     key = plan[0].package, plan[0].weight.name
     zeros = np.zeros(plan[0].weight.shape, np.float16)
-    before = net.put({key: zeros})
-    assert np.array_equal(net.put(before)[key].reshape(zeros.shape), zeros)
+    before = net.exchange({key: zeros})
+    assert np.array_equal(net.exchange(before)[key].reshape(zeros.shape), zeros)
     assert before[key].any()
 
 
@@ -185,12 +185,12 @@ def test_another_model_is_refused(tiny_bundle: Bundle, tiny_source: ModelSource)
     weights = random_state(tiny_source.config.model, seed=5)
     other.net.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()})
     with pytest.raises(BundleError, match="has other numbers; give the folder"):
-        PlacedNetwork(tiny_bundle, other, plan)
+        CompressedNetwork(tiny_bundle, other, plan)
     nameless = [p for p in plan if p.weight.name.startswith("select_")]
     assert nameless, "matrix products over pixels use a view of their weight"
-    assert PlacedNetwork(tiny_bundle, tiny_source, nameless)
+    assert CompressedNetwork(tiny_bundle, tiny_source, nameless)
     with pytest.raises(BundleError, match="is in no layer of the model"):
-        PlacedNetwork(tiny_bundle, other, nameless)
+        CompressedNetwork(tiny_bundle, other, nameless)
 
 
 # --- choosing -----------------------------------------------------------------------------------

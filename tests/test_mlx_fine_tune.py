@@ -13,8 +13,9 @@ from small import CAPTIONS, trainable_model
 
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
-from mdm_apple.training.run import Job, fit
+from mdm_apple.training.run import run_job
 from mdm_apple.training.settings import TrainConfig
+from mdm_apple.training.start import Job
 
 pytest.importorskip("mlx.core")
 
@@ -38,7 +39,7 @@ def trained(backend: Backend, data: Path, out: Path, steps: int, init: Path | No
     train = TrainConfig(
         steps=steps, batch_size=16, lr=2e-3, warmup_steps=20, seed=1, save_every=steps
     )
-    fit(Job(CONFIG, train, str(data), out, init=init, quiet=True), backend.open_stepper, print)
+    run_job(Job(CONFIG, train, str(data), out, init=init, quiet=True), backend.open_learner, print)
     return out
 
 

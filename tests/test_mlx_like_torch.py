@@ -39,14 +39,14 @@ def everything(snapshot: Snapshot) -> dict[str, np.ndarray]:
 
 
 class LargestGradients(dict[str, np.ndarray]):
-    """Per weight of a torch stepper, over the steps after which it was called."""
+    """Per weight of a torch learner, over the steps after which it was called."""
 
-    def __init__(self, stepper: Any) -> None:
+    def __init__(self, learner: Any) -> None:
         super().__init__()
-        self._stepper = stepper
+        self._learner = learner
 
     def __call__(self) -> None:
-        for name, parameter in self._stepper._named():
+        for name, parameter in self._learner._named():
             if parameter.grad is not None:
                 now = np.abs(parameter.grad.numpy())
                 self[name] = np.maximum(self.get(name, 0), now)
@@ -57,7 +57,7 @@ def test_twenty_steps_of_the_small_emoji_model_leave_the_weights_of_torch(
 ) -> None:
     """Three levels, mixed batches, the text encoder learning along with faster embeddings."""
     run = emoji_run(pictures, 20)
-    theirs, ours = run.stepper(TorchBackend()), run.stepper(MlxBackend())
+    theirs, ours = run.learner(TorchBackend()), run.learner(MlxBackend())
     gradients = LargestGradients(theirs)
     their_losses, losses = run.losses(theirs, gradients), run.losses(ours)
     np.testing.assert_allclose(losses, their_losses, rtol=1e-5)
@@ -87,8 +87,8 @@ def test_one_perturbed_weight_shows_after_three_steps(pictures: Path) -> None:
     assert start.weights is not None
     weights = {name: value.copy() for name, value in start.weights.items()}
     weights["inner_unet.inner_unet.conv_in.weight"][0, 0, 1, 1] += 0.05
-    theirs = run.stepper(TorchBackend())
-    ours = run.stepper(MlxBackend(), dataclasses.replace(start, weights=weights))
+    theirs = run.learner(TorchBackend())
+    ours = run.learner(MlxBackend(), dataclasses.replace(start, weights=weights))
     their_losses, losses = run.losses(theirs), run.losses(ours)
     assert max(abs(a - b) / b for a, b in zip(losses, their_losses, strict=True)) > 1e-5
     one, other = everything(theirs.snapshot()), everything(ours.snapshot())
@@ -103,7 +103,7 @@ def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
     """Beside what another number of threads, and so another order of sums, does to torch."""
     run = emoji_run(pictures, 100)
     one, two = run.losses_with_threads(1), run.losses_with_threads(2)
-    ours = run.losses(run.stepper(MlxBackend()))
+    ours = run.losses(run.learner(MlxBackend()))
     gap, own = (
         max(abs(a - b) / b for a, b in zip(losses, one, strict=True)) for losses in (ours, two)
     )
@@ -118,11 +118,11 @@ def test_over_a_hundred_steps_the_loss_stays_as_near_as_torch_to_itself(
 def trained(
     backend: Backend, config: ModelConfig, train: TrainConfig, state: dict[str, np.ndarray]
 ) -> tuple[Any, list[float]]:
-    """The stepper after `train.steps` steps over ten batches, and its losses."""
-    stepper = backend.stepper(config, train, state, no_text)
+    """The learner after `train.steps` steps over ten batches, and its losses."""
+    learner = backend.learner(config, train, state, no_text)
     size = train.batch_size
-    losses = [stepper.step(batch_of(config, size, k % 10), k).loss for k in range(train.steps)]
-    return stepper, losses
+    losses = [learner.step(batch_of(config, size, k % 10), k).loss for k in range(train.steps)]
+    return learner, losses
 
 
 def test_weights_that_nothing_reads_neither_decay_nor_have_moments_as_in_torch() -> None:
@@ -151,15 +151,15 @@ def test_bf16_training_falls_like_that_of_torch_over_weights_in_fp32() -> None:
     state = random_state(config.model)
     train = TrainConfig(steps=20, batch_size=2, lr=2e-3, warmup_steps=2, precision="bf16")
     _, theirs = trained(TorchBackend(), config, train, state)
-    stepper, ours = trained(MlxBackend(), config, train, state)
+    learner, ours = trained(MlxBackend(), config, train, state)
     _, exact = trained(MlxBackend(), config, dataclasses.replace(train, precision="fp32"), state)
     assert np.mean(ours[-10:]) < 0.9 * np.mean(ours[:10])  # the same ten batches again
     # bf16 has 8 bits: 0.4 % per number
     np.testing.assert_allclose(ours, theirs, rtol=3e-2)
     np.testing.assert_allclose(ours, exact, rtol=3e-2)
     assert max(abs(a - b) / b for a, b in zip(ours, exact, strict=True)) > 1e-5
-    weights = flat(stepper.net.parameters())
-    kept = [weights, stepper.ema.weights, *stepper.optimizer.moments.values()]
+    weights = flat(learner.net.parameters())
+    kept = [weights, learner.ema.weights, *learner.optimizer.moments.values()]
     assert {value.dtype for values in kept for value in values.values()} == {mx.float32}
     kernel = weights["down_blocks.0.resnets.0.conv1.weight"]
     assert (kernel != kernel.astype(mx.bfloat16).astype(mx.float32)).any()
@@ -173,7 +173,7 @@ def test_a_run_goes_on_in_the_other_backend() -> None:
     whole = trained(TorchBackend(), config, train, state)[0].snapshot()
     for first, second in ((TorchBackend(), MlxBackend()), (MlxBackend(), TorchBackend())):
         before, _ = trained(first, config, half, state)
-        after = second.stepper(config, train, random_state(config.model, 9), no_text)
+        after = second.learner(config, train, random_state(config.model, 9), no_text)
         after.restore(before.snapshot())
         for k in range(5, 10):
             after.step(batch_of(config, 4, k), k)

@@ -66,9 +66,9 @@ def test_a_compiled_step_equals_an_eager_one_and_is_traced_once(
     found = []
     for which in (True, False):
         net = MlxBackend().network(config.model, random_state(config.model))
-        stepper = mlx_train.MlxStepper(net, config, train, compiled=which)
-        metrics = [stepper.step(batch_of(config, 2, k), k) for k in range(50)]
-        found.append((metrics, stepper.snapshot()))
+        learner = mlx_train.MlxPictureLearner(net, config, train, compiled=which)
+        metrics = [learner.step(batch_of(config, 2, k), k) for k in range(50)]
+        found.append((metrics, learner.snapshot()))
     assert traces == {True: 1, False: 50}
     (compiled, one), (eager, other) = found
     assert compiled == eager
@@ -89,9 +89,9 @@ def test_a_compiled_nest_equals_an_eager_one(precision: Precision) -> None:
     found = []
     for compiled in (True, False):
         net = MlxBackend().network(config.model, random_state(config.model))
-        stepper = mlx_train.MlxStepper(net, config, train, compiled=compiled)
-        metrics = [stepper.step(batch_of(config, 4, k), k) for k in range(3)]
-        found.append((metrics, stepper.snapshot().weights))
+        learner = mlx_train.MlxPictureLearner(net, config, train, compiled=compiled)
+        metrics = [learner.step(batch_of(config, 4, k), k) for k in range(3)]
+        found.append((metrics, learner.snapshot().weights))
     (one, weights), (other, wanted) = found
     assert one == other
     for name, value in wanted.items():
@@ -106,11 +106,11 @@ def step_peak(config: ModelConfig, checkpointing: bool) -> int:
     gc.collect()
     before = mx.get_active_memory()
     train = TrainConfig(steps=2, batch_size=16, checkpointing=checkpointing)
-    stepper = MlxBackend().stepper(config, train, random_state(config.model), no_text)
+    learner = MlxBackend().learner(config, train, random_state(config.model), no_text)
     batch = batch_of(config, 16)
     mx.clear_cache()
     mx.reset_peak_memory()
-    stepper.step(batch, 0)
+    learner.step(batch, 0)
     return int(mx.get_peak_memory()) - before
 
 
@@ -258,12 +258,14 @@ def test_the_graphs_of_forward_and_step_have_not_grown(capsys: pytest.CaptureFix
     mx.eval(net.parameters())
     images = [mx.array(level.transpose(0, 2, 3, 1)) for level in batch_of(config, 2).noise]
     forward = nodes(*net(images, mx.array([3, 900])))
-    stepper = mlx_train.MlxStepper(net, config, TrainConfig(steps=1, batch_size=2), compiled=False)
-    given = stepper.arrays(batch_of(config, 2))
-    scalars = stepper.optimizer.begin(1e-4) | {"decay": mx.array(0.9), "rest": mx.array(0.1)}
+    learner = mlx_train.MlxPictureLearner(
+        net, config, TrainConfig(steps=1, batch_size=2), compiled=False
+    )
+    given = learner.arrays(batch_of(config, 2))
+    scalars = learner.optimizer.begin(1e-4) | {"decay": mx.array(0.9), "rest": mx.array(0.1)}
     mx.eval(given, scalars)
-    loss, levels, norm = stepper._finish(given, None, scalars)
-    step = nodes(loss, levels, norm, *stepper._weights().values())
+    loss, levels, norm = learner._finish(given, None, scalars)
+    step = nodes(loss, levels, norm, *learner._weights().values())
     with capsys.disabled():
         print(f"\nnodes: forward {forward}, step {step}", end="")
     assert 0.9 * FORWARD_NODES <= forward <= FORWARD_NODES

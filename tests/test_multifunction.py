@@ -18,7 +18,7 @@ from small import save_random_model, trainable_model
 from mdm_apple.cli import group
 from mdm_apple.conversion.bundle.folder import Bundle, finish_bundle
 from mdm_apple.conversion.bundle.manifest import package_bytes
-from mdm_apple.conversion.compress.compressed_network import PlacedNetwork
+from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.palettize import palettize
 from mdm_apple.conversion.compress.settings import Setting, uniform_plan
 from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part, merged
@@ -35,7 +35,7 @@ from mdm_apple.conversion.run.runtime import open_bundle_runtime
 from mdm_apple.conversion.run.serve import BundleServer
 from mdm_apple.conversion.run.serve_frames import Reader, pack_tensor, pack_text
 from mdm_apple.conversion.source.model import ModelSource, load_source
-from mdm_apple.conversion.verify.verify import verify_source
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify_source
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.torch.load import open_runtime
@@ -153,7 +153,7 @@ def test_one_weight_off_is_seen_when_stopping(bundle: Bundle, folder: Path) -> N
 
 
 def test_proof_against_the_network(bundle: Bundle, source: ModelSource) -> None:
-    report = verify_source(bundle, source, prompts=1)
+    report = verify_source(bundle, source, VerifyOptions(prompts=1))
     assert report.passed
     assert {r.package for r in report.ranges} == {"text_encoder", "conditioning", "stop_8"}
 
@@ -194,7 +194,7 @@ def test_palettes_are_shared_as_well(bundle: Bundle, source: ModelSource, tmp_pa
     made = finish(generate(runtime, PROMPTS, SAMPLER, 4))
     assert np.isfinite(made[0]).all()
     plan = [p for p in uniform_plan(bundle, Setting(4)) if p.setting]
-    assert PlacedNetwork(bundle, source, plan)  # every weight is found in the model by its name
+    assert CompressedNetwork(bundle, source, plan)  # every weight is found in the model by its name
 
 
 def test_whole_numbers_are_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:

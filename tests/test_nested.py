@@ -28,7 +28,7 @@ from mdm_apple.conversion.psnr import closeness, picture_psnr
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.run.runtime import open_bundle_runtime
 from mdm_apple.conversion.source.model import ModelSource, random_source
-from mdm_apple.conversion.verify.verify import verify, verify_source
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify, verify_source
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.torch.load import open_runtime
@@ -82,8 +82,8 @@ def test_inspection_puts_the_layers_of_training_beside(nested: Bundle, tiny_bund
 def test_chain_predicts_what_torch_does_at_every_level(
     nested: Bundle, tiny_source: ModelSource
 ) -> None:
-    exact = verify_source(nested, tiny_source, precision="fp32", prompts=2)
-    stored = verify_source(nested, tiny_source, precision="fp16", prompts=2)
+    exact = verify_source(nested, tiny_source, VerifyOptions(precision="fp32", prompts=2))
+    stored = verify_source(nested, tiny_source, VerifyOptions(precision="fp16", prompts=2))
     assert {row.side for row in exact.rows} == {16, 8}
     assert exact.worst >= PACKAGE_FP32
     assert stored.worst >= PACKAGE_FP16
@@ -96,7 +96,7 @@ def test_chain_of_other_weights_fails(nested: Bundle, tiny_source: ModelSource) 
         other = dataclasses.replace(tiny_source, net=copy.deepcopy(tiny_source.net))
         with torch.no_grad():
             other.net.get_parameter(name)[0, 0, 1, 1] += 0.5
-        assert not verify_source(nested, other, prompts=1).passed
+        assert not verify_source(nested, other, VerifyOptions(prompts=1)).passed
 
 
 def test_pictures_equal_those_of_the_network(nested: Bundle, model_folder: Path) -> None:
@@ -176,4 +176,4 @@ def test_skips_are_those_of_a_run(tiny_source: ModelSource) -> None:
 def test_compressed_chain_still_predicts(nested: Bundle, tmp_path: Path) -> None:
     bundle, report = palettize(nested, tmp_path / "six.bundle", Setting(6, group=16))
     assert report.bytes_after < report.bytes_before
-    assert 20 < verify(bundle, precision="fp32").worst < 60
+    assert 20 < verify(bundle, options=VerifyOptions(precision="fp32")).worst < 60

@@ -18,7 +18,7 @@ from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.execute.constants import load_constants
 from mdm_apple.conversion.packages.weights import end_convolutions, weights_of
 from mdm_apple.conversion.source.model import ModelSource
-from mdm_apple.conversion.verify.verify import verify
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 
 pytest_plugins = ["bundles"]
 
@@ -104,7 +104,9 @@ def test_linear_weights_are_whole_numbers_times_a_scale(
     done = [w for w in report.weights if w.package == "denoiser" and w.bits == setting.bits]
     assert kinds.count("constexpr_blockwise_shift_scale") == len(done) > 10
     assert report.bytes_after < report.bytes_before
-    assert verify(bundle, precision="fp32").worst > (35 if setting.bits == 8 else 12)
+    assert verify(bundle, options=VerifyOptions(precision="fp32")).worst > (
+        35 if setting.bits == 8 else 12
+    )
 
 
 def test_layers_that_cannot_take_a_setting_are_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_older_systems_refuse_what_they_cannot_load(
         with pytest.raises(ConversionError, match="need iOS 18"):
             palettize(bundle, tmp_path / "out", setting)
     made, _ = palettize(bundle, tmp_path / "int8", Setting(8, "linear"))
-    assert verify(made, precision="fp32").worst > 35
+    assert verify(made, options=VerifyOptions(precision="fp32")).worst > 35
 
 
 def test_compressing_twice_is_refused(

@@ -29,11 +29,11 @@ from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.packages.weights import weights_of
 from mdm_apple.conversion.source.model import load_source
 from mdm_apple.conversion.source.trajectory import PROMPTS
-from mdm_apple.conversion.verify.verify import How
+from mdm_apple.conversion.verify.verify import VerifyOptions
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.distill import DistillJob
-from mdm_apple.training.run import Job
 from mdm_apple.training.settings import TrainConfig
+from mdm_apple.training.start import Job
 
 pytest_plugins = ["bundles"]
 
@@ -170,7 +170,7 @@ def test_as_many_prompts_are_compared_as_are_promised() -> None:
     """Elsewhere a comment says four, the list holds eight."""
     (prompts,) = (p for p in verify_command.params if p.name == "prompts")
     assert isinstance(prompts.type, click.IntRange)
-    assert len({*PROMPTS}) == How().prompts == prompts.default == prompts.type.max == 8
+    assert len({*PROMPTS}) == VerifyOptions().prompts == prompts.default == prompts.type.max == 8
 
 
 def options_that_differ(source: str, declared: set[str]) -> set[str]:

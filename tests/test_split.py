@@ -18,7 +18,7 @@ from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.execute.graph import Function
 from mdm_apple.conversion.packages.split import best_cut, split_package
 from mdm_apple.conversion.source.model import ModelSource
-from mdm_apple.conversion.verify.verify import verify
+from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 
 pytest_plugins = ["bundles"]
 
@@ -118,7 +118,7 @@ def test_bundle_of_small_packages_proves_itself(
     # elsewhere, pieces of a split model are left out of compression without a word
     compressed, report = palettize(bundle, tmp_path / "small-6", 6)
     assert {w.package for w in report.weights if w.bits == 6} >= {"denoiser_1", "denoiser_2"}
-    assert 15 < verify(compressed, precision="fp32").worst < 60
+    assert 15 < verify(compressed, options=VerifyOptions(precision="fp32")).worst < 60
 
 
 def test_what_is_too_large_even_compressed_is_split_then(

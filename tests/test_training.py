@@ -29,10 +29,10 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training, load_weights
-from mdm_apple.training.learner import Snapshot, StepMetrics, Stepper, split_rows
+from mdm_apple.training.learner import PictureLearner, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.loop import TrainingDivergedError
 from mdm_apple.training.metrics import METRICS, MetricsLog
-from mdm_apple.training.run import Job, fit, resumed_config
+from mdm_apple.training.run import run_job
 from mdm_apple.training.settings import (
     TrainConfig,
     check_mixing,
@@ -40,6 +40,7 @@ from mdm_apple.training.settings import (
     learning_rate,
     rows_of,
 )
+from mdm_apple.training.start import Job, resumed_config
 
 NO_TEXT = lambda: (np.zeros((1, 1, 1), np.float32), np.ones((1, 1), np.float32))  # noqa: E731
 
@@ -145,10 +146,10 @@ def chosen(batch: Batch, rows: np.ndarray) -> Batch:
     )
 
 
-def stepper_for(
+def learner_for(
     backend: Backend, config: ModelConfig, train: TrainConfig, seed: int = 0
-) -> Stepper:
-    return backend.stepper(config, train, random_state(config.model, seed), NO_TEXT)
+) -> PictureLearner:
+    return backend.learner(config, train, random_state(config.model, seed), NO_TEXT)
 
 
 @pytest.mark.parametrize("mixed", [None, (1.0, 1.0)])
@@ -161,9 +162,9 @@ def test_accumulated_parts_equal_the_whole_batch(
     results = []
     for accumulate in (1, parts):
         train = TrainConfig(steps=1, batch_size=8, accumulate=accumulate)
-        stepper = stepper_for(backend, config, train)
-        metrics = stepper.step(chosen(batch, rows_of(train, 0, 1)), 0)
-        results.append((metrics, stepper.snapshot().optimizer))
+        learner = learner_for(backend, config, train)
+        metrics = learner.step(chosen(batch, rows_of(train, 0, 1)), 0)
+        results.append((metrics, learner.snapshot().optimizer))
     (whole, means), (accumulated, other_means) = results
     assert accumulated.loss == pytest.approx(whole.loss, rel=1e-5)
     assert accumulated.level_losses == pytest.approx(whole.level_losses, rel=1e-5)
@@ -182,20 +183,20 @@ def test_parts_are_runs_of_rows() -> None:
 
 def test_a_level_that_sees_no_row_of_a_small_batch_reports_a_number(backend: Backend) -> None:
     config = wordless((1.0, 9.0))
-    stepper = stepper_for(backend, config, TrainConfig(steps=1, batch_size=2))
-    metrics = stepper.step(batch_of(config, 2), 0)
+    learner = learner_for(backend, config, TrainConfig(steps=1, batch_size=2))
+    metrics = learner.step(batch_of(config, 2), 0)
     assert math.isfinite(metrics.loss)
     assert all(math.isfinite(level) for level in metrics.level_losses)
-    assert all(np.isfinite(value).all() for value in stepper.snapshot().weights.values())
+    assert all(np.isfinite(value).all() for value in learner.snapshot().weights.values())
 
 
 def averages(backend: Backend, train: TrainConfig) -> list[Snapshot]:
     config = wordless()
-    stepper = stepper_for(backend, config, train)
-    snapshots = [stepper.snapshot()]
+    learner = learner_for(backend, config, train)
+    snapshots = [learner.snapshot()]
     for index in range(4):
-        stepper.step(batch_of(config, 2), index)
-        snapshots.append(stepper.snapshot())
+        learner.step(batch_of(config, 2), index)
+        snapshots.append(learner.snapshot())
     return snapshots
 
 
@@ -228,9 +229,9 @@ def test_a_long_gradient_is_cut_to_the_longest_allowed(backend: Backend) -> None
     moved = []
     for clip in (1e-3, 1e6):
         train = TrainConfig(steps=1, batch_size=2, clip_norm=clip)
-        stepper = stepper_for(backend, config, train)
-        norm = stepper.step(batch_of(config, 2), 0).grad_norm
-        means = stepper.snapshot().optimizer
+        learner = learner_for(backend, config, train)
+        norm = learner.step(batch_of(config, 2), 0).grad_norm
+        means = learner.snapshot().optimizer
         squares = [float((v**2).sum()) for k, v in means.items() if k.startswith("exp_avg.")]
         moved.append((math.sqrt(sum(squares)) / (1 - train.beta1), norm))
     assert moved[0][0] == pytest.approx(1e-3, rel=1e-3)
@@ -240,14 +241,14 @@ def test_a_long_gradient_is_cut_to_the_longest_allowed(backend: Backend) -> None
 
 def test_restoring_a_snapshot_goes_on_bit_for_bit(backend: Backend) -> None:
     config, train = wordless(), TrainConfig(steps=4, batch_size=2)
-    straight = stepper_for(backend, config, train)
+    straight = learner_for(backend, config, train)
     for index in range(2):
         straight.step(batch_of(config, 2), index)
-    resumed = stepper_for(backend, config, train, seed=9)
+    resumed = learner_for(backend, config, train, seed=9)
     resumed.restore(straight.snapshot())
-    for stepper in (straight, resumed):
+    for learner in (straight, resumed):
         for index in range(2, 4):
-            stepper.step(batch_of(config, 2), index)
+            learner.step(batch_of(config, 2), index)
     one, other = straight.snapshot(), resumed.snapshot()
     for a, b in (
         (one.weights, other.weights),
@@ -263,7 +264,7 @@ def test_restoring_a_snapshot_goes_on_bit_for_bit(backend: Backend) -> None:
 
 def test_validation_and_sampling_leave_no_trace_in_training(backend: Backend) -> None:
     config, train = wordless(), TrainConfig(steps=3, batch_size=2, lr=1e-2, warmup_steps=0)
-    disturbed, quiet = (stepper_for(backend, config, train) for _ in range(2))
+    disturbed, quiet = (learner_for(backend, config, train) for _ in range(2))
     for index in range(3):
         one = disturbed.step(batch_of(config, 2), index)
         assert one.loss == quiet.step(batch_of(config, 2), index).loss
@@ -294,7 +295,7 @@ def job(out: Path, data: Path, steps: int = 4, **changes: Any) -> Job:
 
 def run(backend: Backend, task: Job) -> list[str]:
     said: list[str] = []
-    fit(task, backend.open_stepper, said.append)
+    run_job(task, backend.open_learner, said.append)
     return said
 
 
@@ -369,16 +370,16 @@ def test_nothing_to_resume_is_refused(tmp_path: Path) -> None:
 
 
 class Opened:
-    """A `fit.OpenStepper` that remembers what was opened and with which weights."""
+    """A `fit.OpenLearner` that remembers what was opened and with which weights."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.first: Snapshot | None = None
 
-    def __call__(self, *arguments: Any) -> Stepper:
-        stepper = self._backend.open_stepper(*arguments)
-        self.first = stepper.snapshot()
-        return stepper
+    def __call__(self, *arguments: Any) -> PictureLearner:
+        learner = self._backend.open_learner(*arguments)
+        self.first = learner.snapshot()
+        return learner
 
 
 def test_growing_keeps_what_the_inner_model_does(
@@ -387,7 +388,7 @@ def test_growing_keeps_what_the_inner_model_does(
     config = trainable_model()
     small = save_random_model(tmp_path / "small", inner_model(config))
     opened = Opened(backend)
-    fit(job(tmp_path / "grown", pictures, steps=1, grow=small), opened, lambda _: None)
+    run_job(job(tmp_path / "grown", pictures, steps=1, grow=small), opened, lambda _: None)
     assert opened.first is not None
     state = dict(opened.first.weights)
     trained = load_weights(small)
@@ -431,7 +432,7 @@ def test_init_starts_from_the_averaged_weights_of_a_folder(
     run(backend, job(first, pictures, steps=2))
     config = load_model_config(first)
     opened = Opened(backend)
-    fit(
+    run_job(
         job(tmp_path / "tuned", pictures, steps=1, init=first, config=config),
         opened,
         lambda _: None,
@@ -464,23 +465,23 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_save(
     backend: Backend, pictures: Path, tmp_path: Path
 ) -> None:
     class Diverging:
-        def __init__(self, stepper: Stepper) -> None:
-            self._stepper = stepper
-            self.rank, self.world = stepper.rank, stepper.world
+        def __init__(self, learner: PictureLearner) -> None:
+            self._learner = learner
+            self.rank, self.world = learner.rank, learner.world
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._stepper, name)
+            return getattr(self._learner, name)
 
         def step(self, batch: Batch, index: int) -> StepMetrics:
-            metrics = self._stepper.step(batch, index)
+            metrics = self._learner.step(batch, index)
             return metrics if index < 3 else dataclasses.replace(metrics, loss=math.nan)
 
     def opened(*arguments: Any) -> Any:
-        return Diverging(backend.open_stepper(*arguments))
+        return Diverging(backend.open_learner(*arguments))
 
     out = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="loss is nan at step 3"):
-        fit(job(out, pictures, steps=6), opened, lambda _: None)
+        run_job(job(out, pictures, steps=6), opened, lambda _: None)
     assert load_training(out).meta["step"] == 2
     load_weights(out)
 

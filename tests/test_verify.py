@@ -28,9 +28,9 @@ from mdm_apple.conversion.execute import Package, Program, Range, TensorType, Wa
 from mdm_apple.conversion.psnr import closeness, picture_psnr
 from mdm_apple.conversion.run.coreml import received, typed
 from mdm_apple.conversion.source.model import ModelSource
-from mdm_apple.conversion.source.trajectory import PROMPTS, text_inputs, walk
+from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
 from mdm_apple.conversion.verify.ladder import FLOOR_FP16, FLOOR_REWRITE, FLOORS, rewritten_rung
-from mdm_apple.conversion.verify.verify import How, RangeRow, climb, verify, verify_source
+from mdm_apple.conversion.verify.verify import RangeRow, VerifyOptions, verify, verify_source
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
@@ -65,7 +65,7 @@ def test_golden_record_is_what_the_model_says(
     tiny_bundle: Bundle, tiny_source: ModelSource
 ) -> None:
     golden = verify(tiny_bundle)
-    model = verify_source(tiny_bundle, tiny_source, prompts=golden.prompts)
+    model = verify_source(tiny_bundle, tiny_source, VerifyOptions(prompts=golden.prompts))
     for one, other in zip(golden.rows, model.rows, strict=True):
         assert one.psnr == pytest.approx(other.psnr, abs=0.1)
 
@@ -74,11 +74,11 @@ def test_compressed_bundle_has_the_floor_of_its_bits_and_fails_a_higher_one(
     tiny_palettized: tuple[Bundle, PalettizeReport],
 ) -> None:
     bundle, _ = tiny_palettized
-    report = verify(bundle, precision="fp32")
+    report = verify(bundle, options=VerifyOptions(precision="fp32"))
     assert report.floor == FLOORS[4]
     assert report.passed
     assert 10 < report.worst < 40
-    assert not verify(bundle, floor=FLOOR_FP16).passed
+    assert not verify(bundle, options=VerifyOptions(floor=FLOOR_FP16)).passed
 
 
 def test_non_finite_value_fails_whatever_the_floor(tiny_bundle: Bundle) -> None:
@@ -133,7 +133,7 @@ def test_tables_of_another_schedule_are_refused(
 
     bundle = rewritten(tiny_bundle, tmp_path, "tables.safetensors", shift)
     with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
-        verify_source(bundle, tiny_source, prompts=1)
+        verify_source(bundle, tiny_source, VerifyOptions(prompts=1))
     with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
         verify(bundle)
 
@@ -151,8 +151,8 @@ def test_ladder_climbs_from_the_network_to_a_compressed_bundle(
     tiny_palettized: tuple[Bundle, PalettizeReport],
     model_folder: Path,
 ) -> None:
-    how = How("fp32", 1, ladder=True, fp16=tiny_bundle)
-    report = climb(tiny_palettized[0], model_folder, how)
+    options = VerifyOptions("fp32", 1, ladder=True, fp16=tiny_bundle)
+    report = verify(tiny_palettized[0], model_folder, options)
     pictures, compressed = report.rungs  # its layers are those of training: none is rewritten
     assert (pictures.candidate, pictures.reference) == ("guided pictures", "network")
     assert pictures.picture_floor is None
@@ -169,7 +169,7 @@ def test_ladder_climbs_from_the_network_to_a_compressed_bundle(
 def test_fp16_bundle_of_the_ladder_has_a_floor_for_pictures(
     tiny_bundle: Bundle, model_folder: Path
 ) -> None:
-    report = climb(tiny_bundle, model_folder, How(prompts=1, ladder=True))
+    report = verify(tiny_bundle, model_folder, VerifyOptions(prompts=1, ladder=True))
     (pictures,) = report.rungs
     assert pictures.passed
     assert min(pictures.picture_psnr.values()) >= (pictures.picture_floor or 0) >= 40
@@ -182,7 +182,7 @@ def test_rewritten_network_has_a_rung_and_one_of_other_weights_fails_it(
     tiny_source: ModelSource,
 ) -> None:
     text = text_inputs(tiny_source, PROMPTS[:2])
-    record = walk(tiny_source, text, 2)
+    record = record_trajectory(tiny_source, text, 2)
     rung = rewritten_rung(tiny_source, text, record)
     assert rung.floor == FLOOR_REWRITE
     assert len(rung.rows) == 6
@@ -198,7 +198,7 @@ def test_a_bundle_of_other_weights_is_no_fp16_reference(
 ) -> None:
     bundle = tiny_palettized[0]
     with pytest.raises(BundleError, match="is not the fp16 bundle of the same model"):
-        climb(bundle, None, How("fp32", fp16=bundle))
+        verify(bundle, None, VerifyOptions("fp32", fp16=bundle))
 
 
 def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
@@ -210,7 +210,7 @@ def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
         opened.append(path.name)
         return Package.open(path).load(function, precision="fp16")
 
-    report = climb(tiny_bundle, None, How(load=load, compute_units="cpuOnly"))
+    report = verify(tiny_bundle, None, VerifyOptions(load=load, compute_units="cpuOnly"))
     assert (report.runtime, report.compute_units) == ("coreml", "cpuOnly")
     assert sorted(opened) == sorted(p.path for p in tiny_bundle.manifest.packages)
     assert [r.psnr for r in report.rows] == [r.psnr for r in verify(tiny_bundle).rows]

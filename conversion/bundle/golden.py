@@ -25,10 +25,10 @@ from ..source.trajectory import (
     Floats,
     Probe,
     TextInputs,
-    Walk,
+    Trajectory,
+    record_trajectory,
     text_inputs,
-    walk,
-    walk_grid,
+    trajectory_grid,
 )
 from .manifest import GoldenInfo
 
@@ -40,7 +40,7 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
     """Run the network along a short trajectory and keep what it saw and said."""
     prompts = PROMPTS[: 1 if source.config.side >= LARGE_SIDE else 2]
     text = text_inputs(source, prompts)
-    record = walk(source, text, len(prompts))
+    record = record_trajectory(source, text, len(prompts))
     times = tuple(probe.t for probe in record.probes)
     tensors: dict[str, NDArray[Any]] = {"times": np.array(times, np.int64)}
     if source.config.distilled is not None:
@@ -54,7 +54,7 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
         if text.ids is not None:
             tensors[TOKEN_IDS] = text.ids
     write_tensors(folder / GOLDEN, tensors)
-    steps = len(walk_grid(source.config)) - 1
+    steps = len(trajectory_grid(source.config)) - 1
     sampler = "student" if source.config.distilled is not None else "ddim"
     kind = None if text is None else text.source
     return GoldenInfo(GOLDEN, prompts, kind, SEED, sampler, steps, times)
@@ -62,7 +62,7 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
 
 def read_golden(
     path: Path, info: GoldenInfo, sides: tuple[int, ...]
-) -> tuple[TextInputs | None, Walk]:
+) -> tuple[TextInputs | None, Trajectory]:
     """The record as `text_inputs` and `walk` gave it.
 
     Raises TensorFileError for a damaged file, BundleError for one that holds something else.
@@ -94,4 +94,4 @@ def read_golden(
         ids = take(TOKEN_IDS, prompts) if TOKEN_IDS in tensors else None
         text = TextInputs(info.text, mask, features, ids)
     pictures: list[Floats] = [take(f"picture_{s}", prompts, 3, s, s) for s in sides]
-    return text, Walk(probes, pictures)
+    return text, Trajectory(probes, pictures)

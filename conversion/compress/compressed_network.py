@@ -32,7 +32,7 @@ from .settings import PlannedWeight
 Key = tuple[str, str]  # package, weight
 
 
-class PlacedNetwork:
+class CompressedNetwork:
     """A private copy of a model's network and text encoder, all numbers rounded to fp16.
 
     Args:
@@ -53,7 +53,7 @@ class PlacedNetwork:
                 parameter.data = parameter.data.half().float()
         self._parameters = _matched(bundle, self.source, plan)
 
-    def put(self, weights: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[Any]]:
+    def exchange(self, weights: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[Any]]:
         """Exchange weights; returns what stood there, to be put back."""
         before: dict[Key, NDArray[Any]] = {}
         for key, numbers in weights.items():

@@ -26,8 +26,8 @@ from ..bundle.manifest import package_bytes
 from ..errors import ConversionError
 from ..packages.weightfile import record_bytes
 from ..source.model import ModelSource
-from ..source.trajectory import PROMPTS, TextInputs, Walk, text_inputs, walk
-from .compressed_network import Key, PlacedNetwork
+from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
+from .compressed_network import CompressedNetwork, Key
 from .palette_jobs import PackedPalettes
 from .palettize import planned_palettes
 from .replace import IN_PLACE
@@ -133,11 +133,11 @@ def measure_sensitivity(
     """
     plans = option_plans(bundle, group, protect_ends)
     keys = _keys(plans)
-    net = PlacedNetwork(bundle, source, list(keys.values()))
+    net = CompressedNetwork(bundle, source, list(keys.values()))
     chosen = PROMPTS[: max(1, min(prompts, len(PROMPTS)))]
     say("trajectories")
     text = text_inputs(source, chosen)
-    judge = _Judge(net, walk(source, text, len(chosen)), text)
+    judge = _Judge(net, record_trajectory(source, text, len(chosen)), text)
     palettes = {
         bits: planned_palettes(bundle, plan, say, processes) for bits, plan in plans.items()
     }
@@ -164,7 +164,7 @@ def measure_sensitivity(
         group,
         protect_ends,
         total - sum(w.options[0].bytes for w in weights),
-        tuple(probe.t for probe in judge.walk.probes),
+        tuple(probe.t for probe in judge.record.probes),
         len(chosen),
         tuple(weights),
     )
@@ -192,17 +192,17 @@ def _keys(plans: dict[int, list[PlannedWeight]]) -> dict[Key, PlannedWeight]:
 class _Judge:
     """Predictions of the whole network against those of its fp16 weights, at every probe."""
 
-    def __init__(self, net: PlacedNetwork, record: Walk, text: TextInputs | None) -> None:
-        self.net, self.walk, self._text = net, record, text
+    def __init__(self, net: CompressedNetwork, record: Trajectory, text: TextInputs | None) -> None:
+        self.net, self.record, self._text = net, record, text
         self._conditioning = net.condition(text)
         self._reference = self._predictions(self._conditioning)
 
     def error(self, weights: dict[Key, NDArray[Any]], with_text: bool) -> float:
         """Noise-to-signal ratio with `weights` in place. with_text: they are on the way of text."""
-        before = self.net.put(weights)
+        before = self.net.exchange(weights)
         conditioning = self.net.condition(self._text) if with_text else self._conditioning
         found = self._predictions(conditioning)
-        self.net.put(before)
+        self.net.exchange(before)
         ratios = [
             np.square(got - wanted).sum() / np.square(wanted).sum()
             for got, wanted in zip(found, self._reference, strict=True)
@@ -212,7 +212,7 @@ class _Judge:
     def _predictions(self, conditioning: Any) -> list[NDArray[np.float64]]:
         return [
             level.numpy().astype(np.float64)
-            for probe in self.walk.probes
+            for probe in self.record.probes
             for level in self.net.predict(probe.x_t, probe.t - 1, conditioning)
         ]
 

@@ -18,9 +18,9 @@ from ..bundle.manifest import ComputeUnits
 from ..execute import Package, Watch
 from ..packages.cost import cost_of
 from ..run.packages import Denoiser, Jump, Load, Runnable, Values
-from ..source.trajectory import Predict, TextInputs, Walk
+from ..source.trajectory import Predict, TextInputs, Trajectory
 from ..verify.ladder import bundle_predict, guided_pictures, pictures, text_of
-from ..verify.verify import How, climb
+from ..verify.verify import VerifyOptions, verify
 from .cells import Cell
 from .conditions import conditions
 from .engines import Engine
@@ -116,13 +116,15 @@ def _sustained(picture: Callable[[int], float], steps: int) -> dict[str, Any]:
 
 def _quality(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
     """Against the golden record: the worst prediction, and pictures per side, in dB."""
-    found = climb(bundle, None, How(cell.precision, load=engine.load, compute_units=cell.units))
+    found = verify(
+        bundle, None, VerifyOptions(cell.precision, load=engine.load, compute_units=cell.units)
+    )
     data = found.as_json()
     return {"prediction_psnr": data["worst_psnr"], "picture_psnr": data["picture_psnr"]}
 
 
 def _packages(
-    cell: Cell, bundle: Bundle, engine: Engine, text: TextInputs | None, record: Walk
+    cell: Cell, bundle: Bundle, engine: Engine, text: TextInputs | None, record: Trajectory
 ) -> dict[str, Any]:
     """Every package in turn, as often as the cell says, on the noisy images of the record."""
     names = _names(bundle)
@@ -159,7 +161,7 @@ def _packages(
 
 
 def _steps(
-    cell: Cell, denoiser: Denoiser, bundle: Bundle, text: TextInputs | None, record: Walk
+    cell: Cell, denoiser: Denoiser, bundle: Bundle, text: TextInputs | None, record: Trajectory
 ) -> tuple[list[float], list[float]]:
     """Seconds per prompt and per step."""
     prompt: list[float] = []

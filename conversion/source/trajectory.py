@@ -34,7 +34,7 @@ PROMPTS = (
     "woman running",
     "flag",
 )
-WALK_STEPS = 5  # evaluations of the trajectory that the noisy images come from
+TRAJECTORY_STEPS = 5  # evaluations of the trajectory that the noisy images come from
 SEED = 7
 
 
@@ -65,24 +65,24 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Walk:
+class Trajectory:
     """Probes at high, middle and low noise, and the pictures at the end, in [-1, 1]."""
 
     probes: list[Probe]
     pictures: list[Floats]
 
 
-def walk_sampler(num_steps: int) -> SamplerConfig:
+def trajectory_sampler(num_steps: int) -> SamplerConfig:
     """The sampler of every reference trajectory: deterministic, unguided."""
-    return SamplerConfig("ddim", min(WALK_STEPS, num_steps))
+    return SamplerConfig("ddim", min(TRAJECTORY_STEPS, num_steps))
 
 
-def walk_grid(config: ModelConfig) -> list[int]:
+def trajectory_grid(config: ModelConfig) -> list[int]:
     """Table indices of every reference trajectory, noisiest first; the last is 0."""
     if config.distilled is not None:
         return student_grid(config.distilled, len(config.distilled.starts))
     schedule = _schedule(config)
-    return timestep_grid(schedule, walk_sampler(schedule.num_steps).num_steps)
+    return timestep_grid(schedule, trajectory_sampler(schedule.num_steps).num_steps)
 
 
 def probe_times(grid: Sequence[int]) -> tuple[int, ...]:
@@ -124,10 +124,10 @@ class Predict(Protocol):
     def __call__(self, x_t: list[Any], time: int, target: int | None = None) -> Sequence[Any]: ...
 
 
-def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
+def record_trajectory(source: ModelSource, text: TextInputs | None, prompts: int) -> Trajectory:
     """One deterministic trajectory per prompt, seeds SEED, SEED + 1, ..."""
     config = source.config
-    wanted = set(probe_times(walk_grid(config)))
+    wanted = set(probe_times(trajectory_grid(config)))
     streams = [NoiseStream(SEED + p, config.sides) for p in range(prompts)]
 
     def draw() -> list[torch.Tensor]:
@@ -150,9 +150,9 @@ def walk(source: ModelSource, text: TextInputs | None, prompts: int) -> Walk:
         def predict(x_t: list[Any], time: int, target: int | None = None) -> list[torch.Tensor]:
             return network_predictions(source, source.net, x_t, time, target, conditioning)
 
-        steps = trajectory(config, predict, draw, TorchOps())
+        steps = trajectory_steps(config, predict, draw, TorchOps())
         pictures = pictures_of(config, noted(steps))
-    return Walk(probes, pictures)
+    return Trajectory(probes, pictures)
 
 
 def network_predictions(
@@ -170,7 +170,7 @@ def network_predictions(
     return [limit_output(o, config.diffusion, len(out), TorchOps()) for o in out]
 
 
-def trajectory(
+def trajectory_steps(
     config: ModelConfig,
     predict: Predict,
     draw: Callable[[], Sequence[Any]],
@@ -184,9 +184,9 @@ def trajectory(
     """
     schedule, diffusion = _schedule(config), config.diffusion
     if config.distilled is not None:
-        grid = student_grid(config.distilled, num_steps) if num_steps else walk_grid(config)
+        grid = student_grid(config.distilled, num_steps) if num_steps else trajectory_grid(config)
         return sample_student(predict, draw(), schedule, diffusion, grid)
-    sampler = walk_sampler(schedule.num_steps)
+    sampler = trajectory_sampler(schedule.num_steps)
     if num_steps is not None:
         sampler = replace(sampler, num_steps=num_steps)
     scales = config.model.scales

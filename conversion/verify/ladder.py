@@ -38,10 +38,10 @@ from ..source.trajectory import (
     SEED,
     Predict,
     TextInputs,
-    Walk,
+    Trajectory,
     network_predictions,
     pictures_of,
-    trajectory,
+    trajectory_steps,
 )
 
 FLOOR_REWRITE = 70.0  # dB; rounding of fp32 in another order leaves about 110
@@ -102,7 +102,9 @@ def is_fp16(bundle: Bundle) -> bool:
     return all(p.weight_bits == 16 for p in bundle.manifest.packages)
 
 
-def worst_rows(sides: Sequence[int], record: Walk, wanted: Answers, got: Answers) -> list[Row]:
+def worst_rows(
+    sides: Sequence[int], record: Trajectory, wanted: Answers, got: Answers
+) -> list[Row]:
     """A row per level and noise level."""
     worst: dict[tuple[int, int], Closeness] = {}
     for by_probe, candidate in zip(wanted, got, strict=True):
@@ -114,7 +116,7 @@ def worst_rows(sides: Sequence[int], record: Walk, wanted: Answers, got: Answers
     return [Row(side, t, c.psnr, c.snr) for (side, t), c in sorted(worst.items())]
 
 
-def recorded_answers(record: Walk) -> Answers:
+def recorded_answers(record: Trajectory) -> Answers:
     """What the network said, as the record has it."""
     prompts = len(record.pictures[0])
     return [
@@ -123,7 +125,7 @@ def recorded_answers(record: Walk) -> Answers:
     ]
 
 
-def answers_of(predict: Predict, record: Walk, p: int) -> list[list[Floats]]:
+def answers_of(predict: Predict, record: Trajectory, p: int) -> list[list[Floats]]:
     """What is predicted for the noisy images of prompt `p`, by noise level and level."""
     return [
         list(predict([x[p : p + 1] for x in probe.x_t], probe.t - 1, probe.target))
@@ -131,7 +133,7 @@ def answers_of(predict: Predict, record: Walk, p: int) -> list[list[Floats]]:
     ]
 
 
-def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Walk) -> Rung:
+def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Trajectory) -> Rung:
     """The network in layers for the Neural Engine against itself, in torch and fp32."""
     net, answers = for_neural_engine(source.net), []
     for p in range(len(record.pictures[0])):
@@ -194,7 +196,7 @@ def bundle_predict(
 def pictures(config: ModelConfig, predict: Predict, num_steps: int | None = None) -> list[Floats]:
     """Pictures of the reference trajectory, per level (1, 3, side, side); see `trajectory`."""
     stream = NoiseStream(SEED, config.sides)
-    steps = trajectory(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
+    steps = trajectory_steps(config, predict, lambda: draw_batch([stream]), NumpyOps(), num_steps)
     return pictures_of(config, steps)
 
 

@@ -25,7 +25,7 @@ from ..execute import Precision, Range, Watch
 from ..psnr import plain_values
 from ..run.packages import Denoiser, Load
 from ..source.model import ModelSource, load_source
-from ..source.trajectory import PROMPTS, TextInputs, Walk, text_inputs, walk
+from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .ladder import (
     FLOOR_PICTURES,
     Answers,
@@ -105,8 +105,8 @@ class VerifyReport:
 
 
 @dataclass(frozen=True)
-class How:
-    """What a verification does.
+class VerifyOptions:
+    """How thoroughly to verify a bundle, and on what.
 
     prompts: how many, up to 8; a golden record has its own. floor: PSNR in dB that every row must
     reach, by default one that depends on the bits of the weights. ladder: the rungs beside the
@@ -125,53 +125,39 @@ class How:
 
 
 def verify(
-    bundle: Bundle,
-    model: Path | None = None,
-    *,
-    precision: Precision = "fp16",
-    prompts: int = len(PROMPTS),
-    floor: float | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    bundle: Bundle, model: Path | None = None, options: VerifyOptions | None = None
 ) -> VerifyReport:
-    """`climb` without the ladder."""
-    return climb(bundle, model, How(precision, prompts, floor, say=say))
-
-
-def climb(bundle: Bundle, model: Path | None, how: How) -> VerifyReport:
     """Compare a bundle with its model folder, or with its own golden record.
 
     Raises BundleError when the folder is not the model of the bundle, or the bundle's tables are
     not those of its schedule.
     """
+    options = options or VerifyOptions()
     if model is not None:
-        return _against_source(bundle, load_source(model, _encoder_choice(bundle)), how)
+        return _against_source(bundle, load_source(model, _encoder_choice(bundle)), options)
     config, golden = bundle.config(), bundle.manifest.golden
     text, record = read_golden(bundle.file(golden.path), golden, config.sides)
-    return _compare(bundle, config, None, text, record, how)
+    return _compare(bundle, config, None, text, record, options)
 
 
 def verify_source(
-    bundle: Bundle,
-    source: ModelSource,
-    *,
-    precision: Precision = "fp16",
-    prompts: int = len(PROMPTS),
-    floor: float | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    bundle: Bundle, source: ModelSource, options: VerifyOptions | None = None
 ) -> VerifyReport:
     """`verify` against a network in memory."""
-    return _against_source(bundle, source, How(precision, prompts, floor, say=say))
+    return _against_source(bundle, source, options or VerifyOptions())
 
 
-def _against_source(bundle: Bundle, source: ModelSource, how: How) -> VerifyReport:
+def _against_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     if source.config != bundle.config():
         raise BundleError(
             f"{bundle.path}: was made from a model of another configuration; give its own folder."
         )
-    chosen = PROMPTS[: max(1, min(how.prompts, len(PROMPTS)))]
-    how.say("running the torch network")
+    chosen = PROMPTS[: max(1, min(options.prompts, len(PROMPTS)))]
+    options.say("running the torch network")
     text = text_inputs(source, chosen)
-    return _compare(bundle, source.config, source, text, walk(source, text, len(chosen)), how)
+    return _compare(
+        bundle, source.config, source, text, record_trajectory(source, text, len(chosen)), options
+    )
 
 
 def _compare(
@@ -179,34 +165,34 @@ def _compare(
     config: ModelConfig,
     source: ModelSource | None,
     text: TextInputs | None,
-    record: Walk,
-    how: How,
+    record: Trajectory,
+    options: VerifyOptions,
 ) -> VerifyReport:
-    floor = floor_of(bundle) if how.floor is None else how.floor
+    floor = floor_of(bundle) if options.floor is None else options.floor
     _check_tables(bundle, config)
-    if how.fp16 is not None and (how.fp16.config() != config or not is_fp16(how.fp16)):
-        raise BundleError(f"{how.fp16.path}: is not the fp16 bundle of the same model.")
-    denoiser = Denoiser(bundle, how.precision, how.load)
+    if options.fp16 is not None and (options.fp16.config() != config or not is_fp16(options.fp16)):
+        raise BundleError(f"{options.fp16.path}: is not the fp16 bundle of the same model.")
+    denoiser = Denoiser(bundle, options.precision, options.load)
     watches: dict[str, Watch] = {}
-    answers = _answers(denoiser, text, record, watches, how.say)
+    answers = _answers(denoiser, text, record, watches, options.say)
     rungs: list[Rung] = []
-    if how.ladder and source is not None:
+    if options.ladder and source is not None:
         if any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages):
-            how.say("the rewritten network")
+            options.say("the rewritten network")
             rungs.append(rewritten_rung(source, text, record))
         if config.distilled is None:  # a student is not guided; its own jumps are compared below
-            rungs.append(_guided_rung(denoiser, source, text, how))
-    if how.fp16 is not None:
-        rungs.append(_compressed_rung(denoiser, how.fp16, text, record, answers, how))
-    how.say("a short trajectory")
+            rungs.append(_guided_rung(denoiser, source, text, options))
+    if options.fp16 is not None:
+        rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
+    options.say("a short trajectory")
     steps = bundle.manifest.golden.steps if source is None else None
     given = bundle_predict(denoiser, denoiser.condition(text_of(bundle, text, 0)))
     final = pictures(config, given, steps)
     return VerifyReport(
         reference="golden" if source is None else "model",
-        runtime="reference" if how.load is None else "coreml",
-        compute_units=how.compute_units,
-        precision=how.precision,
+        runtime="reference" if options.load is None else "coreml",
+        compute_units=options.compute_units,
+        precision=options.precision,
         variant=bundle.manifest.variant,
         text=None if text is None else text.source,
         prompts=len(answers),
@@ -222,7 +208,7 @@ def _compare(
 def _answers(
     denoiser: Denoiser,
     text: TextInputs | None,
-    record: Walk,
+    record: Trajectory,
     watches: dict[str, Watch],
     say: Callable[[str], None],
 ) -> Answers:
@@ -237,10 +223,10 @@ def _answers(
 
 
 def _guided_rung(
-    denoiser: Denoiser, source: ModelSource, text: TextInputs | None, how: How
+    denoiser: Denoiser, source: ModelSource, text: TextInputs | None, options: VerifyOptions
 ) -> Rung:
     """Pictures with guidance: the first prompt, guided away from the second, which is empty."""
-    how.say("a guided trajectory")
+    options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
     wanted = guided_pictures(source.config, given, null)
@@ -262,15 +248,15 @@ def _compressed_rung(
     denoiser: Denoiser,
     fp16: Bundle,
     text: TextInputs | None,
-    record: Walk,
+    record: Trajectory,
     answers: Answers,
-    how: How,
+    options: VerifyOptions,
 ) -> Rung:
     """The compressed packages against those of fp16, and the guided pictures of both."""
     bundle = denoiser.bundle
-    how.say("the fp16 packages")
-    plain = Denoiser(fp16, how.precision, how.load)
-    wanted = _answers(plain, text, record, {}, how.say)
+    options.say("the fp16 packages")
+    plain = Denoiser(fp16, options.precision, options.load)
+    wanted = _answers(plain, text, record, {}, options.say)
     rows = worst_rows(bundle.sides, record, wanted, answers)
     by_side: dict[int, float] = {}
     config = bundle.config()

@@ -103,13 +103,13 @@ def command(**options: Any) -> None:
     from mdm_apple.training.distill import DistillJob, distill
 
     if backend == "mlx":
-        from mdm_apple.mlx.boot import open_boot_stepper
+        from mdm_apple.mlx.boot import open_boot_learner
     else:
-        from mdm_apple.torch.boot import open_boot_stepper
+        from mdm_apple.torch.boot import open_boot_learner
 
     names = [f.name for f in dataclasses.fields(DistillJob) if f.name in options]
     shared = {name: options[name] for name in names}
-    distill(DistillJob(train=train, boot=boot, **shared), open_boot_stepper)
+    distill(DistillJob(train=train, boot=boot, **shared), open_boot_learner)
     output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
 
 

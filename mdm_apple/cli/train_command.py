@@ -115,7 +115,7 @@ def command(**options: Any) -> None:
     train = _train_config(options)
     out: Path = options["out"]
     if options["resume"]:
-        from mdm_apple.training.run import resumed_config
+        from mdm_apple.training.start import resumed_config
 
         by_itself = options["checkpointing"] == "auto"
         config, train = resumed_config(out, train, ["checkpointing"] if by_itself else ())
@@ -130,18 +130,19 @@ def command(**options: Any) -> None:
         refuse_existing(out, options["overwrite"])
     backend = options["backend"] or default_backend()
     require_backend(backend)
-    from mdm_apple.training.run import Job, fit
+    from mdm_apple.training.run import run_job
+    from mdm_apple.training.start import Job
 
     if backend == "mlx":
-        from mdm_apple.mlx.open_run import open_stepper
+        from mdm_apple.mlx.open_run import open_learner
     else:
-        from mdm_apple.torch.open_run import open_stepper
+        from mdm_apple.torch.open_run import open_learner
 
     listed: Path | None = options["captions_file"]
     options["captions"] = None if listed is None else read_captions(listed)
     shared = {f.name: options[f.name] for f in dataclasses.fields(Job) if f.name in options}
-    fitted = fit(Job(config=config, train=train, **shared), open_stepper, output.say)
-    if fitted.rank == 0:  # one result, however many processes
+    run = run_job(Job(config=config, train=train, **shared), open_learner, output.say)
+    if run.learner.rank == 0:  # one result, however many processes
         output.result({"out": str(out), "steps": train.steps}, f"{out}: {train.steps} steps done.")
 
 

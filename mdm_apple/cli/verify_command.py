@@ -81,7 +81,7 @@ def command(**options: Any) -> None:
     require("jsonschema")
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
-    from mdm_apple.conversion.verify.verify import How, climb
+    from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 
     chosen: Sequence[ComputeUnits | None] = [None]
     if options["runtime"] == "coreml":
@@ -89,7 +89,7 @@ def command(**options: Any) -> None:
     reports: list[VerifyReport] = []
     for units in chosen:
         load = None if units is None else core_ml(units)
-        how = How(
+        asked = VerifyOptions(
             options["precision"],
             options["prompts"],
             options["floor"],
@@ -99,7 +99,7 @@ def command(**options: Any) -> None:
             compute_units=units,
             say=output.say,
         )
-        reports.append(climb(Bundle.open(options["bundle"]), options["model"], how))
+        reports.append(verify(Bundle.open(options["bundle"]), options["model"], asked))
     if options["ranges"] is not None:
         _write_ranges(options["ranges"], reports)
     data = [report.as_json() for report in reports]

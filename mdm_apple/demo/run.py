@@ -147,8 +147,9 @@ def run_demo(out: Path, steps: int, quiet: bool, say: Say) -> DemoResult:
 
 
 def _train(model: Path, steps: int, quiet: bool, say: Say) -> ModelConfig:
-    from mdm_apple.torch.open_run import open_stepper
-    from mdm_apple.training.run import Job, fit
+    from mdm_apple.torch.open_run import open_learner
+    from mdm_apple.training.run import run_job
+    from mdm_apple.training.start import Job
 
     train = TrainConfig(
         steps=steps,
@@ -162,7 +163,7 @@ def _train(model: Path, steps: int, quiet: bool, say: Say) -> ModelConfig:
         log_every=max(1, steps // 60),
     )
     job = Job(demo_config(), train, "twemoji", model, captions=CAPTIONS, quiet=quiet)
-    return fit(job, open_stepper, say).config
+    return run_job(job, open_learner, say).config
 
 
 def _prompts() -> list[Prompt]:
@@ -202,10 +203,10 @@ def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) ->
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.psnr import picture_psnr
     from mdm_apple.conversion.run.runtime import open_bundle_runtime
-    from mdm_apple.conversion.verify.verify import verify
+    from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 
     bundle = Bundle.open(path)
-    report = verify(bundle, model, precision="fp16", prompts=2)
+    report = verify(bundle, model, VerifyOptions(precision="fp16", prompts=2))
     psnr: dict[int, float] = {}
     for row in report.rows:
         psnr[row.side] = min(psnr.get(row.side, np.inf), row.psnr)

@@ -82,7 +82,7 @@ def dpmpp_step(x_t: Array, x0: Array, alpha_bar: Any, alpha_bar_next: Any) -> Ar
     return keep * x_t + (alpha_bar_next**0.5 - keep * alpha_bar**0.5) * x0
 
 
-def towards(mean: Array, x0: Array, share: Any) -> Array:
+def move_toward(mean: Array, x0: Array, share: Any) -> Array:
     """A running mean of clean estimates, moved by `share` of the way to the next one."""
     return mean + share * (x0 - mean)
 

@@ -181,8 +181,8 @@ def evaluate(
             ranks = retrieval_ranks(
                 pool(made[0], compared_at), gallery, captions, dataset.captions()
             )
-            taught = teacher.pictures(prompts, plan.stop_at) if teacher else ()
-            parts.append(measure(real, made, estimate, ranks, taught))
+            by_teacher = teacher.pictures(prompts, plan.stop_at) if teacher else ()
+            parts.append(measure(real, made, estimate, ranks, by_teacher))
             for judge in judges:
                 judge.add(real[0], made[0], captions)
             if len(shown) < MAX_SHOWN and seed == plan.seeds[0]:
@@ -208,16 +208,16 @@ class Measured:
     """What is known of each picture of a batch; arrays begin with the picture (N, ...).
 
     white: pixels that are pure white in the real picture, and those of them that are nearly so in
-    the made one. gradient: mean magnitude, real and made. text_only, apart, taught: squared error
-    per level, per pair of neighbouring levels, and per level to the teacher's.
+    the made one. gradient: mean magnitude, real and made. text_only: squared error per level.
+    level_gap: between neighbouring levels. teacher_gap: per level, to the teacher's picture.
     """
 
     ranks: NDArray[np.int64]
     white: NDArray[np.int64]
     gradient: NDArray[np.float64]
     text_only: NDArray[np.float64]
-    apart: NDArray[np.float64]
-    taught: NDArray[np.float64]
+    level_gap: NDArray[np.float64]
+    teacher_gap: NDArray[np.float64]
     real_features: Features
     made_features: Features
 
@@ -227,13 +227,13 @@ def measure(
     made: Sequence[Images],
     estimate: Sequence[Images],
     ranks: NDArray[np.int64],
-    taught: Sequence[Images] = (),
+    by_teacher: Sequence[Images] = (),
 ) -> Measured:
     """Compare pictures, and estimates from noise and caption alone, with the real ones per level.
 
     Args:
         real, made, estimate: (N, 3, side, side) per level, highest first, in [-1, 1].
-        taught: those of a teacher from the same noise, or none.
+        by_teacher: a teacher's pictures from the same noise, or none.
     """
     white = (real[0] >= 1 - 1e-6).all(axis=1)
     nearly = (made[0] >= 1 - WHITE_TOLERANCE - 1e-6).all(axis=1)
@@ -243,8 +243,8 @@ def measure(
         white=np.stack([white, white & nearly], axis=1).sum(axis=(2, 3)),
         gradient=np.stack([gradient_magnitude(x[0]) for x in (real, made)], axis=1),
         text_only=_squared_errors(estimate, real),
-        apart=_squared_errors(below, made[1:]),
-        taught=_squared_errors(made[: len(taught)], taught),
+        level_gap=_squared_errors(below, made[1:]),
+        teacher_gap=_squared_errors(made[: len(by_teacher)], by_teacher),
         real_features=layout_features(real[0]),
         made_features=layout_features(made[0]),
     )
@@ -266,12 +266,12 @@ def summarise(parts: Sequence[Measured]) -> Scores:
         white_share=nearly / white if white else None,
         gradient_ratio=float(gradient[1] / max(gradient[0], 1e-12)),
         text_only_mse=tuple(every("text_only").mean(axis=0).tolist()),
-        consistency=tuple(np.sqrt(every("apart").mean(axis=0)).tolist()),
+        consistency=tuple(np.sqrt(every("level_gap").mean(axis=0)).tolist()),
         layout_frechet=frechet_distance(real, made),
         layout_kernel=kernel_distance(real, made),
         layout_precision=precision,
         layout_recall=recall,
-        teacher_distance=tuple(np.sqrt(every("taught").mean(axis=0)).tolist()),
+        teacher_distance=tuple(np.sqrt(every("teacher_gap").mean(axis=0)).tolist()),
     )
 
 

@@ -35,7 +35,7 @@ Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
 OpenTeacher = Callable[[BootBatch, Text], Teacher]
 
 
-class MlxBootStepper(MlxLearner[BootBatch]):
+class MlxBootLearner(MlxLearner[BootBatch]):
     """Learns to jump where a teacher walks.
 
     Args:
@@ -87,8 +87,8 @@ class MlxBootStepper(MlxLearner[BootBatch]):
         at_start = batch.times == batch.start
         own = (parts.mse[-1] * mx.array(at_start)).sum()
         shown.append(own / max(int(at_start.sum()), 1))
-        if parts.apart is not None:
-            shown.append(mx.sqrt(parts.apart))
+        if parts.level_gap is not None:
+            shown.append(mx.sqrt(parts.level_gap))
         return parts.per_sample.mean(), mx.stack(shown)
 
     def _jump(self, batch: BootBatch, text: Text) -> Jump:
@@ -136,8 +136,8 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
     return open_teacher
 
 
-def open_boot_stepper(config: ModelConfig, job: DistillJob) -> MlxBootStepper:
-    """A stepper whose student has its teacher's weights; `distill.OpenBootStepper` for MLX."""
+def open_boot_learner(config: ModelConfig, job: DistillJob) -> MlxBootLearner:
+    """A learner whose student has its teacher's weights; `distill.OpenBootLearner` for MLX."""
     teacher = open_network(job.teacher)
     teacher.eval()
     mx.random.seed(job.train.seed)
@@ -145,7 +145,7 @@ def open_boot_stepper(config: ModelConfig, job: DistillJob) -> MlxBootStepper:
     load_teacher(student, flat(teacher.parameters()))
     encode = open_text(job.teacher, config, features=job.features, encoder_folder=job.text_encoder)
     opened = network_teacher(teacher, config, encode)
-    return MlxBootStepper(student, opened, config, job.train, job.boot, encode)
+    return MlxBootLearner(student, opened, config, job.train, job.boot, encode)
 
 
 def load_teacher(net: UNet, weights: Mapping[str, mx.array]) -> None:

@@ -279,7 +279,7 @@ class MlxLearner(ABC, Generic[Rows]):
         self.optimizer.steps = steps
 
 
-class MlxStepper(MlxLearner[Batch]):
+class MlxPictureLearner(MlxLearner[Batch]):
     """Learns the nested loss from captioned pictures."""
 
     def arrays(self, batch: Batch) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mdm_apple.mlx.nested_unet import build_unet
 from mdm_apple.mlx.precision import Precision
 from mdm_apple.mlx.runtime import MlxRuntime
-from mdm_apple.mlx.text import Remembered, open_text
+from mdm_apple.mlx.text import CachedText, open_text
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import load_weights
 from mdm_apple.storage import model_folder
@@ -43,6 +43,6 @@ def open_runtime(
     config = model_folder.load_model_config(folder)
     encode = open_text(folder, config, features=features, encoder_folder=encoder_folder)
     if remember is not None and encode is not None:
-        encode = Remembered(encode, remember)
+        encode = CachedText(encode, remember)
         mx.clear_cache()
     return MlxRuntime(config, open_network(folder), encode, precision)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.mlx.learner import MlxStepper
+from mdm_apple.mlx.learner import MlxPictureLearner
 from mdm_apple.mlx.nested_unet import build_unet
 from mdm_apple.mlx.t5 import T5Encoder
 from mdm_apple.mlx.text import EncodeText, ThroughEncoder, open_text
 from mdm_apple.mlx.weights import load_weights
 from mdm_apple.text.tokenizer import Tokenizer
-from mdm_apple.training.run import Job, Start, common_prefix
+from mdm_apple.training.start import Job, Start, common_prefix
 
 
-def open_stepper(
+def open_learner(
     config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
-) -> MlxStepper:
-    """A stepper with fresh weights, or those of `start`; `fit.OpenStepper` for MLX.
+) -> MlxPictureLearner:
+    """A learner with fresh weights, or those of `start`; `fit.OpenLearner` for MLX.
 
     Every process of a launch draws the same fresh weights, from the seed.
     """
@@ -26,7 +26,7 @@ def open_stepper(
     if start.weights is not None:
         load_weights(net, start.weights, common_prefix(start.weights))
     encoder, encode = _text(config, job, tokenizer, start)
-    return MlxStepper(net, config, job.train, encode, encoder)
+    return MlxPictureLearner(net, config, job.train, encode, encoder)
 
 
 def _text(

@@ -78,7 +78,7 @@ class ThroughCache:
         return values, mask
 
 
-class Remembered:
+class CachedText:
     """Features of known captions, computed once, after which their encoder is not needed."""
 
     encoder = None

@@ -74,7 +74,7 @@ def sample(
     scales: Sequence[int],
     ops: Ops,
 ) -> Iterator[Step]:
-    """Walk from `initial` noise to a picture, one network evaluation per yielded step.
+    """Trajectory from `initial` noise to a picture, one network evaluation per yielded step.
 
     Args:
         denoise: from noisy images and the number the network receives (table index - 1) to
@@ -97,9 +97,10 @@ def sample(
         ]
         noise = draw() if sampler.draws_noise else [0.0] * len(x_t)
         if sampler.kind == "dpmpp":
-            towards = history.extrapolate(x0, schedule.log_snr(t), schedule.log_snr(t_next))
+            extrapolated = history.extrapolate(x0, schedule.log_snr(t), schedule.log_snr(t_next))
             x_next = [
-                arithmetic.dpmpp_step(*args) for args in zip(x_t, towards, now, after, strict=True)
+                arithmetic.dpmpp_step(*args)
+                for args in zip(x_t, extrapolated, now, after, strict=True)
             ]
         elif sampler.kind == "ddim":
             x_next = [

@@ -31,7 +31,7 @@ Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
 OpenTeacher = Callable[[BootBatch, Text], Teacher]
 
 
-class TorchBootStepper(TorchLearner[BootBatch]):
+class TorchBootLearner(TorchLearner[BootBatch]):
     """Learns to jump where a teacher walks.
 
     Args:
@@ -74,8 +74,8 @@ class TorchBootStepper(TorchLearner[BootBatch]):
         at_start = torch.from_numpy(batch.times == batch.start).to(self.device)
         own = parts.mse[-1].detach() * at_start
         extra = {"boundary_loss": own.sum() / at_start.sum().clamp(min=1)}
-        if parts.apart is not None:
-            extra["level_distance"] = parts.apart.detach() ** 0.5
+        if parts.level_gap is not None:
+            extra["level_distance"] = parts.level_gap.detach() ** 0.5
         return Losses(parts.per_sample.mean(), parts.mse, parts.seen, extra)
 
     def _jump(self, batch: BootBatch, text: Text) -> Jump:
@@ -131,10 +131,10 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
     return open_teacher
 
 
-def open_boot_stepper(
+def open_boot_learner(
     config: ModelConfig, job: DistillJob, device: torch.device | None = None
-) -> TorchBootStepper:
-    """A stepper whose student has its teacher's weights; `distill.OpenBootStepper` for torch."""
+) -> TorchBootLearner:
+    """A learner whose student has its teacher's weights; `distill.OpenBootLearner` for torch."""
     rank, _ = process_rank()
     device = device or default_device(rank)
     teacher = open_network(job.teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -144,7 +144,7 @@ def open_boot_stepper(
         job.teacher, config, device, features=job.features, encoder_folder=job.text_encoder
     )
     opened = network_teacher(teacher, config, encode)
-    return TorchBootStepper(student, opened, config, job.train, job.boot, encode)
+    return TorchBootLearner(student, opened, config, job.train, job.boot, encode)
 
 
 def student_of(teacher: UNet, config: ModelConfig) -> UNet:

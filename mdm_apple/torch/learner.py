@@ -219,7 +219,7 @@ class TorchLearner(ABC, Generic[Rows]):
             dist.broadcast(parameter[1].data, src=0)
 
 
-class TorchStepper(TorchLearner[Batch]):
+class TorchPictureLearner(TorchLearner[Batch]):
     """Learns the nested loss from captioned pictures."""
 
     def __init__(

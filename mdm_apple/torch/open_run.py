@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.text.tokenizer import Tokenizer
-from mdm_apple.torch.learner import TorchStepper, process_rank, to_torch
+from mdm_apple.torch.learner import TorchPictureLearner, process_rank, to_torch
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.t5 import T5Encoder
 from mdm_apple.torch.text import EncodeText, open_text, through_encoder
 from mdm_apple.torch.unet import UNet
-from mdm_apple.training.run import Job, Start, common_prefix
+from mdm_apple.training.start import Job, Start, common_prefix
 
 
-def open_stepper(
+def open_learner(
     config: ModelConfig,
     job: Job,
     tokenizer: Tokenizer | None,
     start: Start,
     device: torch.device | None = None,
-) -> TorchStepper:
-    """A stepper with fresh weights, or those of `start`; `fit.OpenStepper` for torch."""
+) -> TorchPictureLearner:
+    """A learner with fresh weights, or those of `start`; `fit.OpenLearner` for torch."""
     rank, _ = process_rank()
     device = device or default_device(rank)
     torch.manual_seed(job.train.seed)
@@ -35,7 +35,7 @@ def open_stepper(
         load_part(net, start.weights)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder, encode = _text(config, job, tokenizer, start, device)
-    return TorchStepper(net, config, job.train, encode, encoder)
+    return TorchPictureLearner(net, config, job.train, encode, encoder)
 
 
 def default_device(rank: int = 0) -> torch.device:

@@ -192,14 +192,14 @@ def _draw_times(
 class BootParts:
     """Loss of each row (B,), and what it was made from.
 
-    mse: squared error per level, each with the rows that the level saw. apart: mean square of the
-    difference between neighbouring levels, one average-pooled, or None for a single level.
+    mse: squared error per level, each with the rows that the level saw. level_gap: mean square of
+    the difference between neighbouring levels, one average-pooled, or None for a single level.
     """
 
     per_sample: Array
     mse: list[Array]
     seen: list[int]
-    apart: Array | None
+    level_gap: Array | None
     start: list[Array]  # z_u
     target: list[Array]
     pred: list[Array]
@@ -249,13 +249,13 @@ class BootLoss:
             error = self.ops.sample_mean(((pred[i] - target[i]) * signal[i]) ** 2)
             mse.append(error)
             total = total + weights[i] * self._padded(error / fractions[i], rows)
-        apart = self._apart(pred, signal)
-        if apart:
-            for n, error in zip(seen, apart, strict=False):
+        level_gap = self._level_gap(pred, signal)
+        if level_gap:
+            for n, error in zip(seen, level_gap, strict=False):
                 share = self.config.consistency_weight * rows / max(n, 1)
                 total = total + share * self._padded(error, rows)
-        mean_apart = sum(error.mean() for error in apart) / len(apart) if apart else None
-        return BootParts(total, mse, seen, mean_apart, start, target, pred)
+        mean_gap = sum(error.mean() for error in level_gap) / len(level_gap) if level_gap else None
+        return BootParts(total, mse, seen, mean_gap, start, target, pred)
 
     def targets(
         self, settled: Jump, teacher: Teacher, noise: Sequence[Array], batch: BootBatch
@@ -278,7 +278,8 @@ class BootLoss:
         ]
         share = self.array(mean_share(self.schedule.base, batch.start, batch.times, batch.target))
         return z, [
-            arithmetic.towards(y, x0, share[: len(y)]) for y, x0 in zip(near, clean, strict=True)
+            arithmetic.move_toward(y, x0, share[: len(y)])
+            for y, x0 in zip(near, clean, strict=True)
         ]
 
     def answer(
@@ -305,7 +306,7 @@ class BootLoss:
     def _signal(self) -> list[float]:
         return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
 
-    def _apart(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
+    def _level_gap(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
         """Mean square between each level, average-pooled, and the one below, per row."""
         out = []
         for i in range(len(pred) - 1):

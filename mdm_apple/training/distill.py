@@ -45,11 +45,11 @@ class DistillJob:
     quiet: bool = False
 
 
-# (configuration of the student, job) -> a stepper whose student has its teacher's weights
-OpenBootStepper = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
+# (configuration of the student, job) -> a learner whose student has its teacher's weights
+OpenBootLearner = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
 
 
-def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
+def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     """Distil, and return the configuration that was saved. Raises MdmError."""
     teacher = model_folder.load_model_config(job.teacher)
     sha256 = teacher_sha256(job.teacher)
@@ -62,12 +62,12 @@ def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
         "captions": hash_fields(captions),
     }
     resumed = _resumed(job, config, meta) if job.resume else None
-    stepper = open_stepper(config, job)
-    check_mixing(job.train, config.diffusion, stepper.world)
+    learner = open_learner(config, job)
+    check_mixing(job.train, config.diffusion, learner.world)
     start = 0
     if resumed is not None:
         start, snapshot = resumed
-        stepper.restore(snapshot)
+        learner.restore(snapshot)
     encoder = model_folder.averaged_encoder(job.teacher)
     tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
     saved = Event()
@@ -87,11 +87,11 @@ def distill(job: DistillJob, open_stepper: OpenBootStepper) -> ModelConfig:
     plan = BatchPlan(len(captions), job.train.batch_size, job.train.seed)
     steps = config.diffusion.schedule.num_steps
     draws = BootDraws(captions, plan, config.sides, steps, job.boot)
-    rows = rows_of(job.train, stepper.rank, stepper.world)
+    rows = rows_of(job.train, learner.rank, learner.world)
     batches = (draws.batch(step, rows) for step in range(start, job.train.steps))
-    place = as_it_was(job.out, saved) if stepper.rank == 0 else nullcontext()
+    place = as_it_was(job.out, saved) if learner.rank == 0 else nullcontext()
     with stop_on_interrupt() as stop, place:
-        train(stepper, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
+        train(learner, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
     return config
 
 

@@ -72,7 +72,7 @@ class Learner(Protocol[Rows_contra]):
         ...
 
 
-Stepper = Learner[Batch]  # learns from captioned pictures
+PictureLearner = Learner[Batch]  # learns from captioned pictures
 
 
 def split_rows(batch: Rows, parts: int) -> list[Rows]:

@@ -1,6 +1,6 @@
-"""The training loop of both backends: schedule, metrics, checkpoints, validation, sample grids.
+"""The training loop of both backends: steps, metrics, validation, saves, sample grids.
 
-Enters: a `Stepper` (torch or MLX), batches, a folder. Leaves: a model folder that can be sampled,
+Enters: a `Learner` (torch or MLX), batches, a folder. Leaves: a model folder that can be sampled,
 converted, and resumed bit for bit.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 from tqdm import tqdm
 
 from mdm_apple.errors import MdmError
@@ -22,20 +21,19 @@ from mdm_apple.training.settings import TrainConfig, learning_rate
 
 SAMPLES = "samples"
 
-
 Save = Callable[[Snapshot, int], None]
 Draw = Callable[[Path], None]
 
 
 def train(
-    stepper: Learner[Rows],
+    learner: Learner[Rows],
     loader: Iterable[Rows],
     config: TrainConfig,
     folder: Path,
     start: int,
     save: Save,
     stop: Event,
-    validation: Sequence[Rows] = (),
+    validate: Callable[[], float] | None = None,
     draw: Draw | None = None,
     quiet: bool = False,
 ) -> None:
@@ -45,9 +43,10 @@ def train(
         loader: yields the batch of each step from `start` on, with this process's rows.
         stop: set it to save after the current step and raise TrainingStoppedError.
         save: writes a snapshot as "all steps below N done"; called on rank 0 only.
+        validate: loss of the pictures held out; every process calls it.
         draw: paints a sample grid to a file.
     """
-    first = stepper.rank == 0
+    first = learner.rank == 0
     if first and start == 0:
         for stale in (folder / SAMPLES).glob("step_*.png"):
             stale.unlink()
@@ -57,7 +56,7 @@ def train(
     )
     began, seen = time.perf_counter(), 0
     for index, batch in zip(range(start, config.steps), loader, strict=False):
-        metrics = stepper.step(batch, index)
+        metrics = learner.step(batch, index)
         seen += config.batch_size
         done = index + 1
         if not math.isfinite(metrics.loss):
@@ -70,13 +69,13 @@ def train(
         bar.update()
         if log and (done % config.log_every == 0 or done == config.steps):
             log.write(index, metrics, learning_rate(config, index), rate)
-        if validation and (done % config.validate_every == 0 or done == config.steps):
-            losses = [stepper.validate(b) for b in validation]
+        if validate and (done % config.validate_every == 0 or done == config.steps):
+            loss = validate()
             if log:
-                log.write_validation(index, float(np.mean(losses)))
-        asked = stepper.any_asked(stop.is_set())
+                log.write_validation(index, loss)
+        asked = learner.any_asked(stop.is_set())
         if first and (done % config.save_every == 0 or done == config.steps or asked):
-            save(stepper.snapshot(), done)
+            save(learner.snapshot(), done)
         if first and draw and config.sample_every and done % config.sample_every == 0:
             (folder / SAMPLES).mkdir(exist_ok=True)
             draw(folder / SAMPLES / f"step_{done:07d}.png")

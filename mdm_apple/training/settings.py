@@ -1,4 +1,4 @@
-"""How to train: settings, the learning rate and the average's decay at each step, and who takes which rows."""
+"""How to train: settings, the rate and the decay of each step, and each process's rows."""
 
 from __future__ import annotations
 

@@ -1,0 +1,205 @@
+"""Where a training run begins: fresh, from another folder, around a smaller model, or resumed.
+
+Enters: a `Job`. Leaves: the configuration as it will be trained, its tokenizer, and the weights and
+state to start with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.strict_json import from_dict
+from mdm_apple.data.dataset import Dataset
+from mdm_apple.data.open import Background
+from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.storage import model_folder
+from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
+from mdm_apple.text.tokenizer import Tokenizer, train_tokenizer
+from mdm_apple.training.learner import Snapshot
+from mdm_apple.training.run_folder import refuse_changes, steps_done
+from mdm_apple.training.settings import TrainConfig
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+ANEW = "start anew with --init"  # what a run that cannot be resumed may do
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, and where it goes."""
+
+    config: ModelConfig
+    train: TrainConfig
+    data: str
+    out: Path
+    resume: bool = False
+    init: Path | None = None
+    grow: Path | None = None
+    features: Path | None = None
+    text_encoder: Path | None = None
+    captions: tuple[str, ...] | None = None  # only the pictures called so
+    background: Background = "white"
+    skin_tones: bool = False
+    workers: int = 1
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: weights by name (None: fresh), and the state of an interrupted one."""
+
+    step: int = 0
+    weights: Weights | None = None  # of the network; for `grow` only those of the inner levels
+    encoder: Weights | None = None
+    snapshot: Snapshot | None = None
+
+
+def check_job(job: Job) -> None:
+    """Refuse starts that contradict each other, and text features that the model does not take."""
+    if job.resume and (job.init or job.grow):
+        raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
+    if job.init and job.grow:
+        raise ConfigError("init, grow: choose one of them.")
+    _check_text(job)
+
+
+def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer | None]:
+    """The configuration as it will be trained, and the tokenizer of an encoder that learns."""
+    tokenizer = _tokenizer(job, dataset)
+    return _with_tokenizer(_as_trained(job), tokenizer), tokenizer
+
+
+def starting_point(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
+    """Weights to begin with, and the state of an interrupted run."""
+    if job.resume:
+        return _resumed(job, dataset)
+    source = job.init or job.grow
+    if source is None:
+        return Start()
+    weights = model_folder.load_weights(source, model_folder.averaged(source, "model"))
+    if job.grow:
+        weights = _inner_weights(config, model_folder.load_model_config(source), weights, source)
+    return Start(weights=weights, encoder=model_folder.averaged_encoder(source))
+
+
+def resumed_config(
+    out: Path, train_config: TrainConfig, as_before: Collection[str] = ()
+) -> tuple[ModelConfig, TrainConfig]:
+    """Configuration of an interrupted run; its training settings but for the free ones.
+
+    as_before: settings that nobody asked for, so that the saved ones hold.
+    """
+    finish_save(out)
+    saved = model_folder.load_training(out).meta
+    before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
+    saved_ones = {name: getattr(before, name) for name in as_before}
+    train_config = dataclasses.replace(train_config, **saved_ones)
+    refuse_changes(before, train_config, out, ANEW)
+    return model_folder.load_model_config(out), train_config
+
+
+def common_prefix(weights: Mapping[str, object]) -> str:
+    """The longest run of 'inner_unet.' that every name starts with."""
+    prefix = ""
+    while all(name.startswith(prefix + "inner_unet.") for name in weights):
+        prefix += "inner_unet."
+    return prefix
+
+
+def _resumed(job: Job, dataset: Dataset) -> Start:
+    out = job.out
+    verify_files(out)
+    state = model_folder.load_training(out)
+    if state.meta.get("fingerprint") != dataset.fingerprint:
+        raise MdmError(
+            f"{out}: was trained on other pictures than --data holds now; restore them, or start "
+            "anew with --init."
+        )
+    step = steps_done(state, job.train.steps, out, ANEW)
+    optional: dict[str, Any] = {
+        name: model_folder.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
+        for name in ("ema", "text_encoder", "text_encoder_ema")
+    }
+    snapshot = Snapshot(
+        weights=model_folder.load_weights(out),
+        ema=optional["ema"],
+        encoder=optional["text_encoder"],
+        encoder_ema=optional["text_encoder_ema"],
+        optimizer=state.tensors,
+    )
+    return Start(step, snapshot.weights, snapshot.encoder, snapshot)
+
+
+def _inner_weights(
+    config: ModelConfig, smaller: ModelConfig, weights: Weights, source: Path
+) -> Weights:
+    """Weights of a trained smaller model under the names that they have as inner levels."""
+    for depth, level in enumerate(config.model.levels):
+        if depth and level == smaller.model:
+            prefix = "inner_unet." * depth
+            return {prefix + name: value for name, value in weights.items()}
+    raise ConfigError(
+        f"grow: {source} holds a {smaller.side} px model that is not an inner level of this one; "
+        "its settings must equal those of an inner level."
+    )
+
+
+def _check_text(job: Job) -> None:
+    """Features from elsewhere are of no use to an encoder that learns along, or without text."""
+    text = job.config.text
+    if text is not None and not text.trainable:
+        return
+    for name, given in (("features", job.features), ("text-encoder", job.text_encoder)):
+        if given is not None:
+            why = "takes no text" if text is None else "learns its text encoder along"
+            raise MdmError(f"{name}: this model {why}; leave out --{name}.")
+
+
+def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
+    """The tokenizer of an encoder that learns: from where the run starts, or a new one."""
+    text = job.config.text
+    if text is None or not text.trainable or text.encoder is None:
+        return None
+    source = job.out if job.resume else job.init or job.grow
+    if source is not None:
+        _check_encoder(source)
+        return Tokenizer(model_folder.load_tokenizer(source), lowercase=text.lowercase)
+    return train_tokenizer(dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase)
+
+
+def _as_trained(job: Job) -> ModelConfig:
+    """The configuration with what this run adds to it: mixed batches, a smaller model's text."""
+    config = job.config
+    if job.grow is not None:
+        text = model_folder.load_model_config(job.grow).text
+        if text and config.text and text.encoder == config.text.encoder:
+            config = dataclasses.replace(config, text=text)
+    mixed = config.mixed_training or config.diffusion.mixed_ratio is not None
+    return dataclasses.replace(config, mixed_training=mixed)
+
+
+def _check_encoder(source: Path) -> None:
+    """Refuse a model whose encoder learned along and is not there, as after `mdm import`."""
+    model_folder.load_model_config(source)  # refuses what is no model folder at all
+    for name in ("tokenizer.model", "text_encoder.safetensors"):
+        if not has_file(source, name):
+            raise MdmError(
+                f"{source}: holds no {name}, although this model's text encoder learns along; copy "
+                "tokenizer.model and text_encoder.safetensors there from the run that the weights "
+                "are of, or start anew with --preset or --config."
+            )
+
+
+def _with_tokenizer(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    if tokenizer is None or config.text is None:
+        return config
+    text = dataclasses.replace(config.text, tokenizer_sha256=tokenizer.sha256)
+    return dataclasses.replace(config, text=text)
