@@ -4,75 +4,71 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from import_graph import ROOT, graph, imports_of, module_files, package_of
 
 from mdm_apple.cli import COMMANDS
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "mlx", "coremltools")
-UPPER_FLOORS = ("mdm_apple.cli", "conversion", "benchmarks")
-
-
-@dataclass(frozen=True)
-class Import:
-    module: str  # `from a import b` counts as a.b
-    line: int
-    when_run: bool  # inside a function, or for type checkers only
-
-
-def imports_of(source: str) -> Iterator[Import]:
-    yield from _imports(ast.parse(source), when_run=False)
-
-
-def _imports(node: ast.AST, when_run: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            for name in child.names:
-                yield Import(name.name, child.lineno, when_run)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, f"line {child.lineno}: relative import"
-            for name in child.names:
-                yield Import(f"{child.module}.{name.name}", child.lineno, when_run)
-        elif isinstance(child, ast.Call) and _called(child) == "import_module":
-            named = child.args[0] if child.args else None
-            if isinstance(named, ast.Constant):
-                yield Import(str(named.value), child.lineno, when_run)
-        inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
-            isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-        )
-        yield from _imports(child, when_run or inside)
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+BACKENDS = ("mdm_apple.torch", "mdm_apple.mlx")
+CONVERSION = "mdm_apple.conversion"
+# The rooms that may reach conversion, and only when they run.
+OPENERS = ("mdm_apple.api", "mdm_apple.cli", "mdm_apple.demo")
+UPPER_FLOORS = (*OPENERS, CONVERSION, "benchmarks")
+FILES = module_files()
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == p or module.startswith(f"{p}.") for p in packages)
 
 
-def offences(pattern: str, packages: tuple[str, ...], also_when_run: bool = True) -> list[str]:
-    """Imports of `packages` in the files that match, as `file:line module`."""
-    files = sorted(ROOT.glob(pattern))
-    assert files, pattern
+def offences(
+    modules: tuple[str, ...],
+    packages: tuple[str, ...],
+    also_when_run: bool = True,
+    but: tuple[str, ...] = (),
+) -> list[str]:
+    """Imports of `packages` below `modules`, save those below `but`, as `file:line module`."""
+    chosen = {m: f for m, f in FILES.items() if within(m, modules) and not within(m, but)}
+    assert chosen, modules
     return [
         f"{file.relative_to(ROOT)}:{found.line} {found.module}"
-        for file in files
-        for found in imports_of(file.read_text(encoding="utf-8"))
+        for module, file in chosen.items()
+        for found in imports_of(file.read_text(encoding="utf-8"), package_of(module, file))
         if within(found.module, packages) and (also_when_run or not found.when_run)
     ]
+
+
+def room_of(module: str) -> str:
+    """`mdm_apple.data.folder` is in `data`, `mdm_apple.conversion.run.serve` in `conversion/run`.
+
+    A file that lies beside the rooms is a room of its own.
+    """
+    below = module.removeprefix(f"{CONVERSION}.")
+    if below != module:
+        return f"conversion/{below.split('.')[0]}"
+    return module.removeprefix("mdm_apple.").split(".")[0]
+
+
+def rooms_of_the_page() -> list[str]:
+    """The rooms of docs/architecture.md, from the ground up."""
+    table = PAGE.partition("## Rooms")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `([a-z_/]+)` \|", table, re.MULTILINE)
 
 
 def test_the_scan_finds_every_way_to_import() -> None:
     source = """
 import torch.nn as nn
 from mdm_apple import torch
+from ..execute.graph import Function
+from . import errors
 if True:
     import mlx
 if TYPE_CHECKING:
@@ -83,10 +79,12 @@ def f():
     import coremltools
     return importlib.import_module("benchmarks")
 """
-    found = {(i.module, i.when_run) for i in imports_of(source)}
+    found = {(i.module, i.when_run) for i in imports_of(source, "mdm_apple.conversion.run")}
     assert found == {
         ("torch.nn", False),
         ("mdm_apple.torch", False),
+        ("mdm_apple.conversion.execute.graph.Function", False),
+        ("mdm_apple.conversion.run.errors", False),
         ("mlx", False),
         ("conversion.execute", False),
         ("coremltools", True),
@@ -97,29 +95,99 @@ def f():
     assert not within("torchvision", HEAVY)
 
 
+# --- rooms ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_exactly_the_rooms_that_exist() -> None:
+    packages = ("mdm_apple", CONVERSION)
+    rooms = {room_of(m) for m in FILES if m not in packages and m != "mdm_apple.__main__"}
+    assert sorted(rooms_of_the_page()) == sorted(rooms)
+
+
+def test_each_room_imports_only_rooms_below_it() -> None:
+    floors = {room: floor for floor, room in enumerate(rooms_of_the_page())}
+    upward = [
+        f"{module} -> {target}"
+        for module, targets in graph(FILES).items()
+        for target in targets
+        if {module, target}.isdisjoint({"mdm_apple", CONVERSION})
+        if room_of(module) != room_of(target)
+        if floors[room_of(module)] < floors[room_of(target)]
+    ]
+    assert upward == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    try:
+        tuple(TopologicalSorter(graph(FILES)).static_order())
+    except CycleError as error:
+        pytest.fail(f"circle: {error.args[1]}")
+
+
+def test_a_circle_would_be_found() -> None:
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).static_order())
+
+
+QUESTIONS = re.findall(r"^\| (.+?\?) \| `([\w/]+\.(?:py|swift))` \| `(\w+)` \|", PAGE, re.MULTILINE)
+
+
+def test_the_page_answers_what_a_newcomer_asks() -> None:
+    assert len(QUESTIONS) >= 12
+
+
+@pytest.mark.parametrize(("question", "file", "name"), QUESTIONS)
+def test_the_file_that_answers_a_question_defines_the_name(
+    question: str, file: str, name: str
+) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if file.endswith(".swift"):
+        assert re.search(rf"\b(struct|func|enum|class|protocol|actor) {name}\b", text), question
+        return
+    body = ast.parse(text).body
+    assigned = [t for n in body if isinstance(n, ast.Assign) for t in n.targets]
+    names = {n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    assert name in names | {t.id for t in assigned if isinstance(t, ast.Name)}, question
+
+
+def test_nothing_imports_conversion_under_a_name_that_is_not_installed() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{i.line}"
+        for folder in ("benchmarks", "conversion", "examples", "mdm_apple", "tests")
+        for file in (ROOT / folder).rglob("*.py")
+        if file.name != Path(__file__).name
+        for i in imports_of(file.read_text(encoding="utf-8"))
+        if within(i.module, ("conversion",))
+    ]
+    assert found == []
+
+
+# --- frameworks -------------------------------------------------------------------------------
+
+
 def test_the_library_imports_no_framework_and_no_upper_floor() -> None:
-    backends = ("mdm_apple.torch", "mdm_apple.mlx")
-    assert offences("mdm_apple/*.py", (*HEAVY, *backends, *UPPER_FLOORS)) == []
+    aside = (*OPENERS, *BACKENDS, CONVERSION)
+    assert offences(("mdm_apple",), (*HEAVY, *BACKENDS, *UPPER_FLOORS), but=aside) == []
 
 
 def test_torch_and_mlx_never_import_each_other() -> None:
-    assert offences("mdm_apple/torch/**/*.py", ("mlx", "mdm_apple.mlx")) == []
-    assert offences("mdm_apple/mlx/**/*.py", ("torch", "mdm_apple.torch")) == []
+    assert offences(("mdm_apple.torch",), ("mlx", "mdm_apple.mlx")) == []
+    assert offences(("mdm_apple.mlx",), ("torch", "mdm_apple.torch")) == []
 
 
-@pytest.mark.parametrize("backend_folder", ["torch", "mlx"])
-def test_backends_import_no_upper_floor(backend_folder: str) -> None:
-    pattern = f"mdm_apple/{backend_folder}/**/*.py"
-    assert offences(pattern, (*UPPER_FLOORS, "coremltools")) == []
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_import_no_upper_floor(backend: str) -> None:
+    assert offences((backend,), (*UPPER_FLOORS, "coremltools")) == []
 
 
-def test_commands_import_frameworks_and_other_floors_only_when_they_run() -> None:
-    late = (*HEAVY, "mdm_apple.torch", "mdm_apple.mlx", "conversion", "benchmarks")
-    assert offences("mdm_apple/cli/*.py", late, also_when_run=False) == []
+def test_the_upper_rooms_import_frameworks_and_conversion_only_when_they_run() -> None:
+    late = (*HEAVY, *BACKENDS, CONVERSION, "benchmarks")
+    present = tuple(o for o in OPENERS if any(within(m, (o,)) for m in FILES))
+    assert offences(present, late, also_when_run=False) == []
 
 
-def test_conversion_reaches_neither_the_command_line_nor_the_benchmarks() -> None:
-    assert offences("conversion/**/*.py", ("mdm_apple.cli", "benchmarks")) == []
+def test_conversion_reaches_neither_the_rooms_above_it_nor_the_benchmarks() -> None:
+    assert offences((CONVERSION,), (*OPENERS, "benchmarks")) == []
 
 
 @pytest.mark.parametrize("floor", ["mdm_apple", "conversion", "benchmarks", "tests"])
@@ -127,7 +195,7 @@ def test_a_backend_is_never_imported_under_the_name_of_its_framework(floor: str)
     """`from mdm_apple import torch` would hide the framework in the rest of the file."""
     shadowing = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
-        for file in ROOT.glob(f"{floor}/**/*.py")
+        for file in (ROOT / floor).rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module == "mdm_apple"
         if {"torch", "mlx"} & {name.name for name in node.names}
@@ -214,9 +282,10 @@ LOAD_ALL = """
 import importlib, pathlib, sys
 import mdm_apple.training.run, mdm_apple.sampling.generate, mdm_apple.training.memory_estimate
 package, other = sys.argv[1:]
-folder = pathlib.Path(mdm_apple.training.run.__file__).parent / package
-for file in sorted(folder.glob("[a-z]*.py")):
-    importlib.import_module(f"mdm_apple.{package}.{file.stem}")
+folder = pathlib.Path(mdm_apple.__file__).parent / package
+for file in sorted(folder.rglob("[a-z]*.py")):
+    inside = ".".join(file.relative_to(folder).with_suffix("").parts)
+    importlib.import_module(f"mdm_apple.{package}.{inside}")
 print(package in sys.modules, other in sys.modules)
 """
 

@@ -1,0 +1,1 @@
+"""Smaller weights: palettes, integers, and how many bits each weight gets."""

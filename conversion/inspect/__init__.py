@@ -1,0 +1,1 @@
+"""What is in a package, and what would slow the Neural Engine down."""

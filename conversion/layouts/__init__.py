@@ -1,0 +1,1 @@
+"""Which networks become packages, and how they are wired."""

@@ -1,0 +1,1 @@
+"""One package: sealed, split, merged, rewritten, weighed."""

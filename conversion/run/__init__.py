@@ -1,0 +1,1 @@
+"""A bundle that makes pictures, in Python or behind a pipe."""

@@ -1,0 +1,1 @@
+"""What is converted: the model, and its trajectories to compare with."""

@@ -1,0 +1,1 @@
+"""Captioned pictures, and the batches that a training step sees."""

@@ -1,0 +1,1 @@
+"""The whole way on one page: train, sample, convert, palettize, verify."""

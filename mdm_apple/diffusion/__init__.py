@@ -1,0 +1,1 @@
+"""The mathematics, once for every framework: schedule, noise, predictions, loss."""

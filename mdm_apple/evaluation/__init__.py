@@ -1,0 +1,1 @@
+"""How good pictures are, measured without downloads."""

@@ -1,0 +1,1 @@
+"""MLX: network, text encoder, learner, runtime, under the names of the PyTorch side."""

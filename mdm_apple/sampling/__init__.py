@@ -1,0 +1,1 @@
+"""From prompts and seeds to pictures that remember how they were made."""

@@ -1,0 +1,1 @@
+"""From captions to numbers: tokens, cached features, encoders from a folder."""

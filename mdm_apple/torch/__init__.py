@@ -1,0 +1,1 @@
+"""PyTorch: network, text encoder, learner, runtime."""

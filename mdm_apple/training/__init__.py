@@ -1,0 +1,1 @@
+"""How a model learns: settings, the loop, runs and their folders, distillation."""
