@@ -1,3 +1,29 @@
-"""Matryoshka diffusion models from training to a phone."""
+"""Matryoshka diffusion models from training to a phone.
+
+import mdm_apple as mdm
+
+mdm.load("box:student")("red heart", seed=7).save("heart.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mdm_apple.api import convert, distill, evaluate, load, palettize, train, verify
+
+__all__ = ["convert", "distill", "evaluate", "load", "palettize", "train", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    """The functions of `api`, imported when first asked for: importing the package is cheap."""
+    if name in __all__:
+        return getattr(importlib.import_module("mdm_apple.api"), name)
+    raise AttributeError(f"module 'mdm_apple' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,8 +1,60 @@
-"""The models that come in the box, ready without any download: emoji, and its student."""
+"""The models that come in the box, ready without any download, and how a model's name is read.
+
+A name is a model folder, a bundle, or one of the box: `box:emoji`, and `box:student`, which makes
+the same pictures in one, two or four steps.
+"""
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import dataclass
 from pathlib import Path
 
+from mdm_apple.errors import MdmError
+
 EMOJI = Path(__file__).parent / "models" / "emoji"
-EMOJI_STUDENT = EMOJI.with_name("emoji_student")  # the same pictures in 1, 2 or 4 steps
+EMOJI_STUDENT = EMOJI.with_name("emoji_student")
+BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT}
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that exists on this disk. name: as it was asked for."""
+
+    name: str
+    path: Path
+    is_bundle: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def find_model(name: str | Path) -> NamedModel:
+    """The folder or bundle that a name means; nothing in it is read.
+
+    Raises MdmError with the nearest known name.
+    """
+    path = BOX.get(str(name), Path(name))
+    if (path / "manifest.json").is_file():
+        return NamedModel(str(name), path, is_bundle=True)
+    if (path / "config.json").is_file():
+        return NamedModel(str(name), path, is_bundle=False)
+    if path.is_dir():
+        raise MdmError(
+            f"{name}: holds no model; expected config.json (a model folder) or manifest.json (a "
+            "bundle) in it."
+        )
+    raise MdmError(f"{name}: no such model; {_hint(str(name))}.")
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, [*BOX, *(n.removeprefix("box:") for n in BOX)], n=1)
+    if near:
+        return f"did you mean box:{near[0].removeprefix('box:')}"
+    beside = Path(name).absolute().parent
+    if beside.is_dir():
+        folders = [p.name for p in beside.iterdir() if p.is_dir()]
+        close = difflib.get_close_matches(Path(name).name, folders, n=1)
+        if close:
+            return f"did you mean {Path(name).with_name(close[0])}"
+    return f"give a model folder, a bundle, or one of the box: {', '.join(BOX)}"

@@ -18,6 +18,7 @@ _EXTRAS = {
     "emoji": "data",
     "matplotlib": "demo",
     "jinja2": "demo",
+    "tensorboardX": "tensorboard",
     "torchmetrics": "eval",
     "torch_fidelity": "eval",
     "transformers": "eval",

@@ -20,7 +20,7 @@ PROMPTS = [Prompt("red heart", 1), Prompt("cat face", 1), Prompt("red heart", 2)
 SAMPLERS = [
     SamplerConfig("ddpm", 4),
     SamplerConfig("ddim", 4, eta=0.5, guidance_scale=3.0),
-    SamplerConfig("dpmpp", 4, grid="log_snr"),
+    SamplerConfig("dpmpp", 4, spacing="log_snr"),
 ]
 names = [sampler.kind for sampler in SAMPLERS]
 

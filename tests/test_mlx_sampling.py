@@ -48,7 +48,7 @@ EIGHT = [Prompt(caption, seed) for seed, caption in enumerate(CAPTIONS[:8])]
 SAMPLERS = [
     SamplerConfig("ddim", 25, guidance_scale=3.0),
     SamplerConfig("ddpm", 25),
-    SamplerConfig("dpmpp", 25, grid="log_snr", guidance_scale=2.0),
+    SamplerConfig("dpmpp", 25, spacing="log_snr", guidance_scale=2.0),
 ]
 
 

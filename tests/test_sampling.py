@@ -68,7 +68,7 @@ def start(levels: int = 1) -> list[np.ndarray]:
 def flow_error(kind: SamplerKind, steps: int, level: int, scales: tuple[int, ...]) -> float:
     """Distance from the exact flow just before the last step, which only reads x0 off."""
     schedule, initial = build_schedule(FINE, scales), start(len(scales))
-    done = run(schedule, SamplerConfig(kind, steps, grid="log_snr"), initial, scales)
+    done = run(schedule, SamplerConfig(kind, steps, spacing="log_snr"), initial, scales)
     table = schedule.tables[level]
     first, last = done[0].t, done[-1].t
     wanted = exact(initial[level], float(table[first]), float(table[last]))

@@ -89,7 +89,7 @@ def python_walk(case: dict[str, Any], schedule: Schedule) -> dict[str, np.ndarra
             num_steps=settings["steps"],
             eta=settings["eta"],
             threshold=case["threshold"],
-            grid=settings["grid"],
+            spacing=settings["grid"],
         )
         steps = sample(denoise, draw(), draw, schedule, config, sampler, (4, 2, 1), NumpyOps())
     out = {}

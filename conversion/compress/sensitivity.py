@@ -25,7 +25,7 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import package_bytes
 from ..errors import ConversionError
 from ..packages.weightfile import record_bytes
-from ..source.model import ModelSource
+from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .compressed_network import CompressedNetwork, Key
 from .palette_jobs import PackedPalettes
@@ -113,6 +113,21 @@ def read_sensitivity(path: Path, bundle: Bundle) -> Sensitivity:
             f"{path}: was measured on another bundle; name another file or delete it."
         )
     return found
+
+
+def measure_on_model(
+    bundle: Bundle,
+    folder: Path,
+    group: int | None = None,
+    protect_ends: bool = True,
+    prompts: int = 2,
+    say: Callable[[str], None] = lambda _: None,
+    processes: int | None = None,
+) -> Sensitivity:
+    """`measure_sensitivity` on the model folder that a bundle came from."""
+    text = bundle.manifest.text
+    source = load_source(folder, "yes" if text and text.encoder else "no")
+    return measure_sensitivity(bundle, source, group, protect_ends, prompts, say, processes)
 
 
 def measure_sensitivity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import click
 from mdm_apple.errors import MdmError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Request = TypeVar("Request")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,31 @@ def output_options(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
         command
     )
+
+
+def filling(
+    request: Callable[..., Request],
+) -> Callable[[Callable[[Request, Output], None]], Callable[..., None]]:
+    """A command gets its options as one `request`, and where to say things."""
+
+    def wrap(command: Callable[[Request, Output], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def filled(as_json: bool, quiet: bool, **options: Any) -> None:
+            command(request(**options), Output(as_json, quiet))
+
+        return filled
+
+    return wrap
+
+
+def renamed(old: str, new: str) -> Callable[[Command], Command]:
+    """Refuses the old spelling of an option, and names the new one."""
+
+    def refuse(context: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"{old} is called {new} now.", context)
+
+    return click.option(old, hidden=True, expose_value=False, callback=refuse)
 
 
 overwrite_option = click.option(

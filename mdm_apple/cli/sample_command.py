@@ -2,152 +2,353 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import click
-from click.core import ParameterSource
+import numpy as np
 from tqdm import tqdm
 
-from mdm_apple import __version__
+from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes
-from mdm_apple.cli.open_model import BACKENDS, Opened, bits_of, model_option, open_model
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.config.model import ModelConfig
-from mdm_apple.errors import MdmError
-from mdm_apple.sampling.generate import Preview, Prompt, Runtime, generate
-from mdm_apple.sampling.inner_model import level_of_side
-from mdm_apple.sampling.pictures import (
-    Pixels,
-    Recipe,
-    as_png,
-    read_recipe,
-    tile,
-    tile_steps,
-    to_pixels,
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+    renamed,
 )
-from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.config.model import Threshold
+from mdm_apple.diffusion.schedule import Spacing
+from mdm_apple.errors import MdmError
+from mdm_apple.open_model import (
+    LARGEST_SEED,
+    Backend,
+    Opening,
+    OpenOptions,
+    prepare,
+    random_seed,
+    remarks,
+)
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.picture import Picture, StepPreview
+from mdm_apple.sampling.pictures import Bits, Precision, Recipe, as_png, read_recipe, tile
+from mdm_apple.sampling.settings import SampleSettings
+from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import new_files
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp", "student")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# options that --like takes from the picture: name here -> field of its recipe
-FROM_RECIPE = {
-    "sampler": "sampler",
-    "steps": "steps",
-    "eta": "eta",
-    "guidance": "guidance",
-    "threshold": "threshold",
-    "grid": "grid",
-    "stop_at": "stop_at",
-    "negative": "negative",
-    "precision": "precision",
-    "quantize": "quantize",
-}
+BITS: dict[str, Bits] = {"8": 8, "4": 4}
+GRID_COLUMNS = 8
 
 
 @dataclass(frozen=True)
-class Made:
-    """The pictures of one prompt and seed, (H, W, 3) per level, and its previews."""
+class SampleRequest:
+    """The options of `mdm sample`; None: not asked."""
 
-    prompt: Prompt
-    levels: list[Pixels]
-    previews: list[list[Pixels]]
+    words: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    model: str | None
+    negative: str | None
+    steps: int | None
+    full_table: bool
+    sampler: SamplerKind | None
+    eta: float | None
+    guidance: float | None
+    threshold: Threshold | None
+    spacing: Spacing | None
+    stop_at: int | None
+    previews: bool
+    preview_every: int
+    batch_size: int
+    like: Path | None
+    backend: Backend | None
+    precision: Precision | None
+    quantize: Literal["8", "4"] | None
+    low_memory: bool
+    memory_limit: float | None
+    features: Path | None
+    text_encoder: Path | None
+    out: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to make, with which model. remark: why this model, where nobody named one."""
+
+    model: str
+    remark: str | None
+    prompts: list[Prompt]
+    settings: SampleSettings
+    precision: Precision | None
+    quantize: Bits | None
 
 
 @click.command(
     epilog="""\b
 Examples:
-  mdm sample --model runs/emoji --prompt "red heart" --seed 7 --out heart.png
-  mdm sample --model runs/emoji --prompt "red heart" --prompt "cat face" --seed 1 --seed 2 \\
+  mdm sample "red heart"
+  mdm sample "red heart" "cat face" --model runs/emoji --seed 1 --seed 2 \\
       --steps 25 --guidance 4 --previews --out pictures
 """
 )
-@model_option
-@click.option("--prompt", "prompts", multiple=True, help="Repeat for several.")
+@click.argument("words", nargs=-1, metavar="[PROMPT]...")
+@click.option("--prompt", "prompts", multiple=True, help="The same as PROMPT; may be repeated.")
 @click.option(
-    "--seed", "seeds", type=click.IntRange(0, 2**32 - 1), multiple=True, help="Default 0."
+    "--model",
+    metavar="NAME",
+    help="A model folder, a bundle, box:emoji or box:student. Default: box:student, or box:emoji "
+    "for what a student cannot do.",
 )
-@click.option("--negative", default="", help="What the picture should not be.")
-@click.option("--steps", type=click.IntRange(1), default=50, show_default="50, of a student 1")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0, LARGEST_SEED),
+    multiple=True,
+    help="May be repeated. Default: a random one, which is printed.",
+)
+@click.option("--negative", help="What the picture should not show.")
+@click.option("--steps", type=click.IntRange(1), help="Network evaluations.")
 @click.option("--full-table", is_flag=True, help="Every timestep of the table instead of --steps.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
-@click.option("--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim.")
-@click.option(
-    "--guidance",
-    type=float,
-    default=1.0,
-    show_default="1: none, of a student the middle of what it learned",
-)
-@click.option("--threshold", type=click.Choice(["none", "clip", "dynamic", "dynamic_if"]))
-@click.option("--grid", type=click.Choice(["even", "log_snr"]), default="even", show_default=True)
+@click.option("--sampler", type=click.Choice(get_args(SamplerKind)))
+@click.option("--eta", type=click.FloatRange(0, 1), help="Noise that ddim adds; default 0.")
+@click.option("--guidance", type=float, help="Guidance scale; 1 is none.")
+@click.option("--threshold", type=click.Choice(get_args(Threshold)))
+@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Of the timesteps.")
 @click.option("--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run up to this side only.")
-@click.option("--previews", is_flag=True, help="Also every level at some steps, as a strip.")
+@click.option("--previews", is_flag=True, help="Also save every level at some steps, as a strip.")
 @click.option("--preview-every", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--like", type=FILE, metavar="FILE.png", help="Repeat what made this picture.")
-@click.option("--backend", type=click.Choice(BACKENDS), default=None, help="Default: by machine.")
+@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by machine.")
 @click.option(
-    "--dtype",
-    "precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    "--precision",
+    type=click.Choice(get_args(Precision)),
     help="Default: fp32 for a model folder, fp16 for a bundle.",
 )
 @click.option(
-    "--quantize", type=click.Choice(["8", "4"]), help="Bits of Linear layers; shows sizes. MLX."
+    "--quantize", type=click.Choice(list(BITS)), help="Bits of Linear layers; shows sizes. MLX."
 )
 @click.option("--low-memory", is_flag=True, help="Release the text encoder before sampling. MLX.")
-@click.option(
-    "--memory-limit",
-    type=Gigabytes(),
-    help="Memory that MLX keeps to where it can.",
-)
+@click.option("--memory-limit", type=Gigabytes(), help="Memory that MLX tries to stay below.")
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE|DIR")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="Default: the prompt and the seed as a file name.",
+)
+@renamed("--grid", "--spacing")
+@renamed("--dtype", "--precision")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
+@filling(SampleRequest)
+def command(request: SampleRequest, output: Output) -> None:
     """Make pictures from prompts.
 
-    One prompt and seed give one FILE.png; more give a DIR with a picture each and a grid. The same
-    seed means the same picture on every backend.
+    One prompt and seed give one file; more give a folder with a picture each and a grid. The same
+    seed means the same picture on every backend. What is not asked for is whatever suits the model.
     """
-    output = Output(options["as_json"], options["quiet"])
-    like = None if options["like"] is None else read_recipe(options["like"])
-    prompts, sampler, stop_at = _request(options, like)
-    out: Path = options["out"]
-    single = _is_single(out, len(prompts))
-    refuse_existing(out, options["overwrite"])
-    if single and options["previews"]:
-        refuse_existing(_strip_of(out), options["overwrite"])
-    opened = open_model(options, output, prompts)
-    sampler = _of_student(sampler, opened.runtime.config, like)
-    level_of_side(opened.runtime.config, stop_at)
-    for remark in _remarks(opened, sampler, options, like):
+    like = None if request.like is None else read_recipe(request.like)
+    task = _task(request, like)
+    files = OutputFiles.of(request, task.prompts)
+    opening = prepare(find_model(task.model), _opening(request, task))
+    sampler = _checked(opening, task, request.model is None and like is None)
+    if task.remark is not None:
+        output.say(task.remark)
+    for remark in remarks(opening, task.settings, sampler, task.prompts):
         output.say(remark)
-    made = _make(opened.runtime, prompts, sampler, stop_at, options, output)
-    memory = _memory_used(opened.backend, options["memory_limit"], output)
-    folder = out.parent if single else out
-    files: list[str] = []
-    with new_files(folder) as put:
+    if not request.seeds and like is None:
+        output.say(f"seed {task.prompts[0].seed}")
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = opening.open(task.prompts[0], task.settings.stop_at)
+    if like is not None and like.model != model.sha256:
+        output.say(
+            f"like: {request.like} was made from other weights than {model.name} holds; expect "
+            "another picture."
+        )
+    if model.quantized is not None:
+        output.say(model.quantized)
+    with _progress(sampler, task, request.batch_size, output) as progress:
+        made = list(
+            model.pictures(
+                task.prompts,
+                task.settings,
+                batch_size=request.batch_size,
+                preview_every=request.preview_every if request.previews else None,
+                progress=progress,
+            )
+        )
+    memory = model.used_memory()
+    if memory:
+        output.say(
+            "peak memory {peak_memory_gb:.3f} GB, limit {memory_limit_gb:.2f} GB.".format(**memory)
+        )
+    written = files.write(made)
+    seeds = list(dict.fromkeys(p.seed for p in task.prompts))
+    output.result(
+        {"files": written, "model": model.name, "seeds": seeds, **memory}, "\n".join(written)
+    )
 
-        def save(path: Path, pixels: Pixels, recipe: Recipe | None = None) -> None:
-            put(path.name, as_png(pixels, recipe))
-            files.append(str(path))
 
-        for k, picture in enumerate(made):
-            path = out if single else out / f"{k:04d}_{_slug(picture.prompt)}.png"
-            recipe = _recipe(picture.prompt, sampler, stop_at, opened, options)
-            save(path, picture.levels[0], recipe)
+def _task(request: SampleRequest, like: Recipe | None) -> Task:
+    """Prompts with seeds, settings and model from the options, or from the picture of --like."""
+    texts, seeds = request.words + request.prompts, request.seeds
+    negative = request.negative or ""
+    settings = SampleSettings(
+        request.sampler,
+        request.steps,
+        request.full_table,
+        request.eta,
+        request.guidance,
+        request.threshold,
+        request.spacing,
+        request.stop_at,
+    )
+    precision = request.precision
+    quantize = None if request.quantize is None else BITS[request.quantize]
+    if like is not None:
+        if texts or seeds:
+            raise MdmError("like: brings its own prompt and seed, so leave out PROMPT and --seed.")
+        texts, seeds = (like.prompt,), (like.seed,)
+        negative = like.negative if request.negative is None else negative
+        settings = _varied(like, settings)
+        precision, quantize = precision or like.precision, quantize or like.quantize
+    if not texts:
+        raise MdmError('prompt: say what to draw, as in mdm sample "red heart", or give --like.')
+    seeds = seeds or (random_seed(),)
+    prompts = [Prompt(text, seed, negative) for text in texts for seed in seeds]
+    model, remark = _default_model(settings, bool(negative), request.previews, like)
+    if request.model is not None:
+        model, remark = request.model, None
+    return Task(model, remark, prompts, settings, precision, quantize)
+
+
+def _varied(like: Recipe, asked: SampleSettings) -> SampleSettings:
+    """The settings of a picture, with those that were asked for beside --like."""
+    whole_table = asked.full_table or (asked.steps is None and like.steps is None)
+    return SampleSettings(
+        asked.sampler or like.sampler,
+        asked.steps or like.steps,
+        whole_table,
+        like.eta if asked.eta is None else asked.eta,
+        like.guidance if asked.guidance is None else asked.guidance,
+        asked.threshold or like.threshold,
+        asked.spacing or like.grid,
+        asked.stop_at or like.stop_at,
+    )
+
+
+def _default_model(
+    settings: SampleSettings, negative: bool, previews: bool, like: Recipe | None
+) -> tuple[str, str | None]:
+    """The model of the box that can do what is asked, and why it is not the student."""
+    if like is not None:
+        return ("box:student" if settings.sampler == "student" else "box:emoji"), None
+    reasons = {
+        "--negative": negative,
+        "--previews": previews,
+        "--sampler": settings.sampler not in (None, "student"),
+        "--full-table": settings.full_table,
+        "--eta": settings.eta is not None,
+        "--threshold": settings.threshold is not None,
+        "--spacing": settings.spacing is not None,
+    }
+    asked = [option for option, given in reasons.items() if given]
+    if settings.sampler == "student" or not asked:
+        return "box:student", None
+    return "box:emoji", f"model: box:emoji, because a student takes no {asked[0]}."
+
+
+def _opening(request: SampleRequest, task: Task) -> OpenOptions:
+    captions = tuple(caption for p in task.prompts for caption in (p.text, p.negative))
+    return OpenOptions(
+        request.backend,
+        task.precision,
+        request.features,
+        request.text_encoder,
+        task.quantize,
+        captions if request.low_memory else None,
+        request.memory_limit,
+    )
+
+
+def _checked(opening: Opening, task: Task, by_default: bool) -> SamplerConfig:
+    """The sampler; where nobody chose the student, its refusals name the other model."""
+    try:
+        return opening.check(task.settings, task.prompts)
+    except MdmError as error:
+        if by_default and opening.config.distilled is not None:
+            raise MdmError(f"{str(error).rstrip('.')}, or take --model box:emoji.") from None
+        raise
+
+
+@contextmanager
+def _progress(
+    sampler: SamplerConfig, task: Task, batch_size: int, output: Output
+) -> Iterator[Callable[[StepPreview], None]]:
+    """A bar over the steps of all batches."""
+    batches = -(-len(task.prompts) // batch_size)
+    total = None if sampler.num_steps is None else sampler.num_steps * batches
+    with tqdm(total=total, unit="step", disable=output.quiet) as bar:
+
+        def advance(_: StepPreview) -> None:
+            bar.update()
+
+        yield advance
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where the pictures go: one path each, and the grid of a folder."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    grid: Path | None
+
+    @classmethod
+    def of(cls, request: SampleRequest, prompts: Sequence[Prompt]) -> OutputFiles:
+        """Refuses names that cannot be honoured and files that exist."""
+        out = request.out
+        if out is None:
+            taken: set[Path] = set()
+            paths = tuple(_free(Path(_slug(p)), taken) for p in prompts)
+            return cls(Path(), paths, None)
+        suffix = out.suffix.lower()
+        if suffix in OTHER_PICTURES:
+            raise MdmError(f"out: pictures are written as .png, got {out}.")
+        if suffix == ".png" and len(prompts) > 1:
+            raise MdmError(f"out: {len(prompts)} pictures need a folder, got the file name {out}.")
+        refuse_existing(out, request.overwrite)
+        if suffix == ".png":
+            if request.previews:
+                refuse_existing(_strip_of(out), request.overwrite)
+            return cls(out.parent, (out,), None)
+        paths = tuple(out / f"{k:04d}_{_slug(p)}.png" for k, p in enumerate(prompts))
+        return cls(out, paths, out / "grid.png")
+
+    def write(self, made: Sequence[Picture]) -> list[str]:
+        """All files, or none where one cannot be written; raises FileError."""
+        contents: dict[Path, bytes] = {}
+        for path, picture in zip(self.paths, made, strict=True):
+            contents[path] = picture.png
             if picture.previews:
-                save(_strip_of(path), tile_steps(picture.previews))
-        if not single:
-            columns = min(8, len(made))
-            save(out / "grid.png", tile(_stack([m.levels[0] for m in made]), columns))
-    output.result({"files": files, **memory}, "\n".join(files))
+                contents[_strip_of(path)] = picture.strip
+        if self.grid is not None:
+            shown = np.stack([picture.levels[0] for picture in made])
+            contents[self.grid] = as_png(tile(shown, min(GRID_COLUMNS, len(made))))
+        with new_files(self.folder) as write:
+            for path, data in contents.items():
+                write(path.name, data)
+        return [str(path) for path in contents]
 
 
 def _strip_of(picture: Path) -> Path:
@@ -155,156 +356,17 @@ def _strip_of(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}_steps.png")
 
 
-def _stack(pictures: Sequence[Pixels]) -> Pixels:
-    import numpy as np
-
-    return np.stack(list(pictures))
-
-
-def _is_single(out: Path, pictures: int) -> bool:
-    """Whether `out` is the file of one picture; refuses a file name that cannot be honoured."""
-    suffix = out.suffix.lower()
-    if suffix == ".png" and pictures > 1:
-        raise MdmError(f"out: {pictures} pictures need a folder, got the file name {out}.")
-    if suffix in OTHER_PICTURES:
-        raise MdmError(f"out: pictures are written as .png, got {out}.")
-    return suffix == ".png"
+def _free(stem: Path, taken: set[Path]) -> Path:
+    """`stem.png`, or with the next free number."""
+    names = (stem.with_name(f"{stem.name}{end}.png") for end in _endings())
+    free = next(path for path in names if path not in taken and not path.exists())
+    taken.add(free)
+    return free
 
 
-def _remarks(
-    opened: Opened, sampler: SamplerConfig, options: dict[str, Any], like: Recipe | None
-) -> list[str]:
-    """What a person should know of a request that is not wrong but may surprise."""
-    remarks: list[str] = []
-    if like is not None and like.model != opened.sha256:
-        remarks.append(
-            f"like: {options['like']} was made from other weights than {options['model']} holds; "
-            "expect another picture."
-        )
-    if options["negative"] and sampler.guidance_scale == 1:
-        remarks.append("negative: has no effect at guidance 1; give --guidance, such as 4.")
-    config = opened.runtime.config
-    if level_of_side(config, options["stop_at"]) and not config.mixed_training:
-        remarks.append(
-            "stop-at: this model was not trained with mixed resolutions, so its inner levels alone "
-            "may make worse pictures."
-        )
-    return remarks
-
-
-def _request(
-    options: dict[str, Any], like: Recipe | None
-) -> tuple[list[Prompt], SamplerConfig, int | None]:
-    """Prompts with seeds, sampler and stop from the options, or from the picture of --like."""
-    if like is not None:
-        if options["prompts"] or options["seeds"]:
-            raise MdmError(
-                "like: brings its own prompt and seed, so leave out --prompt and --seed."
-            )
-        source = click.get_current_context().get_parameter_source
-        kept = [name for name in FROM_RECIPE if source(name) is not ParameterSource.COMMANDLINE]
-        for name in kept:  # what is given beside --like varies the picture
-            options[name] = getattr(like, FROM_RECIPE[name])
-        if "steps" in kept:
-            options["full_table"] = options["full_table"] or like.steps is None
-        options["prompts"], options["seeds"] = (like.prompt,), (like.seed,)
-    if not options["prompts"]:
-        raise MdmError("prompt: give at least one --prompt, or --like FILE.png.")
-    seeds = options["seeds"] or (0,)
-    prompts = [
-        Prompt(text, seed, options["negative"]) for text in options["prompts"] for seed in seeds
-    ]
-    sampler = SamplerConfig(
-        kind=options["sampler"],
-        num_steps=None if options["full_table"] else options["steps"],
-        eta=options["eta"],
-        guidance_scale=options["guidance"],
-        threshold=options["threshold"],
-        grid=options["grid"],
-    )
-    return prompts, sampler, options["stop_at"]
-
-
-def _of_student(sampler: SamplerConfig, config: ModelConfig, like: Recipe | None) -> SamplerConfig:
-    """What was not asked for as it suits a student: one step, the middle of its guidance."""
-    source = click.get_current_context().get_parameter_source
-    if config.distilled is None or sampler.kind != "student" or like is not None:
-        return sampler
-    left = [n for n in ("steps", "guidance") if source(n) is not ParameterSource.COMMANDLINE]
-    if "steps" in left and sampler.num_steps is not None:
-        sampler = replace(sampler, num_steps=1)
-    if "guidance" in left and config.distilled.guidance is not None:
-        sampler = replace(sampler, guidance_scale=sum(config.distilled.guidance) / 2)
-    return sampler
-
-
-def _memory_used(backend: str, limit: float | None, output: Output) -> dict[str, Any]:
-    """Says what MLX used at most; other backends do not count it."""
-    if backend != "mlx":
-        return {}
-    from mdm_apple.mlx.memory import memory_limit, peak_memory
-
-    peak, allowed = peak_memory(), memory_limit() if limit is None else limit
-    output.say(f"peak memory {peak:.3f} GB, limit {allowed:.2f} GB.")
-    return {"peak_memory_gb": peak, "memory_limit_gb": allowed}
-
-
-def _make(
-    runtime: Runtime,
-    prompts: Sequence[Prompt],
-    sampler: SamplerConfig,
-    stop_at: int | None,
-    options: dict[str, Any],
-    output: Output,
-) -> list[Made]:
-    made: list[Made] = []
-    size = options["batch_size"]
-    for first in range(0, len(prompts), size):
-        batch = prompts[first : first + size]
-        shown: list[Preview] = []
-        last: Preview | None = None
-        steps = generate(runtime, batch, sampler, stop_at)
-        for step in tqdm(steps, total=sampler.num_steps, unit="step", disable=output.quiet):
-            if options["previews"] and step.index % options["preview_every"] == 0:
-                shown.append(step)
-            last = step
-        assert last is not None
-        assert last.final is not None, "the last step carries the result"
-        final = [to_pixels(level) for level in last.final]
-        strips = [[to_pixels(level) for level in step.x0] for step in shown]
-        if options["previews"]:
-            strips.append(final)
-        for k, prompt in enumerate(batch):
-            made.append(
-                Made(prompt, [level[k] for level in final], [[v[k] for v in s] for s in strips])
-            )
-    return made
-
-
-def _recipe(
-    prompt: Prompt,
-    sampler: SamplerConfig,
-    stop_at: int | None,
-    opened: Opened,
-    options: dict[str, Any],
-) -> Recipe:
-    return Recipe(
-        prompt=prompt.text,
-        negative=prompt.negative,
-        seed=prompt.seed,
-        sampler=sampler.kind,
-        steps=sampler.num_steps,
-        eta=sampler.eta,
-        guidance=sampler.guidance_scale,
-        threshold=sampler.threshold,
-        grid=sampler.grid,
-        stop_at=stop_at,
-        model=opened.sha256,
-        backend=opened.backend,
-        precision=options["precision"],
-        version=__version__,
-        quantize=bits_of(options),
-    )
+def _endings() -> Iterator[str]:
+    yield ""
+    yield from (f"_{number}" for number in itertools.count(2))
 
 
 def _slug(prompt: Prompt) -> str:

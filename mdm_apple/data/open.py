@@ -1,6 +1,6 @@
 """Captioned pictures by name: the emoji that come with a package, or a folder of the user's own.
 
-Enters: what `--data` says. Leaves: a `Dataset` of square RGB pictures; `batches.py` draws from it.
+Enters: a name, a folder or an object. Leaves: a `Dataset` of square RGB pictures.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from typing import Literal
 
 from mdm_apple.config.model import MAX_SIDE
 from mdm_apple.data import folder, twemoji
-from mdm_apple.data.dataset import DataError, Dataset, Item, with_captions
-
-__all__ = ["Background", "DataError", "Dataset", "Item", "open_dataset", "with_captions"]
+from mdm_apple.data.dataset import DataError, Dataset
+from mdm_apple.data.from_object import PictureSource, dataset_of
 
 Background = Literal["white", "color"]
 TWEMOJI = "twemoji"
 
 
 def open_dataset(
-    spec: str, side: int, *, background: Background = "white", skin_tones: bool = False
+    spec: str | PictureSource,
+    side: int,
+    *,
+    background: Background = "white",
+    skin_tones: bool = False,
 ) -> Dataset:
     """Open captioned pictures; they are rendered or decoded when first asked for.
 
     Args:
         spec: "twemoji", or a folder as `folder.open_folder` describes ("./twemoji" for a folder
-            of that name).
+            of that name), or an object as `from_object.PictureSource` describes.
         side: pixels of the square pictures.
         background: behind emoji: white, or one plain pale color per picture. Twemoji only.
         skin_tones: whether emoji with a skin tone are included (3,953 pictures instead of 1,918).
@@ -43,6 +46,8 @@ def open_dataset(
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
     if background != "white" or skin_tones:
         raise DataError(
-            "background, skin_tones: only twemoji has them; leave them out for a folder."
+            "background, skin_tones: only twemoji has them; leave them out for other pictures."
         )
+    if not isinstance(spec, str):
+        return dataset_of(spec, side)
     return folder.open_folder(Path(spec), side)

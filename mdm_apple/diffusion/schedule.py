@@ -22,7 +22,7 @@ from mdm_apple.errors import ConfigError
 
 Table = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Grid = Literal["even", "log_snr"]
+Spacing = Literal["even", "log_snr"]
 
 COSINE_LOG_SNR_BOUND = 5.0
 MAX_BETA = 0.999
@@ -104,21 +104,30 @@ def mean_share(table: Table, start: Indices, t: Indices, target: Indices) -> Tab
     return np.where(first, 1.0, (1 - inverse * gain) / way)
 
 
-def timestep_grid(schedule: Schedule, num_steps: int | None, grid: Grid = "even") -> list[int]:
+def check_steps(num_steps: int | None, length: int) -> None:
+    """Refuse more evaluations than a table of `length` timesteps has; None means all of them."""
+    if num_steps is not None and not 1 <= num_steps <= length:
+        raise ConfigError(
+            f"steps: expected 1 to {length} (the length of the table), got {num_steps}."
+        )
+
+
+def timestep_grid(
+    schedule: Schedule, num_steps: int | None, spacing: Spacing = "even"
+) -> list[int]:
     """Table indices from noisy to clean that a sampler visits; the last is 0.
 
     Args:
         num_steps: network evaluations; None for all of the table.
-        grid: `even` in the index (the published rule), or even in log-SNR.
+        spacing: `even` in the index (the published rule), or even in log-SNR.
     """
     n = schedule.num_steps
     if num_steps is None:
         return list(range(n, -1, -1))
-    if not 1 <= num_steps <= n:
-        raise ConfigError(f"steps: expected 1 to {n} (the length of the table), got {num_steps}.")
+    check_steps(num_steps, n)
     stride = (n + 1) / (num_steps + 1)
     even = np.round(np.arange(num_steps + 1) * stride).astype(int)[::-1].tolist()
-    return even if grid == "even" else _log_snr_grid(schedule, num_steps, even[0])
+    return even if spacing == "even" else _log_snr_grid(schedule, num_steps, even[0])
 
 
 def _log_snr_grid(schedule: Schedule, num_steps: int, start: int) -> list[int]:

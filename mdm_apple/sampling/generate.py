@@ -18,7 +18,7 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
-from mdm_apple.diffusion.schedule import Schedule
+from mdm_apple.diffusion.schedule import Schedule, check_steps
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import (
@@ -105,7 +105,7 @@ def generate(
     Args:
         stop_at: side of the highest level to run; the levels above are not computed.
     """
-    check_student(runtime.config.distilled, sampler)
+    check_request(runtime.config, prompts, sampler, stop_at)
     setting = _setting(runtime, prompts, stop_at)
     if sampler.kind == "student":
         steps = _student_steps(runtime, prompts, sampler, setting)
@@ -124,6 +124,18 @@ def generate(
         last = step.index == step.total - 1
         final = setting.shown(step.x_next) if last else None
         yield Preview(step.index, step.total, setting.shown(step.x0), final)
+
+
+def check_request(
+    config: ModelConfig, prompts: Sequence[Prompt], sampler: SamplerConfig, stop_at: int | None
+) -> None:
+    """Refuse what a model cannot do, by its configuration alone. Raises ConfigError."""
+    check_student(config.distilled, sampler)
+    if config.distilled is None:
+        check_steps(sampler.num_steps, config.diffusion.schedule.num_steps)
+    level_of_side(config, stop_at)
+    if config.distilled is not None and any(prompt.negative for prompt in prompts):
+        raise ConfigError("negative: a student takes no negative prompt; leave it out.")
 
 
 def clean_estimate(
@@ -154,8 +166,6 @@ def _student_steps(
 ) -> Iterator[Step]:
     distilled = runtime.config.distilled
     assert distilled is not None, "check_student has seen it"
-    if any(prompt.negative for prompt in prompts):
-        raise ConfigError("negative: a student takes no negative prompt; leave it out.")
     return sample_student(
         _jumps(runtime).jumper(prompts, sampler.guidance_scale, setting.first),
         setting.draw(),

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.strict_json import from_json
-from mdm_apple.diffusion.schedule import Grid
+from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerKind
 from mdm_apple.storage.files import atomic_file
@@ -41,7 +41,7 @@ class Recipe:
     eta: float
     guidance: float
     threshold: Threshold | None
-    grid: Grid
+    grid: Spacing  # the spacing of steps, under its first name
     stop_at: int | None
     model: str  # SHA-256 of the weights
     backend: str

@@ -14,7 +14,7 @@ from mdm_apple.config.model import DiffusionConfig, Distilled, Threshold
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
-from mdm_apple.diffusion.schedule import Grid, Schedule, timestep_grid
+from mdm_apple.diffusion.schedule import Schedule, Spacing, timestep_grid
 from mdm_apple.errors import ConfigError
 
 Array = Any
@@ -36,7 +36,7 @@ class SamplerConfig:
     eta: float = 0.0  # ddim only
     guidance_scale: float = 1.0
     threshold: Threshold | None = None  # None: what the model was made with
-    grid: Grid = "even"
+    spacing: Spacing = "even"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -83,7 +83,7 @@ def sample(
             the sampler adds noise.
         schedule: with one table per level of `initial`. scales: as in `image_scale`.
     """
-    grid = timestep_grid(schedule, sampler.num_steps, sampler.grid)
+    grid = timestep_grid(schedule, sampler.num_steps, sampler.spacing)
     threshold = sampler.threshold or config.threshold
     signal = [image_scale(config, scales, i) for i in range(len(initial))]
     x_t, history = list(initial), _History()

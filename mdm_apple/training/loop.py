@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mdm_apple.errors import MdmError
 from mdm_apple.training.learner import Learner, Rows, Snapshot
-from mdm_apple.training.metrics import METRICS, MetricsLog
+from mdm_apple.training.metrics import open_log
 from mdm_apple.training.settings import TrainConfig, learning_rate
 
 SAMPLES = "samples"
@@ -35,6 +35,7 @@ def train(
     stop: Event,
     validate: Callable[[], float] | None = None,
     draw: Draw | None = None,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> None:
     """Run steps `start` .. `config.steps` - 1 and leave the folder at the last one.
@@ -45,12 +46,13 @@ def train(
         save: writes a snapshot as "all steps below N done"; called on rank 0 only.
         validate: loss of the pictures held out; every process calls it.
         draw: paints a sample grid to a file.
+        tensorboard: whether event files are written beside metrics.jsonl.
     """
     first = learner.rank == 0
     if first and start == 0:
         for stale in (folder / SAMPLES).glob("step_*.png"):
             stale.unlink()
-    log = MetricsLog(folder / METRICS, start) if first else None
+    log = open_log(folder, start, tensorboard) if first else None
     bar = tqdm(
         total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
     )

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from mdm_apple.errors import system_reason
+from mdm_apple.errors import require, system_reason
 from mdm_apple.storage.files import FileError, atomic_file
 from mdm_apple.training.learner import StepMetrics
 
 METRICS = "metrics.jsonl"
+EVENTS = "tensorboard"  # folder of event files
+
+
+def open_log(folder: Path, start: int, tensorboard: bool) -> MetricsLog:
+    """The log of a run that begins at step `start`; with event files for TensorBoard if asked."""
+    writer = None
+    if tensorboard:
+        events = require("tensorboardX")
+        writer = events.SummaryWriter(str(folder / EVENTS), purge_step=start)
+    return MetricsLog(folder / METRICS, start, writer)
 
 
 class MetricsLog:
     """Appends to metrics.jsonl; a resumed run first drops lines at or after its first step."""
 
-    def __init__(self, path: Path, start: int) -> None:
-        """Raises FileError where the file cannot be read or written."""
-        self._path = path
+    def __init__(self, path: Path, start: int, events: Any = None) -> None:
+        """Raises FileError where the file cannot be read or written.
+
+        events: a `SummaryWriter` that gets the same numbers.
+        """
+        self._path, self._events = path, events
         kept = [line for line in _lines(path) if _is_before(line, start)] if start else []
         with atomic_file(path) as file:
             file.write(b"".join(line + b"\n" for line in kept))
@@ -38,12 +52,28 @@ class MetricsLog:
     def write_validation(self, step: int, loss: float) -> None:
         self._append({"step": step, "validation_loss": loss})
 
-    def _append(self, entry: dict[str, object]) -> None:
+    def _append(self, entry: dict[str, Any]) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise FileError(f"{self._path}: cannot be written; {system_reason(error)}") from None
+        if self._events is not None:
+            step = entry["step"]
+            for name, value in _scalars(entry).items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
+
+
+def _scalars(entry: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an entry by name; those of several levels apart, highest level first."""
+    out: dict[str, float] = {}
+    for name, value in entry.items():
+        if isinstance(value, (list, tuple)):
+            out |= {f"{name}/{level}": float(v) for level, v in enumerate(value)}
+        elif name != "step":
+            out[name] = float(value)
+    return out
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -102,15 +102,17 @@ class Run:
                 stop,
                 self.validate if self._validation is not None else None,
                 self.draw,
+                job.tensorboard,
                 job.quiet,
             )
 
     def save(self, snapshot: Snapshot, done: int) -> None:
         """Write a snapshot as "all steps below `done` are done"."""
         tokenizer = None if self._tokenizer is None else self._tokenizer.model
+        data = self._job.data
         state = {
             "train": dataclasses.asdict(self._job.train),
-            "data": self._job.data,
+            "data": data if isinstance(data, str) else type(data).__name__,
             "fingerprint": self._dataset.fingerprint,
             "step": done,
         }

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import from_dict
 from mdm_apple.data.dataset import Dataset
+from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import Background
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage import model_folder
@@ -38,7 +39,7 @@ class Job:
 
     config: ModelConfig
     train: TrainConfig
-    data: str
+    data: str | PictureSource
     out: Path
     resume: bool = False
     init: Path | None = None
@@ -49,6 +50,7 @@ class Job:
     background: Background = "white"
     skin_tones: bool = False
     workers: int = 1
+    tensorboard: bool = False  # event files beside metrics.jsonl
     quiet: bool = False
 
 

@@ -1,0 +1,5 @@
+"""`python -m mdm_apple` is the command `mdm`."""
+
+from mdm_apple.cli import main
+
+main()

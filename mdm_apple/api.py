@@ -1,0 +1,356 @@
+"""The Python door: one function for each thing that the toolkit does.
+
+    import mdm_apple as mdm
+
+    model = mdm.load("box:student")
+    model("red heart", seed=7).save("heart.png")
+
+Importing this loads no framework; each function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mdm_apple.bundled_models import find_model
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import preset as preset_config
+from mdm_apple.config.strict_json import read_config
+from mdm_apple.data.dataset import with_captions
+from mdm_apple.data.from_object import PictureSource
+from mdm_apple.data.open import Background, open_dataset
+from mdm_apple.errors import MdmError, require, require_installed
+from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
+from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
+from mdm_apple.open_model import Backend, Model, OpenOptions, default_backend, prepare
+from mdm_apple.sampling.inner_model import inner_model
+from mdm_apple.sampling.pictures import Bits, Precision
+from mdm_apple.sampling.settings import SampleSettings
+from mdm_apple.storage.model_folder import load_model_config
+from mdm_apple.training.boot import BootConfig
+from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.distill import distill as run_distillation
+from mdm_apple.training.run import Run, run_job
+from mdm_apple.training.settings import TrainConfig
+from mdm_apple.training.start import Job
+
+if TYPE_CHECKING:
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.compress.choose_bits import Variant
+    from mdm_apple.conversion.compress.palettize import PalettizeReport
+    from mdm_apple.conversion.convert import ConvertOptions
+    from mdm_apple.conversion.source.model import TextEncoderChoice
+    from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
+
+TrainingBackend = Literal["torch", "mlx"]
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def load(
+    name: str | Path = "box:student",
+    *,
+    backend: Backend | None = None,
+    precision: Precision | None = None,
+    features: Path | None = None,
+    text_encoder: Path | None = None,
+    quantize: Bits | None = None,
+) -> Model:
+    """Open a model for sampling.
+
+    Args:
+        name: a model folder, a bundle, `box:emoji` or `box:student`.
+        backend: None takes what fits the machine and the model.
+        precision: None takes fp32 for a model folder, fp16 for a bundle.
+        features: text features made by `mdm embed`. text_encoder: folder of a frozen encoder.
+        quantize: bits of Linear layers, MLX only.
+
+    Raises MdmError with one sentence: what was wrong, what was expected, what to do.
+    """
+    options = OpenOptions(backend, precision, features, text_encoder, quantize)
+    return prepare(find_model(name), options).open()
+
+
+def train(
+    data: str | Path | PictureSource,
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    settings: TrainConfig | None = None,
+    preset: str | None = None,
+    config: ModelConfig | str | Path | None = None,
+    init: str | Path | None = None,
+    grow: str | Path | None = None,
+    stop_at: int | None = None,
+    resume: bool = False,
+    backend: TrainingBackend | None = None,
+    captions: Sequence[str] | None = None,
+    features: Path | None = None,
+    text_encoder: Path | None = None,
+    background: Background = "white",
+    skin_tones: bool = False,
+    workers: int = 1,
+    tensorboard: bool = False,
+    say: Say = _silent,
+    quiet: bool = True,
+) -> Run:
+    """Train a model and leave it in the folder `out`.
+
+    Args:
+        data: "twemoji", a folder of captioned pictures, or an object with `__len__`,
+            `caption(i)` and `picture(i, side)`.
+        steps: optimisation steps in all, with the default settings; or `settings`, which say more.
+        preset, config, init: what to train: a named model, a configuration or its file, or a model
+            folder to start from. A resumed run knows its own.
+        grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
+            to this side.
+        captions: only the pictures called so. tensorboard: event files beside metrics.jsonl.
+
+    Raises MdmError.
+    """
+    if (steps is None) == (settings is None):
+        raise MdmError("steps, settings: give one of them.")
+    train_config = settings or TrainConfig(steps=steps or 1)
+    job = Job(
+        config=model_to_train(preset, config, init, stop_at, Path(out) if resume else None),
+        train=train_config,
+        data=str(data) if isinstance(data, Path) else data,
+        out=Path(out),
+        resume=resume,
+        init=None if init is None else Path(init),
+        grow=None if grow is None else Path(grow),
+        features=features,
+        text_encoder=text_encoder,
+        captions=None if captions is None else tuple(captions),
+        background=background,
+        skin_tones=skin_tones,
+        workers=workers,
+        tensorboard=tensorboard,
+        quiet=quiet,
+    )
+    if tensorboard:
+        require("tensorboardX")
+    if (backend or default_backend()) == "mlx":
+        require("mlx.core")
+        from mdm_apple.mlx.open_run import open_learner
+    else:
+        require("torch")
+        from mdm_apple.torch.open_run import open_learner
+    return run_job(job, open_learner, say)
+
+
+def model_to_train(
+    preset: str | None,
+    config: ModelConfig | str | Path | None,
+    init: str | Path | None,
+    stop_at: int | None = None,
+    resumed: Path | None = None,
+) -> ModelConfig:
+    """The configuration that exactly one of the sources names. Raises MdmError."""
+    if resumed is not None and preset is None and config is None:
+        return load_model_config(resumed)
+    if init is not None:
+        if preset or config or stop_at:
+            raise MdmError(
+                "init: brings its own configuration, so leave out --preset, --config and --stop-at."
+            )
+        return load_model_config(find_model(init).path)
+    if (preset is None) == (config is None):
+        raise MdmError("give either --preset or --config.")
+    if isinstance(config, ModelConfig):
+        chosen = config
+    elif config is not None:
+        chosen = read_config(ModelConfig, Path(config))
+    else:
+        chosen = preset_config(str(preset))
+    return chosen if stop_at is None else inner_model(chosen, stop_at)
+
+
+def distill(
+    teacher: str | Path,
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    settings: TrainConfig | None = None,
+    boot: BootConfig | None = None,
+    backend: TrainingBackend | None = None,
+    captions: Path | None = None,
+    features: Path | None = None,
+    text_encoder: Path | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+) -> ModelConfig:
+    """Teach a student to make a model's pictures in one to a few steps, and leave it in `out`.
+
+    Args:
+        steps: optimisation steps in all, with the default settings; or `settings`, which say more.
+        boot: from where the student jumps, and what it learns.
+        captions: prompts, one a line; None takes those beside the teacher.
+
+    Raises MdmError.
+    """
+    if (steps is None) == (settings is None):
+        raise MdmError("steps, settings: give one of them.")
+    job = DistillJob(
+        find_model(teacher).path,
+        Path(out),
+        settings or TrainConfig(steps=steps or 1),
+        boot or BootConfig(),
+        captions,
+        features,
+        text_encoder,
+        resume,
+        quiet,
+    )
+    if (backend or default_backend()) == "mlx":
+        require("mlx.core")
+        from mdm_apple.mlx.boot import open_boot_learner
+    else:
+        require("torch")
+        from mdm_apple.torch.boot import open_boot_learner
+    return run_distillation(job, open_boot_learner)
+
+
+def convert(
+    model: str | Path,
+    out: str | Path,
+    *,
+    options: ConvertOptions | None = None,
+    text_encoder: TextEncoderChoice = "auto",
+    overwrite: bool = False,
+    say: Say = _silent,
+) -> Bundle:
+    """Make a Core ML bundle from a model folder. Raises MdmError.
+
+    Args:
+        options: layout, oldest system, layers, largest package.
+        text_encoder: "auto" packs one that was trained along or is small, "yes" any, "no" none.
+    """
+    named = find_model(model)
+    if named.is_bundle:
+        raise MdmError(f"{named}: is a bundle already; give the model folder that it came from.")
+    require_conversion()
+    from mdm_apple.conversion.convert import ConvertOptions, convert
+    from mdm_apple.conversion.layouts.text_encoder import missing_text
+    from mdm_apple.conversion.source.model import load_source
+
+    source = load_source(named.path, text_encoder)
+    bundle = convert(source, Path(out), options or ConvertOptions(), overwrite, say)
+    missing = missing_text(source)
+    if missing is not None:
+        say(missing)
+    return bundle
+
+
+def palettize(
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    *,
+    bits: Literal["8", "6", "4", "3", "2", "int8", "int4"] | None = None,
+    group: int | None = None,
+    variant: Variant | None = None,
+    model: str | Path | None = None,
+    recipe: str | Path | None = None,
+    protect_ends: bool = True,
+    overwrite: bool = False,
+    say: Say = _silent,
+) -> tuple[Bundle, PalettizeReport]:
+    """Compress the weights of a bundle. Raises MdmError.
+
+    Args:
+        bits: the same for all weights. group: output channels that share a palette.
+        variant: mixed bits, measured on `model`, the folder that the bundle came from.
+        recipe: a file with the bits of each weight.
+    """
+    if sum(asked is not None for asked in (bits, variant, recipe)) != 1:
+        raise MdmError("give one of bits, variant and recipe.")
+    if variant is not None and model is None:
+        raise MdmError("model: mixed bits are measured on the model that the bundle came from.")
+    source, target = _bundle(bundle), Path(out)
+    from mdm_apple.conversion.compress import palettize as compress
+    from mdm_apple.conversion.compress.choose_bits import variant_recipe
+    from mdm_apple.conversion.compress.recipe import read_recipe
+    from mdm_apple.conversion.compress.sensitivity import measure_on_model
+    from mdm_apple.conversion.compress.settings import Setting
+
+    if bits is not None:
+        setting = Setting.parse(bits, group)
+        return compress.palettize(source, target, setting, protect_ends, overwrite, say)
+    if recipe is not None:
+        chosen = read_recipe(Path(recipe))
+    else:
+        assert variant is not None, "checked above"
+        assert model is not None, "checked above"
+        compress.refuse_compressed(source)
+        measured = measure_on_model(source, find_model(model).path, group, protect_ends, say=say)
+        chosen = variant_recipe(measured, variant).recipe
+    return compress.palettize_by_recipe(source, target, chosen, overwrite, say)
+
+
+def verify(
+    bundle: Bundle | str | Path,
+    model: str | Path | None = None,
+    options: VerifyOptions | None = None,
+) -> VerifyReport:
+    """Compare what a bundle computes with its model, or with the record inside it.
+
+    Raises MdmError; a report that failed is no error, see its `passed`.
+    """
+    folder = None if model is None else find_model(model).path
+    opened = _bundle(bundle)
+    from mdm_apple.conversion.verify.verify import verify
+
+    return verify(opened, folder, options)
+
+
+def evaluate(
+    model: Model | str | Path,
+    data: str | Path | PictureSource,
+    *,
+    count: int = 512,
+    seeds: Sequence[int] = (0,),
+    settings: SampleSettings | None = None,
+    captions: Sequence[str] | None = None,
+    batch_size: int = 32,
+) -> Evaluation:
+    """Score a model's pictures against real ones: retrieval, cleanness, distances.
+
+    Args:
+        count: captions per seed. captions: only the pictures called so.
+
+    Raises MdmError.
+    """
+    opened = model if isinstance(model, Model) else load(model)
+    asked = settings or SampleSettings()
+    plan = EvaluationPlan(
+        opened.sampler_config(asked), count, tuple(seeds), asked.stop_at, batch_size
+    )
+    dataset = open_dataset(str(data) if isinstance(data, Path) else data, opened.config.side)
+    if captions is not None:
+        dataset = with_captions(dataset, captions)
+    return evaluate_runtime(opened.runtime, dataset, plan)
+
+
+def require_conversion() -> None:
+    """Refuse, with the pip command, where conversion cannot run."""
+    require("torch")
+    require("jsonschema")
+    require_installed("coremltools")
+
+
+def _bundle(bundle: Bundle | str | Path) -> Bundle:
+    if not isinstance(bundle, (str, Path)):
+        return bundle
+    named = find_model(bundle)
+    if not named.is_bundle:
+        raise MdmError(f"{named}: is a model folder; give a bundle, which mdm convert makes.")
+    require("torch")
+    require("jsonschema")
+    from mdm_apple.conversion.bundle.folder import Bundle
+
+    return Bundle.open(named.path)

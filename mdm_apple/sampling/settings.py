@@ -1,0 +1,95 @@
+"""How pictures are asked for, and what fills in where nothing was asked.
+
+Beside a model may lie `sampling.json`: the sampler, steps and guidance that suit it. `mdm export`
+and `mdm distill` write it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdm_apple.config.model import Distilled, Threshold
+from mdm_apple.config.strict_json import read_config, to_json
+from mdm_apple.diffusion.schedule import Spacing
+from mdm_apple.errors import ConfigError
+from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
+from mdm_apple.storage.files import atomic_file
+
+SAMPLING = "sampling.json"
+STEPS = 50  # of a sampler that nothing is known of
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What suits a model; None: nothing is known."""
+
+    sampler: SamplerKind | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps: expected 1 or more, got {self.steps}.")
+        if self.guidance is not None and not -100 <= self.guidance <= 100:
+            raise ConfigError(f"guidance: expected -100 to 100, got {self.guidance}.")
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What a caller asked for; None: whatever suits the model.
+
+    steps: network evaluations. full_table: every timestep of the table instead. guidance: 1 is
+    none. stop_at: side of the highest level to run.
+    """
+
+    sampler: SamplerKind | None = None
+    steps: int | None = None
+    full_table: bool = False
+    eta: float | None = None
+    guidance: float | None = None
+    threshold: Threshold | None = None
+    spacing: Spacing | None = None
+    stop_at: int | None = None
+
+    def sampler_config(self, defaults: SamplingDefaults) -> SamplerConfig:
+        """The settings with what was not asked for filled in. Raises ConfigError."""
+        kind = self.sampler or defaults.sampler or "ddim"
+        steps = self.steps
+        if steps is None:  # a number of steps suits the sampler that it was chosen for
+            steps = defaults.steps if kind == defaults.sampler else None
+        guidance = defaults.guidance if self.guidance is None else self.guidance
+        return SamplerConfig(
+            kind=kind,
+            num_steps=None if self.full_table else steps or STEPS,
+            eta=0.0 if self.eta is None else self.eta,
+            guidance_scale=1.0 if guidance is None else guidance,
+            threshold=self.threshold,
+            spacing=self.spacing or "even",
+        )
+
+
+def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults:
+    """What lies beside a model, completed for a student. Raises ConfigError for a damaged file."""
+    path = folder / SAMPLING
+    beside = read_config(SamplingDefaults, path) if path.is_file() else SamplingDefaults()
+    if distilled is None:
+        return beside
+    own = student_sampling(distilled, steps=1)
+    return SamplingDefaults(
+        beside.sampler or own.sampler,
+        beside.steps or own.steps,
+        own.guidance if beside.guidance is None else beside.guidance,
+    )
+
+
+def student_sampling(distilled: Distilled, steps: int) -> SamplingDefaults:
+    """A student with the middle of the guidance that it learned."""
+    guidance = sum(distilled.guidance) / 2 if distilled.guidance else None
+    return SamplingDefaults("student", steps, guidance)
+
+
+def write_sampling(folder: Path, defaults: SamplingDefaults) -> None:
+    """Leave `sampling.json` beside a model; raises FileError."""
+    with atomic_file(folder / SAMPLING) as file:
+        file.write(f"{to_json(defaults)}\n".encode())
