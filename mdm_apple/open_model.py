@@ -160,8 +160,11 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
 def default_backend() -> Backend:
     """MLX on Apple silicon, PyTorch elsewhere; the other one where only that is installed."""
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
-    order: tuple[Backend, Backend] = ("mlx", "torch") if apple else ("torch", "mlx")
-    return next((name for name in order if importlib.util.find_spec(name)), order[0])
+    first: Backend = "mlx" if apple else "torch"
+    second: Backend = "torch" if apple else "mlx"
+    if importlib.util.find_spec(first) is None and importlib.util.find_spec(second) is not None:
+        return second
+    return first
 
 
 def random_seed() -> int:

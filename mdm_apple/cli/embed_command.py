@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import click
 from tqdm import tqdm
 
-from mdm_apple.cli.model_options import (
-    FILE,
-    FOLDER,
-    backend_option,
-    default_backend,
-    require_backend,
+from mdm_apple.api import TrainingBackend
+from mdm_apple.bundled_models import find_model
+from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
 )
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError
+from mdm_apple.data.open import open_dataset
+from mdm_apple.errors import MdmError, require
+from mdm_apple.open_model import default_backend
 from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
 from mdm_apple.text.captions import read_captions
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, read_encoder_folder
 from mdm_apple.text.feature_cache import FeatureKey, embed_captions
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """The options of `mdm embed`."""
+
+    model: str
+    prompts: tuple[str, ...]
+    captions: Path | None
+    data: str | None
+    text_encoder: Path | None
+    backend: TrainingBackend | None
+    batch_size: int
+    out: Path
+    overwrite: bool
 
 
 @click.command(
@@ -30,44 +50,48 @@ Examples:
   mdm embed --model flickr64 --prompt "a corgi on a beach" --prompt "a tea cup" --out app.features
 """
 )
-@click.option("--model", type=FOLDER, required=True, help="Model folder whose encoder is used.")
-@click.option("--prompt", "prompts", multiple=True, help="Repeat for several.")
-@click.option("--captions", "captions_file", type=FILE, help="A file of prompts, one a line.")
+@click.option("--model", metavar="NAME", required=True, help="Model whose text encoder is used.")
+@click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
+@click.option("--captions", type=FILE, help="A file of prompts, one a line.")
 @click.option("--data", metavar="twemoji|DIR", help="Every caption of these pictures.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
-@backend_option
+@click.option(
+    "--backend",
+    type=click.Choice(get_args(TrainingBackend)),
+    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+)
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--out", type=FILE, required=True, help="File to make.")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
+@filling(EmbedRequest)
+def command(request: EmbedRequest, output: Output) -> None:
     """Compute text features once.
 
     Training then never holds the encoder in memory, and an app can ship prompts without it. The
     file remembers encoder and tokenizer and is refused for any other.
     """
-    output = Output(options["as_json"], options["quiet"])
-    out, folder = options["out"], options["model"]
-    refuse_existing(out, options["overwrite"])
+    out, folder = request.out, find_model(request.model).path
+    refuse_existing(out, request.overwrite)
     config = with_encoder_hash(folder, load_model_config(folder))
     if config.text is None:
-        raise MdmError(f"{folder}: this model takes no text.")
-    captions = _captions(options["prompts"], options["captions_file"], options["data"])
+        raise MdmError(f"{request.model}: this model takes no text.")
+    captions = _captions(request.prompts, request.captions, request.data)
     key = FeatureKey.of(config.text)
-    source = options["text_encoder"] or folder / ENCODER_FOLDER
+    source = request.text_encoder or folder / ENCODER_FOLDER
     if source.is_dir() and read_encoder_folder(source).encoder_sha256() != key.encoder_sha256:
         raise MdmError(
             f"{source}: holds another text encoder than {folder} names; its features would be "
             "taken for that one's. Fetch the one that config.json names."
         )
-    backend = options["backend"] or default_backend()
-    require_backend(backend)
-    if backend == "mlx":
+    if (request.backend or default_backend()) == "mlx":
+        require("mlx.core")
         from mdm_apple.mlx.text import open_frozen_text
     else:
+        require("torch")
         from mdm_apple.torch.text import open_frozen_text
 
-    encode = open_frozen_text(folder, config, encoder_folder=options["text_encoder"])
+    encode = open_frozen_text(folder, config, encoder_folder=request.text_encoder)
     with tqdm(unit="caption", disable=output.quiet) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -75,9 +99,9 @@ def command(**options: Any) -> None:
             bar.update(done - bar.n)
 
         count = embed_captions(
-            captions, encode, out, key, batch_size=options["batch_size"], progress=progress
+            captions, encode, out, key, batch_size=request.batch_size, progress=progress
         )
-    size = Path(out).stat().st_size
+    size = out.stat().st_size
     output.result(
         {"out": str(out), "captions": count, "bytes": size},
         f"{out}: {count} captions, {size / 1e6:.1f} MB.",
@@ -91,6 +115,4 @@ def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -
         return list(read_captions(listed))
     if data is None:
         return list(prompts)
-    from mdm_apple.data.open import open_dataset
-
     return list(open_dataset(data, side=8).captions())

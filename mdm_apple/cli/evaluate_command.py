@@ -5,18 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
 
 import click
 import numpy as np
 from tqdm import tqdm
 
 from mdm_apple import __version__
+from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.open_model import BACKENDS, model_option, open_model
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.cli.sample_command import SAMPLERS
-from mdm_apple.data.open import open_dataset, with_captions
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+    renamed,
+)
+from mdm_apple.config.model import ModelConfig, Threshold
+from mdm_apple.data.dataset import with_captions
+from mdm_apple.data.open import Background, open_dataset
+from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
 from mdm_apple.evaluation.evaluate import (
     Evaluation,
@@ -28,8 +39,11 @@ from mdm_apple.evaluation.evaluate import (
     mean_scores,
     worst_scores,
 )
-from mdm_apple.sampling.pictures import Pixels, enlarge, save_png, tile, to_pixels
-from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
+from mdm_apple.sampling.generate import check_request
+from mdm_apple.sampling.pictures import Pixels, Precision, enlarge, save_png, tile, to_pixels
+from mdm_apple.sampling.settings import SampleSettings
+from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file
 from mdm_apple.text.captions import read_captions
 
@@ -37,14 +51,63 @@ GRID_SIDE = 64  # smaller pictures are enlarged to it
 GRID_COLUMNS = 8
 
 
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The options of `mdm evaluate`; None: not asked."""
+
+    model: str
+    data: str
+    count: int
+    seeds: tuple[int, ...]
+    sampler: SamplerKind | None
+    steps: int | None
+    spacing: Spacing | None
+    guidance: float | None
+    threshold: Threshold | None
+    stop_at: int | None
+    captions: Path | None
+    background: Background
+    skin_tones: bool
+    teacher: str | None
+    teacher_steps: int
+    inception: bool
+    clip: bool
+    batch_size: int
+    backend: Backend | None
+    precision: Precision | None
+    features: Path | None
+    text_encoder: Path | None
+    out: Path | None
+    grid: Path | None
+    overwrite: bool
+
+    @property
+    def settings(self) -> SampleSettings:
+        """How pictures are made."""
+        return SampleSettings(
+            self.sampler,
+            self.steps,
+            guidance=self.guidance,
+            threshold=self.threshold,
+            spacing=self.spacing,
+            stop_at=self.stop_at,
+        )
+
+
 @click.command(
     epilog="""\b
 Examples:
   mdm evaluate --model runs/emoji --data twemoji --guidance 4 --out scores.json --grid pairs.png
-  mdm evaluate --model runs/emoji --data twemoji --stop-at 16 --eval-seed 1 --eval-seed 2 --json
+  mdm evaluate --data twemoji --stop-at 16 --eval-seed 1 --eval-seed 2 --json
 """
 )
-@model_option
+@click.option(
+    "--model",
+    metavar="NAME",
+    default="box:student",
+    show_default=True,
+    help="A model folder, a bundle, box:emoji or box:student.",
+)
 @click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned real pictures.")
 @click.option(
     "--count", type=click.IntRange(4), default=512, show_default=True, help="Captions per seed."
@@ -56,96 +119,109 @@ Examples:
     multiple=True,
     help="Draws captions and noise; repeat for mean and worst. Default 0.",
 )
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="ddim", show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=25, show_default=True)
-@click.option("--spacing", type=click.Choice(["even", "log_snr"]), default="even", help="Of steps.")
-@click.option("--guidance", type=float, default=3.0, show_default=True, help="1: none.")
-@click.option("--threshold", type=click.Choice(["none", "clip", "dynamic", "dynamic_if"]))
+@click.option("--sampler", type=click.Choice(get_args(SamplerKind)), help="Default: the model's.")
+@click.option("--steps", type=click.IntRange(1), help="Network evaluations. Default: the model's.")
+@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Of the timesteps.")
+@click.option("--guidance", type=float, help="Guidance scale; 1 is none. Default: the model's.")
+@click.option("--threshold", type=click.Choice(get_args(Threshold)))
 @click.option("--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run up to this side only.")
-@click.option("--captions", "captions_file", type=FILE, help="Only pictures called so, one a line.")
-@click.option("--background", type=click.Choice(["white", "color"]), default="white")
-@click.option("--skin-tones", is_flag=True, help="Twemoji with all skin tones.")
-@click.option("--teacher", type=FOLDER, help="Also the distance to its pictures of the same noise.")
+@click.option("--captions", type=FILE, help="Only pictures with these captions, one a line.")
+@click.option("--background", type=click.Choice(get_args(Background)), default="white")
+@click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
+@click.option(
+    "--teacher", metavar="NAME", help="Also measure the distance to its pictures, from equal noise."
+)
 @click.option("--teacher-steps", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--inception", is_flag=True, help="Also FID; its network is downloaded once.")
 @click.option("--clip", is_flag=True, help="Also CLIP score; its network is downloaded once.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
-@click.option("--backend", type=click.Choice(BACKENDS), default=None, help="Default: by machine.")
-@click.option("--dtype", "precision", type=click.Choice(["fp32", "bf16", "fp16"]))
+@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by machine.")
+@click.option("--precision", type=click.Choice(get_args(Precision)))
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
-@click.option("--out", type=FILE, metavar="F.json", help="Scores as a file.")
-@click.option("--grid", type=FILE, metavar="F.png", help="64 pairs: real, made.")
+@click.option("--out", type=FILE, metavar="F.json", help="Save the scores to a file.")
+@click.option("--grid", type=FILE, metavar="F.png", help="Save 64 pairs: real, made.")
+@renamed("--dtype", "--precision")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
-    """Score a model: are its pictures those that the captions name, clean, and as varied as real.
+@filling(EvaluateRequest)
+def command(request: EvaluateRequest, output: Output) -> None:
+    """Score a model: do its pictures match their captions, are they clean, and as varied as real?
 
     Pictures are compared at 32 px, or at their own side where that is smaller, with every picture
-    of the data. Distances are in handcrafted features: not FID, and not to be set beside it.
+    of the data. Distances use handcrafted features: they are not FID and not comparable to it.
     """
-    output = Output(options["as_json"], options["quiet"])
-    for path in (options["out"], options["grid"]):
+    for path in (request.out, request.grid):
         if path is not None:
-            refuse_existing(path, options["overwrite"])
+            refuse_existing(path, request.overwrite)
+    captions = None if request.captions is None else read_captions(request.captions)
+    opening = prepare(find_model(request.model), _opening(request))
     plan = EvaluationPlan(
-        SamplerConfig(
-            kind=options["sampler"],
-            num_steps=options["steps"],
-            guidance_scale=options["guidance"],
-            threshold=options["threshold"],
-            grid=options["spacing"],
-        ),
-        options["count"],
-        options["seeds"] or (0,),
-        options["stop_at"],
-        options["batch_size"],
+        opening.check(request.settings, ()),
+        request.count,
+        request.seeds or (0,),
+        request.stop_at,
+        request.batch_size,
     )
-    opened = open_model(options, output)
-    teacher = _teacher(options, plan, output)
-    if teacher is not None and teacher.runtime.config.sides != opened.runtime.config.sides:
-        raise MdmError("teacher: makes pictures of other sides than --model.")
-    judges = _judges(options["inception"], options["clip"])
+    taught_by = _teacher_opening(request, plan, opening.config)
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = opening.open()
+    teacher = None
+    if taught_by is not None:
+        teacher = Teacher(taught_by.open().runtime, _teacher_sampler(request, plan))
+    judges = _judges(request.inception, request.clip)
     dataset = open_dataset(
-        options["data"],
-        opened.runtime.config.side,
-        background=options["background"],
-        skin_tones=options["skin_tones"],
+        request.data,
+        model.config.side,
+        background=request.background,
+        skin_tones=request.skin_tones,
     )
-    if options["captions_file"] is not None:
-        dataset = with_captions(dataset, read_captions(options["captions_file"]))
+    if captions is not None:
+        dataset = with_captions(dataset, captions)
     for warning in dataset.warnings:
         output.say(warning)
     began = time.perf_counter()
     total = plan.count * len(plan.seeds)
     with tqdm(total=total, unit="picture", disable=output.quiet) as bar:
-        found = evaluate(opened.runtime, dataset, plan, bar.update, teacher, judges)
+        found = evaluate(model.runtime, dataset, plan, bar.update, teacher, judges)
     report: dict[str, Any] = {
-        "model": {"path": str(options["model"]), "sha256": opened.sha256},
-        "data": {"name": options["data"], "fingerprint": dataset.fingerprint},
+        "model": {"path": request.model, "sha256": model.sha256},
+        "data": {"name": request.data, "fingerprint": dataset.fingerprint},
         "settings": dataclasses.asdict(plan)
-        | {"backend": opened.backend, "dtype": options["precision"]},
+        | {"backend": model.backend, "precision": model.precision},
         **_scores(found),
         "fetched": {judge.name: judge.value() for judge in judges},
         "seconds": round(time.perf_counter() - began, 2),
         "version": __version__,
     }
-    if options["grid"] is not None:
-        save_png(options["grid"], _paired(found.shown))
-    if options["out"] is not None:
-        with atomic_file(options["out"]) as file:
+    if request.grid is not None:
+        save_png(request.grid, _paired(found.shown))
+    if request.out is not None:
+        with atomic_file(request.out) as file:
             file.write((json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     output.result(report, _text(report))
 
 
-def _teacher(options: dict[str, Any], plan: EvaluationPlan, output: Output) -> Teacher | None:
-    """The teacher with ddim and the guidance of the student's pictures."""
-    if options["teacher"] is None:
+def _opening(request: EvaluateRequest) -> OpenOptions:
+    return OpenOptions(request.backend, request.precision, request.features, request.text_encoder)
+
+
+def _teacher_opening(
+    request: EvaluateRequest, plan: EvaluationPlan, config: ModelConfig
+) -> Opening | None:
+    """The teacher, if one is asked for; refuses one that makes other pictures."""
+    if request.teacher is None:
         return None
-    runtime = open_model(options | {"model": options["teacher"]}, output).runtime
-    weight = plan.sampler.guidance_scale
-    sampler = SamplerConfig("ddim", options["teacher_steps"], guidance_scale=weight)
-    return Teacher(runtime, sampler)
+    opening = prepare(find_model(request.teacher), _opening(request))
+    if opening.config.sides != config.sides:
+        raise MdmError("teacher: makes pictures of other sides than --model.")
+    check_request(opening.config, (), _teacher_sampler(request, plan), plan.stop_at)
+    return opening
+
+
+def _teacher_sampler(request: EvaluateRequest, plan: EvaluationPlan) -> SamplerConfig:
+    """ddim with the guidance of the student's pictures."""
+    return SamplerConfig("ddim", request.teacher_steps, guidance_scale=plan.sampler.guidance_scale)
 
 
 def _judges(inception: bool, clip: bool) -> list[Judge]:

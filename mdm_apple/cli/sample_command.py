@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,7 +294,7 @@ def _checked(opening: Opening, task: Task, by_default: bool) -> SamplerConfig:
 @contextmanager
 def _progress(
     sampler: SamplerConfig, task: Task, batch_size: int, output: Output
-) -> Iterator[Callable[[StepPreview], None]]:
+) -> Generator[Callable[[StepPreview], None]]:
     """A bar over the steps of all batches."""
     batches = -(-len(task.prompts) // batch_size)
     total = None if sampler.num_steps is None else sampler.num_steps * batches

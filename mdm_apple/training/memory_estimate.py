@@ -69,6 +69,12 @@ def machine_memory() -> int | None:
         return None
 
 
+def usable_memory(gigabytes: float | None = None) -> int | None:
+    """Bytes that a run may use of this machine's memory, or of so many gigabytes."""
+    machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
+    return None if machine is None else int(machine * USABLE_SHARE)
+
+
 def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | None) -> bool:
     """Whether a batch does not fit into so many bytes with all its activations kept."""
     keeping = estimate(config, dataclasses.replace(train, checkpointing=False))

@@ -1,0 +1,72 @@
+"""Options whose name, kind and default are those of a configuration's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from mdm_apple.training.boot import BootConfig
+from mdm_apple.training.settings import TrainConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config", TrainConfig, BootConfig)
+
+DEFAULTS = {
+    f.name: f.default for kind in (TrainConfig, BootConfig) for f in dataclasses.fields(kind)
+}
+
+
+def setting(flag: str, kind: Any, text: str) -> Callable[[Command], Command]:
+    """An option for the field of the same name: `--batch-size` for `batch_size`."""
+    field = flag.partition("/")[0].removeprefix("--").replace("-", "_")
+    return click.option(
+        flag, field, type=kind, default=DEFAULTS[field], show_default=True, help=text
+    )
+
+
+def configured(kind: type[Config], request: Any, **changes: Any) -> Config:
+    """The configuration that the fields of a request of the same names make."""
+    names = {f.name for f in dataclasses.fields(kind)} & {
+        f.name for f in dataclasses.fields(request)
+    }
+    return kind(**{name: getattr(request, name) for name in names} | changes)
+
+
+def settings_of_steps(command: Command) -> Command:
+    """The settings that training and distilling share."""
+    for option in reversed(SHARED):
+        command = option(command)
+    return command
+
+
+SHARED = (
+    setting("--batch-size", click.IntRange(1), "Rows per step, over all processes."),
+    setting("--accumulate", click.IntRange(1), "Parts that a batch is split into."),
+    setting("--lr", click.FloatRange(0, 1, min_open=True), "Learning rate."),
+    setting("--warmup-steps", click.IntRange(0), "Steps of linear warm-up."),
+    setting("--decay-share", float, "Share of the run in which the rate falls to zero."),
+    setting("--beta1", float, "First decay of AdamW."),
+    setting("--beta2", float, "Second decay of AdamW."),
+    setting("--weight-decay", float, "Weight decay of AdamW."),
+    setting("--clip-norm", float, "Largest gradient norm."),
+    setting("--ema-decay", float, "Decay of the averaged weights."),
+    setting(
+        "--ema-ramp/--no-ema-ramp", bool, "Start with a smaller decay, so that short runs show."
+    ),
+    setting("--ema-warmup-steps", click.IntRange(0), "Steps in which the average just follows."),
+    setting("--precision", click.Choice(["fp32", "bf16"]), "Number type of matrix products."),
+    setting("--seed", click.IntRange(0, 2**32 - 1), "Order, noise and initial weights."),
+    setting("--save-every", click.IntRange(1), "Steps between checkpoints."),
+    setting("--log-every", click.IntRange(1), "Steps between lines of metrics.jsonl."),
+)
+
+checkpointing_option = click.option(
+    "--checkpointing",
+    type=click.Choice(["auto", "true", "false"], case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="Recompute activations to save memory; auto: where this machine would run out.",
+)
