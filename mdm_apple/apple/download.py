@@ -88,7 +88,7 @@ def fetch(
         raise FetchError(f"{name!r} is not known. {unknown_name(name, get_args(CheckpointName))}")
     _check_address(base_url)
     path = out / f"{name}.pth"
-    url = f"{base_url.rstrip('/')}/{name}/vis_model.pth"
+    url = _url(name, base_url)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -97,6 +97,27 @@ def fetch(
         return _finish(_Part(path, url))
     except OSError as error:
         raise FetchError(f"{path}: {_reason(error)}") from None
+
+
+def download_size(
+    name: CheckpointName, base_url: str = BASE_URL, timeout: float = 30.0
+) -> int | None:
+    """Bytes of a checkpoint as the server states them; None where it says nothing.
+
+    Raises FetchError for an address that is none.
+    """
+    _check_address(base_url)
+    request = urllib.request.Request(_url(name, base_url), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            stated = response.headers.get("Content-Length", "")
+    except (OSError, ValueError, http.client.HTTPException):
+        return None  # the download itself says what is wrong
+    return int(stated) if stated.isdecimal() else None
+
+
+def _url(name: CheckpointName, base_url: str) -> str:
+    return f"{base_url.rstrip('/')}/{name}/vis_model.pth"
 
 
 def record_of(path: Path) -> Path:

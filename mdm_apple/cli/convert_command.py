@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from mdm_apple import api
+from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options, overwrite_option
-from mdm_apple.errors import MdmError, require, require_installed
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
+from mdm_apple.config.presets import preset
+from mdm_apple.errors import MdmError
+
+if TYPE_CHECKING:
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.convert import ConvertOptions
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """The options of `mdm convert`."""
+
+    model: str | None
+    preset_name: str | None
+    seed: int | None
+    layout: Literal["nested", "monolith", "multifunction"]
+    compute: Literal["ane", "gpu"] | None
+    target: Literal["iOS17", "iOS18", "iOS26"]
+    text_encoder: Literal["auto", "yes", "no"]
+    max_package_mb: float
+    out: Path
+    overwrite: bool
 
 
 @click.command(
@@ -19,7 +49,7 @@ Examples:
   mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
 """
 )
-@click.argument("model", type=FOLDER, required=False, metavar="[DIR]")
+@click.argument("model", required=False, metavar="[NAME]")
 @preset_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
 @click.option(
@@ -27,8 +57,8 @@ Examples:
     type=click.Choice(["nested", "monolith", "multifunction"]),
     default="nested",
     show_default=True,
-    help="A package for each way down or up through a level; one for all levels; or one with a "
-    "function per side to stop at.",
+    help="nested: a package for each way down or up through a level. monolith: one for all levels. "
+    "multifunction: one with a function for each side to stop at.",
 )
 @click.option(
     "--compute",
@@ -47,52 +77,66 @@ Examples:
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
-    help="auto: one that was trained with the model, or a small one. yes: a large one too.",
+    help="auto: an encoder that was trained with the model, or a small one. yes: any. no: none.",
 )
 @click.option(
     "--max-package-mb",
     type=click.FloatRange(0.001),
     default=1000,
     show_default=True,
-    help="Larger packages are split where the least passes on.",
+    help="Split larger packages where the least data passes on.",
 )
-@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE")
+@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE", help="Bundle to make.")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
-    """Make a Core ML bundle from a model folder, or from a preset with random weights."""
-    output = Output(options["as_json"], options["quiet"])
-    model: Path | None = options["model"]
-    if (model is None) == (options["preset_name"] is None):
-        raise MdmError("give either a model folder or --preset.")
-    if model is not None and options["seed"] is not None:
-        raise MdmError("seed: makes the weights of a --preset; a model folder has its own.")
-    require("torch")
-    require("jsonschema")
-    require_installed("coremltools")
-    from mdm_apple.config.presets import preset
-    from mdm_apple.conversion.convert import ConvertOptions, convert
-    from mdm_apple.conversion.layouts.text_encoder import missing_text
-    from mdm_apple.conversion.source.model import load_source, random_source
+@filling(ConvertRequest)
+def command(request: ConvertRequest, output: Output) -> None:
+    """Make a Core ML bundle from a model, or from a preset with random weights."""
+    if (request.model is None) == (request.preset_name is None):
+        raise MdmError("give either a model or --preset.")
+    if request.model is not None:
+        if request.seed is not None:
+            raise MdmError("seed: makes the weights of a --preset; a model has its own.")
+        find_model(request.model)
+    refuse_existing(request.out, request.overwrite)
+    api.require_conversion()
+    from mdm_apple.conversion.convert import ConvertOptions
 
-    encoder = options["text_encoder"]
-    if model is not None:
-        source = load_source(model, encoder)
-    else:
-        config = preset(options["preset_name"])
-        trained = config.text is not None and config.text.trainable
-        with_encoder = encoder == "yes" or (encoder == "auto" and trained)
-        source = random_source(config, options["seed"] or 0, with_encoder)
-    settings = ConvertOptions(
-        options["layout"], options["target"], options["compute"], options["max_package_mb"]
+    options = ConvertOptions(
+        request.layout, request.target, request.compute, request.max_package_mb
     )
-    bundle = convert(source, options["out"], settings, options["overwrite"], output.say)
-    missing = missing_text(source)
-    if missing is not None:
-        output.say(missing)
+    if request.model is not None:
+        bundle = api.convert(
+            request.model,
+            request.out,
+            options=options,
+            text_encoder=request.text_encoder,
+            overwrite=request.overwrite,
+            say=output.say,
+        )
+    else:
+        bundle = _random_bundle(request, options, output)
     packages = {p.path: p.bytes for p in bundle.manifest.packages}
     lines = [f"{name}  {size / 1e6:.1f} MB" for name, size in packages.items()]
     output.result(
-        {"bundle": str(options["out"]), "digest": bundle.manifest.digest, "packages": packages},
-        "\n".join([str(options["out"]), *lines]),
+        {"bundle": str(request.out), "digest": bundle.manifest.digest, "packages": packages},
+        "\n".join([str(request.out), *lines]),
     )
+
+
+def _random_bundle(request: ConvertRequest, options: ConvertOptions, output: Output) -> Bundle:
+    """A preset with random weights: sizes and operations without a trained model."""
+    from mdm_apple.conversion.convert import convert
+    from mdm_apple.conversion.layouts.text_encoder import missing_text
+    from mdm_apple.conversion.source.model import random_source
+
+    config = preset(str(request.preset_name))
+    trained = config.text is not None and config.text.trainable
+    encoder = request.text_encoder
+    with_encoder = encoder == "yes" or (encoder == "auto" and trained)
+    source = random_source(config, request.seed or 0, with_encoder)
+    bundle = convert(source, request.out, options, request.overwrite, output.say)
+    missing = missing_text(source)
+    if missing is not None:
+        output.say(missing)
+    return bundle

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from mdm_apple.cli.output import Output, output_options
-from mdm_apple.errors import require_installed
+from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.errors import MdmError, require_installed
+
+
+@dataclass(frozen=True)
+class DoctorRequest:
+    """The options of `mdm doctor`."""
+
+    results: Path
+    psnr: float
 
 
 @click.command(
@@ -27,17 +36,20 @@ Examples:
     help="Least PSNR of the pictures against the network's; 0: even where it was not measured.",
 )
 @output_options
-def command(results: Path, psnr: float, as_json: bool, quiet: bool) -> None:
+@filling(DoctorRequest)
+def command(request: DoctorRequest, output: Output) -> None:
     """Read what mdm bench device measured; say which layout, variant and compute unit to ship.
 
     Units that fell back to the CPU, cells that failed and poor pictures are named and left out.
     Results of the executor prove the harness only, so nothing is recommended from them.
     """
+    if not request.results.is_file():
+        raise MdmError(f"{request.results}: no such file; mdm bench device makes one.")
     require_installed("torch", "jsonschema")
     from mdm_apple.conversion.device.doctor import advise
     from mdm_apple.conversion.device.results import read_results
 
-    advice = advise(read_results(results), psnr)
+    advice = advise(read_results(request.results), request.psnr)
     best = advice.best
     lines = [advice.reason if best is None else f"Ship {best.name}: {advice.reason}"]
-    Output(as_json, quiet).result(advice.as_json(), "\n".join([*lines, *advice.notes]))
+    output.result(advice.as_json(), "\n".join([*lines, *advice.notes]))

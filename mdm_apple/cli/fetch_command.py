@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from tqdm import tqdm
 
-from mdm_apple.apple.download import BASE_URL, CheckpointName, Fetched, fetch, record_of
+from mdm_apple.apple.download import (
+    BASE_URL,
+    CheckpointName,
+    Fetched,
+    download_size,
+    fetch,
+    record_of,
+)
 from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
 from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.storage.files import remove_empty
@@ -26,6 +40,18 @@ PRESET_OF: dict[CheckpointName, str] = {
     "flickr1024": "mdm1024",
 }
 TEXT_ENCODER = "text-encoder"
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """The options of `mdm fetch`."""
+
+    name: str
+    out: Path
+    accept: bool
+    base_url: str
+    keep_pth: bool
+    overwrite: bool
 
 
 @click.command(
@@ -42,33 +68,33 @@ Examples:
 @click.option("--keep-pth", is_flag=True, help="Keep the downloaded .pth after the import.")
 @overwrite_option
 @output_options
-def command(name: str, **options: Any) -> None:
+@filling(FetchRequest)
+def command(request: FetchRequest, output: Output) -> None:
     """Download one of Apple's checkpoints and import it, or the text encoder of a model folder.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download continues where it stopped.
     """
-    output = Output(options["as_json"], options["quiet"])
-    out: Path = options["out"]
-    if name == TEXT_ENCODER:
-        _fetch_encoder(out, output)
+    if request.name == TEXT_ENCODER:
+        _fetch_encoder(request.out, output)
         return
     for known, preset_name in PRESET_OF.items():
-        if known == name:
-            _fetch_checkpoint(known, preset_name, out, options, output)
+        if known == request.name:
+            _fetch_checkpoint(known, preset_name, request, output)
 
 
 def _fetch_checkpoint(
-    name: CheckpointName, preset_name: str, out: Path, options: dict[str, Any], output: Output
+    name: CheckpointName, preset_name: str, request: FetchRequest, output: Output
 ) -> None:
+    out = request.out
     downloads = out.with_name(f"{out.name}.download")
-    refuse_existing(out, options["overwrite"])
+    refuse_existing(out, request.overwrite)
     output.say(f"{name}: {PUBLISHED}.")
-    if not options["accept"]:
-        _ask()
+    if not request.accept:
+        _ask(_size(name, request.base_url, out))
     try:
-        fetched = _download(name, downloads, options["base_url"], output)
+        fetched = _download(name, downloads, request.base_url, output)
         import_checkpoint(fetched.path, preset(preset_name), out, license_note=PUBLISHED)
-        if not options["keep_pth"]:
+        if not request.keep_pth:
             for file in (fetched.path, record_of(fetched.path)):
                 file.unlink(missing_ok=True)
     finally:
@@ -79,8 +105,19 @@ def _fetch_checkpoint(
     )
 
 
-def _ask() -> None:
+def _size(name: CheckpointName, base_url: str, out: Path) -> str:
+    """What the download takes and what the disk has."""
+    there = next(p for p in (out, *out.absolute().parents) if p.is_dir())
+    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB are free"
+    size = download_size(name, base_url)
+    if size is None:
+        return f"The server does not say how large it is; {free}."
+    return f"It is {size / 1e9:.2f} GB; {free}."
+
+
+def _ask(size: str) -> None:
     """Raises MdmError where the answer is no, or nobody is there to answer."""
+    click.echo(size, err=True)
     refusal = MdmError("nothing was downloaded; add --accept to agree beforehand.")
     if not sys.stdin.isatty():
         raise refusal

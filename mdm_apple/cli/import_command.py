@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mdm_apple.apple.checkpoint import import_apple, read_apple_yaml
+from mdm_apple.apple.checkpoint import import_apple
+from mdm_apple.apple.yaml_file import read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import parameter_count
@@ -21,6 +28,17 @@ from mdm_apple.storage.model_folder import save_model
 PUBLISHED = (
     "published by Apple beside github.com/apple/ml-mdm; no licence file comes with the weights"
 )
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """The options of `mdm import`."""
+
+    checkpoint: Path
+    preset_name: str | None
+    yaml_path: Path | None
+    out: Path
+    overwrite: bool
 
 
 @click.command(
@@ -36,22 +54,22 @@ Examples:
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @overwrite_option
 @output_options
-def command(checkpoint: Path, **options: Any) -> None:
+@filling(ImportRequest)
+def command(request: ImportRequest, output: Output) -> None:
     """Turn an Apple checkpoint into a model folder.
 
     Nothing in the file is executed: tensors are read by a parser that knows no classes, and must
     be exactly those of the configuration.
     """
-    output = Output(options["as_json"], options["quiet"])
-    config, notices = _config(options["preset_name"], options["yaml_path"])
-    refuse_existing(options["out"], options["overwrite"])
+    config, notices = _config(request.preset_name, request.yaml_path)
+    refuse_existing(request.out, request.overwrite)
     for notice in notices:
         output.say(notice)
-    import_checkpoint(checkpoint, config, options["out"], license_note=None)
+    import_checkpoint(request.checkpoint, config, request.out, license_note=None)
     count = parameter_count(config.model)
     output.result(
-        {"out": str(options["out"]), "parameters": count, "notices": notices},
-        f"{options['out']}: {count:,} parameters, {config.side} px.",
+        {"out": str(request.out), "parameters": count, "notices": notices},
+        f"{request.out}: {count:,} parameters, {config.side} px.",
     )
 
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options
+from mdm_apple import api
+from mdm_apple.bundled_models import find_model
+from mdm_apple.cli.model_options import preset_option
+from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
+from mdm_apple.storage.model_folder import load_model_config
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.inspect.inspect import Inspection
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """The options of `mdm inspect`."""
+
+    name: str | None
+    preset_name: str | None
+    beside: str | None
 
 
 @click.command(
@@ -23,39 +36,41 @@ Examples:
   mdm inspect emoji.bundle --beside emoji-gpu.bundle
 """
 )
-@click.argument("path", type=FOLDER, required=False, metavar="[DIR|BUNDLE]")
+@click.argument("name", required=False, metavar="[NAME]")
 @preset_option
 @click.option(
     "--beside",
-    type=FOLDER,
     metavar="BUNDLE",
-    help="Another bundle, package by package: the model with other layers, say.",
+    help="Another bundle to compare with, package by package.",
 )
 @output_options
-def command(**options: Any) -> None:
+@filling(InspectRequest)
+def command(request: InspectRequest, output: Output) -> None:
     """Parameters, sizes and operations of a model or a bundle."""
-    output = Output(options["as_json"], options["quiet"])
-    path: Path | None = options["path"]
-    if (path is None) == (options["preset_name"] is None):
-        raise MdmError("give either a model folder, a bundle, or --preset.")
-    if options["beside"] is not None and path is None:
+    if (request.name is None) == (request.preset_name is None):
+        raise MdmError("give either a model, a bundle, or --preset.")
+    if request.beside is not None and request.name is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
+    named = None if request.name is None else find_model(request.name)
+    config = None
+    if named is None:
+        config = preset(str(request.preset_name))
+    elif not named.is_bundle and request.beside is None:
+        config = load_model_config(named.path)
+    if request.beside is not None:
+        find_model(request.beside)
     require("torch")
-    from mdm_apple.config.presets import preset
-    from mdm_apple.conversion.bundle.folder import Bundle, is_bundle
     from mdm_apple.conversion.inspect.inspect import inspect_bundle, inspect_config
-    from mdm_apple.storage.model_folder import load_model_config
 
-    if path is None:
-        found = inspect_config(options["preset_name"], preset(options["preset_name"]))
-    elif is_bundle(path) or options["beside"] is not None:
-        require("jsonschema")
-        found = inspect_bundle(Bundle.open(path))
+    if config is None:
+        found = inspect_bundle(api.open_bundle(str(request.name)))
+    elif named is None:
+        found = inspect_config(str(request.preset_name), config)
     else:
-        found = inspect_config(path.name, load_model_config(path), path)
+        found = inspect_config(named.path.name, config, named.path)
     data, text = found.as_json(), _text(found)
-    if options["beside"] is not None:
-        other = inspect_bundle(Bundle.open(options["beside"]))
+    if request.beside is not None:
+        other = inspect_bundle(api.open_bundle(request.beside))
         data, text = data | {"beside": other.as_json()}, _side_by_side(found, other)
     output.result(data, text)
 

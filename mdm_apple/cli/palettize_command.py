@@ -2,22 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from mdm_apple import api
+from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
 from mdm_apple.config.strict_json import to_json
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.compress.choose_bits import Chosen
-    from mdm_apple.conversion.compress.recipe import Recipe
+    from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.compress.sensitivity import Sensitivity
+
+
+@dataclass(frozen=True)
+class PalettizeRequest:
+    """The options of `mdm palettize`."""
+
+    bundle: str
+    bits: Literal["8", "6", "4", "3", "2", "int8", "int4", "mixed"] | None
+    variant: Literal["quality", "balanced", "compact"] | None
+    recipe: Path | None
+    budget: float | None
+    least_db: float | None
+    model: str | None
+    sensitivity: Path | None
+    prompts: int
+    save_recipe: Path | None
+    group: int | None
+    protect_ends: bool
+    processes: int | None
+    max_package_mb: float | None
+    out: Path
+    overwrite: bool
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether bits are chosen by measurements."""
+        return self.bits == "mixed" or self.variant is not None
+
+    def check(self) -> None:
+        """Which options go together. Raises MdmError."""
+        if [self.bits, self.variant, self.recipe].count(None) != 2:
+            raise MdmError("give one of --bits, --variant and --recipe.")
+        limits = 2 - [self.budget, self.least_db].count(None)
+        if limits != (self.bits == "mixed"):
+            raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
+        if self.is_mixed:
+            self._check_mixed()
+            return
+        for name, given in (
+            ("model", self.model),
+            ("sensitivity", self.sensitivity),
+            ("save-recipe", self.save_recipe),
+        ):
+            if given is not None:
+                raise MdmError(f"{name}: goes with --variant and --bits mixed only.")
+        if self.recipe is not None and self.group is not None:
+            raise MdmError("group: is part of the recipe; leave it out.")
+        if self.recipe is not None and not self.recipe.is_file():
+            raise MdmError(f"{self.recipe}: no such file.")
+
+    def _check_mixed(self) -> None:
+        known = self.sensitivity is not None and self.sensitivity.is_file()
+        if self.model is None and not known:
+            raise MdmError(
+                "mixed bits are measured on the model: add --model NAME, the model that the bundle "
+                "came from, or use a --recipe."
+            )
+        if self.model is not None:
+            find_model(self.model)
+        if self.save_recipe is not None:
+            refuse_existing(self.save_recipe, self.overwrite)
 
 
 @click.command(
@@ -27,25 +97,27 @@ Examples:
   mdm palettize emoji.bundle --variant balanced --model runs/emoji --out emoji-balanced.bundle
 """
 )
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle")
 @click.option(
     "--bits",
     type=click.Choice(["8", "6", "4", "3", "2", "int8", "int4", "mixed"]),
-    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: by what each "
-    "weight is worth.",
+    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: more for the "
+    "weights that matter more.",
 )
 @click.option(
     "--variant",
     type=click.Choice(["quality", "balanced", "compact"]),
     help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
 )
-@click.option("--recipe", type=FILE, metavar="F.json", help="Bits of every weight, as written.")
-@click.option("--budget", type=click.FloatRange(0.001), metavar="MB", help="Of --bits mixed.")
+@click.option("--recipe", type=FILE, metavar="F.json", help="File with the bits of every weight.")
+@click.option("--budget", type=click.FloatRange(0.001), metavar="MB", help="Size for --bits mixed.")
 @click.option(
-    "--least-db", type=click.FloatRange(0, 120), metavar="DB", help="Expected SNR of --bits mixed."
+    "--least-db", type=click.FloatRange(0, 120), metavar="DB", help="Expected SNR for --bits mixed."
 )
 @click.option(
-    "--model", type=FOLDER, metavar="DIR", help="Mixed bits are measured on the model itself."
+    "--model",
+    metavar="NAME",
+    help="Model that the bundle came from; mixed bits are measured on it.",
 )
 @click.option(
     "--sensitivity",
@@ -54,7 +126,7 @@ Examples:
     help="Measurements: read where the file exists, else written to it.",
 )
 @click.option("--prompts", type=click.IntRange(1, 8), default=2, show_default=True)
-@click.option("--save-recipe", type=FILE, metavar="F.json", help="Of mixed bits.")
+@click.option("--save-recipe", type=FILE, metavar="F.json", help="Save the bits chosen.")
 @click.option(
     "--group",
     type=click.IntRange(1),
@@ -81,113 +153,108 @@ Examples:
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
-    """Compress the weights of a bundle; those that cannot take the setting are named."""
-    output = Output(options["as_json"], options["quiet"])
-    _check(options)
-    require("torch")
-    require("jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.compress.palettize import (
-        palettize,
-        palettize_by_recipe,
-        refuse_compressed,
-    )
-    from mdm_apple.conversion.compress.recipe import read_recipe
-    from mdm_apple.conversion.compress.settings import Setting
-
-    bundle, out, overwrite = Bundle.open(options["bundle"]), options["out"], options["overwrite"]
-    refuse_existing(out, overwrite)
-    how = options["processes"], options["max_package_mb"]
+@filling(PalettizeRequest)
+def command(request: PalettizeRequest, output: Output) -> None:
+    """Compress the weights of a bundle; names those that cannot take the setting."""
+    request.check()
+    refuse_existing(request.out, request.overwrite)
+    bundle = api.open_bundle(request.bundle)
     expected: dict[str, Any] = {}
-    if _is_mixed(options) or options["recipe"] is not None:
-        if options["recipe"] is not None:
-            recipe = read_recipe(options["recipe"])
-        else:
-            refuse_compressed(bundle)
-            chosen = _chosen(bundle, options, output)
-            recipe = chosen.recipe
-            expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
-            output.say(
-                f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
-                f"predictions at {chosen.snr:.1f} dB SNR"
-            )
-        _, report = palettize_by_recipe(bundle, out, recipe, overwrite, output.say, *how)
-        _save(options["save_recipe"], recipe)
+    if request.is_mixed:
+        chosen = _chosen(bundle, request, output)
+        expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
+        report = _by_recipe(bundle, request, output, chosen)
+    elif request.recipe is not None:
+        report = _by_recipe(bundle, request, output)
     else:
-        setting = Setting.parse(options["bits"], options["group"])
-        _, report = palettize(
-            bundle,
-            out,
-            setting,
-            options["protect_ends"],
-            overwrite,
-            output.say,
-            *how,
-        )
+        report = _uniform(bundle, request, output)
     kept = [w for w in report.weights if w.reason]
     for weight in kept:
         output.say(f"16 bits: {weight.package} {weight.name} ({weight.reason})")
     output.result(
-        report.as_json() | {"bundle": str(out)} | expected,
-        f"{out}\n"
+        report.as_json() | {"bundle": str(request.out)} | expected,
+        f"{request.out}\n"
         f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, "
         f"{len(report.weights) - len(kept)} weights compressed, {len(kept)} at 16 bits, "
         f"{report.variant}",
     )
 
 
-def _is_mixed(options: dict[str, Any]) -> bool:
-    return options["bits"] == "mixed" or options["variant"] is not None
+def _uniform(bundle: Bundle, request: PalettizeRequest, output: Output) -> PalettizeReport:
+    """The same bits for all weights."""
+    from mdm_apple.conversion.compress.palettize import palettize
+    from mdm_apple.conversion.compress.settings import Setting
+
+    assert request.bits is not None, "checked before"
+    setting = Setting.parse(request.bits, request.group)
+    _, report = palettize(
+        bundle,
+        request.out,
+        setting,
+        request.protect_ends,
+        request.overwrite,
+        output.say,
+        request.processes,
+        request.max_package_mb,
+    )
+    return report
 
 
-def _check(options: dict[str, Any]) -> None:
-    """Which options go together. Raises MdmError."""
-    if sum(options[name] is not None for name in ("bits", "variant", "recipe")) != 1:
-        raise MdmError("give one of --bits, --variant and --recipe.")
-    limits = sum(options[name] is not None for name in ("budget", "least_db"))
-    if limits != (options["bits"] == "mixed"):
-        raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
-    if _is_mixed(options):
-        known = options["sensitivity"] is not None and options["sensitivity"].is_file()
-        if options["model"] is None and not known:
-            raise MdmError(
-                "mixed bits are measured on the model: add --model DIR, the folder that the bundle "
-                "was made of, or use a --recipe."
-            )
-        if options["save_recipe"] is not None:
-            refuse_existing(options["save_recipe"], options["overwrite"])
-        return
-    for name in ("model", "sensitivity", "save_recipe"):
-        if options[name] is not None:
-            raise MdmError(f"{name.replace('_', '-')}: goes with --variant and --bits mixed only.")
-    if options["recipe"] is not None and options["group"] is not None:
-        raise MdmError("group: is part of the recipe; leave it out.")
+def _by_recipe(
+    bundle: Bundle, request: PalettizeRequest, output: Output, chosen: Chosen | None = None
+) -> PalettizeReport:
+    """Bits of each weight from a file, or as they were chosen."""
+    from mdm_apple.conversion.compress.palettize import palettize_by_recipe
+    from mdm_apple.conversion.compress.recipe import read_recipe
+
+    if chosen is not None:
+        recipe = chosen.recipe
+        output.say(
+            f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
+            f"predictions at {chosen.snr:.1f} dB SNR"
+        )
+    else:
+        assert request.recipe is not None, "checked before"
+        recipe = read_recipe(request.recipe)
+    _, report = palettize_by_recipe(
+        bundle,
+        request.out,
+        recipe,
+        request.overwrite,
+        output.say,
+        request.processes,
+        request.max_package_mb,
+    )
+    if request.save_recipe is not None:
+        with atomic_file(request.save_recipe) as file:
+            file.write(to_json(recipe).encode())
+    return report
 
 
-def _chosen(bundle: Bundle, options: dict[str, Any], output: Output) -> Chosen:
+def _chosen(bundle: Bundle, request: PalettizeRequest, output: Output) -> Chosen:
     from mdm_apple.conversion.compress.choose_bits import (
         recipe_reaching,
         recipe_within,
         variant_recipe,
     )
+    from mdm_apple.conversion.compress.palettize import refuse_compressed
 
-    measured = _sensitivity(bundle, options, output)
-    if options["variant"] is not None:
-        return variant_recipe(measured, options["variant"])
-    if options["budget"] is not None:
-        size = options["budget"]
+    refuse_compressed(bundle)
+    measured = _sensitivity(bundle, request, output)
+    if request.variant is not None:
+        return variant_recipe(measured, request.variant)
+    if request.budget is not None:
+        size = request.budget
         return recipe_within(measured, int(size * 1e6), f"mixed-{size:g}mb")
-    return recipe_reaching(measured, options["least_db"], f"mixed-{options['least_db']:g}db")
+    assert request.least_db is not None, "checked before"
+    return recipe_reaching(measured, request.least_db, f"mixed-{request.least_db:g}db")
 
 
-def _sensitivity(bundle: Bundle, options: dict[str, Any], output: Output) -> Sensitivity:
+def _sensitivity(bundle: Bundle, request: PalettizeRequest, output: Output) -> Sensitivity:
     """From the file that was named, or measured on the model and then written there."""
-    from mdm_apple.conversion.compress.sensitivity import measure_sensitivity, read_sensitivity
-    from mdm_apple.conversion.source.model import load_source
+    from mdm_apple.conversion.compress.sensitivity import measure_on_model, read_sensitivity
 
-    path: Path | None = options["sensitivity"]
-    group, protect = options["group"], options["protect_ends"]
+    path, group, protect = request.sensitivity, request.group, request.protect_ends
     if path is not None and path.exists():
         found = read_sensitivity(path, bundle)
         if (found.group, found.protect_ends) != (group, protect):
@@ -195,18 +262,12 @@ def _sensitivity(bundle: Bundle, options: dict[str, Any], output: Output) -> Sen
                 f"{path}: was measured with other --group or --protect-ends; name another file."
             )
         return found
-    text = bundle.manifest.text
-    source = load_source(options["model"], "yes" if text and text.encoder else "no")
-    measured = measure_sensitivity(
-        bundle, source, group, protect, options["prompts"], output.say, options["processes"]
+    assert request.model is not None, "checked before"
+    folder = find_model(request.model).path
+    measured = measure_on_model(
+        bundle, folder, group, protect, request.prompts, output.say, request.processes
     )
     if path is not None:
         with atomic_file(path) as file:
             file.write(to_json(measured).encode())
     return measured
-
-
-def _save(path: Path | None, recipe: Recipe) -> None:
-    if path is not None:
-        with atomic_file(path) as file:
-            file.write(to_json(recipe).encode())

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require
+from mdm_apple import api
+from mdm_apple.bundled_models import find_model
+from mdm_apple.cli.model_options import FILE
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.manifest import ComputeUnits
     from mdm_apple.conversion.verify.ladder import Rung
     from mdm_apple.conversion.verify.verify import VerifyReport
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """The options of `mdm verify`."""
+
+    bundle: str
+    model: str | None
+    fp16: str | None
+    runtime: Literal["reference", "coreml"]
+    compute_units: tuple[ComputeUnits, ...]
+    precision: Literal["fp16", "fp32"]
+    prompts: int
+    floor: float | None
+    ranges: Path | None
+    overwrite: bool
 
 
 @click.command(
@@ -28,13 +52,12 @@ Examples:
   mdm verify emoji-4.bundle --precision fp32 --floor 25 --json
 """
 )
-@click.argument("bundle", type=FOLDER)
-@click.option("--model", type=FOLDER, metavar="DIR", help="Without it: the bundle's own record.")
+@click.argument("bundle")
+@click.option("--model", metavar="NAME", help="Without it: the record inside the bundle.")
 @click.option(
     "--fp16",
-    type=FOLDER,
     metavar="BUNDLE",
-    help="What a compressed bundle was made from: compared with it as well.",
+    help="Bundle that a compressed one was made from; the two are compared as well.",
 )
 @click.option(
     "--runtime",
@@ -47,7 +70,7 @@ Examples:
     "--compute-units",
     multiple=True,
     type=click.Choice(["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]),
-    help="Of Core ML, one report each; all four by default.",
+    help="Core ML's compute units, one report each; all four by default.",
 )
 @click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
 @click.option("--prompts", type=click.IntRange(1, 8), default=8, show_default=True)
@@ -65,43 +88,44 @@ Examples:
 )
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
+@filling(VerifyRequest)
+def command(request: VerifyRequest, output: Output) -> None:
     """Prove a bundle against the model it came from; exit 1 below a floor.
 
     With --model: the network in layers for the Neural Engine, the packages, and guided pictures,
     each against the network. PSNR of predictions is 20 log10(largest |value| / RMSE), the worst
-    prompt per level and noise; that of pictures has a peak of 2.
+    prompt per level and noise; PSNR of pictures has a peak of 2.
     """
-    output = Output(options["as_json"], options["quiet"])
-    if options["compute_units"] and options["runtime"] != "coreml":
+    if request.compute_units and request.runtime != "coreml":
         raise MdmError("compute-units: are those of Core ML; add --runtime coreml.")
-    if options["ranges"] is not None:
-        refuse_existing(options["ranges"], options["overwrite"])
-    require("torch")
-    require("jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
+    if request.ranges is not None:
+        refuse_existing(request.ranges, request.overwrite)
+    for name in (request.model, request.fp16):
+        if name is not None:
+            find_model(name)
+    bundle = api.open_bundle(request.bundle)
+    fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
-    from mdm_apple.conversion.verify.verify import VerifyOptions, verify
+    from mdm_apple.conversion.verify.verify import VerifyOptions
 
     chosen: Sequence[ComputeUnits | None] = [None]
-    if options["runtime"] == "coreml":
-        chosen = options["compute_units"] or UNITS
+    if request.runtime == "coreml":
+        chosen = request.compute_units or UNITS
     reports: list[VerifyReport] = []
     for units in chosen:
-        load = None if units is None else core_ml(units)
-        asked = VerifyOptions(
-            options["precision"],
-            options["prompts"],
-            options["floor"],
+        options = VerifyOptions(
+            request.precision,
+            request.prompts,
+            request.floor,
             ladder=True,
-            fp16=None if options["fp16"] is None else Bundle.open(options["fp16"]),
-            load=load,
+            fp16=fp16,
+            load=None if units is None else core_ml(units),
             compute_units=units,
             say=output.say,
         )
-        reports.append(verify(Bundle.open(options["bundle"]), options["model"], asked))
-    if options["ranges"] is not None:
-        _write_ranges(options["ranges"], reports)
+        reports.append(api.verify(bundle, request.model, options))
+    if request.ranges is not None:
+        _write_ranges(request.ranges, reports)
     data = [report.as_json() for report in reports]
     result = data[0] if chosen == [None] else {"compute_units": data}
     output.result(result, "\n\n".join(map(_table, reports)))

@@ -10,15 +10,23 @@ import dataclasses
 from pathlib import Path
 
 from mdm_apple.config.model import ModelConfig, Provenance
+from mdm_apple.sampling.settings import SamplingDefaults, read_sampling, write_sampling
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.tensorfile import Storage
 from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
 
 
 def export_model(
-    source: Path, out: Path, provenance: Provenance, storage: Storage = "float16"
+    source: Path,
+    out: Path,
+    provenance: Provenance,
+    storage: Storage = "float16",
+    suited: SamplingDefaults | None = None,
 ) -> ModelConfig:
     """Write the model of `source` to `out`; fields of `provenance` that are None are kept.
+
+    Args:
+        suited: sampler, steps and guidance for `sampling.json`; what is None comes from the source.
 
     Raises CheckpointError where a weight does not fit the number type or the folder is damaged.
     """
@@ -37,4 +45,7 @@ def export_model(
     )
     if (source / CAPTIONS).is_file():  # what a distillation of it starts from
         write_captions(out / CAPTIONS, read_captions(source / CAPTIONS))
+    known = read_sampling(source, config.distilled).updated(suited or SamplingDefaults())
+    if known != SamplingDefaults():
+        write_sampling(out, known)
     return config
