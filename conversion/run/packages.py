@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import ComputeUnits, LevelInfo
+from mdm_apple.config.bundle import ComputeUnits
+
+from ..bundle.manifest import LevelInfo
 from ..errors import BundleError
 from ..execute import Package, Precision, Watch
 from ..layouts.parts import POOLED, TOKEN_IDS, Phase
