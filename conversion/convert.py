@@ -31,6 +31,7 @@ from .packages.seal import package_size, seal_package
 from .packages.split import split_to_fit
 from .source.model import ModelSource
 
+
 def convert(
     source: ModelSource,
     out: Path,

@@ -70,7 +70,7 @@ def test_weights_are_the_averages_rounded_to_16_bits(trained: Path, tmp_path: Pa
 
 
 def test_in_32_bits_the_averages_arrive_bit_for_bit(trained: Path, tmp_path: Path) -> None:
-    result = mdm("export", trained, "--dtype", "float32", "--out", tmp_path / "out", "--quiet")
+    result = mdm("export", trained, "--precision", "fp32", "--out", tmp_path / "out", "--quiet")
     assert result.exit_code == 0, result.exception
     got = load_weights(tmp_path / "out")
     for name, value in load_weights(trained, "ema").items():
@@ -80,7 +80,7 @@ def test_in_32_bits_the_averages_arrive_bit_for_bit(trained: Path, tmp_path: Pat
 def test_without_averages_the_weights_themselves_are_taken(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    export_model(model_folder, tmp_path / "out", NOTHING, "float32")
+    export_model(model_folder, tmp_path / "out", NOTHING, "fp32")
     got = load_weights(tmp_path / "out")
     for name, value in load_weights(model_folder).items():
         np.testing.assert_array_equal(got[name], value)

@@ -28,7 +28,6 @@ SCHEMA_VERSION = 1
 NO_DIGEST = "0" * 64
 
 
-
 @dataclass(frozen=True)
 class Feature:
     """Input or output of a package."""

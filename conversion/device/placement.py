@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_apple.config.bundle import ComputeUnits
+
 from ..coreml import quiet_coremltools
 from ..run.coreml import UNIT_NAMES
 

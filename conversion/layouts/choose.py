@@ -12,7 +12,6 @@ from .text_encoder import text_encoder_part
 from .whole import denoiser_part, stop_parts
 
 
-
 def fitting_compute(layout: Layout) -> Compute:
     """Layers for the Neural Engine where each level has packages of its own.
 

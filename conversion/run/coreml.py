@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.bundle import ComputeUnits
+
 from ..coreml import quiet_coremltools
 from ..errors import ConversionError
 from ..execute import ExecutionError, Package, TensorType, Watch

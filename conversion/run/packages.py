@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.folder import Bundle
 from mdm_apple.config.bundle import ComputeUnits
 
+from ..bundle.folder import Bundle
 from ..bundle.manifest import LevelInfo
 from ..errors import BundleError
 from ..execute import Package, Precision, Watch

@@ -48,7 +48,6 @@ from .ladder import (
 )
 
 
-
 @dataclass(frozen=True)
 class RangeRow:
     """Largest magnitude in a package and its operation, and the first one that was not finite.

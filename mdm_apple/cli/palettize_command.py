@@ -78,7 +78,9 @@ Examples:
     type=click.Choice(get_args(Variant)),
     help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
 )
-@click.option("--recipe", type=FILE, metavar="F.json", help="Give each weight the bits in this file.")
+@click.option(
+    "--recipe", type=FILE, metavar="F.json", help="Give each weight the bits in this file."
+)
 @click.option(
     "--budget", type=Number(0.001), metavar="MB", help="Largest size of a --bits mixed bundle."
 )
