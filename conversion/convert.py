@@ -35,7 +35,7 @@ from .source.model import ModelSource
 def convert(
     source: ModelSource,
     out: Path,
-    options: ConvertOptions = ConvertOptions(),
+    options: ConvertOptions | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
@@ -43,6 +43,7 @@ def convert(
 
     Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
     """
+    options = options or ConvertOptions()
     compute = options.compute or fitting_compute(options.layout)
     parts = parts_of(source, options.layout, compute)
     for part in parts:

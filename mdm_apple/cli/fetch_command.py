@@ -89,10 +89,10 @@ def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Outpu
     out = request.out
     downloads = out.with_name(f"{out.name}.download")
     refuse_existing(out, request.overwrite)
+    output.say(f"{name}: {PUBLISHED}.")
     if not (request.accept or sys.stdin.isatty()):
         raise MdmError("nothing was downloaded; add --accept to agree beforehand.")
     ahead = look_ahead(name, downloads, request.base_url)
-    output.say(f"{name}: {PUBLISHED}.")
     output.say(f"{name}: {_amounts(ahead)}.")
     if not (request.accept or click.confirm("Download it?", err=True)):
         raise MdmError("nothing was downloaded, as you chose.")

@@ -1,4 +1,4 @@
-"""How a bundle is made, compressed and run: the words that the command line and conversion share."""
+"""How a bundle is made, compressed and run: words that the command line and conversion share."""
 
 from __future__ import annotations
 
