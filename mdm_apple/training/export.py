@@ -77,12 +77,11 @@ def suitable_sampling(
     known = read_sampling(source, config.distilled)
     sampler = asked.sampler or known.sampler
     # a number of steps suits the sampler that it was chosen for
-    steps = known.steps if sampler == known.sampler else None
-    suits = SamplingDefaults(
-        sampler,
-        asked.steps or steps,
-        known.guidance if asked.guidance is None else asked.guidance,
-    )
+    steps = asked.steps or (known.steps if sampler == known.sampler else None)
+    if asked.steps is not None and sampler is None:
+        sampler = SampleSettings().sampler_config(known).kind
+    guidance = known.guidance if asked.guidance is None else asked.guidance
+    suits = SamplingDefaults(sampler, steps, guidance)
     settings = SampleSettings(full_table=suits.steps is None)
     check_request(config, (), settings.sampler_config(suits), None)
     return suits
