@@ -12,11 +12,11 @@ from typing import Literal
 import numpy
 import torch
 
-from mdm_apple import __version__
 from mdm_apple.config.bundle import Layout, Target
 from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.version import __version__
 
 from ..coreml import quiet_coremltools
 from ..execute import Package, TensorType

@@ -2,7 +2,7 @@
 
 Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
 a row per level and noise level, holding the worst of the prompts; as a ladder, with the rungs of
-`conversion.rungs` as well.
+`ladder` as well.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from mdm_apple import api
 from mdm_apple.bundled_models import find_bundle
 from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import Output, filling, output_options
@@ -290,14 +291,14 @@ def device(request: DeviceRequest, output: Output) -> None:
             "compute-units: belong to Core ML, which needs macOS; leave the option out to run the "
             "executor."
         )
-    named = [find_bundle(name) for name in request.bundles]
+    for name in request.bundles:
+        find_bundle(name)
     require_installed("torch", "coremltools", "jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 
     units: tuple[Units, ...] = request.compute_units or (UNITS if on_mac else ("executor",))
-    bundles = [Bundle.open(each.path) for each in named]
+    bundles = [api.open_bundle(name) for name in request.bundles]
     demand = Demand(
         units,
         request.steps,

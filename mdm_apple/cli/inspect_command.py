@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mdm_apple import api
 from mdm_apple.bundled_models import NamedModel, find_bundle, find_model
 from mdm_apple.cli.model_options import preset_option
 from mdm_apple.cli.output import Output, filling, output_options
@@ -75,12 +76,10 @@ def _preset(name: str) -> Inspection:
 
 def _inspected(named: NamedModel) -> Inspection:
     if named.is_bundle:
-        require("torch")
-        require("jsonschema")
-        from mdm_apple.conversion.bundle.folder import Bundle
+        bundle = api.open_bundle(named.path)
         from mdm_apple.conversion.inspect.inspect import inspect_bundle
 
-        return inspect_bundle(Bundle.open(named.path))
+        return inspect_bundle(bundle)
     config = load_model_config(named.path)
     require("torch")
     from mdm_apple.conversion.inspect.inspect import inspect_config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
+from mdm_apple import api
 from mdm_apple.bundled_models import find_bundle, find_folder
 from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import (
@@ -20,7 +21,7 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.config.bundle import Variant, WeightBits
 from mdm_apple.config.strict_json import to_json
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ Examples:
 def command(request: PalettizeRequest, output: Output) -> None:
     """Compress the weights of a bundle, and name those that keep their 16 bits."""
     _check(request)
-    require("torch")
-    require("jsonschema")
     report, chosen = _compress(request, output)
     kept = [w for w in report.weights if w.reason]
     for weight in kept:
@@ -198,7 +197,7 @@ def _check_mixed(request: PalettizeRequest) -> None:
 
 def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeReport, Chosen | None]:
     """Write the bundle; mixed bits come with what was expected of them."""
-    from mdm_apple.conversion.bundle.folder import Bundle
+    bundle = api.open_bundle(request.bundle)
     from mdm_apple.conversion.compress.palettize import (
         palettize,
         palettize_by_recipe,
@@ -207,7 +206,6 @@ def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeRepor
     from mdm_apple.conversion.compress.recipe import read_recipe
     from mdm_apple.conversion.compress.settings import Setting
 
-    bundle = Bundle.open(find_bundle(request.bundle).path)
     out, overwrite, say = request.out, request.overwrite, output.say
     how = request.processes, request.max_package_mb
     if request.recipe is not None:

@@ -9,7 +9,8 @@ from typing import get_args
 
 import click
 
-from mdm_apple.bundled_models import NamedModel, find_bundle
+from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.bundle import PackagePrecision
 from mdm_apple.errors import require_installed
@@ -46,32 +47,31 @@ def command(request: ServeBundleRequest, output: Output) -> None:
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
     --json says what would be served, and stops.
     """
-    named = find_bundle(request.bundle)
+    find_bundle(request.bundle)
     require_installed("torch", "coremltools", "jsonschema")
     if output.as_json:
-        _describe(named, output)
+        _describe(request.bundle, output)
     else:
-        _serve(named, request.precision)
+        _serve(request.bundle, request.precision)
 
 
-def _serve(named: NamedModel, precision: PackagePrecision) -> None:
+def _serve(bundle: str, precision: PackagePrecision) -> None:
     # Nothing but frames may reach the client: what a library prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from mdm_apple.conversion.bundle.folder import Bundle
+    opened = api.open_bundle(bundle)
     from mdm_apple.conversion.run.serve import BundleServer
 
-    server = BundleServer(Bundle.open(named.path), precision)
+    server = BundleServer(opened, precision)
     try:
         server.serve(sys.stdin.buffer, answers)
     except BrokenPipeError:  # the client is gone
         return
 
 
-def _describe(named: NamedModel, output: Output) -> None:
-    from mdm_apple.conversion.bundle.folder import Bundle
+def _describe(bundle: str, output: Output) -> None:
+    manifest = api.open_bundle(bundle).manifest
     from mdm_apple.conversion.run.serve import VERSION
 
-    manifest = Bundle.open(named.path).manifest
     names = [package.name for package in manifest.packages]
     output.result({"protocol": VERSION, "digest": manifest.digest, "packages": names}, "")

@@ -22,7 +22,7 @@ from mdm_apple.cli.output import (
     refuse_existing,
 )
 from mdm_apple.config.bundle import ComputeUnits, Engine, PackagePrecision
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
@@ -143,16 +143,14 @@ def _check(request: VerifyRequest) -> None:
 
 def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
     """A report, or one for each of Core ML's compute units."""
-    require("torch")
-    require("jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
+    bundle = api.open_bundle(request.bundle)
+    fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
     from mdm_apple.conversion.verify.verify import VerifyOptions
 
     chosen: Sequence[ComputeUnits | None] = [None]
     if request.runtime == "coreml":
         chosen = request.compute_units or UNITS
-    fp16 = None if request.fp16 is None else Bundle.open(find_bundle(request.fp16).path)
     reports: list[VerifyReport] = []
     for units in chosen:
         options = VerifyOptions(
@@ -165,7 +163,7 @@ def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
             compute_units=units,
             say=output.say,
         )
-        reports.append(api.verify(request.bundle, request.model, options))
+        reports.append(api.verify(bundle, request.model, options))
     return reports
 
 
