@@ -69,7 +69,7 @@ def not_a_number(tensors: dict[str, Any]) -> None:
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 MODELS = [
     Case("model absent", "no such model folder", lambda room: sample(room, room.at / "none")),
-    Case("model a file", "is a file", lambda room: sample(room, room.good.photo), code=2),
+    Case("model a file", "is a file; give a model folder", lambda room: sample(room, room.good.photo)),
     Case("model empty folder", "holds no config.json", lambda room: sample(room, room.at)),
     model_case("without weights", "holds no model.safetensors", drop(WEIGHTS)),
     model_case("without configuration", "holds no config.json", drop("config.json")),
@@ -360,8 +360,8 @@ def another_model(room: Room) -> Command:
 GOLDEN, TABLES = "golden.safetensors", "tables.safetensors"
 VERIFY = ("verify", "--quiet", "--prompts", "1")
 BUNDLES = [
-    Case("bundle absent", "no such bundle", lambda room: ("verify", room.at / "none")),
-    Case("bundle an empty folder", "no such file", lambda room: ("verify", room.at)),
+    Case("bundle absent", "no such model", lambda room: ("verify", room.at / "none")),
+    Case("bundle an empty folder", "holds no model", lambda room: ("verify", room.at)),
     bundle_case("flipped byte", "has another SHA-256", flip("denoiser.mlpackage/Data/com.apple.CoreML/weights/weight.bin", 5000)),
     bundle_case("missing file", "is missing; copy the whole bundle again", drop(TABLES)),
     bundle_case("unlisted file", "is not listed in manifest.json", write("extra.txt", b"x")),
@@ -380,14 +380,14 @@ BUNDLES = [
     bundle_case("tables of another shape", "table", other_tensors(TABLES, lambda t: t.update({k: v[:7] for k, v in t.items()})), *VERIFY),
     bundle_case("configuration of another model", "config.json is that of another model", sealed_again(edit("config.json", side=16)), *VERIFY),
     Case("verify another model", "another configuration", another_model),
-    Case("verify no model", "no such model folder", lambda room: (*VERIFY, room.good.bundle, "--model", room.at / "none")),
-    Case("palettize a model folder", "no such file; expected a bundle", lambda room: ("palettize", room.good.model, "--bits", "4", "--out", room.out)),
+    Case("verify no model", "no such model;", lambda room: (*VERIFY, room.good.bundle, "--model", room.at / "none")),
+    Case("palettize a model folder", "make one with mdm convert", lambda room: ("palettize", room.good.model, "--bits", "4", "--out", room.out)),
     Case("palettize to 5 bits", "is not one of", lambda room: ("palettize", room.good.bundle, "--bits", "5", "--out", room.out), code=2),
     Case("palettize over pictures", "is not a bundle, so it is not overwritten", lambda room: ("palettize", room.good.bundle, "--bits", "4", "--overwrite", "--out", room.copy(room.good.pictures))),
     Case("convert with a seed beyond 32 bits", "is not in the range", lambda room: ("convert", "--preset", "tiny", "--seed", "9" * 20, "--out", room.out), code=2),
     Case("convert nothing", "either a model folder or --preset", lambda room: ("convert", "--out", room.out)),
-    Case("convert a folder that is no model", "holds no config.json", lambda room: ("convert", room.at, "--out", room.out)),
-    Case("convert over pictures", "exists already", lambda room: ("convert", "--preset", "tiny", "--quiet", "--out", room.copy(room.good.pictures))),
+    Case("convert a folder that is no model", "holds no model; expected config.json", lambda room: ("convert", room.at, "--out", room.out)),
+    Case("convert over pictures", "exists; choose another --out", lambda room: ("convert", "--preset", "tiny", "--quiet", "--out", room.copy(room.good.pictures))),
     Case("convert to a system unknown", "is not one of", lambda room: ("convert", "--preset", "tiny", "--target", "iOS3", "--out", room.out), code=2),
     Case("sample a bundle up to a side", "cannot stop at", lambda room: sample(room, room.good.bundle, "--stop-at", "4")),
     Case("sample a bundle on torch", "is a bundle", lambda room: sample(room, room.good.bundle, "--backend", "torch")),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mdm_apple.config.bundle import Engine
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.diffusion.schedule import build_schedule
 
@@ -46,8 +47,6 @@ from .ladder import (
     worst_rows,
 )
 
-Runtime = Literal["reference", "coreml"]
-
 
 @dataclass(frozen=True)
 class RangeRow:
@@ -72,7 +71,7 @@ class VerifyReport:
     """
 
     reference: Literal["model", "golden"]
-    runtime: Runtime
+    runtime: Engine
     compute_units: str | None
     precision: Precision
     variant: str

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from mdm_apple import api
-from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.bundled_models import find_bundle
+from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.bundle import ComputeUnits, PackagePrecision
 from mdm_apple.errors import MdmError, require_installed
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.manifest import ComputeUnits
+    from benchmarks.suites import Entry
     from mdm_apple.conversion.device.cells import Units
 
+# in the order in which they are measured
 UNITS: tuple[ComputeUnits, ...] = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
 
 
@@ -60,7 +62,7 @@ class DeviceRequest:
     compute_units: tuple[ComputeUnits, ...]
     package_repetitions: int
     picture_repetitions: int
-    precision: Literal["fp16", "fp32"]
+    precision: PackagePrecision
     limit_minutes: float
 
 
@@ -89,8 +91,14 @@ Examples:
 """,
 )
 @click.argument("suites", nargs=-1, metavar="[SUITE|SUITE/ROW]...")
-@click.option("--short", is_flag=True, help="Of these, or of all, those of the short set.")
-@click.option("--repetitions", type=click.IntRange(5, 1000), default=5, show_default=True)
+@click.option("--short", is_flag=True, help="Only rows of the short set.")
+@click.option(
+    "--repetitions",
+    type=click.IntRange(5, 1000),
+    default=5,
+    show_default=True,
+    help="Measurements of each row.",
+)
 @click.option("--out", type=FOLDER, metavar="DIR", help="Put the rows into the files below DIR.")
 @click.option("--list", "only_list", is_flag=True, help="Say what would be measured, and stop.")
 @output_options
@@ -98,23 +106,21 @@ Examples:
 def run(request: RunRequest, output: Output) -> None:
     """Measure suites or single rows; each row is a process of its own. Exit 1 where one failed.
 
-    MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm, else a
-    plain eager network stands in. For tables that are kept: --out benchmarks/results, then mdm
-    bench report.
+    MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm; without
+    it a plain eager network stands in. To keep the numbers, write to --out benchmarks/results and
+    run mdm bench report.
     """
     _checkout()
-    from benchmarks import run as running
-    from benchmarks.store import write
     from benchmarks.suites import entries_of
 
     entries = entries_of(request.suites, request.short)
     if request.only_list:
-        rows = [{"id": e.id, "minutes": e.minutes, "missing": e.missing()} for e in entries]
-        total = f"about {sum(e.minutes for e in entries):.0f} minutes on two idle cores"
-        lines = [f"{e.minutes:5.1f} min  {e.id:28}{e.missing() or ''}" for e in entries]
-        output.result({"rows": rows}, "\n".join([*lines, total]))
+        _list(entries, output)
         return
     require_installed("torch", "jsonschema")
+    from benchmarks import run as running
+    from benchmarks.store import write
+
     rows, failed, lines = [], {}, []
     for entry, found in running.run(entries, request.repetitions, output.say):
         if isinstance(found, str):
@@ -132,6 +138,13 @@ def run(request: RunRequest, output: Output) -> None:
         raise SystemExit(1)
 
 
+def _list(entries: list[Entry], output: Output) -> None:
+    rows = [{"id": e.id, "minutes": e.minutes, "missing": e.missing()} for e in entries]
+    total = f"about {sum(e.minutes for e in entries):.0f} minutes on two idle cores"
+    lines = [f"{e.minutes:5.1f} min  {e.id:28}{e.missing() or ''}" for e in entries]
+    output.result({"rows": rows}, "\n".join([*lines, total]))
+
+
 @command.command(
     "report",
     epilog="""\b
@@ -144,7 +157,7 @@ Examples:
 @output_options
 @filling(ReportRequest)
 def report(request: ReportRequest, output: Output) -> None:
-    """Make benchmarks/RESULTS.md and its plots from benchmarks/results, byte for byte."""
+    """Make benchmarks/RESULTS.md and its plots from benchmarks/results, always byte for byte."""
     _checkout()
     require_installed("torch", "jsonschema", "matplotlib")
     from benchmarks import report as reporting
@@ -170,16 +183,25 @@ Examples:
 @click.argument(
     "paths", nargs=-1, required=True, metavar="[OLD] NEW", type=click.Path(path_type=Path)
 )
-@click.option("--tolerance", type=click.FloatRange(0, 10), default=0.15, show_default=True)
+@click.option(
+    "--tolerance",
+    type=Number(0, 10),
+    default=0.15,
+    show_default=True,
+    help="Share by which a row may become slower.",
+)
 @output_options
 @filling(CompareRequest)
 def compare(request: CompareRequest, output: Output) -> None:
-    """What became slower between two files or folders of results; exit 1 if anything did.
+    """Say what became slower between two files or folders of results; exit 1 if anything did.
 
-    With one path: since the last commit. Rows with a peer are compared by their ratio to it.
+    With one path, compare with the last commit. Rows with a peer are compared by their ratio to it.
     """
     if not 1 <= len(request.paths) <= 2:
         raise MdmError(f"compare: expected one or two paths, got {len(request.paths)}.")
+    for path in request.paths:
+        if not path.exists():
+            raise MdmError(f"{path}: no such file or folder; give results of mdm bench run --out.")
     *given, newest = request.paths
     _checkout()
     require_installed("torch", "jsonschema")
@@ -209,27 +231,48 @@ Examples:
 """,
 )
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
-@click.option("--out", type=FILE, metavar="FILE.jsonl", help="Cells are appended to it.")
+@click.option("--out", type=FILE, metavar="FILE.jsonl", help="File that cells are appended to.")
 @click.option("--plan", "only_plan", is_flag=True, help="List cells and minutes, and stop.")
-@click.option("--steps", type=click.IntRange(1), multiple=True, help="Default: the bundle's.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Steps of a picture; may be repeated. Default: the bundle's.",
+)
 @click.option("--guided", is_flag=True, help="Two evaluations per step, where a bundle takes them.")
 @click.option(
     "--compute-units",
     multiple=True,
-    type=click.Choice(UNITS),
-    help="Of Core ML; all four by default.",
+    type=click.Choice(get_args(ComputeUnits)),
+    help="Compute units of Core ML; may be repeated. Default: all four.",
 )
-@click.option("--package-repetitions", type=click.IntRange(30), default=30, show_default=True)
-@click.option("--picture-repetitions", type=click.IntRange(10), default=10, show_default=True)
+@click.option(
+    "--package-repetitions",
+    type=click.IntRange(30),
+    default=30,
+    show_default=True,
+    help="Runs of each package.",
+)
+@click.option(
+    "--picture-repetitions",
+    type=click.IntRange(10),
+    default=10,
+    show_default=True,
+    help="Pictures of each kind.",
+)
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32"]),
+    type=click.Choice(get_args(PackagePrecision)),
     default="fp16",
     show_default=True,
-    help="Of the executor.",
+    help="Numbers that the executor computes with.",
 )
 @click.option(
-    "--limit-minutes", type=click.FloatRange(0.01), default=60, show_default=True, help="Of a cell."
+    "--limit-minutes",
+    type=Number(0.01),
+    default=60,
+    show_default=True,
+    help="End a cell that takes longer.",
 )
 @output_options
 @filling(DeviceRequest)
@@ -237,23 +280,27 @@ def device(request: DeviceRequest, output: Output) -> None:
     """Measure bundles on this Mac: loads, latencies, memory, placement, quality, throttling.
 
     Elsewhere the executor stands in, which proves this harness and says nothing about a device.
-    Cells that FILE holds are not measured again; what was interrupted goes on. Exit 1 where a cell
-    failed.
+    Cells that FILE holds are not measured again, so an interrupted measurement goes on. Exit 1
+    where a cell failed.
     """
-    out = request.out or Path()
     if not request.only_plan and request.out is None:
         raise MdmError("out: say where the cells go, or add --plan.")
+    on_mac = sys.platform == "darwin"
+    if request.compute_units and not (request.only_plan or on_mac):
+        raise MdmError(
+            "compute-units: belong to Core ML, which needs macOS; leave the option out to run the "
+            "executor."
+        )
     for name in request.bundles:
-        api.check_bundle(name)
+        find_bundle(name)
     require_installed("torch", "coremltools", "jsonschema")
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 
-    on_mac = sys.platform == "darwin"
-    units: Sequence[Units] = request.compute_units or (UNITS if on_mac else ("executor",))
+    units: tuple[Units, ...] = request.compute_units or (UNITS if on_mac else ("executor",))
     bundles = [api.open_bundle(name) for name in request.bundles]
     demand = Demand(
-        tuple(units),
+        units,
         request.steps,
         request.guided,
         request.package_repetitions,
@@ -261,7 +308,7 @@ def device(request: DeviceRequest, output: Output) -> None:
         precision=request.precision,
     )
     cells, by_digest = plan(bundles, demand), {b.manifest.digest: b for b in bundles}
-    if request.only_plan:
+    if request.out is None or request.only_plan:
         each = [minutes(cell, by_digest[cell.digest]) for cell in cells]
         lines = [f"{m:6.1f} min  {c.bundle}: {c.id}" for c, m in zip(cells, each, strict=True)]
         lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, guessed and not measured")
@@ -273,7 +320,7 @@ def device(request: DeviceRequest, output: Output) -> None:
     records = run_plan(
         cells,
         by_digest,
-        out,
+        request.out,
         cache=Path.home() / "Library" / "Caches" / "mdm-apple",
         limit_minutes=request.limit_minutes,
         say=output.say,

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_model
-from mdm_apple.cli.model_options import FOLDER, preset_option
+from mdm_apple.bundled_models import find_folder
+from mdm_apple.cli.model_options import FOLDER, Number, preset_option
 from mdm_apple.cli.output import (
     Output,
     filling,
     output_options,
     overwrite_option,
-    refuse_existing,
+    refuse_existing_bundle,
 )
+from mdm_apple.config.bundle import Compute, ConvertOptions, Layout, Target, TextEncoderChoice
 from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
+from mdm_apple.open_model import LARGEST_SEED
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.convert import ConvertOptions
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class ConvertRequest:
     model: str | None
     preset_name: str | None
     seed: int | None
-    layout: Literal["nested", "monolith", "multifunction"]
-    compute: Literal["ane", "gpu"] | None
-    target: Literal["iOS17", "iOS18", "iOS26"]
-    text_encoder: Literal["auto", "yes", "no"]
+    layout: Layout
+    compute: Compute | None
+    target: Target
+    text_encoder: TextEncoderChoice
     max_package_mb: float
     out: Path
     overwrite: bool
@@ -45,67 +46,68 @@ class ConvertRequest:
 @click.command(
     epilog="""\b
 Examples:
-  mdm convert runs/emoji --out emoji.bundle
+  mdm convert box:emoji --out emoji.bundle
   mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
 """
 )
 @click.argument("model", required=False, metavar="[NAME]")
 @preset_option
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
+@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Random weights of a --preset.")
 @click.option(
     "--layout",
-    type=click.Choice(["nested", "monolith", "multifunction"]),
+    type=click.Choice(get_args(Layout)),
     default="nested",
     show_default=True,
-    help="nested: a package for each way down or up through a level. monolith: one for all levels. "
-    "multifunction: one with a function for each side to stop at.",
+    help="nested: a package for each way down or up through a level. monolith: one package for all "
+    "levels. multifunction: one package with a function for each side to stop at.",
 )
 @click.option(
     "--compute",
-    type=click.Choice(["ane", "gpu"]),
-    help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
+    type=click.Choice(get_args(Compute)),
+    help="ane: layers for the Neural Engine. gpu: the layers of training. Default: ane for nested, "
+    "else gpu.",
 )
 @click.option(
     "--target",
-    type=click.Choice(["iOS17", "iOS18", "iOS26"]),
+    type=click.Choice(get_args(Target)),
     default="iOS18",
     show_default=True,
-    help="Oldest system that can load it (macOS 14, 15, 26).",
+    help="Oldest system that can load the bundle (macOS 14, 15, 26).",
 )
 @click.option(
     "--text-encoder",
-    type=click.Choice(["auto", "yes", "no"]),
+    type=click.Choice(get_args(TextEncoderChoice)),
     default="auto",
     show_default=True,
-    help="auto: an encoder that was trained with the model, or a small one. yes: any. no: none.",
+    help="auto: pack an encoder that was trained with the model or is small. yes: pack a large one "
+    "too. no: pack none.",
 )
 @click.option(
     "--max-package-mb",
-    type=click.FloatRange(0.001),
+    type=Number(0.001),
     default=1000,
     show_default=True,
-    help="Split larger packages where the least data passes on.",
+    help="Split larger packages where they pass on the least.",
 )
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE", help="Bundle to make.")
 @overwrite_option
 @output_options
 @filling(ConvertRequest)
 def command(request: ConvertRequest, output: Output) -> None:
-    """Make a Core ML bundle from a model, or from a preset with random weights."""
-    if (request.model is None) == (request.preset_name is None):
-        raise MdmError("give either a model or --preset.")
-    if request.model is not None:
-        if request.seed is not None:
-            raise MdmError("seed: makes the weights of a --preset; a model has its own.")
-        find_model(request.model)
-    refuse_existing(request.out, request.overwrite)
-    api.require_conversion()
-    from mdm_apple.conversion.convert import ConvertOptions
-
+    """Make a Core ML bundle from a model folder, or from a preset with random weights."""
     options = ConvertOptions(
         request.layout, request.target, request.compute, request.max_package_mb
     )
+    if (request.model is None) == (request.preset_name is None):
+        raise MdmError("give either a model folder or --preset.")
+    if request.model is not None and request.seed is not None:
+        raise MdmError("seed: makes the weights of a --preset; a model folder has its own.")
     if request.model is not None:
+        find_folder(request.model, "mdm palettize makes a smaller bundle from it")
+    refuse_existing_bundle(request.out, request.overwrite)
+    if request.model is None:
+        bundle = _from_preset(request, options, output.say)
+    else:
         bundle = api.convert(
             request.model,
             request.out,
@@ -114,8 +116,6 @@ def command(request: ConvertRequest, output: Output) -> None:
             overwrite=request.overwrite,
             say=output.say,
         )
-    else:
-        bundle = _random_bundle(request, options, output)
     packages = {p.path: p.bytes for p in bundle.manifest.packages}
     lines = [f"{name}  {size / 1e6:.1f} MB" for name, size in packages.items()]
     output.result(
@@ -124,19 +124,18 @@ def command(request: ConvertRequest, output: Output) -> None:
     )
 
 
-def _random_bundle(request: ConvertRequest, options: ConvertOptions, output: Output) -> Bundle:
-    """A preset with random weights: sizes and operations without a trained model."""
+def _from_preset(request: ConvertRequest, options: ConvertOptions, say: api.Say) -> Bundle:
+    config = preset(str(request.preset_name))
+    trained = config.text is not None and config.text.trainable
+    with_encoder = request.text_encoder == "yes" or (request.text_encoder == "auto" and trained)
+    api.require_conversion()
     from mdm_apple.conversion.convert import convert
     from mdm_apple.conversion.layouts.text_encoder import missing_text
     from mdm_apple.conversion.source.model import random_source
 
-    config = preset(str(request.preset_name))
-    trained = config.text is not None and config.text.trainable
-    encoder = request.text_encoder
-    with_encoder = encoder == "yes" or (encoder == "auto" and trained)
     source = random_source(config, request.seed or 0, with_encoder)
-    bundle = convert(source, request.out, options, request.overwrite, output.say)
+    bundle = convert(source, request.out, options, request.overwrite, say)
     missing = missing_text(source)
     if missing is not None:
-        output.say(missing)
+        say(missing)
     return bundle

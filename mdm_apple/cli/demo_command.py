@@ -45,13 +45,21 @@ Examples:
   mdm demo --out demo --steps 1000
 """
 )
-@click.option("--out", type=FOLDER, required=True, help="Folder for everything it makes.")
-@click.option("--steps", type=click.IntRange(10), default=400, show_default=True)
+@click.option(
+    "--out", type=FOLDER, required=True, metavar="DIR", help="Folder for everything that it makes."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(10),
+    default=400,
+    show_default=True,
+    help="Optimisation steps of the training.",
+)
 @overwrite_option
 @output_options
 @filling(DemoRequest)
 def command(request: DemoRequest, output: Output) -> None:
-    """The whole way, small: train, sample, convert, palettize, verify. Ends in report.html.
+    """Go the whole way, small: train, sample, convert, palettize, verify. Ends in report.html.
 
     Takes some minutes on two cores and downloads nothing.
     """

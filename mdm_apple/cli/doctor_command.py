@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from mdm_apple.cli.model_options import FILE, Number
 from mdm_apple.cli.output import Output, filling, output_options
-from mdm_apple.errors import MdmError, require_installed
+from mdm_apple.errors import require_installed
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ Examples:
   mdm doctor mac.jsonl --psnr 30 --json
 """
 )
-@click.argument("results", type=click.Path(path_type=Path, dir_okay=False), metavar="RESULT.jsonl")
+@click.argument("results", type=FILE, metavar="RESULT.jsonl")
 @click.option(
     "--psnr",
-    type=click.FloatRange(0, 200),
+    type=Number(0, 200),
     default=20,
     show_default=True,
     metavar="DB",
-    help="Least PSNR of the pictures against the network's; 0: even where it was not measured.",
+    help="Least PSNR of the pictures against the network's; 0 admits bundles without one.",
 )
 @output_options
 @filling(DoctorRequest)
@@ -41,10 +42,8 @@ def command(request: DoctorRequest, output: Output) -> None:
     """Read what mdm bench device measured; say which layout, variant and compute unit to ship.
 
     Units that fell back to the CPU, cells that failed and poor pictures are named and left out.
-    Results of the executor prove the harness only, so nothing is recommended from them.
+    Results of the executor prove the harness only, so they lead to no recommendation.
     """
-    if not request.results.is_file():
-        raise MdmError(f"{request.results}: no such file; mdm bench device makes one.")
     require_installed("torch", "jsonschema")
     from mdm_apple.conversion.device.doctor import advise
     from mdm_apple.conversion.device.results import read_results

@@ -11,13 +11,7 @@ import click
 from mdm_apple.apple.checkpoint import import_apple
 from mdm_apple.apple.yaml_file import read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
-from mdm_apple.cli.output import (
-    Output,
-    filling,
-    output_options,
-    overwrite_option,
-    refuse_existing,
-)
+from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import parameter_count
@@ -36,7 +30,7 @@ class ImportRequest:
 
     checkpoint: Path
     preset_name: str | None
-    yaml_path: Path | None
+    yaml: Path | None
     out: Path
     overwrite: bool
 
@@ -50,18 +44,18 @@ Examples:
 )
 @click.argument("checkpoint", type=FILE, metavar="FILE.pth")
 @preset_option
-@click.option("--yaml", "yaml_path", type=FILE, metavar="F", help="Apple's configuration file.")
-@click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
+@click.option("--yaml", type=FILE, metavar="F", help="Apple's configuration file.")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Model folder to make.")
 @overwrite_option
 @output_options
 @filling(ImportRequest)
 def command(request: ImportRequest, output: Output) -> None:
     """Turn an Apple checkpoint into a model folder.
 
-    Nothing in the file is executed: tensors are read by a parser that knows no classes, and must
-    be exactly those of the configuration.
+    Nothing in the file is executed: a parser that knows no classes reads the tensors, and they
+    must be exactly those that the configuration names.
     """
-    config, notices = _config(request.preset_name, request.yaml_path)
+    config, notices = _config(request)
     refuse_existing(request.out, request.overwrite)
     for notice in notices:
         output.say(notice)
@@ -82,12 +76,12 @@ def import_checkpoint(
     save_model(out, dataclasses.replace(config, provenance=provenance), weights)
 
 
-def _config(preset_name: str | None, yaml_path: Path | None) -> tuple[ModelConfig, list[str]]:
-    if (preset_name is None) == (yaml_path is None):
+def _config(request: ImportRequest) -> tuple[ModelConfig, list[str]]:
+    """The configuration that was named, and what reading it had to leave out."""
+    if (request.preset_name is None) == (request.yaml is None):
         raise MdmError("give either --preset or --yaml.")
-    if yaml_path is not None:
-        read = read_apple_yaml(yaml_path)
-        provenance = dataclasses.replace(read.config.provenance, notes=yaml_path.name)
-        return dataclasses.replace(read.config, provenance=provenance), list(read.notices)
-    assert preset_name is not None
-    return preset(preset_name), []
+    if request.yaml is None:
+        return preset(str(request.preset_name)), []
+    read = read_apple_yaml(request.yaml)
+    provenance = dataclasses.replace(read.config.provenance, notes=request.yaml.name)
+    return dataclasses.replace(read.config, provenance=provenance), list(read.notices)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_model
+from mdm_apple.bundled_models import NamedModel, find_bundle, find_model
 from mdm_apple.cli.model_options import preset_option
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.presets import preset
@@ -19,12 +20,14 @@ from mdm_apple.storage.model_folder import load_model_config
 if TYPE_CHECKING:
     from mdm_apple.conversion.inspect.inspect import Inspection
 
+TWO_BUNDLES = "--beside compares two bundles, so make one with mdm convert or leave --beside out"
+
 
 @dataclass(frozen=True)
 class InspectRequest:
     """The options of `mdm inspect`."""
 
-    name: str | None
+    model: str | None
     preset_name: str | None
     beside: str | None
 
@@ -32,47 +35,56 @@ class InspectRequest:
 @click.command(
     epilog="""\b
 Examples:
-  mdm inspect --preset mdm1024
+  mdm inspect box:student
   mdm inspect emoji.bundle --beside emoji-gpu.bundle
 """
 )
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("model", required=False, metavar="[NAME]")
 @preset_option
 @click.option(
     "--beside",
     metavar="BUNDLE",
-    help="Another bundle to compare with, package by package.",
+    help="Another bundle, to compare package by package: the same model with other layers, say.",
 )
 @output_options
 @filling(InspectRequest)
 def command(request: InspectRequest, output: Output) -> None:
-    """Parameters, sizes and operations of a model or a bundle."""
-    if (request.name is None) == (request.preset_name is None):
-        raise MdmError("give either a model, a bundle, or --preset.")
-    if request.beside is not None and request.name is None:
+    """Show parameters, sizes and operations of a model or a bundle."""
+    if request.beside is not None and request.model is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
-    named = None if request.name is None else find_model(request.name)
-    config = None
-    if named is None:
-        config = preset(str(request.preset_name))
-    elif not named.is_bundle and request.beside is None:
-        config = load_model_config(named.path)
-    if request.beside is not None:
-        find_model(request.beside)
-    require("torch")
-    from mdm_apple.conversion.inspect.inspect import inspect_bundle, inspect_config
-
-    if config is None:
-        found = inspect_bundle(api.open_bundle(str(request.name)))
-    elif named is None:
-        found = inspect_config(str(request.preset_name), config)
+    if (request.model is None) == (request.preset_name is None):
+        raise MdmError("give either a model folder, a bundle, or --preset.")
+    if request.model is None:
+        found = _preset(str(request.preset_name))
+    elif request.beside is None:
+        found = _inspected(find_model(request.model))
     else:
-        found = inspect_config(named.path.name, config, named.path)
-    data, text = found.as_json(), _text(found)
-    if request.beside is not None:
-        other = inspect_bundle(api.open_bundle(request.beside))
-        data, text = data | {"beside": other.as_json()}, _side_by_side(found, other)
-    output.result(data, text)
+        pair = [find_bundle(name, TWO_BUNDLES) for name in (request.model, request.beside)]
+        found, other = map(_inspected, pair)
+        text = _side_by_side(found, other)
+        output.result(found.as_json() | {"beside": other.as_json()}, text)
+        return
+    output.result(found.as_json(), _text(found))
+
+
+def _preset(name: str) -> Inspection:
+    require("torch")
+    from mdm_apple.conversion.inspect.inspect import inspect_config
+
+    return inspect_config(name, preset(name))
+
+
+def _inspected(named: NamedModel) -> Inspection:
+    if named.is_bundle:
+        bundle = api.open_bundle(named.path)
+        from mdm_apple.conversion.inspect.inspect import inspect_bundle
+
+        return inspect_bundle(bundle)
+    config = load_model_config(named.path)
+    require("torch")
+    from mdm_apple.conversion.inspect.inspect import inspect_config
+
+    return inspect_config(Path(named.name).name, config, named.path)
 
 
 def _text(found: Inspection) -> str:

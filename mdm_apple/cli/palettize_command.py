@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_model
-from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.bundled_models import find_bundle, find_folder
+from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import (
     Output,
     filling,
     output_options,
     overwrite_option,
     refuse_existing,
+    refuse_existing_bundle,
 )
+from mdm_apple.config.bundle import Variant, WeightBits
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
@@ -28,14 +30,16 @@ if TYPE_CHECKING:
     from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.compress.sensitivity import Sensitivity
 
+Bits = WeightBits | Literal["mixed"]
+
 
 @dataclass(frozen=True)
 class PalettizeRequest:
-    """The options of `mdm palettize`."""
+    """The options of `mdm palettize`. budget: megabytes. least_db: decibels."""
 
     bundle: str
-    bits: Literal["8", "6", "4", "3", "2", "int8", "int4", "mixed"] | None
-    variant: Literal["quality", "balanced", "compact"] | None
+    bits: Bits | None
+    variant: Variant | None
     recipe: Path | None
     budget: float | None
     least_db: float | None
@@ -51,82 +55,59 @@ class PalettizeRequest:
     overwrite: bool
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether bits are chosen by measurements."""
+    def mixed(self) -> bool:
+        """Whether each weight gets bits of its own, which have to be chosen."""
         return self.bits == "mixed" or self.variant is not None
-
-    def check(self) -> None:
-        """Which options go together. Raises MdmError."""
-        if [self.bits, self.variant, self.recipe].count(None) != 2:
-            raise MdmError("give one of --bits, --variant and --recipe.")
-        limits = 2 - [self.budget, self.least_db].count(None)
-        if limits != (self.bits == "mixed"):
-            raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
-        if self.is_mixed:
-            self._check_mixed()
-            return
-        for name, given in (
-            ("model", self.model),
-            ("sensitivity", self.sensitivity),
-            ("save-recipe", self.save_recipe),
-        ):
-            if given is not None:
-                raise MdmError(f"{name}: goes with --variant and --bits mixed only.")
-        if self.recipe is not None and self.group is not None:
-            raise MdmError("group: is part of the recipe; leave it out.")
-        if self.recipe is not None and not self.recipe.is_file():
-            raise MdmError(f"{self.recipe}: no such file.")
-
-    def _check_mixed(self) -> None:
-        known = self.sensitivity is not None and self.sensitivity.is_file()
-        if self.model is None and not known:
-            raise MdmError(
-                "mixed bits are measured on the model: add --model NAME, the model that the bundle "
-                "came from, or use a --recipe."
-            )
-        if self.model is not None:
-            find_model(self.model)
-        if self.save_recipe is not None:
-            refuse_existing(self.save_recipe, self.overwrite)
 
 
 @click.command(
     epilog="""\b
 Examples:
   mdm palettize emoji.bundle --bits 6 --group 16 --out emoji-6.bundle
-  mdm palettize emoji.bundle --variant balanced --model runs/emoji --out emoji-balanced.bundle
+  mdm palettize emoji.bundle --variant balanced --model box:emoji --out emoji-balanced.bundle
 """
 )
 @click.argument("bundle")
 @click.option(
     "--bits",
-    type=click.Choice(["8", "6", "4", "3", "2", "int8", "int4", "mixed"]),
-    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: more for the "
-    "weights that matter more.",
+    type=click.Choice([*get_args(WeightBits), "mixed"]),
+    help="A number: palettes of 2^bits values. int8: whole numbers with a scale per channel. int4: "
+    "with a scale per block of 32. mixed: more bits for weights that matter more.",
 )
 @click.option(
     "--variant",
-    type=click.Choice(["quality", "balanced", "compact"]),
+    type=click.Choice(get_args(Variant)),
     help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
 )
-@click.option("--recipe", type=FILE, metavar="F.json", help="File with the bits of every weight.")
-@click.option("--budget", type=click.FloatRange(0.001), metavar="MB", help="Size for --bits mixed.")
 @click.option(
-    "--least-db", type=click.FloatRange(0, 120), metavar="DB", help="Expected SNR for --bits mixed."
+    "--recipe", type=FILE, metavar="F.json", help="Give each weight the bits in this file."
 )
 @click.option(
-    "--model",
-    metavar="NAME",
-    help="Model that the bundle came from; mixed bits are measured on it.",
+    "--budget", type=Number(0.001), metavar="MB", help="Largest size of a --bits mixed bundle."
+)
+@click.option(
+    "--least-db",
+    type=Number(0, 120),
+    metavar="DB",
+    help="Least signal-to-noise ratio to expect from --bits mixed.",
+)
+@click.option(
+    "--model", metavar="NAME", help="Model folder of the bundle; mixed bits are measured on it."
 )
 @click.option(
     "--sensitivity",
     type=FILE,
     metavar="F.json",
-    help="Measurements: read where the file exists, else written to it.",
+    help="Measurements: read from this file if it exists, else written to it.",
 )
-@click.option("--prompts", type=click.IntRange(1, 8), default=2, show_default=True)
-@click.option("--save-recipe", type=FILE, metavar="F.json", help="Save the bits chosen.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    help="Prompts to measure mixed bits on.",
+)
+@click.option("--save-recipe", type=FILE, metavar="F.json", help="Write the mixed bits to a file.")
 @click.option(
     "--group",
     type=click.IntRange(1),
@@ -147,30 +128,23 @@ Examples:
 )
 @click.option(
     "--max-package-mb",
-    type=click.FloatRange(0.001),
-    help="Packages that are larger even now are split. Default: they stay as they are.",
+    type=Number(0.001),
+    help="Split packages that are larger even now. Default: leave them whole.",
 )
-@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2")
+@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2", help="Bundle to make.")
 @overwrite_option
 @output_options
 @filling(PalettizeRequest)
 def command(request: PalettizeRequest, output: Output) -> None:
-    """Compress the weights of a bundle; names those that cannot take the setting."""
-    request.check()
-    refuse_existing(request.out, request.overwrite)
-    bundle = api.open_bundle(request.bundle)
-    expected: dict[str, Any] = {}
-    if request.is_mixed:
-        chosen = _chosen(bundle, request, output)
-        expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
-        report = _by_recipe(bundle, request, output, chosen)
-    elif request.recipe is not None:
-        report = _by_recipe(bundle, request, output)
-    else:
-        report = _uniform(bundle, request, output)
+    """Compress the weights of a bundle, and name those that keep their 16 bits."""
+    _check(request)
+    report, chosen = _compress(request, output)
     kept = [w for w in report.weights if w.reason]
     for weight in kept:
         output.say(f"16 bits: {weight.package} {weight.name} ({weight.reason})")
+    expected: dict[str, Any] = {}
+    if chosen is not None:
+        expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
     output.result(
         report.as_json() | {"bundle": str(request.out)} | expected,
         f"{request.out}\n"
@@ -180,78 +154,98 @@ def command(request: PalettizeRequest, output: Output) -> None:
     )
 
 
-def _uniform(bundle: Bundle, request: PalettizeRequest, output: Output) -> PalettizeReport:
-    """The same bits for all weights."""
-    from mdm_apple.conversion.compress.palettize import palettize
+def _check(request: PalettizeRequest) -> None:
+    """Refuse options that do not go together, and files that are absent or in the way."""
+    if [request.bits, request.variant, request.recipe].count(None) != 2:
+        raise MdmError("give one of --bits, --variant and --recipe.")
+    limits = 2 - [request.budget, request.least_db].count(None)
+    if limits != (request.bits == "mixed"):
+        raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
+    if request.mixed:
+        _check_mixed(request)
+    else:
+        mixed_only = {
+            "model": request.model,
+            "sensitivity": request.sensitivity,
+            "save-recipe": request.save_recipe,
+        }
+        for name, value in mixed_only.items():
+            if value is not None:
+                raise MdmError(f"{name}: goes with --variant and --bits mixed only.")
+    if request.recipe is not None and request.group is not None:
+        raise MdmError("group: is part of the recipe; leave it out.")
+    if request.recipe is not None and not request.recipe.is_file():
+        raise MdmError(f"{request.recipe}: no such file; give a recipe of --save-recipe.")
+    if request.bits in ("int8", "int4") and request.group is not None:
+        raise MdmError(f"group: goes with palettes only, not with {request.bits}; leave it out.")
+    find_bundle(request.bundle)
+    refuse_existing_bundle(request.out, request.overwrite)
+
+
+def _check_mixed(request: PalettizeRequest) -> None:
+    known = request.sensitivity is not None and request.sensitivity.is_file()
+    if request.model is None and not known:
+        raise MdmError(
+            "mixed bits are measured on the model: add --model NAME, the model folder that the "
+            "bundle was made from, or use a --recipe."
+        )
+    if request.model is not None:
+        find_folder(request.model, "give the model folder that it was made from")
+    if request.save_recipe is not None:
+        refuse_existing(request.save_recipe, request.overwrite)
+
+
+def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeReport, Chosen | None]:
+    """Write the bundle; mixed bits come with what was expected of them."""
+    bundle = api.open_bundle(request.bundle)
+    from mdm_apple.conversion.compress.palettize import (
+        palettize,
+        palettize_by_recipe,
+        refuse_compressed,
+    )
+    from mdm_apple.conversion.compress.recipe import read_recipe
     from mdm_apple.conversion.compress.settings import Setting
 
-    assert request.bits is not None, "checked before"
-    setting = Setting.parse(request.bits, request.group)
-    _, report = palettize(
-        bundle,
-        request.out,
-        setting,
-        request.protect_ends,
-        request.overwrite,
-        output.say,
-        request.processes,
-        request.max_package_mb,
-    )
-    return report
-
-
-def _by_recipe(
-    bundle: Bundle, request: PalettizeRequest, output: Output, chosen: Chosen | None = None
-) -> PalettizeReport:
-    """Bits of each weight from a file, or as they were chosen."""
-    from mdm_apple.conversion.compress.palettize import palettize_by_recipe
-    from mdm_apple.conversion.compress.recipe import read_recipe
-
-    if chosen is not None:
-        recipe = chosen.recipe
-        output.say(
-            f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
-            f"predictions at {chosen.snr:.1f} dB SNR"
-        )
-    else:
-        assert request.recipe is not None, "checked before"
+    out, overwrite, say = request.out, request.overwrite, output.say
+    how = request.processes, request.max_package_mb
+    if request.recipe is not None:
         recipe = read_recipe(request.recipe)
-    _, report = palettize_by_recipe(
-        bundle,
-        request.out,
-        recipe,
-        request.overwrite,
-        output.say,
-        request.processes,
-        request.max_package_mb,
+        return palettize_by_recipe(bundle, out, recipe, overwrite, say, *how)[1], None
+    if not request.mixed:
+        setting = Setting.parse(str(request.bits), request.group)
+        return palettize(bundle, out, setting, request.protect_ends, overwrite, say, *how)[1], None
+    refuse_compressed(bundle)
+    chosen = _chosen(request, bundle, output)
+    say(
+        f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
+        f"predictions at {chosen.snr:.1f} dB SNR"
     )
+    _, report = palettize_by_recipe(bundle, out, chosen.recipe, overwrite, say, *how)
     if request.save_recipe is not None:
         with atomic_file(request.save_recipe) as file:
-            file.write(to_json(recipe).encode())
-    return report
+            file.write(to_json(chosen.recipe).encode())
+    return report, chosen
 
 
-def _chosen(bundle: Bundle, request: PalettizeRequest, output: Output) -> Chosen:
+def _chosen(request: PalettizeRequest, bundle: Bundle, output: Output) -> Chosen:
     from mdm_apple.conversion.compress.choose_bits import (
         recipe_reaching,
         recipe_within,
         variant_recipe,
     )
-    from mdm_apple.conversion.compress.palettize import refuse_compressed
 
-    refuse_compressed(bundle)
-    measured = _sensitivity(bundle, request, output)
+    measured = _sensitivity(request, bundle, output)
     if request.variant is not None:
         return variant_recipe(measured, request.variant)
     if request.budget is not None:
         size = request.budget
         return recipe_within(measured, int(size * 1e6), f"mixed-{size:g}mb")
-    assert request.least_db is not None, "checked before"
+    assert request.least_db is not None, "checked: --bits mixed has one of the two"
     return recipe_reaching(measured, request.least_db, f"mixed-{request.least_db:g}db")
 
 
-def _sensitivity(bundle: Bundle, request: PalettizeRequest, output: Output) -> Sensitivity:
-    """From the file that was named, or measured on the model and then written there."""
+def _sensitivity(request: PalettizeRequest, bundle: Bundle, output: Output) -> Sensitivity:
+    """Read from the file that was named, or measured on the model and then written there."""
     from mdm_apple.conversion.compress.sensitivity import measure_on_model, read_sensitivity
 
     path, group, protect = request.sensitivity, request.group, request.protect_ends
@@ -262,8 +256,8 @@ def _sensitivity(bundle: Bundle, request: PalettizeRequest, output: Output) -> S
                 f"{path}: was measured with other --group or --protect-ends; name another file."
             )
         return found
-    assert request.model is not None, "checked before"
-    folder = find_model(request.model).path
+    assert request.model is not None, "checked: mixed bits have a model or measurements"
+    folder = find_folder(request.model, "give the model folder that it was made from").path
     measured = measure_on_model(
         bundle, folder, group, protect, request.prompts, output.say, request.processes
     )

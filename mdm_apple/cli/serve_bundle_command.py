@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import click
 
 from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle
 from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.bundle import PackagePrecision
 from mdm_apple.errors import require_installed
 
 
 @dataclass(frozen=True)
-class ServeRequest:
+class ServeBundleRequest:
     """The options of `mdm serve-bundle`."""
 
     bundle: str
-    precision: Literal["fp16", "fp32"]
+    precision: PackagePrecision
 
 
 @click.command(
@@ -30,35 +32,46 @@ Examples:
 """
 )
 @click.argument("bundle")
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PackagePrecision)),
+    default="fp16",
+    show_default=True,
+    help="Numbers that the executor computes with.",
+)
 @output_options
-@filling(ServeRequest)
-def command(request: ServeRequest, output: Output) -> None:
+@filling(ServeBundleRequest)
+def command(request: ServeBundleRequest, output: Output) -> None:
     """Run the packages of a bundle for another program, over stdin and stdout.
 
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
     --json says what would be served, and stops.
     """
-    api.check_bundle(request.bundle)
+    find_bundle(request.bundle)
     require_installed("torch", "coremltools", "jsonschema")
     if output.as_json:
         _describe(request.bundle, output)
-        return
+    else:
+        _serve(request.bundle, request.precision)
+
+
+def _serve(bundle: str, precision: PackagePrecision) -> None:
     # Nothing but frames may reach the client: what a library prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    opened = api.open_bundle(bundle)
     from mdm_apple.conversion.run.serve import BundleServer
 
-    server = BundleServer(api.open_bundle(request.bundle), request.precision)
+    server = BundleServer(opened, precision)
     try:
         server.serve(sys.stdin.buffer, answers)
     except BrokenPipeError:  # the client is gone
         return
 
 
-def _describe(name: str, output: Output) -> None:
+def _describe(bundle: str, output: Output) -> None:
+    manifest = api.open_bundle(bundle).manifest
     from mdm_apple.conversion.run.serve import VERSION
 
-    manifest = api.open_bundle(name).manifest
     names = [package.name for package in manifest.packages]
     output.result({"protocol": VERSION, "digest": manifest.digest, "packages": names}, "")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_model
-from mdm_apple.cli.model_options import FILE
+from mdm_apple.bundled_models import find_bundle, find_folder
+from mdm_apple.cli.model_options import FILE, Number
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -20,11 +21,11 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
+from mdm_apple.config.bundle import ComputeUnits, Engine, PackagePrecision
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.manifest import ComputeUnits
     from mdm_apple.conversion.verify.ladder import Rung
     from mdm_apple.conversion.verify.verify import VerifyReport
 
@@ -36,9 +37,9 @@ class VerifyRequest:
     bundle: str
     model: str | None
     fp16: str | None
-    runtime: Literal["reference", "coreml"]
+    runtime: Engine
     compute_units: tuple[ComputeUnits, ...]
-    precision: Literal["fp16", "fp32"]
+    precision: PackagePrecision
     prompts: int
     floor: float | None
     ranges: Path | None
@@ -48,20 +49,24 @@ class VerifyRequest:
 @click.command(
     epilog="""\b
 Examples:
-  mdm verify emoji.bundle --model runs/emoji
+  mdm verify emoji.bundle --model box:emoji
   mdm verify emoji-4.bundle --precision fp32 --floor 25 --json
 """
 )
 @click.argument("bundle")
-@click.option("--model", metavar="NAME", help="Without it: the record inside the bundle.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Model folder that the bundle was made from. Without it: the record in the bundle.",
+)
 @click.option(
     "--fp16",
     metavar="BUNDLE",
-    help="Bundle that a compressed one was made from; the two are compared as well.",
+    help="Bundle that a compressed one was made from, to compare with as well.",
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["reference", "coreml"]),
+    type=click.Choice(get_args(Engine)),
     default="reference",
     show_default=True,
     help="This project's executor, or Core ML itself (macOS).",
@@ -69,14 +74,26 @@ Examples:
 @click.option(
     "--compute-units",
     multiple=True,
-    type=click.Choice(["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]),
-    help="Core ML's compute units, one report each; all four by default.",
+    type=click.Choice(get_args(ComputeUnits)),
+    help="Compute units of Core ML, with one report each; may be repeated. Default: all four.",
 )
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
-@click.option("--prompts", type=click.IntRange(1, 8), default=8, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PackagePrecision)),
+    default="fp16",
+    show_default=True,
+    help="Numbers that the executor computes with.",
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(1, 8),
+    default=8,
+    show_default=True,
+    help="Prompts to compare.",
+)
 @click.option(
     "--floor",
-    type=click.FloatRange(0, 200),
+    type=Number(0, 200),
     metavar="DB",
     help="Least PSNR. Default: 60 for fp16 weights, 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 bits.",
 )
@@ -92,17 +109,40 @@ Examples:
 def command(request: VerifyRequest, output: Output) -> None:
     """Prove a bundle against the model it came from; exit 1 below a floor.
 
-    With --model: the network in layers for the Neural Engine, the packages, and guided pictures,
-    each against the network. PSNR of predictions is 20 log10(largest |value| / RMSE), the worst
-    prompt per level and noise; PSNR of pictures has a peak of 2.
+    With --model, three things are compared with the network: its layers for the Neural Engine, the
+    packages, and guided pictures. The PSNR of predictions is 20 log10(largest |value| / RMSE), for
+    the worst prompt at each level and noise; the PSNR of pictures has a peak of 2.
     """
+    _check(request)
+    reports = _verify(request, output)
+    if request.ranges is not None:
+        _write_ranges(request.ranges, reports)
+    data = [report.as_json() for report in reports]
+    result = data[0] if request.runtime == "reference" else {"compute_units": data}
+    output.result(result, "\n\n".join(map(_table, reports)))
+    if not all(report.passed for report in reports):
+        raise SystemExit(1)
+
+
+def _check(request: VerifyRequest) -> None:
+    """Refuse options that do not go together, and names of the wrong kind."""
     if request.compute_units and request.runtime != "coreml":
-        raise MdmError("compute-units: are those of Core ML; add --runtime coreml.")
+        raise MdmError("compute-units: belong to Core ML; add --runtime coreml.")
+    if request.runtime == "coreml" and sys.platform != "darwin":
+        raise MdmError(
+            "coreml: runs on macOS only; use reference, which runs a bundle on any system."
+        )
+    for bundle in (request.bundle, request.fp16):
+        if bundle is not None:
+            find_bundle(bundle)
+    if request.model is not None:
+        find_folder(request.model, "give it first, as mdm verify BUNDLE, or as --fp16")
     if request.ranges is not None:
         refuse_existing(request.ranges, request.overwrite)
-    for name in (request.model, request.fp16):
-        if name is not None:
-            find_model(name)
+
+
+def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
+    """A report, or one for each of Core ML's compute units."""
     bundle = api.open_bundle(request.bundle)
     fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
@@ -124,13 +164,7 @@ def command(request: VerifyRequest, output: Output) -> None:
             say=output.say,
         )
         reports.append(api.verify(bundle, request.model, options))
-    if request.ranges is not None:
-        _write_ranges(request.ranges, reports)
-    data = [report.as_json() for report in reports]
-    result = data[0] if chosen == [None] else {"compute_units": data}
-    output.result(result, "\n\n".join(map(_table, reports)))
-    if not all(report.passed for report in reports):
-        raise SystemExit(1)
+    return reports
 
 
 def _write_ranges(path: Path, reports: Sequence[VerifyReport]) -> None:
