@@ -339,7 +339,7 @@ def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     one = json.loads(entry())["w"]
     path = tmp_path / "model.safetensors"
     path.write_bytes(header(json.dumps({"a": one, "b": one}).encode(), bytes(8)))
-    with pytest.raises(TensorFileError, match="invalid offset for tensor `b`"):
+    with pytest.raises(TensorFileError, match="invalid offset for tensor"):
         read_tensors(path)
 
 
