@@ -35,7 +35,6 @@ from mdm_apple.conversion.compress.sensitivity import (
     read_sensitivity,
 )
 from mdm_apple.conversion.compress.settings import PlannedWeight, Setting, uniform_plan
-from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.layouts.parts import TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.run.packages import Denoiser
@@ -96,12 +95,6 @@ def test_sizes_beyond_the_finest_step_still_fit() -> None:
 
 
 # --- the network with weights of the bundle -----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def nested(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("nested") / "nested.bundle"
-    return convert(tiny_source, out)
 
 
 @pytest.mark.parametrize("phase", ["prompt", "step"])

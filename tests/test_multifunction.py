@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_cache import converted
 from click.testing import CliRunner
 from mil_programs import package
 from small import save_random_model, trainable_model
@@ -61,7 +62,7 @@ def source(folder: Path) -> ModelSource:
 @pytest.fixture(scope="module")
 def bundle(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "functions.bundle"
-    return convert(source, out, ConvertOptions("multifunction"))
+    return converted(source, out, ConvertOptions("multifunction"))
 
 
 def denoiser(bundle: Bundle) -> Package:
