@@ -1,0 +1,34 @@
+"""Which test files reach a file that has changed: `make quick` runs these first."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from import_graph import ROOT, closures, module_files
+
+
+def changed_files() -> set[Path]:
+    """Since the last commit, untracked ones too; in a clean checkout what that commit changed."""
+    changed = _git("diff", "--name-only", "HEAD") | _git(
+        "ls-files", "--others", "--exclude-standard"
+    )
+    return changed or _git("diff", "--name-only", "HEAD~1")
+
+
+def reaching(changed: set[Path]) -> set[Path]:
+    """The test files that import one of the files, directly or not, or are among them."""
+    tests = {file.stem: file for file in (ROOT / "tests").glob("*.py")}
+    benchmarks = {f"benchmarks.{file.stem}": file for file in (ROOT / "benchmarks").glob("*.py")}
+    files = module_files() | benchmarks | tests
+    reached = closures(files)
+    return {
+        file
+        for name, file in tests.items()
+        if any(files[module] in changed for module in reached(name))
+    }
+
+
+def _git(*words: str) -> set[Path]:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {ROOT / line for line in done.stdout.splitlines()}
