@@ -17,6 +17,7 @@ import pytest
 from backends import BACKENDS, Backend
 from changed import changed_files, reaching
 from costs import CostOfTests
+from guards import CollectedTests
 from PIL import Image
 from small import CAPTIONS, save_random_model
 from swift_tools import Dump, build
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CostOfTests())
+    config.pluginmanager.register(CollectedTests(), "collected")
 
 
 @pytest.hookimpl(trylast=True)  # of what -m has left

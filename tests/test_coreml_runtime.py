@@ -82,6 +82,7 @@ def test_prompt_to_picture_on_the_units_that_the_manifest_proposes(
     }
 
 
+@pytest.mark.guards("a second picture by the same runtime fails or differs")
 def test_a_second_picture_is_that_of_a_fresh_runtime(tiny_bundle: Bundle) -> None:
     """Packages and text of the first one stay; elsewhere the second one then fails or differs."""
     sampler, (first, second) = SamplerConfig("ddim", 2), ([Prompt("sun", 1)], [Prompt("moon", 2)])

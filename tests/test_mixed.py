@@ -172,6 +172,7 @@ def test_weights_come_back_as_they_were(tiny_bundle: Bundle, tiny_source: ModelS
     assert before[key].any()
 
 
+@pytest.mark.guards("weights of another model are matched")
 def test_another_model_is_refused(tiny_bundle: Bundle, tiny_source: ModelSource) -> None:
     plan = [p for p in uniform_plan(tiny_bundle, Setting(4)) if p.setting]
     other = dataclasses.replace(tiny_source, net=type(tiny_source.net)(tiny_source.config.model))

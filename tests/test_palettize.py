@@ -110,6 +110,7 @@ def test_linear_weights_are_whole_numbers_times_a_scale(
     )
 
 
+@pytest.mark.guards("layers whose channels do not divide are skipped in silence")
 def test_layers_that_cannot_take_a_setting_are_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
     _, report = palettize(tiny_bundle, tmp_path / "uneven", Setting(4, group=24))
     reasons = {w.name: w.reason for w in report.weights if w.package == "denoiser"}

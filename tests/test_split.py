@@ -104,6 +104,7 @@ def test_a_value_that_only_partly_crosses_is_cut_right(tmp_path: Path) -> None:
         assert np.array_equal(got, wanted)
 
 
+@pytest.mark.guards("pieces of a split model are left out of compression")
 def test_bundle_of_small_packages_proves_itself(
     tiny_bundle: Bundle, tiny_source: ModelSource, tmp_path: Path
 ) -> None:
