@@ -17,16 +17,18 @@ def changed_files() -> set[Path]:
 
 
 def reaching(changed: set[Path]) -> set[Path]:
-    """The test files that import one of the files, directly or not, or are among them."""
-    tests = {file.stem: file for file in (ROOT / "tests").glob("*.py")}
-    benchmarks = {f"benchmarks.{file.stem}": file for file in (ROOT / "benchmarks").glob("*.py")}
-    files = module_files() | benchmarks | tests
+    """The files of tests/ that import one of the files, directly or not, or are among them."""
+    files = module_files() | _named("benchmarks", "benchmarks.") | _named("tests", "")
     reached = closures(files)
     return {
         file
-        for name, file in tests.items()
-        if any(files[module] in changed for module in reached(name))
+        for name, file in files.items()
+        if file.parent == ROOT / "tests" and any(files[m] in changed for m in reached(name))
     }
+
+
+def _named(folder: str, prefix: str) -> dict[str, Path]:
+    return {prefix + file.stem: file for file in sorted((ROOT / folder).glob("*.py"))}
 
 
 def _git(*words: str) -> set[Path]:

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(CostOfTests())
+    config.pluginmanager.register(CostOfTests(), "costs")
     config.pluginmanager.register(CollectedTests(), "collected")
 
 

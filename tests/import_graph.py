@@ -20,9 +20,10 @@ class Import:
     when_run: bool  # inside a function, or for type checkers only
 
 
-def imports_of(source: str, package: str = "") -> Iterator[Import]:
+@cache
+def imports_of(source: str, package: str = "") -> tuple[Import, ...]:
     """Every import in the text of a module that lies in `package`."""
-    yield from _imports(ast.parse(source), package, when_run=False)
+    return tuple(_imports(ast.parse(source), package, when_run=False))
 
 
 def module_files() -> dict[str, Path]:

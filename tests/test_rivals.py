@@ -119,8 +119,10 @@ def offences(source: list[tuple[Path, ast.AST]]) -> list[str]:
             if "version" in ast.unparse(node) and any(isinstance(c.value, str) for c in texts):
                 found.append(f"{file}:{node.lineno} compares a version as text")
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            if len(node.value.elts) != 1:
+                continue
             written = ast.get_source_segment(file.read_text(encoding="utf-8"), node.value)
-            if len(node.value.elts) == 1 and not (written or "").startswith("("):
+            if not (written or "").startswith("("):
                 found.append(f"{file}:{node.lineno} makes a tuple by its last comma")
     return found
 
