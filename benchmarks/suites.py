@@ -1,6 +1,7 @@
 """Everything that can be measured: rows by suite, what each needs and about how long it takes.
 
-Minutes are those of two idle cores at 5 repetitions, for planning. A row's id is SUITE/NAME.
+Minutes are those of two idle cores at 5 repetitions, for planning. A row's id is SUITE/NAME. What
+measures a row is imported when it runs, so that naming and listing rows loads no framework.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from benchmarks import converting, execute, few_steps, mlx_networks, networks, swift_core
-from benchmarks import device as device_suite
-from benchmarks.harness import Row
-from benchmarks.palettes import palettes
-from benchmarks.training import NESTED, SINGLE, training_step
+from mdm_apple.config.bundle import Layout, PackagePrecision
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import MdmError
+
+if TYPE_CHECKING:
+    from benchmarks.harness import Row
+    from benchmarks.networks import Precision
 
 SUITES = ("sampling", "training", "convert", "palettize", "execute", "swift", "device")
 
 # from repetitions and a folder that the rows of one run share
-Measure = Callable[[int, Path], Row]
+Measure: TypeAlias = "Callable[[int, Path], Row]"
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,127 @@ class Entry:
         return None if found else f"{self.needs} is not installed"
 
 
-def _alone(measure: Callable[[int], Row]) -> Measure:
-    """A measurement that leaves nothing for others."""
-    return lambda repetitions, _: measure(repetitions)
+def _forward(preset: str, precision: Precision) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks.networks import forward_pass
+
+        return forward_pass(preset, precision, repetitions)
+
+    return measure
 
 
-def _forward(preset: str, precision: networks.Precision) -> Measure:
-    return lambda n, _: networks.forward_pass(preset, precision, n)
+def _guided(precision: Precision) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks.networks import guided_step
+
+        return guided_step(precision, repetitions)
+
+    return measure
+
+
+def _memory(repetitions: int, _: Path) -> Row:
+    from benchmarks.networks import forward_memory
+
+    return forward_memory("mdm1024", repetitions)
+
+
+def _eager(repetitions: int, _: Path) -> Row:
+    from benchmarks.networks import eager_forward
+
+    return eager_forward(repetitions)
 
 
 def _student(steps: int) -> Measure:
-    return lambda n, _: few_steps.student_beside_teacher(steps, n)
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks.few_steps import student_beside_teacher
+
+        return student_beside_teacher(steps, repetitions)
+
+    return measure
+
+
+def _mlx(what: Literal["mlx_forward", "mlx_narrow", "mlx_training"]) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks import mlx_networks
+
+        return getattr(mlx_networks, what)(repetitions)
+
+    return measure
+
+
+def _training_step(nested: bool) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks.training import NESTED, SINGLE, training_step
+
+        unet, name = (NESTED, "64+16 px") if nested else (SINGLE, "64 px")
+        return training_step(unet, name, repetitions)
+
+    return measure
+
+
+def _convert_emoji(layout: Layout) -> Measure:
+    def measure(repetitions: int, work: Path) -> Row:
+        from benchmarks.converting import convert_emoji
+
+        return convert_emoji(layout, repetitions, work)
+
+    return measure
+
+
+def _open_emoji(repetitions: int, work: Path) -> Row:
+    from benchmarks.converting import open_emoji
+
+    return open_emoji(repetitions, work)
+
+
+def _palettes(bits: int, kind: str) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks.palettes import palettes
+
+        return palettes(bits, kind)(repetitions)
+
+    return measure
+
+
+def _execute_core(precision: PackagePrecision) -> Measure:
+    def measure(repetitions: int, work: Path) -> Row:
+        from benchmarks.execute import execute
+
+        return execute(precision)(repetitions, work)
+
+    return measure
+
+
+def _execute_emoji(repetitions: int, work: Path) -> Row:
+    from benchmarks.execute import execute_emoji
+
+    return execute_emoji(repetitions, work)
+
+
+def _open_core(repetitions: int, work: Path) -> Row:
+    from benchmarks.execute import opening
+
+    return opening(repetitions, work)
+
+
+def _in_swift(what: Literal["swift_steps", "swift_normals", "swift_tokens"]) -> Measure:
+    def measure(repetitions: int, _: Path) -> Row:
+        from benchmarks import swift_core
+
+        return getattr(swift_core, what)(repetitions)
+
+    return measure
+
+
+def _overhead(repetitions: int, work: Path) -> Row:
+    from benchmarks.device import overhead
+
+    return overhead(repetitions, work)
 
 
 def _sampling() -> list[Entry]:
     minutes = {"mdm64": 1.5, "mdm256": 2.5, "mdm1024": 6.0}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
     rows = [
         Entry(
             "sampling",
@@ -83,7 +191,7 @@ def _sampling() -> list[Entry]:
             minutes[preset],
             short=(preset, precision) == ("mdm64", "fp32"),
         )
-        for precision in ("fp32", "bf16")
+        for precision in precisions
         for preset in minutes
     ]
     return [
@@ -92,7 +200,7 @@ def _sampling() -> list[Entry]:
             "sampling",
             "guided-64-fp32",
             "guided step, mdm64, fp32",
-            _alone(lambda n: networks.guided_step("fp32", n)),
+            _guided("fp32"),
             2,
             short=True,
         ),
@@ -100,7 +208,7 @@ def _sampling() -> list[Entry]:
             "sampling",
             "guided-64-bf16",
             "guided step, mdm64, bf16",
-            _alone(lambda n: networks.guided_step("bf16", n)),
+            _guided("bf16"),
             2,
         ),
         *(
@@ -118,21 +226,21 @@ def _sampling() -> list[Entry]:
             "sampling",
             "memory-1024",
             "peak memory of a forward, mdm1024, fp32",
-            _alone(lambda n: networks.forward_memory("mdm1024", n)),
+            _memory,
             5,
         ),
         Entry(
             "sampling",
             "eager-64",
             "plain eager forward, mdm64",
-            _alone(networks.eager_forward),
+            _eager,
             1.5,
         ),
         Entry(
             "sampling",
             "mlx-forward",
             "MLX forward, CPU seconds",
-            _alone(mlx_networks.mlx_forward),
+            _mlx("mlx_forward"),
             0.5,
             needs="mlx",
         ),
@@ -140,7 +248,7 @@ def _sampling() -> list[Entry]:
             "sampling",
             "mlx-narrow",
             "MLX forward, narrow network, CPU seconds",
-            _alone(mlx_networks.mlx_narrow),
+            _mlx("mlx_narrow"),
             0.5,
             needs="mlx",
         ),
@@ -153,7 +261,7 @@ def _training() -> list[Entry]:
             "training",
             "single-64",
             "training step, 64 px, batch 4, fp32",
-            _alone(lambda n: training_step(SINGLE, "64 px", n)),
+            _training_step(nested=False),
             1.5,
             short=True,
         ),
@@ -161,7 +269,7 @@ def _training() -> list[Entry]:
             "training",
             "nested-64-16",
             "training step, 64+16 px, batch 4, fp32",
-            _alone(lambda n: training_step(NESTED, "64+16 px", n)),
+            _training_step(nested=True),
             0.3,
             short=True,
         ),
@@ -169,7 +277,7 @@ def _training() -> list[Entry]:
             "training",
             "mlx",
             "MLX training step, CPU seconds",
-            _alone(mlx_networks.mlx_training),
+            _mlx("mlx_training"),
             1,
             needs="mlx",
         ),
@@ -177,13 +285,13 @@ def _training() -> list[Entry]:
 
 
 def _convert() -> list[Entry]:
-    layouts: tuple[converting.Layout, ...] = ("nested", "monolith")
+    layouts: tuple[Layout, ...] = ("nested", "monolith")
     rows = [
         Entry(
             "convert",
             f"emoji-{layout}",
             f"convert the emoji model, {layout}",
-            lambda n, work, kind=layout: converting.convert_emoji(kind, n, work),
+            _convert_emoji(layout),
             8,
             needs="coremltools",
         )
@@ -195,7 +303,7 @@ def _convert() -> list[Entry]:
             "convert",
             "emoji-open",
             "open and check the emoji bundle",
-            converting.open_emoji,
+            _open_emoji,
             1.5,
             short=True,
             needs="coremltools",
@@ -209,7 +317,7 @@ def _palettize() -> list[Entry]:
             "palettize",
             f"{bits}-{kind}",
             f"palettes, {bits} bits, {kind}",
-            _alone(palettes(bits, kind)),
+            _palettes(bits, kind),
             {4: 1.0, 6: 1.5, 8: 4.0}[bits],
             short=(bits, kind) == (4, "trained"),
             needs="coremltools",
@@ -225,7 +333,7 @@ def _execute() -> list[Entry]:
             "execute",
             "emoji-fp16",
             "executor, emoji core, fp16",
-            execute.execute_emoji,
+            _execute_emoji,
             1,
             short=True,
             needs="coremltools",
@@ -234,7 +342,7 @@ def _execute() -> list[Entry]:
             "execute",
             "core-fp32",
             "executor, 64 px core, fp32",
-            execute.execute("fp32"),
+            _execute_core("fp32"),
             5,
             needs="coremltools",
         ),
@@ -242,7 +350,7 @@ def _execute() -> list[Entry]:
             "execute",
             "core-fp16",
             "executor, 64 px core, fp16",
-            execute.execute("fp16"),
+            _execute_core("fp16"),
             5,
             needs="coremltools",
         ),
@@ -250,7 +358,7 @@ def _execute() -> list[Entry]:
             "execute",
             "core-open",
             "open the core, 4 bits",
-            execute.opening,
+            _open_core,
             6,
             needs="coremltools",
         ),
@@ -259,11 +367,11 @@ def _execute() -> list[Entry]:
 
 def _swift() -> list[Entry]:
     return [
-        Entry("swift", name, what, _alone(measure), 1, needs="swift")
+        Entry("swift", name, what, measure, 1, needs="swift")
         for name, what, measure in (
-            ("steps", "steps 1024x1024x3, Swift", swift_core.swift_steps),
-            ("normals", "normals, Swift", swift_core.swift_normals),
-            ("tokens", "10,000 captions, Swift", swift_core.swift_tokens),
+            ("steps", "steps 1024x1024x3, Swift", _in_swift("swift_steps")),
+            ("normals", "normals, Swift", _in_swift("swift_normals")),
+            ("tokens", "10,000 captions, Swift", _in_swift("swift_tokens")),
         )
     ]
 
@@ -274,7 +382,7 @@ def _device() -> list[Entry]:
             "device",
             "overhead",
             "a step through the device harness, executor",
-            device_suite.overhead,
+            _overhead,
             1,
             short=True,
             needs="coremltools",

@@ -6,14 +6,14 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mdm_apple.config.bundle import ConvertOptions, Target
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.storage.tensorfile import write_bytes
 
@@ -24,36 +24,18 @@ from .bundle.make_manifest import describe
 from .coreml import quiet_coremltools
 from .errors import ConversionError
 from .execute.watch import FP16_MAX
-from .layouts.choose import Layout, fitting_compute, parts_of
-from .layouts.parts import Compute, Part
+from .layouts.choose import fitting_compute, parts_of
+from .layouts.parts import Part
 from .packages.merge import merge_packages
 from .packages.seal import package_size, seal_package
 from .packages.split import split_to_fit
 from .source.model import ModelSource
 
-Target = Literal["iOS17", "iOS18", "iOS26"]
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How a bundle is made.
-
-    target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
-    layers for the Neural Engine, "gpu" keeps those of training; None: as fits the layout.
-    max_package_mb: larger packages are split in two until none is (a phone's Neural Engine takes
-    about 1000).
-    """
-
-    layout: Layout = "nested"
-    target: Target = "iOS18"
-    compute: Compute | None = None
-    max_package_mb: float = 1000
-
 
 def convert(
     source: ModelSource,
     out: Path,
-    options: ConvertOptions = ConvertOptions(),
+    options: ConvertOptions | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
@@ -61,8 +43,7 @@ def convert(
 
     Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
     """
-    if options.layout == "multifunction" and options.target == "iOS17":
-        raise ConversionError("multifunction: needs iOS 18; convert with --target iOS18.")
+    options = options or ConvertOptions()
     compute = options.compute or fitting_compute(options.layout)
     parts = parts_of(source, options.layout, compute)
     for part in parts:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from mdm_apple.version import __version__
 
 if TYPE_CHECKING:
     from mdm_apple.api import convert, distill, evaluate, load, palettize, train, verify
 
-__all__ = ["convert", "distill", "evaluate", "load", "palettize", "train", "verify"]
+__all__ = ["__version__", "convert", "distill", "evaluate", "load", "palettize", "train", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -271,7 +271,7 @@ def palettize(
         raise MdmError("give one of bits, variant and recipe.")
     if variant is not None and model is None:
         raise MdmError("model: mixed bits are measured on the model that the bundle came from.")
-    source, target = _bundle(bundle), Path(out)
+    source, target = open_bundle(bundle), Path(out)
     from mdm_apple.conversion.compress import palettize as compress
     from mdm_apple.conversion.compress.choose_bits import variant_recipe
     from mdm_apple.conversion.compress.recipe import read_recipe
@@ -302,7 +302,7 @@ def verify(
     Raises MdmError; a report that failed is no error, see its `passed`.
     """
     folder = None if model is None else find_model(model).path
-    opened = _bundle(bundle)
+    opened = open_bundle(bundle)
     from mdm_apple.conversion.verify.verify import verify
 
     return verify(opened, folder, options)
@@ -343,14 +343,21 @@ def require_conversion() -> None:
     require_installed("coremltools")
 
 
-def _bundle(bundle: Bundle | str | Path) -> Bundle:
-    if not isinstance(bundle, (str, Path)):
-        return bundle
-    named = find_model(bundle)
+def check_bundle(name: str | Path) -> Path:
+    """The path of a bundle; refuses a model folder. Nothing in it is read."""
+    named = find_model(name)
     if not named.is_bundle:
         raise MdmError(f"{named}: is a model folder; give a bundle, which mdm convert makes.")
+    return named.path
+
+
+def open_bundle(bundle: Bundle | str | Path) -> Bundle:
+    """A bundle by its name, checked against its manifest. Raises MdmError."""
+    if not isinstance(bundle, (str, Path)):
+        return bundle
+    path = check_bundle(bundle)
     require("torch")
     require("jsonschema")
     from mdm_apple.conversion.bundle.folder import Bundle
 
-    return Bundle.open(named.path)
+    return Bundle.open(path)

@@ -39,12 +39,39 @@ def find_model(name: str | Path) -> NamedModel:
         return NamedModel(str(name), path, is_bundle=True)
     if (path / "config.json").is_file():
         return NamedModel(str(name), path, is_bundle=False)
+    if path.is_file():
+        raise MdmError(f"{name}: is a file; give a model folder, a bundle, or one of the box.")
     if path.is_dir():
         raise MdmError(
             f"{name}: holds no model; expected config.json (a model folder) or manifest.json (a "
             "bundle) in it."
         )
     raise MdmError(f"{name}: no such model; {_hint(str(name))}.")
+
+
+def find_folder(name: str | Path, instead: str) -> NamedModel:
+    """As `find_model`, for what works on model folders alone.
+
+    Args:
+        instead: what to do with a bundle, as the end of the sentence that refuses it.
+    """
+    named = find_model(name)
+    if named.is_bundle:
+        raise MdmError(f"{name}: is a bundle, and this takes a model folder; {instead}.")
+    return named
+
+
+def find_bundle(name: str | Path, instead: str | None = None) -> NamedModel:
+    """As `find_model`, for what works on bundles alone.
+
+    Args:
+        instead: what to do with a model folder; None: make a bundle of it.
+    """
+    named = find_model(name)
+    if not named.is_bundle:
+        advice = instead or f"make one with mdm convert {name} --out NAME.bundle"
+        raise MdmError(f"{name}: is a model folder, and this takes a bundle; {advice}.")
+    return named
 
 
 def _hint(name: str) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, overload
 
-from mdm_apple import __version__
 from mdm_apple.bundled_models import NamedModel
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.diffusion.schedule import Spacing
@@ -30,6 +29,7 @@ from mdm_apple.sampling.settings import SampleSettings, SamplingDefaults, read_s
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.model_folder import load_model_config, weights_sha256
 from mdm_apple.text.captions import CAPTIONS, clean_caption, read_captions
+from mdm_apple.version import __version__
 
 Backend = Literal["torch", "mlx", "coreml", "reference"]
 MAX_LISTED_BYTES = 4 << 20  # captions beside a model beyond this are not compared with a prompt

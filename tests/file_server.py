@@ -24,6 +24,7 @@ class Site:
     content: bytes
     tag: str | None = '"v1"'
     ranges: bool = True
+    head: bool = True  # whether it answers a question about the file without sending it
     act: Callable[[Handler, int], bool] = lambda _handler, _n: False
     requests: list[Request] = field(default_factory=list)
 
@@ -40,6 +41,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             if not self.site.act(self, len(self.site.requests)):
                 self.answer()
+
+    def do_HEAD(self) -> None:
+        if not self.site.head:
+            self.send_error(501)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.site.content)))
+        self.send_header("Content-Type", "application/octet-stream")
+        self.end_headers()
 
     def start(self) -> int:
         """Offset asked for, where a resumption is possible."""

@@ -94,7 +94,7 @@ OWN = [
     limit("limit that is no number", "is no amount of memory", "--memory-limit", "nan", code=2),
     limit("endless limit", "is no amount of memory", "--memory-limit", "inf", code=2),
     limit("five bits", "is not one of", "--quantize", "5", code=2),
-    limit("unknown number type", "is not one of", "--dtype", "fp8", code=2),
+    limit("unknown number type", "is not one of", "--precision", "fp8", code=2),
     limit("unknown side", "this model has sides 8, 4, got 12", "--stop-at", "12"),
     limit("steps that are not there", "steps: expected 1 to 1000", "--steps", "5000"),
     Case("mlx bundle", "is a bundle", lambda room: sample(room, room.good.bundle, *MLX)),

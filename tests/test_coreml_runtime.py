@@ -98,8 +98,8 @@ def test_a_second_picture_is_that_of_a_fresh_runtime(tiny_bundle: Bundle) -> Non
 def test_refusals_of_core_ml_are_one_sentence(
     nested: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = sample(nested, tmp_path / "a.png", "--backend", "coreml", "--dtype", "fp32")
-    assert str(done.exception) == "dtype: Core ML runs packages as they are, in fp16, not fp32."
+    done = sample(nested, tmp_path / "a.png", "--backend", "coreml", "--precision", "fp32")
+    assert str(done.exception) == "precision: Core ML runs packages as they are, in fp16, not fp32."
 
     def fail(*_: object) -> None:
         raise RuntimeError("Error computing output.\nNSLocalizedDescription = ...")

@@ -32,7 +32,7 @@ def test_scores_are_printed_and_written_with_what_made_them(
     out, grid = tmp_path / "scores.json", tmp_path / "pairs.png"
     seeds = ["--eval-seed", "5", "--eval-seed", "9"]
     asked = ["--model", model_folder, "--data", pictures, *seeds, "--out", out, "--grid", grid]
-    result = mdm(*asked, "--json")
+    result = mdm(*asked, "--guidance", "3", "--json")
     assert result.exit_code == 0, result.exception
     report = json.loads(result.stdout)
     assert json.loads(out.read_text()) == report
@@ -86,7 +86,7 @@ def test_impossible_requests_are_refused_and_leave_nothing(
         ([*model, *data, "--eval-seed", "70000"], "eval-seed: expected 0 to 65535"),
         ([*model, *data, "--guidance", "nan"], "guidance: expected -100 to 100"),
         ([*model, "--data", tmp_path / "none"], "no such folder"),
-        (["--model", tmp_path / "none", *data], "no such model folder"),
+        (["--model", tmp_path / "none", *data], "no such model"),
         ([*model, *data, "--captions", empty], "holds no caption"),
         ([*model, *data, "--captions", binary], "cannot be read as UTF-8"),
         ([*model, *data, "--captions", tmp_path / "none.txt"], "cannot be read as UTF-8"),

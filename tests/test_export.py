@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 from small import CAPTIONS, random_state, random_weights, trainable_model
 
+from mdm_apple.bundled_models import EMOJI_STUDENT
 from mdm_apple.cli import group
 from mdm_apple.config.model import Provenance
 from mdm_apple.config.shapes import encoder_shapes
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.sampling.settings import (
+    SAMPLING,
+    SamplingDefaults,
+    read_sampling,
+    student_sampling,
+    write_sampling,
+)
 from mdm_apple.storage.atomic_folder import CheckpointError
 from mdm_apple.storage.model_folder import (
     Training,
@@ -24,7 +34,7 @@ from mdm_apple.storage.model_folder import (
 )
 from mdm_apple.storage.tensorfile import read_tensors
 from mdm_apple.text.tokenizer import train_tokenizer
-from mdm_apple.training.export import export_model
+from mdm_apple.training.export import STORAGE, export_model
 
 NOTHING = Provenance()
 SAID = Provenance(license="CC-BY-4.0", source="these pictures", notes="sixteen of them")
@@ -70,7 +80,7 @@ def test_weights_are_the_averages_rounded_to_16_bits(trained: Path, tmp_path: Pa
 
 
 def test_in_32_bits_the_averages_arrive_bit_for_bit(trained: Path, tmp_path: Path) -> None:
-    result = mdm("export", trained, "--dtype", "float32", "--out", tmp_path / "out", "--quiet")
+    result = mdm("export", trained, "--precision", "fp32", "--out", tmp_path / "out", "--quiet")
     assert result.exit_code == 0, result.exception
     got = load_weights(tmp_path / "out")
     for name, value in load_weights(trained, "ema").items():
@@ -80,7 +90,7 @@ def test_in_32_bits_the_averages_arrive_bit_for_bit(trained: Path, tmp_path: Pat
 def test_without_averages_the_weights_themselves_are_taken(
     model_folder: Path, tmp_path: Path
 ) -> None:
-    export_model(model_folder, tmp_path / "out", NOTHING, "float32")
+    export_model(model_folder, tmp_path / "out", NOTHING, "fp32")
     got = load_weights(tmp_path / "out")
     for name, value in load_weights(model_folder).items():
         np.testing.assert_array_equal(got[name], value)
@@ -147,3 +157,64 @@ def test_what_was_exported_samples_and_starts_a_run(
     begun = load_weights(tmp_path / "run")
     for name, value in load_weights(model).items():  # two steps that hardly move
         np.testing.assert_allclose(begun[name], value, atol=1e-7)
+
+
+def test_without_anything_said_no_sampling_file_is_made_and_an_old_one_goes(
+    trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = ("--sampler", "dpmpp", "--steps", "20", "--guidance", "4")
+    assert mdm("export", trained, *asked, "--out", out, "--quiet").exit_code == 0
+    assert read_sampling(out, None) == SamplingDefaults("dpmpp", 20, 4.0)
+    assert mdm("export", trained, "--out", out, "--overwrite", "--quiet").exit_code == 0
+    assert not (out / SAMPLING).exists()
+
+
+def test_what_suits_the_model_is_copied_and_completed(trained: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    write_sampling(model, SamplingDefaults("dpmpp", 20, 4.0))
+    export_model(model, tmp_path / "copied", NOTHING)
+    assert read_sampling(tmp_path / "copied", None) == SamplingDefaults("dpmpp", 20, 4.0)
+    export_model(model, tmp_path / "guided", NOTHING, sampling=SamplingDefaults(guidance=2.0))
+    assert read_sampling(tmp_path / "guided", None) == SamplingDefaults("dpmpp", 20, 2.0)
+    export_model(trained, tmp_path / "steps", NOTHING, sampling=SamplingDefaults(steps=20))
+    assert read_sampling(tmp_path / "steps", None) == SamplingDefaults("ddim", 20, None)
+    export_model(model, tmp_path / "other", NOTHING, sampling=SamplingDefaults("ddim"))
+    assert read_sampling(tmp_path / "other", None) == SamplingDefaults("ddim", None, 4.0)
+
+
+def test_a_student_is_exported_with_a_single_step(tmp_path: Path) -> None:
+    source = tmp_path / "student"
+    shutil.copytree(EMOJI_STUDENT, source)
+    (source / SAMPLING).unlink()
+    distilled = load_model_config(source).distilled
+    assert distilled is not None
+    assert mdm("export", source, "--out", tmp_path / "out", "--quiet").exit_code == 0
+    said = json.loads((tmp_path / "out" / SAMPLING).read_text())
+    assert SamplingDefaults(**said) == student_sampling(distilled, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (SamplingDefaults("student"), "student"),
+        (SamplingDefaults(steps=5000), "steps: expected 1 to 1000"),
+    ],
+)
+def test_a_way_of_sampling_that_the_model_cannot_go_is_refused(
+    asked: SamplingDefaults, says: str, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        export_model(trained, tmp_path / "out", NOTHING, sampling=asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_is_as_precise_as_asked(trained: Path, tmp_path: Path) -> None:
+    for precision, storage in STORAGE.items():
+        out = tmp_path / precision
+        call = ("export", trained, "--precision", precision, "--out", out, "--quiet")
+        assert mdm(*call).exit_code == 0
+        header = (out / "model.safetensors").read_bytes()[:4096].decode("latin-1")
+        name = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}[storage]
+        assert f'"dtype":"{name}"' in header

@@ -315,7 +315,7 @@ def test_too_little_space_is_noticed_before_the_download(tmp_path: Path) -> None
 CHILD = """
 import resource, sys
 from pathlib import Path
-from mdm_apple.fetch import FetchError, fetch
+from mdm_apple.apple.download import FetchError, fetch
 limit = int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 from file_server import Site, serve
 from small import random_state
 
+from mdm_apple.apple.download import FetchError, fetch, look_ahead
 from mdm_apple.cli import group
 from mdm_apple.cli.fetch_command import PRESET_OF
 from mdm_apple.config.presets import preset
@@ -19,6 +22,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_weights
 
 FETCH = ("fetch", "flickr64", "--quiet")
+TALKATIVE = FETCH[:-1]
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +47,15 @@ def address(site: Site) -> Iterator[str]:
         yield url
 
 
-def mdm(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(group, [str(a) for a in arguments])
+@pytest.fixture
+def someone_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal, from which a question can be answered."""
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("mdm_apple.cli.fetch_command.sys", terminal)
+
+
+def mdm(*arguments: str | Path, answer: str | None = None) -> Result:
+    return CliRunner().invoke(group, [str(a) for a in arguments], input=answer)
 
 
 def names(folder: Path) -> set[str]:
@@ -101,3 +112,62 @@ def test_a_checkpoint_of_another_model_stays_to_be_looked_at(address: str, tmp_p
     assert names(tmp_path) == {"model.download"}
     assert mdm(*FETCH, "--accept", *place).exit_code == 0  # not downloaded again
     assert names(tmp_path) == {"model"}
+
+
+@pytest.mark.usefixtures("someone_there")
+def test_licence_size_and_room_are_told_before_the_question(
+    address: str, site: Site, tmp_path: Path
+) -> None:
+    place = ("--out", tmp_path / "model", "--base-url", address)
+    result = mdm(*TALKATIVE, *place, answer="n\n")
+    assert str(result.exception) == "nothing was downloaded, as you chose."
+    size = f"flickr64: {len(site.content) / 1e6:,.1f} MB to download; "
+    assert "no licence file" in result.stderr.partition(size)[0]
+    assert "GB are free on the disk.\nDownload it?" in result.stderr.partition(size)[2]
+    assert site.requests == []
+    assert names(tmp_path) == set()
+    assert mdm(*TALKATIVE, *place, answer="y\n").exit_code == 0
+    assert names(tmp_path) == {"model"}
+
+
+def test_a_size_that_cannot_be_learned_is_said_to_be_unknown(
+    address: str, site: Site, tmp_path: Path
+) -> None:
+    site.head = False
+    result = mdm(*TALKATIVE, "--accept", "--out", tmp_path / "model", "--base-url", address)
+    assert result.exit_code == 0, result.exception
+    assert "flickr64: the server does not say how large the download is; " in result.stderr
+
+
+def test_what_is_here_already_is_not_counted_again(
+    address: str, site: Site, tmp_path: Path
+) -> None:
+    half = len(site.content) // 2
+
+    def cut_off(handler: Any, n: int) -> bool:
+        if n == 1:
+            handler.answer(half)
+        else:
+            handler.send_error(404)
+        return True
+
+    downloads = tmp_path / "model.download"
+    site.act = cut_off
+    with pytest.raises(FetchError):
+        fetch("flickr64", downloads, address, attempts=1, pause=0)
+    ahead = look_ahead("flickr64", downloads, address)
+    assert (ahead.size, ahead.present) == (len(site.content), half)
+    fetched = downloads / "flickr64.pth"
+    fetched.write_bytes(site.content)
+    ahead = look_ahead("flickr64", downloads, address)
+    assert (ahead.size, ahead.present) == (len(site.content), len(site.content))
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_before_the_question(
+    address: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = SimpleNamespace(free=len(site.content) - 1)
+    monkeypatch.setattr("mdm_apple.apple.download.shutil.disk_usage", lambda _: room)
+    with pytest.raises(FetchError, match="are needed, but only"):
+        look_ahead("flickr64", tmp_path / "model.download", address)
+    assert site.requests == []

@@ -144,7 +144,7 @@ def fetch(
     """Fetch in a process of its own, as the client reads its server's address only once."""
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from mdm_apple.hub import HubError, fetch_encoder\n"
+        "from mdm_apple.text.encoder_folder import HubError, fetch_encoder\n"
         "source, revision, into = sys.argv[1:]\n"
         "try:\n"
         "    found = fetch_encoder(source, revision or None, Path(into))\n"

@@ -296,7 +296,7 @@ def test_the_command_shows_sizes_and_psnr_of_fewer_bits_and_keeps_to_a_limit(
 ) -> None:
     limit = mx.set_memory_limit(10**10)
     asked = ["sample", "--model", model_folder, "--prompt", "cat", "--steps", "2", "--backend"]
-    more = ["--quantize", "8", "--memory-limit", "3", "--dtype", "bf16", "--previews"]
+    more = ["--quantize", "8", "--memory-limit", "3", "--precision", "bf16", "--previews"]
     result = mdm(*asked, "mlx", *more, "--out", tmp_path / "cat.png")
     assert mx.set_memory_limit(limit) == 3 * 10**9
     assert result.exit_code == 0, result.exception or result.output

@@ -196,7 +196,7 @@ def test_a_broken_list_of_hosts_is_refused_in_one_sentence(tmp_path: Path) -> No
     hosts = tmp_path / "hosts.json"
     hosts.write_text("garbage")
     done = subprocess.run(
-        [sys.executable, "-c", "from mdm_apple.mlx.train import process_rank; process_rank()"],
+        [sys.executable, "-c", "from mdm_apple.mlx.learner import process_rank; process_rank()"],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

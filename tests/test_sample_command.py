@@ -89,7 +89,7 @@ def test_prompts_embedded_beforehand_need_no_encoder(model_folder: Path, tmp_pat
     cache = tmp_path / "prompts.features"
     result = mdm("embed", "--model", model_folder, "--prompt", "red heart", "--out", cache)
     assert result.exit_code == 0, result.exception
-    asked = ["--prompt", "red heart", "--model", model_folder, "--out"]
+    asked = ["--prompt", "red heart", "--seed", "0", "--model", model_folder, "--out"]
     (own,) = made(*asked, tmp_path / "own.png")
     (cached,) = made(*asked, tmp_path / "cached.png", "--features", cache)
     assert np.abs(pixels(own) - pixels(cached)).max() <= 8  # features are kept in bf16
@@ -102,9 +102,9 @@ def test_prompts_embedded_beforehand_need_no_encoder(model_folder: Path, tmp_pat
     "how",
     [
         ["--sampler", "ddpm", "--negative", "blue", "--guidance", "3"],
-        ["--sampler", "ddim", "--eta", "0.5", "--threshold", "dynamic", "--grid", "log_snr"],
+        ["--sampler", "ddim", "--eta", "0.5", "--threshold", "dynamic", "--spacing", "log_snr"],
         ["--sampler", "dpmpp", "--stop-at", "8"],
-        ["--dtype", "bf16"],
+        ["--precision", "bf16"],
     ],
 )
 def test_like_makes_the_same_picture_again(
@@ -175,7 +175,7 @@ def test_like_with_a_prompt_is_refused(model_folder: Path, tmp_path: Path) -> No
         "--out",
         tmp_path / "b",
     )
-    assert "leave out --prompt and --seed" in message
+    assert "leave out PROMPT and --seed" in message
 
 
 def test_like_refuses_pictures_without_a_recipe(model_folder: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_nothing_is_overwritten_unless_asked(model_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "at least one --prompt"),
+        ([], "prompt: say what to draw"),
         (["--prompt", "cat", "--stop-at", "12"], "sides 16, 8, got 12"),
         (["--prompt", "cat", "--steps", "5000"], "steps: expected 1 to 1000"),
         (["--prompt", "cat", "--guidance", "1e9"], "guidance: expected -100 to 100"),

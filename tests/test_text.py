@@ -137,7 +137,8 @@ def test_training_in_another_process_gives_the_same_bytes(
 ) -> None:
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     code = (
-        "import json, sys; from pathlib import Path; from mdm_apple.text import train_tokenizer\n"
+        "import json, sys; from pathlib import Path\n"
+        "from mdm_apple.text.tokenizer import train_tokenizer\n"
         "folder = Path(sys.argv[1])\n"
         "captions = json.loads((folder / 'captions.json').read_text())\n"
         "print(train_tokenizer(captions, 1500, folder / 'x.model', lowercase=True).sha256)\n"
@@ -289,7 +290,7 @@ def test_damaged_models_never_end_the_process(tokenizer: Tokenizer, tmp_path: Pa
     tokenizer.save(tmp_path / "t.model")
     code = (
         "import random, sys; from pathlib import Path\n"
-        "from mdm_apple.text import TextError, Tokenizer\n"
+        "from mdm_apple.text.tokenizer import TextError, Tokenizer\n"
         "model, generator = Path(sys.argv[1]).read_bytes(), random.Random(0)\n"
         "refused = 0\n"
         "for _ in range(150):\n"

@@ -82,7 +82,7 @@ class Bundle:
         return config
 
     def tables(self) -> dict[str, Array]:
-        """See conversion.tables; raises BundleError when one is absent or of the wrong length."""
+        """See `embedding_tables`; raises BundleError when one is absent or of the wrong length."""
         tables = read_tensors(self.file(self.manifest.tables))
         levels, steps = self.manifest.levels, self.manifest.num_steps
         lengths = {level.alpha_bar: (1, steps + 1) for level in levels}

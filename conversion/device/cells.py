@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mdm_apple.config.bundle import ComputeUnits
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
-from ..bundle.manifest import ComputeUnits
 from ..execute import Package
 from ..packages.cost import cost_of
 

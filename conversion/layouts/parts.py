@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from mdm_apple.config.bundle import Compute
 from mdm_apple.config.network import ATTENTION_HEADS
 from mdm_apple.torch.layers import Attention
 from mdm_apple.torch.unet import UNet
@@ -19,7 +20,6 @@ from mdm_apple.torch.unet import UNet
 from ..source.model import ModelSource
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
-Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
 
 TOKEN_IDS = "token_ids"  # (1, L) int32
 TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding

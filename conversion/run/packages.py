@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.bundle import ComputeUnits
+
 from ..bundle.folder import Bundle
-from ..bundle.manifest import ComputeUnits, LevelInfo
+from ..bundle.manifest import LevelInfo
 from ..errors import BundleError
 from ..execute import Package, Precision, Watch
 from ..layouts.parts import POOLED, TOKEN_IDS, Phase

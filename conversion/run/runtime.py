@@ -1,4 +1,4 @@
-"""A bundle, ready to sample: `mdm_apple.generate.Runtime` on the executor, or on Core ML.
+"""A bundle, ready to sample: `sampling.generate.Runtime` on the executor, or on Core ML.
 
 Packages take one picture; a batch is a loop, and guidance calls the network twice.
 """

@@ -2,7 +2,7 @@
 
 Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
 a row per level and noise level, holding the worst of the prompts; as a ladder, with the rungs of
-`conversion.rungs` as well.
+`ladder` as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mdm_apple.config.bundle import Engine
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.diffusion.schedule import build_schedule
 
@@ -46,8 +47,6 @@ from .ladder import (
     worst_rows,
 )
 
-Runtime = Literal["reference", "coreml"]
-
 
 @dataclass(frozen=True)
 class RangeRow:
@@ -72,7 +71,7 @@ class VerifyReport:
     """
 
     reference: Literal["model", "golden"]
-    runtime: Runtime
+    runtime: Engine
     compute_units: str | None
     precision: Precision
     variant: str

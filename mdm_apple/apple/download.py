@@ -34,6 +34,7 @@ CheckpointName = Literal["flickr64", "flickr256", "flickr1024"]
 MAX_BYTES = 32 << 30
 MAX_NOTE_BYTES = 1 << 16
 CHUNK = 1 << 20
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "mdm-apple"}
 WORTHWHILE = 1 << 16  # bytes that a failed try must have brought to count as progress
 
 
@@ -52,6 +53,18 @@ class Source:
     url: str
     size: int
     tag: str | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a download will take, in bytes. size: of the file, None where the server does not say.
+
+    present: how much of it is here already. free: on the disk.
+    """
+
+    size: int | None
+    present: int
+    free: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def fetch(
         raise FetchError(f"{name!r} is not known. {unknown_name(name, get_args(CheckpointName))}")
     _check_address(base_url)
     path = out / f"{name}.pth"
-    url = f"{base_url.rstrip('/')}/{name}/vis_model.pth"
+    url = _address(name, base_url)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -99,9 +112,46 @@ def fetch(
         raise FetchError(f"{path}: {_reason(error)}") from None
 
 
+def look_ahead(
+    name: CheckpointName, out: Path, base_url: str = BASE_URL, *, timeout: float = 10.0
+) -> Outlook:
+    """What `fetch` into the folder `out` will take; nothing is downloaded or written.
+
+    Raises FetchError for an address that is none, and where the disk cannot hold the file.
+    """
+    _check_address(base_url)
+    path = out / f"{name}.pth"
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if path.exists():
+        size = path.stat().st_size
+        return Outlook(size, size, free)
+    part = _Part(path, _address(name, base_url))
+    size = _stated_size(part.url, timeout)
+    known = part.source()
+    present = part.size() if known is not None and known.size == size else 0
+    if size is not None:
+        check_space(existing, size - present)
+    return Outlook(size, present, free)
+
+
 def record_of(path: Path) -> Path:
     """Where the note about a downloaded checkpoint lies."""
     return path.with_name(path.name + ".json")
+
+
+def _address(name: CheckpointName, base_url: str) -> str:
+    return f"{base_url.rstrip('/')}/{name}/vis_model.pth"
+
+
+def _stated_size(url: str, timeout: float) -> int | None:
+    """What the server says of a file without sending it; None where it cannot be learned."""
+    request = urllib.request.Request(url, headers=HEADERS, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return _described(url, response).size
+    except (FetchError, OSError, http.client.HTTPException):
+        return None  # the download itself will tell what is wrong
 
 
 def _check_address(base_url: str) -> None:
@@ -197,7 +247,7 @@ def _request(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """One request: append what the server sends to the part, after checking what it is."""
-    headers = {"Accept-Encoding": "identity", "User-Agent": "mdm-apple"}
+    headers = dict(HEADERS)
     offset = part.size() if source and source.tag else 0
     if source and source.tag and offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": source.tag}

@@ -6,8 +6,8 @@ import importlib
 
 import click
 
-from mdm_apple import __version__
 from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.version import __version__
 
 COMMANDS = {
     "train": "Train a model on captioned pictures.",

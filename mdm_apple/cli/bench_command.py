@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options
+from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle
+from mdm_apple.cli.model_options import FILE, FOLDER, Number
+from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.bundle import ComputeUnits, PackagePrecision
 from mdm_apple.errors import MdmError, require_installed
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-UNITS = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
+if TYPE_CHECKING:
+    from benchmarks.suites import Entry
+    from mdm_apple.conversion.device.cells import Units
+
+# in the order in which they are measured
+UNITS: tuple[ComputeUnits, ...] = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The options of `mdm bench run`."""
+
+    suites: tuple[str, ...]
+    short: bool
+    repetitions: int
+    out: Path | None
+    only_list: bool
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """The options of `mdm bench report`."""
+
+    check: bool
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """The options of `mdm bench compare`."""
+
+    paths: tuple[Path, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """The options of `mdm bench device`."""
+
+    bundles: tuple[str, ...]
+    out: Path | None
+    only_plan: bool
+    steps: tuple[int, ...]
+    guided: bool
+    compute_units: tuple[ComputeUnits, ...]
+    package_repetitions: int
+    picture_repetitions: int
+    precision: PackagePrecision
+    limit_minutes: float
 
 
 @click.group(
@@ -42,42 +91,38 @@ Examples:
 """,
 )
 @click.argument("suites", nargs=-1, metavar="[SUITE|SUITE/ROW]...")
-@click.option("--short", is_flag=True, help="Of these, or of all, those of the short set.")
-@click.option("--repetitions", type=click.IntRange(5, 1000), default=5, show_default=True)
+@click.option("--short", is_flag=True, help="Only rows of the short set.")
+@click.option(
+    "--repetitions",
+    type=click.IntRange(5, 1000),
+    default=5,
+    show_default=True,
+    help="Measurements of each row.",
+)
 @click.option("--out", type=FOLDER, metavar="DIR", help="Put the rows into the files below DIR.")
 @click.option("--list", "only_list", is_flag=True, help="Say what would be measured, and stop.")
 @output_options
-def run(
-    suites: tuple[str, ...],
-    short: bool,
-    repetitions: int,
-    out: Path | None,
-    only_list: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@filling(RunRequest)
+def run(request: RunRequest, output: Output) -> None:
     """Measure suites or single rows; each row is a process of its own. Exit 1 where one failed.
 
-    MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm, else a
-    plain eager network stands in. For tables that are kept: --out benchmarks/results, then mdm
-    bench report.
+    MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm; without
+    it a plain eager network stands in. To keep the numbers, write to --out benchmarks/results and
+    run mdm bench report.
     """
-    output = Output(as_json, quiet)
     _checkout()
-    from benchmarks import run as running
-    from benchmarks.store import write
     from benchmarks.suites import entries_of
 
-    entries = entries_of(suites, short)
-    if only_list:
-        rows = [{"id": e.id, "minutes": e.minutes, "missing": e.missing()} for e in entries]
-        total = f"about {sum(e.minutes for e in entries):.0f} minutes on two idle cores"
-        lines = [f"{e.minutes:5.1f} min  {e.id:28}{e.missing() or ''}" for e in entries]
-        output.result({"rows": rows}, "\n".join([*lines, total]))
+    entries = entries_of(request.suites, request.short)
+    if request.only_list:
+        _list(entries, output)
         return
     require_installed("torch", "jsonschema")
+    from benchmarks import run as running
+    from benchmarks.store import write
+
     rows, failed, lines = [], {}, []
-    for entry, found in running.run(entries, repetitions, output.say):
+    for entry, found in running.run(entries, request.repetitions, output.say):
         if isinstance(found, str):
             failed[entry.id] = found
             lines.append(f"{entry.id:26} not measured: {found}")
@@ -86,11 +131,18 @@ def run(
             rows.append(found)
             lines.append(running.line(found))
             output.say(lines[-1])
-            if out is not None:  # at once: what was measured stays when something stops
-                write(out, [found])
+            if request.out is not None:  # at once: what was measured stays when something stops
+                write(request.out, [found])
     output.result({"rows": rows, "not_measured": failed}, "\n".join(lines))
     if failed:
         raise SystemExit(1)
+
+
+def _list(entries: list[Entry], output: Output) -> None:
+    rows = [{"id": e.id, "minutes": e.minutes, "missing": e.missing()} for e in entries]
+    total = f"about {sum(e.minutes for e in entries):.0f} minutes on two idle cores"
+    lines = [f"{e.minutes:5.1f} min  {e.id:28}{e.missing() or ''}" for e in entries]
+    output.result({"rows": rows}, "\n".join([*lines, total]))
 
 
 @command.command(
@@ -103,20 +155,20 @@ Examples:
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if anything would change.")
 @output_options
-def report(check: bool, as_json: bool, quiet: bool) -> None:
-    """Make benchmarks/RESULTS.md and its plots of benchmarks/results; the same bytes each time."""
-    output = Output(as_json, quiet)
+@filling(ReportRequest)
+def report(request: ReportRequest, output: Output) -> None:
+    """Make benchmarks/RESULTS.md and its plots from benchmarks/results, always byte for byte."""
     _checkout()
     require_installed("torch", "jsonschema", "matplotlib")
     from benchmarks import report as reporting
 
     stale = reporting.stale_files()
-    if not check:
+    if not request.check:
         reporting.write_all()
     names = [str(path) for path in stale]
-    said = "would change" if check else "changed"
+    said = "would change" if request.check else "changed"
     output.result({"changed": names}, "\n".join(f"{said}: {n}" for n in names) or "up to date")
-    if check and stale:
+    if request.check and stale:
         raise SystemExit(1)
 
 
@@ -131,23 +183,32 @@ Examples:
 @click.argument(
     "paths", nargs=-1, required=True, metavar="[OLD] NEW", type=click.Path(path_type=Path)
 )
-@click.option("--tolerance", type=click.FloatRange(0, 10), default=0.15, show_default=True)
+@click.option(
+    "--tolerance",
+    type=Number(0, 10),
+    default=0.15,
+    show_default=True,
+    help="Share by which a row may become slower.",
+)
 @output_options
-def compare(paths: tuple[Path, ...], tolerance: float, as_json: bool, quiet: bool) -> None:
-    """What became slower between two files or folders of results; exit 1 if anything did.
+@filling(CompareRequest)
+def compare(request: CompareRequest, output: Output) -> None:
+    """Say what became slower between two files or folders of results; exit 1 if anything did.
 
-    With one path: since the last commit. Rows with a peer are compared by their ratio to it.
+    With one path, compare with the last commit. Rows with a peer are compared by their ratio to it.
     """
-    output = Output(as_json, quiet)
-    if not 1 <= len(paths) <= 2:
-        raise MdmError(f"compare: expected one or two paths, got {len(paths)}.")
-    *given, newest = paths
+    if not 1 <= len(request.paths) <= 2:
+        raise MdmError(f"compare: expected one or two paths, got {len(request.paths)}.")
+    for path in request.paths:
+        if not path.exists():
+            raise MdmError(f"{path}: no such file or folder; give results of mdm bench run --out.")
+    *given, newest = request.paths
     _checkout()
     require_installed("torch", "jsonschema")
     from benchmarks import compare as comparing
 
     old = comparing.rows_at(given[0]) if given else comparing.committed_rows()
-    changes = comparing.compare(old, comparing.rows_at(newest), tolerance)
+    changes = comparing.compare(old, comparing.rows_at(newest), request.tolerance)
     if not changes and given:
         raise MdmError("compare: the two have no comparable row in common.")
     if not changes:
@@ -156,7 +217,7 @@ def compare(paths: tuple[Path, ...], tolerance: float, as_json: bool, quiet: boo
         f"{c.id:28} {c.basis} {c.factor:5.2f} of what it was{'  WORSE' if c.worse else ''}"
         for c in changes
     ]
-    output.result(comparing.as_json(changes, tolerance), "\n".join(lines))
+    output.result(comparing.as_json(changes, request.tolerance), "\n".join(lines))
     if any(c.worse for c in changes):
         raise SystemExit(1)
 
@@ -169,58 +230,85 @@ Examples:
   mdm bench device emoji.bundle --plan
 """,
 )
-@click.argument("bundles", nargs=-1, required=True, type=FOLDER, metavar="BUNDLE...")
-@click.option("--out", type=FILE, metavar="FILE.jsonl", help="Cells are appended to it.")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--out", type=FILE, metavar="FILE.jsonl", help="File that cells are appended to.")
 @click.option("--plan", "only_plan", is_flag=True, help="List cells and minutes, and stop.")
-@click.option("--steps", type=click.IntRange(1), multiple=True, help="Default: the bundle's.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Steps of a picture; may be repeated. Default: the bundle's.",
+)
 @click.option("--guided", is_flag=True, help="Two evaluations per step, where a bundle takes them.")
 @click.option(
     "--compute-units",
     multiple=True,
-    type=click.Choice(UNITS),
-    help="Of Core ML; all four by default.",
+    type=click.Choice(get_args(ComputeUnits)),
+    help="Compute units of Core ML; may be repeated. Default: all four.",
 )
-@click.option("--package-repetitions", type=click.IntRange(30), default=30, show_default=True)
-@click.option("--picture-repetitions", type=click.IntRange(10), default=10, show_default=True)
+@click.option(
+    "--package-repetitions",
+    type=click.IntRange(30),
+    default=30,
+    show_default=True,
+    help="Runs of each package.",
+)
+@click.option(
+    "--picture-repetitions",
+    type=click.IntRange(10),
+    default=10,
+    show_default=True,
+    help="Pictures of each kind.",
+)
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32"]),
+    type=click.Choice(get_args(PackagePrecision)),
     default="fp16",
     show_default=True,
-    help="Of the executor.",
+    help="Numbers that the executor computes with.",
 )
 @click.option(
-    "--limit-minutes", type=click.FloatRange(0.01), default=60, show_default=True, help="Of a cell."
+    "--limit-minutes",
+    type=Number(0.01),
+    default=60,
+    show_default=True,
+    help="End a cell that takes longer.",
 )
 @output_options
-def device(**options: Any) -> None:
+@filling(DeviceRequest)
+def device(request: DeviceRequest, output: Output) -> None:
     """Measure bundles on this Mac: loads, latencies, memory, placement, quality, throttling.
 
     Elsewhere the executor stands in, which proves this harness and says nothing about a device.
-    Cells that FILE holds are not measured again; what was interrupted goes on. Exit 1 where a cell
-    failed.
+    Cells that FILE holds are not measured again, so an interrupted measurement goes on. Exit 1
+    where a cell failed.
     """
-    output = Output(options["as_json"], options["quiet"])
+    if not request.only_plan and request.out is None:
+        raise MdmError("out: say where the cells go, or add --plan.")
+    on_mac = sys.platform == "darwin"
+    if request.compute_units and not (request.only_plan or on_mac):
+        raise MdmError(
+            "compute-units: belong to Core ML, which needs macOS; leave the option out to run the "
+            "executor."
+        )
+    for name in request.bundles:
+        find_bundle(name)
     require_installed("torch", "coremltools", "jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 
-    if not options["only_plan"] and options["out"] is None:
-        raise MdmError("out: say where the cells go, or add --plan.")
-    on_mac = sys.platform == "darwin"
-    units: Sequence[Any] = options["compute_units"] or (UNITS if on_mac else ("executor",))
-    bundles = [Bundle.open(path) for path in options["bundles"]]
+    units: tuple[Units, ...] = request.compute_units or (UNITS if on_mac else ("executor",))
+    bundles = [api.open_bundle(name) for name in request.bundles]
     demand = Demand(
-        tuple(units),
-        options["steps"],
-        options["guided"],
-        options["package_repetitions"],
-        options["picture_repetitions"],
-        precision=options["precision"],
+        units,
+        request.steps,
+        request.guided,
+        request.package_repetitions,
+        request.picture_repetitions,
+        precision=request.precision,
     )
     cells, by_digest = plan(bundles, demand), {b.manifest.digest: b for b in bundles}
-    if options["only_plan"]:
+    if request.out is None or request.only_plan:
         each = [minutes(cell, by_digest[cell.digest]) for cell in cells]
         lines = [f"{m:6.1f} min  {c.bundle}: {c.id}" for c, m in zip(cells, each, strict=True)]
         lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, guessed and not measured")
@@ -232,14 +320,14 @@ def device(**options: Any) -> None:
     records = run_plan(
         cells,
         by_digest,
-        options["out"],
+        request.out,
         cache=Path.home() / "Library" / "Caches" / "mdm-apple",
-        limit_minutes=options["limit_minutes"],
+        limit_minutes=request.limit_minutes,
         say=output.say,
     )
     failed = [record["id"] for record in records if record["status"] != "measured"]
-    result = {"file": str(options["out"]), "cells": len(records), "failed": failed}
-    output.result(result, f"{len(records)} cells measured, {len(failed)} failed: {options['out']}")
+    result = {"file": str(request.out), "cells": len(records), "failed": failed}
+    output.result(result, f"{len(records)} cells measured, {len(failed)} failed: {request.out}")
     if failed:
         raise SystemExit(1)
 

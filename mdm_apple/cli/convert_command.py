@@ -2,97 +2,140 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options, overwrite_option
-from mdm_apple.errors import MdmError, require, require_installed
+from mdm_apple import api
+from mdm_apple.bundled_models import find_folder
+from mdm_apple.cli.model_options import FOLDER, Number, preset_option
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing_bundle,
+)
+from mdm_apple.config.bundle import Compute, ConvertOptions, Layout, Target, TextEncoderChoice
+from mdm_apple.config.presets import preset
+from mdm_apple.errors import MdmError
+from mdm_apple.open_model import LARGEST_SEED
+
+if TYPE_CHECKING:
+    from mdm_apple.conversion.bundle.folder import Bundle
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """The options of `mdm convert`."""
+
+    model: str | None
+    preset_name: str | None
+    seed: int | None
+    layout: Layout
+    compute: Compute | None
+    target: Target
+    text_encoder: TextEncoderChoice
+    max_package_mb: float
+    out: Path
+    overwrite: bool
 
 
 @click.command(
     epilog="""\b
 Examples:
-  mdm convert runs/emoji --out emoji.bundle
+  mdm convert box:emoji --out emoji.bundle
   mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
 """
 )
-@click.argument("model", type=FOLDER, required=False, metavar="[DIR]")
+@click.argument("model", required=False, metavar="[NAME]")
 @preset_option
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
+@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Random weights of a --preset.")
 @click.option(
     "--layout",
-    type=click.Choice(["nested", "monolith", "multifunction"]),
+    type=click.Choice(get_args(Layout)),
     default="nested",
     show_default=True,
-    help="A package for each way down or up through a level; one for all levels; or one with a "
-    "function per side to stop at.",
+    help="nested: a package for each way down or up through a level. monolith: one package for all "
+    "levels. multifunction: one package with a function for each side to stop at.",
 )
 @click.option(
     "--compute",
-    type=click.Choice(["ane", "gpu"]),
-    help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
+    type=click.Choice(get_args(Compute)),
+    help="ane: layers for the Neural Engine. gpu: the layers of training. Default: ane for nested, "
+    "else gpu.",
 )
 @click.option(
     "--target",
-    type=click.Choice(["iOS17", "iOS18", "iOS26"]),
+    type=click.Choice(get_args(Target)),
     default="iOS18",
     show_default=True,
-    help="Oldest system that can load it (macOS 14, 15, 26).",
+    help="Oldest system that can load the bundle (macOS 14, 15, 26).",
 )
 @click.option(
     "--text-encoder",
-    type=click.Choice(["auto", "yes", "no"]),
+    type=click.Choice(get_args(TextEncoderChoice)),
     default="auto",
     show_default=True,
-    help="auto: one that was trained with the model, or a small one. yes: a large one too.",
+    help="auto: pack an encoder that was trained with the model or is small. yes: pack a large one "
+    "too. no: pack none.",
 )
 @click.option(
     "--max-package-mb",
-    type=click.FloatRange(0.001),
+    type=Number(0.001),
     default=1000,
     show_default=True,
-    help="Larger packages are split where the least passes on.",
+    help="Split larger packages where they pass on the least.",
 )
-@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE")
+@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE", help="Bundle to make.")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
+@filling(ConvertRequest)
+def command(request: ConvertRequest, output: Output) -> None:
     """Make a Core ML bundle from a model folder, or from a preset with random weights."""
-    output = Output(options["as_json"], options["quiet"])
-    model: Path | None = options["model"]
-    if (model is None) == (options["preset_name"] is None):
-        raise MdmError("give either a model folder or --preset.")
-    if model is not None and options["seed"] is not None:
-        raise MdmError("seed: makes the weights of a --preset; a model folder has its own.")
-    require("torch")
-    require("jsonschema")
-    require_installed("coremltools")
-    from mdm_apple.config.presets import preset
-    from mdm_apple.conversion.convert import ConvertOptions, convert
-    from mdm_apple.conversion.layouts.text_encoder import missing_text
-    from mdm_apple.conversion.source.model import load_source, random_source
-
-    encoder = options["text_encoder"]
-    if model is not None:
-        source = load_source(model, encoder)
-    else:
-        config = preset(options["preset_name"])
-        trained = config.text is not None and config.text.trainable
-        with_encoder = encoder == "yes" or (encoder == "auto" and trained)
-        source = random_source(config, options["seed"] or 0, with_encoder)
-    settings = ConvertOptions(
-        options["layout"], options["target"], options["compute"], options["max_package_mb"]
+    options = ConvertOptions(
+        request.layout, request.target, request.compute, request.max_package_mb
     )
-    bundle = convert(source, options["out"], settings, options["overwrite"], output.say)
-    missing = missing_text(source)
-    if missing is not None:
-        output.say(missing)
+    if (request.model is None) == (request.preset_name is None):
+        raise MdmError("give either a model folder or --preset.")
+    if request.model is not None and request.seed is not None:
+        raise MdmError("seed: makes the weights of a --preset; a model folder has its own.")
+    if request.model is not None:
+        find_folder(request.model, "mdm palettize makes a smaller bundle from it")
+    refuse_existing_bundle(request.out, request.overwrite)
+    if request.model is None:
+        bundle = _from_preset(request, options, output.say)
+    else:
+        bundle = api.convert(
+            request.model,
+            request.out,
+            options=options,
+            text_encoder=request.text_encoder,
+            overwrite=request.overwrite,
+            say=output.say,
+        )
     packages = {p.path: p.bytes for p in bundle.manifest.packages}
     lines = [f"{name}  {size / 1e6:.1f} MB" for name, size in packages.items()]
     output.result(
-        {"bundle": str(options["out"]), "digest": bundle.manifest.digest, "packages": packages},
-        "\n".join([str(options["out"]), *lines]),
+        {"bundle": str(request.out), "digest": bundle.manifest.digest, "packages": packages},
+        "\n".join([str(request.out), *lines]),
     )
+
+
+def _from_preset(request: ConvertRequest, options: ConvertOptions, say: api.Say) -> Bundle:
+    config = preset(str(request.preset_name))
+    trained = config.text is not None and config.text.trainable
+    with_encoder = request.text_encoder == "yes" or (request.text_encoder == "auto" and trained)
+    api.require_conversion()
+    from mdm_apple.conversion.convert import convert
+    from mdm_apple.conversion.layouts.text_encoder import missing_text
+    from mdm_apple.conversion.source.model import random_source
+
+    source = random_source(config, request.seed or 0, with_encoder)
+    bundle = convert(source, request.out, options, request.overwrite, say)
+    missing = missing_text(source)
+    if missing is not None:
+        say(missing)
+    return bundle

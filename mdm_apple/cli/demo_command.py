@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
 from mdm_apple.errors import require_installed
 
 NEEDED = (
@@ -23,6 +29,15 @@ NEEDED = (
 )
 
 
+@dataclass(frozen=True)
+class DemoRequest:
+    """The options of `mdm demo`."""
+
+    out: Path
+    steps: int
+    overwrite: bool
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -30,22 +45,29 @@ Examples:
   mdm demo --out demo --steps 1000
 """
 )
-@click.option("--out", type=FOLDER, required=True, help="Folder for everything it makes.")
-@click.option("--steps", type=click.IntRange(10), default=400, show_default=True)
+@click.option(
+    "--out", type=FOLDER, required=True, metavar="DIR", help="Folder for everything that it makes."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(10),
+    default=400,
+    show_default=True,
+    help="Optimisation steps of the training.",
+)
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
-    """The whole way, small: train, sample, convert, palettize, verify. Ends in report.html.
+@filling(DemoRequest)
+def command(request: DemoRequest, output: Output) -> None:
+    """Go the whole way, small: train, sample, convert, palettize, verify. Ends in report.html.
 
     Takes some minutes on two cores and downloads nothing.
     """
-    output = Output(options["as_json"], options["quiet"])
+    refuse_existing(request.out, request.overwrite)
     require_installed(*NEEDED)
-    out: Path = options["out"]
-    refuse_existing(out, options["overwrite"])
     from mdm_apple.demo.run import run_demo
 
-    result = run_demo(out, options["steps"], options["quiet"], output.say)
+    result = run_demo(request.out, request.steps, output.quiet, output.say)
     output.result(
         {
             "report": str(result.report),

@@ -13,7 +13,6 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from mdm_apple import __version__
 from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import (
@@ -46,6 +45,7 @@ from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file
 from mdm_apple.text.captions import read_captions
+from mdm_apple.version import __version__
 
 GRID_SIDE = 64  # smaller pictures are enlarged to it
 GRID_COLUMNS = 8

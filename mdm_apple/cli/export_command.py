@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.bundled_models import find_folder
+from mdm_apple.cli.model_options import FOLDER, Number
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+    renamed,
+)
 from mdm_apple.config.model import Provenance
+from mdm_apple.sampling.pictures import Precision
+from mdm_apple.sampling.settings import SamplingDefaults
+from mdm_apple.sampling.walk import SamplerKind
 from mdm_apple.training.export import export_model
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The options of `mdm export`; None: as the model folder has it."""
+
+    model: str
+    out: Path
+    precision: Precision
+    license: str | None
+    source: str | None
+    notes: str | None
+    sampler: SamplerKind | None
+    steps: int | None
+    guidance: float | None
+    overwrite: bool
 
 
 @click.command(
     epilog="""\b
 Examples:
   mdm export runs/emoji --license CC-BY-4.0 --source twemoji --out emoji
-  mdm export runs/tuned --dtype bfloat16 --out tuned
+  mdm export runs/tuned --precision bf16 --sampler dpmpp --steps 20 --guidance 4 --out tuned
 """
 )
-@click.argument("model", type=FOLDER, metavar="DIR")
-@click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
+@click.argument("model", metavar="NAME")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Model folder to make.")
 @click.option(
-    "--dtype",
-    type=click.Choice(["float16", "bfloat16", "float32"]),
-    default="float16",
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp16",
     show_default=True,
-    help="Of the weights on disk.",
+    help="Numbers that store the weights.",
 )
-@click.option("--license", "license_name", metavar="TEXT", help="Under which it may be used.")
+@click.option("--license", metavar="TEXT", help="Licence under which the model may be used.")
 @click.option("--source", metavar="TEXT", help="Where data or weights come from.")
-@click.option("--notes", metavar="TEXT", help="What else its users should know.")
+@click.option("--notes", metavar="TEXT", help="What else users of the model should know.")
+@click.option(
+    "--sampler",
+    type=click.Choice(get_args(SamplerKind)),
+    help="Sampler that suits the model. It becomes the default, like --steps and --guidance.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Network evaluations that suit the model.")
+@click.option("--guidance", type=Number(-100, 100), help="Guidance scale that suits the model.")
+@renamed("--dtype", "--precision")
 @overwrite_option
 @output_options
-def command(model: Path, **options: Any) -> None:
-    """Averaged weights alone, in 16 bits: a trained model as one ships it.
+@filling(ExportRequest)
+def command(request: ExportRequest, output: Output) -> None:
+    """Write a trained model as it ships: averaged weights alone, in 16 bits.
 
-    The new folder has no optimiser and no history; it samples, converts, and --init starts from it.
+    The new folder has no optimiser and no history. It samples, it converts, and --init starts from
+    it. What suits the model when it samples is written beside it as sampling.json.
     """
-    output = Output(options["as_json"], options["quiet"])
-    out: Path = options["out"]
-    refuse_existing(out, options["overwrite"])
-    said = Provenance(options["license_name"], options["source"], notes=options["notes"])
-    export_model(model, out, said, options["dtype"])
+    folder = find_folder(request.model, "give the model folder that it was made from").path
+    out = request.out
+    refuse_existing(out, request.overwrite)
+    export_model(
+        folder,
+        out,
+        Provenance(request.license, request.source, notes=request.notes),
+        request.precision,
+        SamplingDefaults(request.sampler, request.steps, request.guidance),
+    )
     size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
     output.result({"out": str(out), "bytes": size}, f"{out}: {size / 1e6:.1f} MB.")

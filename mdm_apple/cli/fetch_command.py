@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import click
 from tqdm import tqdm
 
-from mdm_apple.apple.download import BASE_URL, CheckpointName, Fetched, fetch, record_of
+from mdm_apple.apple.download import (
+    BASE_URL,
+    CheckpointName,
+    Fetched,
+    Outlook,
+    fetch,
+    look_ahead,
+    record_of,
+)
+from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
 from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.storage.files import remove_empty
@@ -25,7 +35,18 @@ PRESET_OF: dict[CheckpointName, str] = {
     "flickr256": "mdm256",
     "flickr1024": "mdm1024",
 }
-TEXT_ENCODER = "text-encoder"
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """The options of `mdm fetch`."""
+
+    name: CheckpointName | Literal["text-encoder"]
+    out: Path
+    accept: bool
+    base_url: str
+    keep_pth: bool
+    overwrite: bool
 
 
 @click.command(
@@ -35,40 +56,50 @@ Examples:
   mdm fetch text-encoder --out flickr64
 """
 )
-@click.argument("name", type=click.Choice([*PRESET_OF, TEXT_ENCODER]))
-@click.option("--out", type=FOLDER, required=True, help="Model folder.")
-@click.option("--accept", is_flag=True, help="Go ahead with what is known of the licence.")
-@click.option("--base-url", default=BASE_URL, help="Where the checkpoints are.")
+@click.argument("name", type=click.Choice([*get_args(CheckpointName), "text-encoder"]))
+@click.option(
+    "--out",
+    type=FOLDER,
+    required=True,
+    metavar="DIR",
+    help="Model folder to make, or the one that gets its text encoder.",
+)
+@click.option(
+    "--accept", is_flag=True, help="Agree beforehand to what is known of licence and size."
+)
+@click.option(
+    "--base-url", default=BASE_URL, metavar="URL", help="Address of Apple's checkpoints or a copy."
+)
 @click.option("--keep-pth", is_flag=True, help="Keep the downloaded .pth after the import.")
 @overwrite_option
 @output_options
-def command(name: str, **options: Any) -> None:
+@filling(FetchRequest)
+def command(request: FetchRequest, output: Output) -> None:
     """Download one of Apple's checkpoints and import it, or the text encoder of a model folder.
 
-    An interrupted download goes on where it stopped.
+    It says how large the download is, and asks. An interrupted download goes on where it stopped.
     """
-    output = Output(options["as_json"], options["quiet"])
-    out: Path = options["out"]
-    if name == TEXT_ENCODER:
-        _fetch_encoder(out, output)
-        return
-    for known, preset_name in PRESET_OF.items():
-        if known == name:
-            _fetch_checkpoint(known, preset_name, out, options, output)
+    if request.name == "text-encoder":
+        _fetch_encoder(request.out, output)
+    else:
+        _fetch_checkpoint(request.name, request, output)
 
 
-def _fetch_checkpoint(
-    name: CheckpointName, preset_name: str, out: Path, options: dict[str, Any], output: Output
-) -> None:
+def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Output) -> None:
+    out = request.out
     downloads = out.with_name(f"{out.name}.download")
-    refuse_existing(out, options["overwrite"])
+    refuse_existing(out, request.overwrite)
     output.say(f"{name}: {PUBLISHED}.")
-    if not options["accept"]:
-        _ask()
+    if not (request.accept or sys.stdin.isatty()):
+        raise MdmError("nothing was downloaded; add --accept to agree beforehand.")
+    ahead = look_ahead(name, downloads, request.base_url)
+    output.say(f"{name}: {_amounts(ahead)}.")
+    if not (request.accept or click.confirm("Download it?", err=True)):
+        raise MdmError("nothing was downloaded, as you chose.")
     try:
-        fetched = _download(name, downloads, options["base_url"], output)
-        import_checkpoint(fetched.path, preset(preset_name), out, license_note=PUBLISHED)
-        if not options["keep_pth"]:
+        fetched = _download(name, downloads, request.base_url, output)
+        import_checkpoint(fetched.path, preset(PRESET_OF[name]), out, license_note=PUBLISHED)
+        if not request.keep_pth:
             for file in (fetched.path, record_of(fetched.path)):
                 file.unlink(missing_ok=True)
     finally:
@@ -79,13 +110,15 @@ def _fetch_checkpoint(
     )
 
 
-def _ask() -> None:
-    """Raises MdmError where the answer is no, or nobody is there to answer."""
-    refusal = MdmError("nothing was downloaded; add --accept to agree beforehand.")
-    if not sys.stdin.isatty():
-        raise refusal
-    if not click.confirm("Download it?", err=True):
-        raise refusal
+def _amounts(ahead: Outlook) -> str:
+    """How much will be downloaded, and how much room there is."""
+    room = f"{ahead.free / 1e9:.1f} GB are free on the disk"
+    if ahead.size is None:
+        return f"the server does not say how large the download is; {room}"
+    left = f"{(ahead.size - ahead.present) / 1e6:,.1f} MB to download"
+    if ahead.present:
+        left += f", {ahead.present / 1e6:,.1f} MB are here already"
+    return f"{left}; {room}"
 
 
 def _download(name: CheckpointName, folder: Path, base_url: str, output: Output) -> Fetched:
@@ -100,7 +133,8 @@ def _download(name: CheckpointName, folder: Path, base_url: str, output: Output)
 
 def _fetch_encoder(folder: Path, output: Output) -> None:
     """Fetch the frozen encoder that the model folder names, and note its hashes there."""
-    config = load_model_config(folder)
+    named = find_folder(folder, "give the model folder that it was made from")
+    config = load_model_config(named.path)
     text = config.text
     if text is None or text.source is None:
         raise MdmError(f"{folder}: names no text encoder to fetch.")

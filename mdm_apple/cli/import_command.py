@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mdm_apple.apple.checkpoint import import_apple, read_apple_yaml
+from mdm_apple.apple.checkpoint import import_apple
+from mdm_apple.apple.yaml_file import read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import parameter_count
@@ -23,6 +24,17 @@ PUBLISHED = (
 )
 
 
+@dataclass(frozen=True)
+class ImportRequest:
+    """The options of `mdm import`."""
+
+    checkpoint: Path
+    preset_name: str | None
+    yaml: Path | None
+    out: Path
+    overwrite: bool
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -32,26 +44,26 @@ Examples:
 )
 @click.argument("checkpoint", type=FILE, metavar="FILE.pth")
 @preset_option
-@click.option("--yaml", "yaml_path", type=FILE, metavar="F", help="Apple's configuration file.")
-@click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
+@click.option("--yaml", type=FILE, metavar="F", help="Apple's configuration file.")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Model folder to make.")
 @overwrite_option
 @output_options
-def command(checkpoint: Path, **options: Any) -> None:
+@filling(ImportRequest)
+def command(request: ImportRequest, output: Output) -> None:
     """Turn an Apple checkpoint into a model folder.
 
-    Nothing in the file is executed: tensors are read by a parser that knows no classes, and must
-    be exactly those of the configuration.
+    Nothing in the file is executed: a parser that knows no classes reads the tensors, and they
+    must be exactly those that the configuration names.
     """
-    output = Output(options["as_json"], options["quiet"])
-    config, notices = _config(options["preset_name"], options["yaml_path"])
-    refuse_existing(options["out"], options["overwrite"])
+    config, notices = _config(request)
+    refuse_existing(request.out, request.overwrite)
     for notice in notices:
         output.say(notice)
-    import_checkpoint(checkpoint, config, options["out"], license_note=None)
+    import_checkpoint(request.checkpoint, config, request.out, license_note=None)
     count = parameter_count(config.model)
     output.result(
-        {"out": str(options["out"]), "parameters": count, "notices": notices},
-        f"{options['out']}: {count:,} parameters, {config.side} px.",
+        {"out": str(request.out), "parameters": count, "notices": notices},
+        f"{request.out}: {count:,} parameters, {config.side} px.",
     )
 
 
@@ -64,12 +76,12 @@ def import_checkpoint(
     save_model(out, dataclasses.replace(config, provenance=provenance), weights)
 
 
-def _config(preset_name: str | None, yaml_path: Path | None) -> tuple[ModelConfig, list[str]]:
-    if (preset_name is None) == (yaml_path is None):
+def _config(request: ImportRequest) -> tuple[ModelConfig, list[str]]:
+    """The configuration that was named, and what reading it had to leave out."""
+    if (request.preset_name is None) == (request.yaml is None):
         raise MdmError("give either --preset or --yaml.")
-    if yaml_path is not None:
-        read = read_apple_yaml(yaml_path)
-        provenance = dataclasses.replace(read.config.provenance, notes=yaml_path.name)
-        return dataclasses.replace(read.config, provenance=provenance), list(read.notices)
-    assert preset_name is not None
-    return preset(preset_name), []
+    if request.yaml is None:
+        return preset(str(request.preset_name)), []
+    read = read_apple_yaml(request.yaml)
+    provenance = dataclasses.replace(read.config.provenance, notes=request.yaml.name)
+    return dataclasses.replace(read.config, provenance=provenance), list(read.notices)

@@ -3,61 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER, preset_option
-from mdm_apple.cli.output import Output, output_options
+from mdm_apple import api
+from mdm_apple.bundled_models import NamedModel, find_bundle, find_model
+from mdm_apple.cli.model_options import preset_option
+from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
+from mdm_apple.storage.model_folder import load_model_config
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.inspect.inspect import Inspection
+
+TWO_BUNDLES = "--beside compares two bundles, so make one with mdm convert or leave --beside out"
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """The options of `mdm inspect`."""
+
+    model: str | None
+    preset_name: str | None
+    beside: str | None
 
 
 @click.command(
     epilog="""\b
 Examples:
-  mdm inspect --preset mdm1024
+  mdm inspect box:student
   mdm inspect emoji.bundle --beside emoji-gpu.bundle
 """
 )
-@click.argument("path", type=FOLDER, required=False, metavar="[DIR|BUNDLE]")
+@click.argument("model", required=False, metavar="[NAME]")
 @preset_option
 @click.option(
     "--beside",
-    type=FOLDER,
     metavar="BUNDLE",
-    help="Another bundle, package by package: the model with other layers, say.",
+    help="Another bundle, to compare package by package: the same model with other layers, say.",
 )
 @output_options
-def command(**options: Any) -> None:
-    """Parameters, sizes and operations of a model or a bundle."""
-    output = Output(options["as_json"], options["quiet"])
-    path: Path | None = options["path"]
-    if (path is None) == (options["preset_name"] is None):
-        raise MdmError("give either a model folder, a bundle, or --preset.")
-    if options["beside"] is not None and path is None:
+@filling(InspectRequest)
+def command(request: InspectRequest, output: Output) -> None:
+    """Show parameters, sizes and operations of a model or a bundle."""
+    if request.beside is not None and request.model is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
-    require("torch")
-    from mdm_apple.config.presets import preset
-    from mdm_apple.conversion.bundle.folder import Bundle, is_bundle
-    from mdm_apple.conversion.inspect.inspect import inspect_bundle, inspect_config
-    from mdm_apple.storage.model_folder import load_model_config
-
-    if path is None:
-        found = inspect_config(options["preset_name"], preset(options["preset_name"]))
-    elif is_bundle(path) or options["beside"] is not None:
-        require("jsonschema")
-        found = inspect_bundle(Bundle.open(path))
+    if (request.model is None) == (request.preset_name is None):
+        raise MdmError("give either a model folder, a bundle, or --preset.")
+    if request.model is None:
+        found = _preset(str(request.preset_name))
+    elif request.beside is None:
+        found = _inspected(find_model(request.model))
     else:
-        found = inspect_config(path.name, load_model_config(path), path)
-    data, text = found.as_json(), _text(found)
-    if options["beside"] is not None:
-        other = inspect_bundle(Bundle.open(options["beside"]))
-        data, text = data | {"beside": other.as_json()}, _side_by_side(found, other)
-    output.result(data, text)
+        pair = [find_bundle(name, TWO_BUNDLES) for name in (request.model, request.beside)]
+        found, other = map(_inspected, pair)
+        text = _side_by_side(found, other)
+        output.result(found.as_json() | {"beside": other.as_json()}, text)
+        return
+    output.result(found.as_json(), _text(found))
+
+
+def _preset(name: str) -> Inspection:
+    require("torch")
+    from mdm_apple.conversion.inspect.inspect import inspect_config
+
+    return inspect_config(name, preset(name))
+
+
+def _inspected(named: NamedModel) -> Inspection:
+    if named.is_bundle:
+        bundle = api.open_bundle(named.path)
+        from mdm_apple.conversion.inspect.inspect import inspect_bundle
+
+        return inspect_bundle(bundle)
+    config = load_model_config(named.path)
+    require("torch")
+    from mdm_apple.conversion.inspect.inspect import inspect_config
+
+    return inspect_config(Path(named.name).name, config, named.path)
 
 
 def _text(found: Inspection) -> str:

@@ -31,6 +31,18 @@ class Gigabytes(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         return number
 
 
+class Number(click.FloatRange):
+    """A number from `min` to `max`; click's own range lets "nan" and "inf" through."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 preset_option = click.option(
     "--preset", "preset_name", type=click.Choice(sorted(PRESETS)), help="A named model."
 )

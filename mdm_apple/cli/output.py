@@ -76,6 +76,16 @@ overwrite_option = click.option(
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists, unless told otherwise. An empty folder counts as absent."""
-    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if occupied and not overwrite:
+    if _occupied(path) and not overwrite:
         raise MdmError(f"{path} exists; choose another --out or add --overwrite.")
+
+
+def refuse_existing_bundle(path: Path, overwrite: bool) -> None:
+    """As `refuse_existing`; and --overwrite replaces a bundle only."""
+    refuse_existing(path, overwrite)
+    if _occupied(path) and not (path / "manifest.json").is_file():
+        raise MdmError(f"{path}: is not a bundle, so it is not overwritten; choose another --out.")
+
+
+def _occupied(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -2,59 +2,112 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
+from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle, find_folder
+from mdm_apple.cli.model_options import FILE, FOLDER, Number
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+    refuse_existing_bundle,
+)
+from mdm_apple.config.bundle import Variant, WeightBits
 from mdm_apple.config.strict_json import to_json
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.compress.choose_bits import Chosen
-    from mdm_apple.conversion.compress.recipe import Recipe
+    from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.compress.sensitivity import Sensitivity
+
+Bits = WeightBits | Literal["mixed"]
+
+
+@dataclass(frozen=True)
+class PalettizeRequest:
+    """The options of `mdm palettize`. budget: megabytes. least_db: decibels."""
+
+    bundle: str
+    bits: Bits | None
+    variant: Variant | None
+    recipe: Path | None
+    budget: float | None
+    least_db: float | None
+    model: str | None
+    sensitivity: Path | None
+    prompts: int
+    save_recipe: Path | None
+    group: int | None
+    protect_ends: bool
+    processes: int | None
+    max_package_mb: float | None
+    out: Path
+    overwrite: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each weight gets bits of its own, which have to be chosen."""
+        return self.bits == "mixed" or self.variant is not None
 
 
 @click.command(
     epilog="""\b
 Examples:
   mdm palettize emoji.bundle --bits 6 --group 16 --out emoji-6.bundle
-  mdm palettize emoji.bundle --variant balanced --model runs/emoji --out emoji-balanced.bundle
+  mdm palettize emoji.bundle --variant balanced --model box:emoji --out emoji-balanced.bundle
 """
 )
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle")
 @click.option(
     "--bits",
-    type=click.Choice(["8", "6", "4", "3", "2", "int8", "int4", "mixed"]),
-    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: by what each "
-    "weight is worth.",
+    type=click.Choice([*get_args(WeightBits), "mixed"]),
+    help="A number: palettes of 2^bits values. int8: whole numbers with a scale per channel. int4: "
+    "with a scale per block of 32. mixed: more bits for weights that matter more.",
 )
 @click.option(
     "--variant",
-    type=click.Choice(["quality", "balanced", "compact"]),
+    type=click.Choice(get_args(Variant)),
     help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
 )
-@click.option("--recipe", type=FILE, metavar="F.json", help="Bits of every weight, as written.")
-@click.option("--budget", type=click.FloatRange(0.001), metavar="MB", help="Of --bits mixed.")
 @click.option(
-    "--least-db", type=click.FloatRange(0, 120), metavar="DB", help="Expected SNR of --bits mixed."
+    "--recipe", type=FILE, metavar="F.json", help="Give each weight the bits in this file."
 )
 @click.option(
-    "--model", type=FOLDER, metavar="DIR", help="Mixed bits are measured on the model itself."
+    "--budget", type=Number(0.001), metavar="MB", help="Largest size of a --bits mixed bundle."
+)
+@click.option(
+    "--least-db",
+    type=Number(0, 120),
+    metavar="DB",
+    help="Least signal-to-noise ratio to expect from --bits mixed.",
+)
+@click.option(
+    "--model", metavar="NAME", help="Model folder of the bundle; mixed bits are measured on it."
 )
 @click.option(
     "--sensitivity",
     type=FILE,
     metavar="F.json",
-    help="Measurements: read where the file exists, else written to it.",
+    help="Measurements: read from this file if it exists, else written to it.",
 )
-@click.option("--prompts", type=click.IntRange(1, 8), default=2, show_default=True)
-@click.option("--save-recipe", type=FILE, metavar="F.json", help="Of mixed bits.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    help="Prompts to measure mixed bits on.",
+)
+@click.option("--save-recipe", type=FILE, metavar="F.json", help="Write the mixed bits to a file.")
 @click.option(
     "--group",
     type=click.IntRange(1),
@@ -75,19 +128,76 @@ Examples:
 )
 @click.option(
     "--max-package-mb",
-    type=click.FloatRange(0.001),
-    help="Packages that are larger even now are split. Default: they stay as they are.",
+    type=Number(0.001),
+    help="Split packages that are larger even now. Default: leave them whole.",
 )
-@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2")
+@click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2", help="Bundle to make.")
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
-    """Compress the weights of a bundle; those that cannot take the setting are named."""
-    output = Output(options["as_json"], options["quiet"])
-    _check(options)
-    require("torch")
-    require("jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
+@filling(PalettizeRequest)
+def command(request: PalettizeRequest, output: Output) -> None:
+    """Compress the weights of a bundle, and name those that keep their 16 bits."""
+    _check(request)
+    report, chosen = _compress(request, output)
+    kept = [w for w in report.weights if w.reason]
+    for weight in kept:
+        output.say(f"16 bits: {weight.package} {weight.name} ({weight.reason})")
+    expected: dict[str, Any] = {}
+    if chosen is not None:
+        expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
+    output.result(
+        report.as_json() | {"bundle": str(request.out)} | expected,
+        f"{request.out}\n"
+        f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, "
+        f"{len(report.weights) - len(kept)} weights compressed, {len(kept)} at 16 bits, "
+        f"{report.variant}",
+    )
+
+
+def _check(request: PalettizeRequest) -> None:
+    """Refuse options that do not go together, and files that are absent or in the way."""
+    if [request.bits, request.variant, request.recipe].count(None) != 2:
+        raise MdmError("give one of --bits, --variant and --recipe.")
+    limits = 2 - [request.budget, request.least_db].count(None)
+    if limits != (request.bits == "mixed"):
+        raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
+    if request.mixed:
+        _check_mixed(request)
+    else:
+        mixed_only = {
+            "model": request.model,
+            "sensitivity": request.sensitivity,
+            "save-recipe": request.save_recipe,
+        }
+        for name, value in mixed_only.items():
+            if value is not None:
+                raise MdmError(f"{name}: goes with --variant and --bits mixed only.")
+    if request.recipe is not None and request.group is not None:
+        raise MdmError("group: is part of the recipe; leave it out.")
+    if request.recipe is not None and not request.recipe.is_file():
+        raise MdmError(f"{request.recipe}: no such file; give a recipe of --save-recipe.")
+    if request.bits in ("int8", "int4") and request.group is not None:
+        raise MdmError(f"group: goes with palettes only, not with {request.bits}; leave it out.")
+    find_bundle(request.bundle)
+    refuse_existing_bundle(request.out, request.overwrite)
+
+
+def _check_mixed(request: PalettizeRequest) -> None:
+    known = request.sensitivity is not None and request.sensitivity.is_file()
+    if request.model is None and not known:
+        raise MdmError(
+            "mixed bits are measured on the model: add --model NAME, the model folder that the "
+            "bundle was made from, or use a --recipe."
+        )
+    if request.model is not None:
+        find_folder(request.model, "give the model folder that it was made from")
+    if request.save_recipe is not None:
+        refuse_existing(request.save_recipe, request.overwrite)
+
+
+def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeReport, Chosen | None]:
+    """Write the bundle; mixed bits come with what was expected of them."""
+    bundle = api.open_bundle(request.bundle)
     from mdm_apple.conversion.compress.palettize import (
         palettize,
         palettize_by_recipe,
@@ -96,98 +206,49 @@ def command(**options: Any) -> None:
     from mdm_apple.conversion.compress.recipe import read_recipe
     from mdm_apple.conversion.compress.settings import Setting
 
-    bundle, out, overwrite = Bundle.open(options["bundle"]), options["out"], options["overwrite"]
-    refuse_existing(out, overwrite)
-    how = options["processes"], options["max_package_mb"]
-    expected: dict[str, Any] = {}
-    if _is_mixed(options) or options["recipe"] is not None:
-        if options["recipe"] is not None:
-            recipe = read_recipe(options["recipe"])
-        else:
-            refuse_compressed(bundle)
-            chosen = _chosen(bundle, options, output)
-            recipe = chosen.recipe
-            expected = {"expected": {"bytes": chosen.bytes, "snr": chosen.snr, "bits": chosen.bits}}
-            output.say(
-                f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
-                f"predictions at {chosen.snr:.1f} dB SNR"
-            )
-        _, report = palettize_by_recipe(bundle, out, recipe, overwrite, output.say, *how)
-        _save(options["save_recipe"], recipe)
-    else:
-        setting = Setting.parse(options["bits"], options["group"])
-        _, report = palettize(
-            bundle,
-            out,
-            setting,
-            options["protect_ends"],
-            overwrite,
-            output.say,
-            *how,
-        )
-    kept = [w for w in report.weights if w.reason]
-    for weight in kept:
-        output.say(f"16 bits: {weight.package} {weight.name} ({weight.reason})")
-    output.result(
-        report.as_json() | {"bundle": str(out)} | expected,
-        f"{out}\n"
-        f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, "
-        f"{len(report.weights) - len(kept)} weights compressed, {len(kept)} at 16 bits, "
-        f"{report.variant}",
+    out, overwrite, say = request.out, request.overwrite, output.say
+    how = request.processes, request.max_package_mb
+    if request.recipe is not None:
+        recipe = read_recipe(request.recipe)
+        return palettize_by_recipe(bundle, out, recipe, overwrite, say, *how)[1], None
+    if not request.mixed:
+        setting = Setting.parse(str(request.bits), request.group)
+        return palettize(bundle, out, setting, request.protect_ends, overwrite, say, *how)[1], None
+    refuse_compressed(bundle)
+    chosen = _chosen(request, bundle, output)
+    say(
+        f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
+        f"predictions at {chosen.snr:.1f} dB SNR"
     )
+    _, report = palettize_by_recipe(bundle, out, chosen.recipe, overwrite, say, *how)
+    if request.save_recipe is not None:
+        with atomic_file(request.save_recipe) as file:
+            file.write(to_json(chosen.recipe).encode())
+    return report, chosen
 
 
-def _is_mixed(options: dict[str, Any]) -> bool:
-    return options["bits"] == "mixed" or options["variant"] is not None
-
-
-def _check(options: dict[str, Any]) -> None:
-    """Which options go together. Raises MdmError."""
-    if sum(options[name] is not None for name in ("bits", "variant", "recipe")) != 1:
-        raise MdmError("give one of --bits, --variant and --recipe.")
-    limits = sum(options[name] is not None for name in ("budget", "least_db"))
-    if limits != (options["bits"] == "mixed"):
-        raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
-    if _is_mixed(options):
-        known = options["sensitivity"] is not None and options["sensitivity"].is_file()
-        if options["model"] is None and not known:
-            raise MdmError(
-                "mixed bits are measured on the model: add --model DIR, the folder that the bundle "
-                "was made of, or use a --recipe."
-            )
-        if options["save_recipe"] is not None:
-            refuse_existing(options["save_recipe"], options["overwrite"])
-        return
-    for name in ("model", "sensitivity", "save_recipe"):
-        if options[name] is not None:
-            raise MdmError(f"{name.replace('_', '-')}: goes with --variant and --bits mixed only.")
-    if options["recipe"] is not None and options["group"] is not None:
-        raise MdmError("group: is part of the recipe; leave it out.")
-
-
-def _chosen(bundle: Bundle, options: dict[str, Any], output: Output) -> Chosen:
+def _chosen(request: PalettizeRequest, bundle: Bundle, output: Output) -> Chosen:
     from mdm_apple.conversion.compress.choose_bits import (
         recipe_reaching,
         recipe_within,
         variant_recipe,
     )
 
-    measured = _sensitivity(bundle, options, output)
-    if options["variant"] is not None:
-        return variant_recipe(measured, options["variant"])
-    if options["budget"] is not None:
-        size = options["budget"]
+    measured = _sensitivity(request, bundle, output)
+    if request.variant is not None:
+        return variant_recipe(measured, request.variant)
+    if request.budget is not None:
+        size = request.budget
         return recipe_within(measured, int(size * 1e6), f"mixed-{size:g}mb")
-    return recipe_reaching(measured, options["least_db"], f"mixed-{options['least_db']:g}db")
+    assert request.least_db is not None, "checked: --bits mixed has one of the two"
+    return recipe_reaching(measured, request.least_db, f"mixed-{request.least_db:g}db")
 
 
-def _sensitivity(bundle: Bundle, options: dict[str, Any], output: Output) -> Sensitivity:
-    """From the file that was named, or measured on the model and then written there."""
-    from mdm_apple.conversion.compress.sensitivity import measure_sensitivity, read_sensitivity
-    from mdm_apple.conversion.source.model import load_source
+def _sensitivity(request: PalettizeRequest, bundle: Bundle, output: Output) -> Sensitivity:
+    """Read from the file that was named, or measured on the model and then written there."""
+    from mdm_apple.conversion.compress.sensitivity import measure_on_model, read_sensitivity
 
-    path: Path | None = options["sensitivity"]
-    group, protect = options["group"], options["protect_ends"]
+    path, group, protect = request.sensitivity, request.group, request.protect_ends
     if path is not None and path.exists():
         found = read_sensitivity(path, bundle)
         if (found.group, found.protect_ends) != (group, protect):
@@ -195,18 +256,12 @@ def _sensitivity(bundle: Bundle, options: dict[str, Any], output: Output) -> Sen
                 f"{path}: was measured with other --group or --protect-ends; name another file."
             )
         return found
-    text = bundle.manifest.text
-    source = load_source(options["model"], "yes" if text and text.encoder else "no")
-    measured = measure_sensitivity(
-        bundle, source, group, protect, options["prompts"], output.say, options["processes"]
+    assert request.model is not None, "checked: mixed bits have a model or measurements"
+    folder = find_folder(request.model, "give the model folder that it was made from").path
+    measured = measure_on_model(
+        bundle, folder, group, protect, request.prompts, output.say, request.processes
     )
     if path is not None:
         with atomic_file(path) as file:
             file.write(to_json(measured).encode())
     return measured
-
-
-def _save(path: Path | None, recipe: Recipe) -> None:
-    if path is not None:
-        with atomic_file(path) as file:
-            file.write(to_json(recipe).encode())

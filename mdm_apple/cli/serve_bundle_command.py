@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from dataclasses import dataclass
+from typing import get_args
 
 import click
 
-from mdm_apple.cli.model_options import FOLDER
-from mdm_apple.cli.output import Output, output_options
+from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle
+from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.bundle import PackagePrecision
 from mdm_apple.errors import require_installed
+
+
+@dataclass(frozen=True)
+class ServeBundleRequest:
+    """The options of `mdm serve-bundle`."""
+
+    bundle: str
+    precision: PackagePrecision
 
 
 @click.command(
@@ -20,36 +31,47 @@ Examples:
   mdm serve-bundle emoji.bundle --json
 """
 )
-@click.argument("bundle", type=FOLDER)
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
+@click.argument("bundle")
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PackagePrecision)),
+    default="fp16",
+    show_default=True,
+    help="Numbers that the executor computes with.",
+)
 @output_options
-def command(bundle: Path, precision: str, as_json: bool, quiet: bool) -> None:
+@filling(ServeBundleRequest)
+def command(request: ServeBundleRequest, output: Output) -> None:
     """Run the packages of a bundle for another program, over stdin and stdout.
 
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
     --json says what would be served, and stops.
     """
+    find_bundle(request.bundle)
     require_installed("torch", "coremltools", "jsonschema")
-    if as_json:
-        _describe(bundle, Output(as_json, quiet))
-        return
+    if output.as_json:
+        _describe(request.bundle, output)
+    else:
+        _serve(request.bundle, request.precision)
+
+
+def _serve(bundle: str, precision: PackagePrecision) -> None:
     # Nothing but frames may reach the client: what a library prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from mdm_apple.conversion.bundle.folder import Bundle
+    opened = api.open_bundle(bundle)
     from mdm_apple.conversion.run.serve import BundleServer
 
-    server = BundleServer(Bundle.open(bundle), "fp32" if precision == "fp32" else "fp16")
+    server = BundleServer(opened, precision)
     try:
         server.serve(sys.stdin.buffer, answers)
     except BrokenPipeError:  # the client is gone
         return
 
 
-def _describe(folder: Path, output: Output) -> None:
-    from mdm_apple.conversion.bundle.folder import Bundle
+def _describe(bundle: str, output: Output) -> None:
+    manifest = api.open_bundle(bundle).manifest
     from mdm_apple.conversion.run.serve import VERSION
 
-    manifest = Bundle.open(folder).manifest
     names = [package.name for package in manifest.packages]
     output.result({"protocol": VERSION, "digest": manifest.digest, "packages": names}, "")

@@ -3,42 +3,70 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from mdm_apple.cli.model_options import FILE, FOLDER
-from mdm_apple.cli.output import Output, output_options, overwrite_option, refuse_existing
-from mdm_apple.errors import MdmError, require
+from mdm_apple import api
+from mdm_apple.bundled_models import find_bundle, find_folder
+from mdm_apple.cli.model_options import FILE, Number
+from mdm_apple.cli.output import (
+    Output,
+    filling,
+    output_options,
+    overwrite_option,
+    refuse_existing,
+)
+from mdm_apple.config.bundle import ComputeUnits, Engine, PackagePrecision
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.manifest import ComputeUnits
     from mdm_apple.conversion.verify.ladder import Rung
     from mdm_apple.conversion.verify.verify import VerifyReport
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """The options of `mdm verify`."""
+
+    bundle: str
+    model: str | None
+    fp16: str | None
+    runtime: Engine
+    compute_units: tuple[ComputeUnits, ...]
+    precision: PackagePrecision
+    prompts: int
+    floor: float | None
+    ranges: Path | None
+    overwrite: bool
 
 
 @click.command(
     epilog="""\b
 Examples:
-  mdm verify emoji.bundle --model runs/emoji
+  mdm verify emoji.bundle --model box:emoji
   mdm verify emoji-4.bundle --precision fp32 --floor 25 --json
 """
 )
-@click.argument("bundle", type=FOLDER)
-@click.option("--model", type=FOLDER, metavar="DIR", help="Without it: the bundle's own record.")
+@click.argument("bundle")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Model folder that the bundle was made from. Without it: the record in the bundle.",
+)
 @click.option(
     "--fp16",
-    type=FOLDER,
     metavar="BUNDLE",
-    help="What a compressed bundle was made from: compared with it as well.",
+    help="Bundle that a compressed one was made from, to compare with as well.",
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["reference", "coreml"]),
+    type=click.Choice(get_args(Engine)),
     default="reference",
     show_default=True,
     help="This project's executor, or Core ML itself (macOS).",
@@ -46,14 +74,26 @@ Examples:
 @click.option(
     "--compute-units",
     multiple=True,
-    type=click.Choice(["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]),
-    help="Of Core ML, one report each; all four by default.",
+    type=click.Choice(get_args(ComputeUnits)),
+    help="Compute units of Core ML, with one report each; may be repeated. Default: all four.",
 )
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
-@click.option("--prompts", type=click.IntRange(1, 8), default=8, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PackagePrecision)),
+    default="fp16",
+    show_default=True,
+    help="Numbers that the executor computes with.",
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(1, 8),
+    default=8,
+    show_default=True,
+    help="Prompts to compare.",
+)
 @click.option(
     "--floor",
-    type=click.FloatRange(0, 200),
+    type=Number(0, 200),
     metavar="DB",
     help="Least PSNR. Default: 60 for fp16 weights, 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 bits.",
 )
@@ -65,48 +105,66 @@ Examples:
 )
 @overwrite_option
 @output_options
-def command(**options: Any) -> None:
+@filling(VerifyRequest)
+def command(request: VerifyRequest, output: Output) -> None:
     """Prove a bundle against the model it came from; exit 1 below a floor.
 
-    With --model: the network in layers for the Neural Engine, the packages, and guided pictures,
-    each against the network. PSNR of predictions is 20 log10(largest |value| / RMSE), the worst
-    prompt per level and noise; that of pictures has a peak of 2.
+    With --model, three things are compared with the network: its layers for the Neural Engine, the
+    packages, and guided pictures. The PSNR of predictions is 20 log10(largest |value| / RMSE), for
+    the worst prompt at each level and noise; the PSNR of pictures has a peak of 2.
     """
-    output = Output(options["as_json"], options["quiet"])
-    if options["compute_units"] and options["runtime"] != "coreml":
-        raise MdmError("compute-units: are those of Core ML; add --runtime coreml.")
-    if options["ranges"] is not None:
-        refuse_existing(options["ranges"], options["overwrite"])
-    require("torch")
-    require("jsonschema")
-    from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.run.coreml import UNITS, core_ml
-    from mdm_apple.conversion.verify.verify import VerifyOptions, verify
-
-    chosen: Sequence[ComputeUnits | None] = [None]
-    if options["runtime"] == "coreml":
-        chosen = options["compute_units"] or UNITS
-    reports: list[VerifyReport] = []
-    for units in chosen:
-        load = None if units is None else core_ml(units)
-        asked = VerifyOptions(
-            options["precision"],
-            options["prompts"],
-            options["floor"],
-            ladder=True,
-            fp16=None if options["fp16"] is None else Bundle.open(options["fp16"]),
-            load=load,
-            compute_units=units,
-            say=output.say,
-        )
-        reports.append(verify(Bundle.open(options["bundle"]), options["model"], asked))
-    if options["ranges"] is not None:
-        _write_ranges(options["ranges"], reports)
+    _check(request)
+    reports = _verify(request, output)
+    if request.ranges is not None:
+        _write_ranges(request.ranges, reports)
     data = [report.as_json() for report in reports]
-    result = data[0] if chosen == [None] else {"compute_units": data}
+    result = data[0] if request.runtime == "reference" else {"compute_units": data}
     output.result(result, "\n\n".join(map(_table, reports)))
     if not all(report.passed for report in reports):
         raise SystemExit(1)
+
+
+def _check(request: VerifyRequest) -> None:
+    """Refuse options that do not go together, and names of the wrong kind."""
+    if request.compute_units and request.runtime != "coreml":
+        raise MdmError("compute-units: belong to Core ML; add --runtime coreml.")
+    if request.runtime == "coreml" and sys.platform != "darwin":
+        raise MdmError(
+            "coreml: runs on macOS only; use reference, which runs a bundle on any system."
+        )
+    for bundle in (request.bundle, request.fp16):
+        if bundle is not None:
+            find_bundle(bundle)
+    if request.model is not None:
+        find_folder(request.model, "give it first, as mdm verify BUNDLE, or as --fp16")
+    if request.ranges is not None:
+        refuse_existing(request.ranges, request.overwrite)
+
+
+def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
+    """A report, or one for each of Core ML's compute units."""
+    bundle = api.open_bundle(request.bundle)
+    fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
+    from mdm_apple.conversion.run.coreml import UNITS, core_ml
+    from mdm_apple.conversion.verify.verify import VerifyOptions
+
+    chosen: Sequence[ComputeUnits | None] = [None]
+    if request.runtime == "coreml":
+        chosen = request.compute_units or UNITS
+    reports: list[VerifyReport] = []
+    for units in chosen:
+        options = VerifyOptions(
+            request.precision,
+            request.prompts,
+            request.floor,
+            ladder=True,
+            fp16=fp16,
+            load=None if units is None else core_ml(units),
+            compute_units=units,
+            say=output.say,
+        )
+        reports.append(api.verify(bundle, request.model, options))
+    return reports
 
 
 def _write_ranges(path: Path, reports: Sequence[VerifyReport]) -> None:

@@ -1,4 +1,4 @@
-"""BOOT in MLX: the student's step. The arithmetic is in `mdm_apple.boot`.
+"""BOOT in MLX: the student's step. The arithmetic is in `training.boot`.
 
 The step is not compiled: which jumps it makes, and where the tables are read, is decided by the
 drawn indices, outside of the graph.

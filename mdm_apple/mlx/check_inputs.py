@@ -1,4 +1,4 @@
-"""The checks of `mdm_apple.inputs` for MLX arrays, whose images are (B, H, W, C)."""
+"""The checks of `config.check_inputs` for MLX arrays, whose images are (B, H, W, C)."""
 
 from __future__ import annotations
 

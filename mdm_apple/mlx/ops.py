@@ -1,4 +1,4 @@
-"""`mdm_apple.ops.Ops` on MLX arrays (B, H, W, C)."""
+"""`diffusion.ops.Ops` on MLX arrays (B, H, W, C)."""
 
 from __future__ import annotations
 

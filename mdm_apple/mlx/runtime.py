@@ -1,4 +1,4 @@
-"""A model folder in MLX, ready to sample: `mdm_apple.generate.Runtime`.
+"""A model folder in MLX, ready to sample: `sampling.generate.Runtime`.
 
 Everything that a runtime keeps is evaluated, so that any thread may use it: an array that is still
 to be computed belongs to the stream of the thread that asked for it.

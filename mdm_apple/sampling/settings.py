@@ -34,6 +34,14 @@ class SamplingDefaults:
         if self.guidance is not None and not -100 <= self.guidance <= 100:
             raise ConfigError(f"guidance: expected -100 to 100, got {self.guidance}.")
 
+    def updated(self, asked: SamplingDefaults) -> SamplingDefaults:
+        """These, but for what `asked` says."""
+        return SamplingDefaults(
+            asked.sampler or self.sampler,
+            asked.steps or self.steps,
+            self.guidance if asked.guidance is None else asked.guidance,
+        )
+
 
 @dataclass(frozen=True)
 class SampleSettings:
@@ -75,12 +83,7 @@ def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults
     beside = read_config(SamplingDefaults, path) if path.is_file() else SamplingDefaults()
     if distilled is None:
         return beside
-    own = student_sampling(distilled, steps=1)
-    return SamplingDefaults(
-        beside.sampler or own.sampler,
-        beside.steps or own.steps,
-        own.guidance if beside.guidance is None else beside.guidance,
-    )
+    return student_sampling(distilled, steps=1).updated(beside)
 
 
 def student_sampling(distilled: Distilled, steps: int) -> SamplingDefaults:
@@ -92,4 +95,4 @@ def student_sampling(distilled: Distilled, steps: int) -> SamplingDefaults:
 def write_sampling(folder: Path, defaults: SamplingDefaults) -> None:
     """Leave `sampling.json` beside a model; raises FileError."""
     with atomic_file(folder / SAMPLING) as file:
-        file.write(f"{to_json(defaults)}\n".encode())
+        file.write(to_json(defaults).encode())

@@ -1,4 +1,4 @@
-"""BOOT in PyTorch: the student's step. The arithmetic is in `mdm_apple.boot`."""
+"""BOOT in PyTorch: the student's step. The arithmetic is in `training.boot`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of `mdm_apple.inputs` for torch tensors."""
+"""The checks of `config.check_inputs` for torch tensors."""
 
 from __future__ import annotations
 

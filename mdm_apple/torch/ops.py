@@ -1,4 +1,4 @@
-"""`mdm_apple.ops.Ops` on torch tensors (B, C, H, W)."""
+"""`diffusion.ops.Ops` on torch tensors (B, C, H, W)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model folder in PyTorch, ready to sample: `mdm_apple.generate.Runtime`."""
+"""A model folder in PyTorch, ready to sample: `sampling.generate.Runtime`."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from mdm_apple.config.strict_json import from_dict
 from mdm_apple.data.batches import BatchPlan
 from mdm_apple.data.dataset import hash_fields
 from mdm_apple.errors import MdmError
+from mdm_apple.sampling.settings import student_sampling, write_sampling
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, read_captions
@@ -92,6 +93,9 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     place = as_it_was(job.out, saved) if learner.rank == 0 else nullcontext()
     with stop_on_interrupt() as stop, place:
         train(learner, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
+    if learner.rank == 0 and config.distilled is not None:
+        jumps = len(config.distilled.starts)
+        write_sampling(job.out, student_sampling(config.distilled, steps=jumps))
     return config
 
 

@@ -1,0 +1,38 @@
+"""How a bundle is made, compressed and run: words that the command line and conversion share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mdm_apple.errors import ConfigError
+
+Layout = Literal["nested", "monolith", "multifunction"]
+Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
+Target = Literal["iOS17", "iOS18", "iOS26"]
+TextEncoderChoice = Literal["auto", "yes", "no"]
+WeightBits = Literal["8", "6", "4", "3", "2", "int8", "int4"]
+Variant = Literal["quality", "balanced", "compact"]  # of mixed bits
+Engine = Literal["reference", "coreml"]  # this project's executor, or Core ML itself
+ComputeUnits = Literal["cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly", "all"]
+PackagePrecision = Literal["fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a bundle is made.
+
+    target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
+    layers for the Neural Engine, "gpu" keeps those of training; None: as fits the layout.
+    max_package_mb: larger packages are split in two until none is (a phone's Neural Engine takes
+    about 1000).
+    """
+
+    layout: Layout = "nested"
+    target: Target = "iOS18"
+    compute: Compute | None = None
+    max_package_mb: float = 1000
+
+    def __post_init__(self) -> None:
+        if self.layout == "multifunction" and self.target == "iOS17":
+            raise ConfigError("multifunction: needs iOS 18; convert with --target iOS18.")

@@ -1,0 +1,222 @@
+"""A wrong call is refused before any framework is imported, within a second of processor time.
+
+Every case is a process of its own, as a person starts it, so that start-up and imports count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mdm_apple.cli import COMMANDS
+
+FRAMEWORKS = ("torch", "mlx", "coremltools", "matplotlib", "jsonschema", "transformers")
+SECONDS = 1.0  # of processor time, user and system
+ROOT = Path(__file__).parents[1]
+
+# runs `python -m mdm_apple`, and says at the end what it loaded
+PROGRAM = f"""
+import atexit, json, os, runpy, sys
+loaded = int(sys.argv.pop(1))
+def say():
+    os.write(loaded, json.dumps(sorted(set({FRAMEWORKS}) & set(sys.modules))).encode())
+atexit.register(say)
+runpy.run_module("mdm_apple", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A call, and what its one sentence says. Names in braces are files of the `place` fixture."""
+
+    call: str
+    says: str
+    code: int = 1
+
+
+TABLE = [
+    # sampling, training and what they lead to
+    Wrong("sample heart --model box:emojy", "did you mean box:emoji"),
+    Wrong("sample heart --steps 2 --guidance 1e9", "guidance: expected -100 to 100"),
+    Wrong("sample heart --out {full}", "add --overwrite"),
+    Wrong("distill --teacher box:emojy --out {new} --steps 1", "did you mean box:emoji"),
+    Wrong("train --preset tiny --data {none} --out {new} --steps 0", "not in the range", 2),
+    Wrong("evaluate --model box:emojy --data twemoji", "did you mean box:emoji"),
+    Wrong("embed --model box:emojy --prompt heart --out {new}", "did you mean box:emoji"),
+    Wrong("embed --model box:emoji --out {new}", "give one of --prompt, --captions and --data"),
+    Wrong("embed --model box:emoji --prompt heart --out {file}", "add --overwrite"),
+    # convert
+    Wrong("convert box:emojy --out {new}", "did you mean box:emoji"),
+    Wrong("convert {none} --out {new}", "no such model"),
+    Wrong("convert {bundle} --out {new}", "mdm palettize makes a smaller bundle"),
+    Wrong("convert box:emoji --out {full}", "add --overwrite"),
+    Wrong(
+        "convert box:emoji --out {full} --overwrite", "is not a bundle, so it is not overwritten"
+    ),
+    Wrong("convert --out {new}", "either a model folder or --preset"),
+    Wrong("convert box:emoji --preset tiny --out {new}", "either a model folder or --preset"),
+    Wrong("convert box:emoji --seed 1 --out {new}", "seed: makes the weights of a --preset"),
+    Wrong("convert box:emoji --layout multifunction --target iOS17 --out {new}", "needs iOS 18"),
+    Wrong("convert box:emoji --max-package-mb nan --out {new}", "not a finite number", 2),
+    Wrong("convert box:emoji --layout flat --out {new}", "is not one of", 2),
+    # palettize
+    Wrong("palettize {none} --bits 4 --out {new}", "no such model"),
+    Wrong("palettize box:emoji --bits 4 --out {new}", "mdm convert box:emoji"),
+    Wrong("palettize {bundle} --bits 5 --out {new}", "is not one of", 2),
+    Wrong("palettize {bundle} --bits 4 --out {full}", "add --overwrite"),
+    Wrong("palettize {bundle} --out {new}", "one of --bits, --variant and --recipe"),
+    Wrong("palettize {bundle} --bits 4 --variant compact --out {new}", "one of --bits"),
+    Wrong("palettize {bundle} --bits mixed --out {new}", "one of --budget and --least-db"),
+    Wrong("palettize {bundle} --variant compact --out {new}", "add --model NAME"),
+    Wrong("palettize {bundle} --variant compact --model box:x --out {new}", "no such model"),
+    Wrong("palettize {bundle} --variant compact --model {bundle} --out {new}", "is a bundle"),
+    Wrong("palettize {bundle} --recipe {none} --out {new}", "no such file"),
+    Wrong("palettize {bundle} --bits int8 --group 16 --out {new}", "group: goes with palettes"),
+    Wrong("palettize {bundle} --bits mixed --budget nan --out {new}", "not a finite number", 2),
+    # verify
+    Wrong("verify {none}", "no such model"),
+    Wrong("verify {folder}", "holds no model"),
+    Wrong("verify box:emoji", "mdm convert box:emoji"),
+    Wrong("verify {bundle} --model {bundle}", "is a bundle, and this takes a model folder"),
+    Wrong("verify {bundle} --fp16 {none}", "no such model"),
+    Wrong("verify {bundle} --compute-units all", "add --runtime coreml"),
+    Wrong("verify {bundle} --floor nan", "not a finite number", 2),
+    Wrong("verify {bundle} --prompts 9", "is not in the range", 2),
+    Wrong("verify {bundle} --ranges {file}", "add --overwrite"),
+    # inspect
+    Wrong("inspect box:studen", "did you mean box:student"),
+    Wrong("inspect", "give either a model folder, a bundle, or --preset"),
+    Wrong("inspect box:emoji --preset tiny", "give either a model folder, a bundle, or --preset"),
+    Wrong("inspect --beside {bundle}", "give the first one as well"),
+    Wrong("inspect box:emoji --beside {bundle}", "compares two bundles"),
+    # export
+    Wrong("export box:emojy --out {new}", "did you mean box:emoji"),
+    Wrong("export {bundle} --out {new}", "is a bundle, and this takes a model folder"),
+    Wrong("export box:emoji --out {full}", "add --overwrite"),
+    Wrong("export box:emoji --dtype float16 --out {new}", "--dtype is called --precision now", 2),
+    Wrong("export box:emoji --precision fp8 --out {new}", "is not one of", 2),
+    Wrong("export box:emoji --sampler student --out {new}", "student"),
+    Wrong("export box:emoji --steps 5000 --out {new}", "steps: expected 1 to"),
+    Wrong("export box:emoji --guidance nan --out {new}", "not a finite number", 2),
+    # import and fetch
+    Wrong("import {none} --preset tiny --out {new}", "no such file"),
+    Wrong("import {file} --out {new}", "give either --preset or --yaml"),
+    Wrong("import {file} --preset tiny --out {full}", "add --overwrite"),
+    Wrong("import {file} --yaml {none} --out {new}", "no such file"),
+    Wrong("fetch flickr65 --out {new}", "is not one of", 2),
+    Wrong("fetch flickr64 --out {full}", "add --overwrite"),
+    Wrong("fetch flickr64 --out {new}", "add --accept to agree beforehand"),
+    Wrong("fetch flickr64 --out {new} --accept --base-url nonsense", "starts with https://"),
+    Wrong("fetch text-encoder --out {none}", "no such model"),
+    Wrong("fetch text-encoder --out {bundle}", "is a bundle, and this takes a model folder"),
+    # serve-bundle, demo, doctor
+    Wrong("serve-bundle {none}", "no such model"),
+    Wrong("serve-bundle box:student --json", "mdm convert box:student"),
+    Wrong("serve-bundle {bundle} --precision bf16", "is not one of", 2),
+    Wrong("demo --out {full}", "add --overwrite"),
+    Wrong("demo --out {new} --steps 9", "is not in the range", 2),
+    Wrong("doctor {none}", "no such file"),
+    Wrong("doctor {file} --psnr nan", "not a finite number", 2),
+    # bench
+    Wrong("bench run trainin", "Did you mean 'training'"),
+    Wrong("bench run --repetitions 4", "is not in the range", 2),
+    Wrong("bench report --check surplus", "unexpected extra argument", 2),
+    Wrong("bench compare {none}", "no such file or folder"),
+    Wrong("bench compare {file} {file} {file}", "expected one or two paths, got 3"),
+    Wrong("bench compare {file} --tolerance nan", "not a finite number", 2),
+    Wrong("bench device {bundle}", "say where the cells go, or add --plan"),
+    Wrong("bench device {none} --plan", "no such model"),
+    Wrong("bench device box:emoji --plan", "mdm convert box:emoji"),
+    Wrong("bench device {bundle} --plan --limit-minutes nan", "not a finite number", 2),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Paths that are absent, full, and of each kind; the bundle only looks like one."""
+    root = tmp_path_factory.mktemp("early")
+    names = ("new", "none", "full", "file", "bundle", "folder")
+    paths = {name: root / name for name in names}
+    for name in ("full", "bundle", "folder"):
+        paths[name].mkdir()
+    (paths["full"] / "mine.txt").write_text("mine")
+    (paths["folder"] / "mine.txt").write_text("mine")
+    (paths["bundle"] / "manifest.json").write_text("{}")
+    paths["file"].write_text("mine")
+    return paths
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    loaded: list[str]
+
+
+def run(arguments: list[str], folder: Path) -> Ended:
+    """A process of its own, with what it printed, what it loaded and its processor time."""
+    reading, writing = os.pipe()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(writing), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        pass_fds=(writing,),
+    )
+    os.close(writing)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as out, process.stderr as err, os.fdopen(reading) as loaded:
+        printed, said, modules = out.read(), err.read(), loaded.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Ended(
+        process.returncode, printed, said, used.ru_utime + used.ru_stime, json.loads(modules)
+    )
+
+
+def everything(place: dict[str, Path]) -> set[Path]:
+    return set(place["new"].parent.rglob("*"))
+
+
+@pytest.mark.parametrize("wrong", TABLE, ids=lambda wrong: wrong.call)
+def test_a_wrong_call_is_refused_at_once(wrong: Wrong, place: dict[str, Path]) -> None:
+    before = everything(place)
+    words = [word.format(**place) for word in wrong.call.split()]
+    ended = run(words, place["folder"])
+    if ended.seconds > SECONDS:  # a busy machine may count too much, but not twice
+        ended = run(words, place["folder"])
+    assert ended.code == wrong.code, ended.stderr
+    assert ended.stdout == ""
+    *remarks, sentence, end = ended.stderr.split("\n")
+    assert end == ""
+    assert len(remarks) <= 1  # what is known of the licence
+    assert sentence.startswith("mdm: ")
+    assert wrong.says in sentence
+    assert sentence[-1] in ".?"
+    assert ended.loaded == []
+    assert ended.seconds <= SECONDS
+    assert everything(place) == before
+
+
+def test_the_table_has_every_command() -> None:
+    assert {wrong.call.split()[0] for wrong in TABLE} == set(COMMANDS)
+
+
+def test_a_framework_that_is_loaded_would_be_seen(place: dict[str, Path]) -> None:
+    """The twin: only what needs torch can tell a damaged bundle from a sound one."""
+    ended = run(["verify", str(place["bundle"])], place["folder"])
+    assert ended.code == 1
+    assert "torch" in ended.loaded
