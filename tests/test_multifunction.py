@@ -22,7 +22,7 @@ from mdm_apple.conversion.bundle.manifest import package_bytes
 from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.palettize import palettize
 from mdm_apple.conversion.compress.settings import Setting, uniform_plan
-from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part, merged
+from mdm_apple.conversion.convert import ConvertOptions, convert_part, merged
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import Package
