@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := mdm_apple conversion benchmarks tests
 
-.PHONY: setup demo bundle test test-all check swift format bench clean
+.PHONY: setup demo bundle test quick test-all check check-and-swift swift format bench clean
 
 setup: $(STAMP)
 
@@ -24,11 +24,21 @@ demo: setup
 bundle: setup
 	$(BIN)/mdm convert mdm_apple/models/emoji_student --out out/emoji.bundle --overwrite
 
-test: setup check swift
-	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile
+# All but the slow tests. Dear tests come first and are shared out as processes fall idle. Bundles
+# are converted once and kept in .cache/test-bundles, where the next run finds them.
+test: setup check-and-swift
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
 
-test-all: setup check swift
+# While writing: unit tests alone, first those that reach a changed file (or one of the last commit).
+quick: setup
+	$(BIN)/pytest -m unit --changed-first --numprocesses auto --dist load --maxschedchunk 4
+
+test-all: setup check-and-swift
 	$(BIN)/pytest
+
+# Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
+check-and-swift:
+	$(MAKE) --jobs 2 check swift
 
 check: setup
 	$(BIN)/ruff format --check $(SOURCES)
@@ -59,4 +69,4 @@ bench: setup
 	$(BIN)/mdm bench compare out/bench
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info swift_package/.build*
+	rm -rf $(VENV) .cache build dist out *.egg-info swift_package/.build*

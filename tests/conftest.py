@@ -15,6 +15,9 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 import numpy as np
 import pytest
 from backends import BACKENDS, Backend
+from changed import changed_files, reaching
+from costs import CostOfTests
+from guards import CollectedTests
 from PIL import Image
 from small import CAPTIONS, save_random_model
 from swift_tools import Dump, build
@@ -23,6 +26,28 @@ from benchmarks.blas import lend_blas
 from mdm_apple.config.presets import preset
 
 lend_blas()  # before a test module imports mlx
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--changed-first", action="store_true", help="tests that reach a changed file first"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CostOfTests(), "costs")
+    config.pluginmanager.register(CollectedTests(), "collected")
+
+
+@pytest.hookimpl(trylast=True)  # of what -m has left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files stay whole. Those with dear tests come first, so that one process takes these on while
+    the other runs the cheap ones, and then helps."""
+    if config.getoption("--changed-first"):
+        first = reaching(changed_files())
+    else:
+        first = {item.path for item in items if not item.get_closest_marker("unit")}
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(params=list(BACKENDS))

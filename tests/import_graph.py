@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +20,10 @@ class Import:
     when_run: bool  # inside a function, or for type checkers only
 
 
-def imports_of(source: str, package: str = "") -> Iterator[Import]:
+@cache
+def imports_of(source: str, package: str = "") -> tuple[Import, ...]:
     """Every import in the text of a module that lies in `package`."""
-    yield from _imports(ast.parse(source), package, when_run=False)
+    return tuple(_imports(ast.parse(source), package, when_run=False))
 
 
 def module_files() -> dict[str, Path]:
@@ -39,16 +41,39 @@ def package_of(module: str, file: Path) -> str:
     return module if file.name == "__init__.py" else module.rpartition(".")[0]
 
 
-def graph(files: Mapping[str, Path]) -> dict[str, set[str]]:
-    """For each module the modules among `files` that it imports, at once or later."""
+def graph(files: Mapping[str, Path], also_when_run: bool = True) -> dict[str, set[str]]:
+    """For each module the modules among `files` that it imports: at once, or later as well."""
     return {
         module: {
             target
             for found in imports_of(file.read_text(encoding="utf-8"), package_of(module, file))
+            if also_when_run or not found.when_run
             if (target := _defined_in(found.module, files)) is not None and target != module
         }
         for module, file in files.items()
     }
+
+
+def closures(files: Mapping[str, Path]) -> Callable[[str], frozenset[str]]:
+    """Asked for a module: itself and all that it imports, directly or not, with their packages.
+
+    Of a package only what it imports at once counts: `mdm_apple` itself is a door, which opens
+    everything later and on request.
+    """
+    ever, at_once = graph(files), graph(files, also_when_run=False)
+
+    @cache
+    def reached(start: str) -> frozenset[str]:
+        found, pending = set[str](), [start]
+        while pending:
+            module = pending.pop()
+            if module not in found and module in files:
+                found.add(module)
+                arrows = at_once if files[module].name == "__init__.py" else ever
+                pending += [*arrows[module], module.rpartition(".")[0]]
+        return frozenset(found)
+
+    return reached
 
 
 def _defined_in(name: str, files: Mapping[str, Path]) -> str | None:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
+from bundle_cache import converted
 from small import save_random_model, trainable_model
 from students import save_random_student
 from swift_tools import build
 
 from mdm_apple.bundled_models import EMOJI
 from mdm_apple.conversion.bundle.folder import Bundle
-from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.source.model import load_source
 
 MDM = "import sys; from mdm_apple.cli import main; sys.argv[0] = 'mdm'; main()"
 
 
 @pytest.fixture(scope="session")
-def nested(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("swift") / "tiny.bundle"
-    return convert(load_source(model_folder), out, ConvertOptions(layout="nested"))
-
-
-@pytest.fixture(scope="session")
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("swift") / "emoji.bundle"
-    return convert(load_source(EMOJI), out, ConvertOptions(layout="nested"))
+    return converted(load_source(EMOJI), out, ConvertOptions(layout="nested"))
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +29,9 @@ def functions(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A function per side of 8 and 4 pixels."""
     root = tmp_path_factory.mktemp("swift")
     folder = save_random_model(root / "small", trainable_model())
-    return convert(load_source(folder), root / "functions.bundle", ConvertOptions("multifunction"))
+    return converted(
+        load_source(folder), root / "functions.bundle", ConvertOptions("multifunction")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +39,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Distilled in name, of random weights; takes 1, 2 or 4 steps and weights 1 to 4."""
     root = tmp_path_factory.mktemp("swift")
     folder = save_random_student(root, flow_map=4)
-    return convert(load_source(folder), root / "student.bundle", ConvertOptions("nested"))
+    return converted(load_source(folder), root / "student.bundle", ConvertOptions("nested"))
 
 
 @pytest.fixture(scope="session")

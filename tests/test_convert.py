@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_cache import converted
 from tolerances import BUNDLE_PICTURE, PACKAGE_FP16, PACKAGE_FP32
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig
@@ -107,9 +108,10 @@ def test_fully_masked_prompt_gives_no_cross_attention(
         assert closeness(reference.numpy(), prediction).psnr >= PACKAGE_FP16
 
 
-def test_another_process_makes_the_same_bytes(
+def test_another_process_without_the_cache_makes_the_same_bytes(
     tiny_bundle: Bundle, model_folder: Path, tmp_path: Path
 ) -> None:
+    """The one conversion that proves the cache: a stale key of tests/bundle_cache.py shows here."""
     out = tmp_path / "again.bundle"
     program = [sys.executable, "-c", "from mdm_apple.cli import main; main()"]
     done = subprocess.run(
@@ -163,7 +165,9 @@ def test_model_without_text_that_normalises_its_input_converts(tmp_path: Path) -
         (32, 32), (1, 1), (0, 0), mid_blocks=False, temb_dim=32, normalize_input=True, inner=core
     )
     source = random_source(ModelConfig(outer, side=8), 2)
-    bundle = convert(source, tmp_path / "plain.bundle", ConvertOptions("monolith", target="iOS26"))
+    bundle = converted(
+        source, tmp_path / "plain.bundle", ConvertOptions("monolith", target="iOS26")
+    )
     assert [package.name for package in bundle.manifest.packages] == ["denoiser"]
     assert bundle.manifest.guidance == "none"
     report = verify_source(bundle, source, VerifyOptions(prompts=1))
@@ -188,7 +192,7 @@ def test_unmasked_attention_and_limited_output_convert_without_an_encoder(tmp_pa
         model, side=8, diffusion=DiffusionConfig(output_scale=0.5), text=TextConfig(max_tokens=4)
     )
     source = random_source(config, 3)
-    bundle = convert(source, tmp_path / "features.bundle", ConvertOptions("monolith"))
+    bundle = converted(source, tmp_path / "features.bundle", ConvertOptions("monolith"))
     assert "attention_mask" not in [f.name for f in bundle.package("denoiser").inputs]
     report = verify_source(bundle, source, VerifyOptions(prompts=2))
     assert report.text == "random features"

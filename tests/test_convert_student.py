@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_cache import converted
 from click.testing import CliRunner
 from small import around, plain, random_weights
 from students import save_random_student
@@ -16,7 +17,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress.palettize import palettize
-from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.psnr import picture_psnr
 from mdm_apple.conversion.run.runtime import open_bundle_runtime
 from mdm_apple.conversion.source.model import load_source
@@ -47,7 +48,7 @@ def bundle(
     request: pytest.FixtureRequest, student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "student.bundle"
-    return convert(load_source(student), out, ConvertOptions(request.param))
+    return converted(load_source(student), out, ConvertOptions(request.param))
 
 
 def test_the_manifest_says_how_a_student_is_run(bundle: Bundle) -> None:
@@ -140,7 +141,7 @@ def test_a_wordless_student_converts(tmp_path: Path) -> None:
     config = student_config(ModelConfig(around(core), side=8), BootConfig())
     folder = tmp_path / "student"
     save_model(folder, config, random_weights(state_shapes(config.model), 5))
-    made = convert(load_source(folder), tmp_path / "student.bundle")
+    made = converted(load_source(folder), tmp_path / "student.bundle")
     assert made.manifest.student is not None
     assert made.manifest.student.weights == ()
     assert verify(made, folder, VerifyOptions(prompts=1)).passed

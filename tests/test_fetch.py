@@ -252,6 +252,7 @@ def body(handler: Handler, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.guards("a page that says 404 is taken for a model")
 def test_an_answer_that_is_no_checkpoint_is_one_sentence(
     name: str, content: bytes, tmp_path: Path
 ) -> None:

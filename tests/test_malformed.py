@@ -17,10 +17,13 @@ import malformed_inputs
 import malformed_mlx
 import pytest
 import torch
+from bundle_cache import converted
 from malformed import Case, Command, Good, Room, config_text, frozen_model
 from small import random_state, save_random_model, trainable_model
 
 from mdm_apple.config.presets import preset
+from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.source.model import load_source
 from mdm_apple.data.open import open_dataset
 
 CASES = [*malformed_inputs.CASES, *malformed_folders.CASES, *malformed_mlx.CASES]
@@ -97,7 +100,7 @@ def good(run: Run, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     place = ("--model", frozen, "--text-encoder", encoder, "--out", features)
     succeed(run, at, "embed", *place, "--prompt", "red heart", "--quiet")
     bundle = at / "bundle"
-    succeed(run, at, "convert", model, "--layout", "monolith", "--quiet", "--out", bundle)
+    converted(load_source(model), bundle, ConvertOptions("monolith"))
     return Good(
         model=model,
         run=at / "run",

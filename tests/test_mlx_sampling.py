@@ -238,7 +238,8 @@ def test_a_compiled_runtime_makes_the_same_pictures(model_folder: Path) -> None:
     plain = MlxBackend().runtime(model_folder)
     sampler = SamplerConfig("dpmpp", 3, guidance_scale=3.0)
     wanted = finish(generate(plain, EIGHT[:2], sampler))
-    compiled = MlxRuntime(plain.config, plain.net, plain._encode, compiled=True)
+    net, text = mlx_open.open_network(model_folder), mlx_open.open_text(model_folder, plain.config)
+    compiled = MlxRuntime(plain.config, net, text, compiled=True)
     mx.enable_compile()
     try:
         made = finish(generate(compiled, EIGHT[:2], sampler))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_cache import converted
 from click.testing import CliRunner
 from mil_programs import package
 from small import save_random_model, trainable_model
@@ -21,7 +22,7 @@ from mdm_apple.conversion.bundle.manifest import package_bytes
 from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.palettize import palettize
 from mdm_apple.conversion.compress.settings import Setting, uniform_plan
-from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part, merged
+from mdm_apple.conversion.convert import ConvertOptions, convert_part, merged
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import Package
@@ -62,7 +63,7 @@ def source(folder: Path) -> ModelSource:
 @pytest.fixture(scope="module")
 def bundle(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "functions.bundle"
-    return convert(source, out, ConvertOptions("multifunction"))
+    return converted(source, out, ConvertOptions("multifunction"))
 
 
 def denoiser(bundle: Bundle) -> Package:

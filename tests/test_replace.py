@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_cache import converted
 
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress.kmeans import palettes_of
 from mdm_apple.conversion.compress.palettize import palettize
 from mdm_apple.conversion.compress.settings import Setting, uniform_plan
-from mdm_apple.conversion.convert import ConvertOptions, convert
+from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.execute.constants import load_constants
@@ -72,7 +73,7 @@ def lookups(package: Package) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def older_bundle(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("older") / "tiny-17.bundle"
-    return convert(tiny_source, out, ConvertOptions("monolith", target="iOS17"))
+    return converted(tiny_source, out, ConvertOptions("monolith", target="iOS17"))
 
 
 @pytest.mark.parametrize("setting", [Setting(2), Setting(6), Setting(3, group=8)])

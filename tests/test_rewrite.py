@@ -88,6 +88,7 @@ def test_network_with_one_other_weight_does_not(length: int, name: str) -> None:
     assert closeness(wanted.numpy(), got.numpy()).psnr < REWRITE
 
 
+@pytest.mark.guards("weights move to another layer on the way")
 def test_weights_keep_their_names_and_numbers_and_the_network_its_layers() -> None:
     net = network(True)
     before = {name: type(module) for name, module in net.named_modules()}
@@ -105,6 +106,7 @@ def test_weights_keep_their_names_and_numbers_and_the_network_its_layers() -> No
 
 
 @pytest.mark.parametrize("queries", [1, 511, 512, 513, 576, 1600])
+@pytest.mark.guards("chunked attention drops the tokens of a last chunk that is not full")
 def test_no_query_is_lost_at_the_end(queries: int) -> None:
     """A chunked attention elsewhere drops what does not fill its last chunk."""
     generator = torch.Generator().manual_seed(queries)
@@ -143,6 +145,7 @@ def test_mean_of_means_is_the_mean(shape: tuple[int, ...]) -> None:
     assert torch.allclose(mean_per_group(x, 32)[:, :, 0, 0], wanted)
 
 
+@pytest.mark.guards("statistics of a large image overflow in fp16")
 def test_statistics_of_a_large_image_survive_half_precision() -> None:
     """Two million squares of which a running fp16 sum would be infinite."""
     x = (1.5 * torch.randn(1, 32, 256, 256)).half()
@@ -155,6 +158,7 @@ def test_statistics_of_a_large_image_survive_half_precision() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-4, 0.03, 1.0, 300.0, 20_000.0])
+@pytest.mark.guards("squares of activations beyond 255 overflow in fp16")
 def test_norm_survives_half_precision_whatever_the_size_of_its_numbers(size: float) -> None:
     """Squares of more than 255 are infinite in fp16, those of less than 2e-4 are zero."""
     generator = torch.Generator().manual_seed(0)

@@ -26,7 +26,7 @@ from mdm_apple.conversion.run.runtime import BundleRuntime
 from mdm_apple.sampling.generate import Prompt, generate
 from mdm_apple.sampling.walk import SamplerConfig
 
-pytest_plugins = ["swift_bundles"]
+pytest_plugins = ["bundles", "swift_bundles"]
 
 
 @pytest.mark.parametrize(

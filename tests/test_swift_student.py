@@ -11,7 +11,7 @@ from swift_pictures import made, psnr, run
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.sampling.walk import SamplerConfig
 
-pytest_plugins = ["swift_bundles"]
+pytest_plugins = ["bundles", "swift_bundles"]
 
 
 def jump(steps: int, weight: float) -> SamplerConfig:

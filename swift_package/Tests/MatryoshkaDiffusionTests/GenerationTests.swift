@@ -45,6 +45,7 @@ import MatryoshkaDiffusion
     #expect(generation.state == .finished)
   }
 
+  // guards: cancelling leaves the network in memory
   @Test func cancellingReleasesAndAFailureIsASentence() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(5)) }

@@ -40,6 +40,7 @@ import MatryoshkaDiffusion
     #expect(pictures[0].map(\.shape) == [[1, 3, 8, 8], [1, 3, 4, 4]])
   }
 
+  // guards: a preview loads a decoder
   @Test func previewsAreOfTheSidesAskedFor() async throws {
     let small = try SmallBundle()
     for (previews, sides) in [(Previews.none, []), (.all, [8, 4]), (.sides([4, 99]), [4])] {
