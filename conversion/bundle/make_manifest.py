@@ -23,25 +23,21 @@ from ..execute.graph import Function
 from ..execute.liveness import peak_bytes
 from ..execute.program import output_types
 from ..layouts.choose import Layout
-from ..layouts.parts import (
-    Part,
+from ..layouts.names import (
+    BASE_TABLE,
+    alpha_bar_name,
     features_name,
+    guidance_name,
     image_name,
     prediction_name,
-    temb_name,
-)
-from ..packages.seal import package_size
-from ..source.model import ModelSource
-from .embedding_tables import (
-    BASE_TABLE,
-    TABLES,
-    alpha_bar_name,
-    guidance_name,
-    student_targets,
-    student_weights,
     target_time_name,
+    temb_name,
     time_name,
 )
+from ..layouts.parts import Part
+from ..packages.seal import package_size
+from ..source.model import ModelSource
+from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (
     NO_DIGEST,
     SCHEMA_VERSION,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mdm_apple.config.types import Say
 
 from ..bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
 from ..bundle.make_manifest import described_again
@@ -30,8 +32,6 @@ from .palette_jobs import Job, PackedPalettes, run_jobs
 from .recipe import Recipe, recipe_plan
 from .replace import replace_weights
 from .settings import PlannedWeight, Setting, uniform_plan
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mdm_apple.config.strict_json import unknown_name
+from mdm_apple.config.types import NumpyArray
 
 from .binding import Binding, bind
-from .blob import BITS, Array
+from .blob import BITS
 from .constants import OpenFile, load_constants
 from .errors import ExecutionError
 from .graph import Function, Operation, TensorType
@@ -62,7 +63,9 @@ class Program:
         }
         self._dry_run()
 
-    def __call__(self, inputs: Mapping[str, Array], watch: Watch | None = None) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, NumpyArray], watch: Watch | None = None
+    ) -> dict[str, NumpyArray]:
         """Outputs for inputs of exactly the declared shapes; floating results are float32.
 
         Raises ExecutionError for a missing, unknown or wrongly shaped input.
@@ -84,7 +87,7 @@ class Program:
                     del values[name]
             return {name: to_array(values[name], kind) for name, kind in self.outputs.items()}
 
-    def _accept(self, inputs: Mapping[str, Array]) -> dict[str, Tensor]:
+    def _accept(self, inputs: Mapping[str, NumpyArray]) -> dict[str, Tensor]:
         for name in inputs:
             if name not in self.inputs:
                 raise ExecutionError(f"input {name!r}: unknown. {unknown_name(name, self.inputs)}")

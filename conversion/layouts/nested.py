@@ -28,21 +28,17 @@ from ..errors import ConversionError
 from ..rewrite import for_neural_engine
 from ..rewrite.norms import standardised
 from ..source.model import ModelSource
-from .parts import (
+from .names import (
     ATTENTION_MASK,
-    Compute,
-    Part,
-    cross_attention_counts,
     features_name,
     hidden_name,
     image_name,
-    key_shapes,
     keys_values_names,
-    mask_shape,
     prediction_name,
     skip_name,
     temb_name,
 )
+from .parts import Compute, Part, cross_attention_counts, key_shapes, mask_shape
 
 Text = tuple[BlockKeysValues, ...]
 

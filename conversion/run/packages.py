@@ -14,7 +14,8 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import ComputeUnits, LevelInfo
 from ..errors import BundleError
 from ..execute import Package, Precision, Watch
-from ..layouts.parts import POOLED, TOKEN_IDS, Phase
+from ..layouts.names import POOLED, TOKEN_IDS
+from ..layouts.parts import Phase
 
 Values = dict[str, NDArray[Any]]
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Floats
 from mdm_apple.diffusion.schedule import build_schedule
 
 from ..bundle.folder import Bundle
@@ -29,7 +30,6 @@ from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajecto
 from .ladder import (
     FLOOR_PICTURES,
     Answers,
-    Floats,
     Row,
     Rung,
     answers_of,

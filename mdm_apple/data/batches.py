@@ -23,14 +23,11 @@ from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.types import Floats, Indices
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.diffusion.noise import CHANNELS, MAX_SEED
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
 

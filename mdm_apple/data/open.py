@@ -6,14 +6,13 @@ Enters: a name, a folder or an object. Leaves: a `Dataset` of square RGB picture
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from mdm_apple.config.model import MAX_SIDE
+from mdm_apple.config.types import Background
 from mdm_apple.data import folder, twemoji
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.data.from_object import PictureSource, dataset_of
 
-Background = Literal["white", "color"]
 TWEMOJI = "twemoji"
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ScheduleConfig
+from mdm_apple.config.types import Indices
 from mdm_apple.errors import ConfigError
 
 Table = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Spacing = Literal["even", "log_snr"]
 
 COSINE_LOG_SNR_BOUND = 5.0

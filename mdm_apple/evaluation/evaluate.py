@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.distances import (
@@ -38,7 +39,7 @@ from mdm_apple.evaluation.retrieval import (
     retrieval_ranks,
     retrieval_side,
 )
-from mdm_apple.sampling.generate import Images, Prompt, Runtime, clean_estimate, finish, generate
+from mdm_apple.sampling.generate import Prompt, Runtime, clean_estimate, finish, generate
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig, check_student
 

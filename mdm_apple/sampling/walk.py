@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from mdm_apple.config.model import DiffusionConfig, Distilled, Threshold
+from mdm_apple.config.types import Array
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, Spacing, timestep_grid
 from mdm_apple.errors import ConfigError
 
-Array = Any
 SamplerKind = Literal["ddpm", "ddim", "dpmpp", "student"]
 Denoise = Callable[[list[Array], int], Sequence[Array]]
 # noisy images, the number that the network receives, and the table index to jump to

@@ -16,13 +16,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig, Distilled, ModelConfig
 from mdm_apple.config.network import Student, UNetConfig
+from mdm_apple.config.types import Array, Indices
 from mdm_apple.data.batches import BatchPlan, RowStream
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.noise import CHANNELS
@@ -32,8 +32,6 @@ from mdm_apple.diffusion.schedule import Schedule, mean_share
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import apply_threshold
 
-Array = Any
-Indices = NDArray[np.int64]
 # (states per level, start, target) -> v per level; indices as NumPy arrays (B,)
 Jump = Callable[[Sequence[Array], Indices, Indices], Sequence[Array]]
 # (states per level, t) -> guided prediction per level

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
 # what may differ between an interrupted run and the one that resumes it
@@ -36,7 +36,7 @@ class TrainConfig:
     ema_warmup_steps: int = 0  # updates during which the average just follows
     caption_dropout: float = 0.1  # share of captions replaced by the empty one, for guidance
     white_headroom: float = 0.0  # pure white is trained as 1 + this, so that clipping cleans it
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     checkpointing: bool = False  # recompute activations instead of keeping them
     seed: int = 0
     save_every: int = 500
