@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.strict_json import plain_values
 from mdm_apple.config.types import Floats
 from mdm_apple.diffusion.schedule import build_schedule
 
@@ -23,7 +24,6 @@ from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
 from ..errors import BundleError
 from ..execute import Precision, Range, Watch
-from ..psnr import plain_values
 from ..run.packages import Denoiser, Load
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
