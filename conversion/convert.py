@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.types import Compute, Layout, Target
 from mdm_apple.storage.tensorfile import write_bytes
 
 from .bundle.embedding_tables import write_tables
@@ -24,14 +25,12 @@ from .bundle.make_manifest import describe
 from .coreml import quiet_coremltools
 from .errors import ConversionError
 from .execute.watch import FP16_MAX
-from .layouts.choose import Layout, fitting_compute, parts_of
-from .layouts.parts import Compute, Part
+from .layouts.choose import fitting_compute, parts_of
+from .layouts.parts import Part
 from .packages.merge import merge_packages
 from .packages.seal import package_size, seal_package
 from .packages.split import split_to_fit
 from .source.model import ModelSource
-
-Target = Literal["iOS17", "iOS18", "iOS26"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mdm_apple.bundled_models import find_model
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.strict_json import read_config
-from mdm_apple.config.types import Background, Bits, Precision, Say
+from mdm_apple.config.types import Background, Bits, Precision, Say, WeightBits
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset
@@ -37,11 +37,10 @@ from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import Job
 
 if TYPE_CHECKING:
+    from mdm_apple.config.types import TextEncoderChoice, Variant
     from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.compress.choose_bits import Variant
     from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.convert import ConvertOptions
-    from mdm_apple.conversion.source.model import TextEncoderChoice
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
 TrainingBackend = Literal["torch", "mlx"]
@@ -250,7 +249,7 @@ def palettize(
     bundle: Bundle | str | Path,
     out: str | Path,
     *,
-    bits: Literal["8", "6", "4", "3", "2", "int8", "int4"] | None = None,
+    bits: WeightBits | None = None,
     group: int | None = None,
     variant: Variant | None = None,
     model: str | Path | None = None,

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy
 import torch
 
+from mdm_apple.config.types import Layout, Target
 from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig
@@ -22,7 +23,6 @@ from ..execute import Package, TensorType
 from ..execute.graph import Function
 from ..execute.liveness import peak_bytes
 from ..execute.program import output_types
-from ..layouts.choose import Layout
 from ..layouts.names import (
     BASE_TABLE,
     alpha_bar_name,
@@ -65,7 +65,7 @@ def describe(
     parts: list[Part],
     golden: GoldenInfo,
     layout: Layout,
-    target: Literal["iOS17", "iOS18", "iOS26"],
+    target: Target,
 ) -> Manifest:
     """Everything but the list of files and the digest, which come with the finished folder."""
     config = source.config

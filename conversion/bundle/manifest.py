@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from mdm_apple.config.model import Prediction, Provenance, Threshold
 from mdm_apple.config.strict_json import from_json
+from mdm_apple.config.types import ComputeUnits, Layout, Target
 from mdm_apple.errors import ConfigError, require
 
 from ..errors import BundleError
@@ -25,8 +26,6 @@ from ..layouts.parts import Phase
 
 SCHEMA_VERSION = 1
 NO_DIGEST = "0" * 64
-
-ComputeUnits = Literal["cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly", "all"]
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,9 @@ class Manifest:
 
     schema: int
     digest: str
-    layout: Literal["monolith", "nested", "multifunction"]
+    layout: Layout
     variant: str
-    target: Literal["iOS17", "iOS18", "iOS26"]
+    target: Target
     levels: tuple[LevelInfo, ...]
     num_steps: int
     alpha_bar: str

@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
+
+from mdm_apple.config.types import Variant
 
 from ..errors import ConversionError
 from .knapsack import Frontier, frontier
 from .recipe import SCHEMA_VERSION, Recipe
 from .sensitivity import Option, Sensitivity
 
-Variant = Literal["quality", "balanced", "compact"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 AS_LARGE_AS: dict[Variant, int] = {"quality": 6, "balanced": 4, "compact": 3}  # bits everywhere
 

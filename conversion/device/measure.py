@@ -11,10 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import ComputeUnits
+
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
 from ..bundle.make_manifest import function_of
-from ..bundle.manifest import ComputeUnits
 from ..execute import Package, Watch
 from ..packages.cost import cost_of
 from ..run.packages import Denoiser, Jump, Load, Runnable, Values

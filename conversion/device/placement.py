@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import ComputeUnits
+from mdm_apple.config.types import ComputeUnits
+
 from ..coreml import quiet_coremltools
 from ..run.coreml import UNIT_NAMES
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdm_apple.config.strict_json import unknown_name
-from mdm_apple.config.types import NumpyArray
+from mdm_apple.config.types import ExecutorPrecision, NumpyArray
 
 from .binding import Binding, bind
 from .blob import BITS
@@ -27,8 +26,6 @@ from .liveness import check_memory, last_uses, peak_bytes
 from .opset import EXACT, OPERATIONS
 from .values import round_to_fp16, tensor_kind, to_array, to_tensor
 from .watch import Watch
-
-Precision = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,9 @@ class Program:
     inputs, outputs: TensorType by name. peak_bytes: see `liveness.peak_bytes`.
     """
 
-    def __init__(self, function: Function, open_file: OpenFile, precision: Precision) -> None:
+    def __init__(
+        self, function: Function, open_file: OpenFile, precision: ExecutorPrecision
+    ) -> None:
         """Prefer `Package.load`. Raises ExecutionError."""
         self.name, self.precision, self.inputs = function.name, precision, dict(function.inputs)
         self.outputs = output_types(function)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from mdm_apple.config.types import Compute, Layout
 
 from ..source.model import ModelSource
 from .conditioning import conditioning_part
 from .nested import nested_parts
-from .parts import Compute, Part
+from .parts import Part
 from .text_encoder import text_encoder_part
 from .whole import denoiser_part, stop_parts
-
-Layout = Literal["monolith", "nested", "multifunction"]
 
 
 def fitting_compute(layout: Layout) -> Compute:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.network import UNetConfig
+from mdm_apple.config.types import Compute
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.torch.nested_unet import NestedUNet
 from mdm_apple.torch.ops import TorchOps
@@ -38,7 +39,7 @@ from .names import (
     skip_name,
     temb_name,
 )
-from .parts import Compute, Part, cross_attention_counts, key_shapes, mask_shape
+from .parts import Part, cross_attention_counts, key_shapes, mask_shape
 
 Text = tuple[BlockKeysValues, ...]
 

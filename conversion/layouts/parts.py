@@ -11,6 +11,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from mdm_apple.config.network import ATTENTION_HEADS
+from mdm_apple.config.types import Compute
 from mdm_apple.torch.layers import Attention
 from mdm_apple.torch.unet import UNet
 
@@ -18,7 +19,6 @@ from ..source.model import ModelSource
 from .names import keys_values_names
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
-Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
 
 # Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
 MASKED = -1e4

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mdm_apple.config.types import Floats
+from mdm_apple.config.types import ExecutorPrecision, Floats
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.sampling.generate import Prompt
@@ -21,7 +21,6 @@ from mdm_apple.text.tokenizer import Tokenizer
 
 from ..bundle.folder import Bundle
 from ..errors import BundleError
-from ..execute import Precision
 from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from .packages import Denoiser, Jump, Load, Values
 
@@ -38,7 +37,7 @@ class BundleRuntime:
     def __init__(
         self,
         bundle: Bundle,
-        precision: Precision = "fp16",
+        precision: ExecutorPrecision = "fp16",
         features: FeatureCache | None = None,
         load: Load | None = None,
     ) -> None:

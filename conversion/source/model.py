@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes
+from mdm_apple.config.types import TextEncoderChoice
 from mdm_apple.storage.atomic_folder import has_file
 from mdm_apple.storage.model_folder import load_model_config, load_tokenizer, with_encoder_hash
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
@@ -25,7 +25,6 @@ from mdm_apple.torch.unet import UNet
 
 from ..errors import ConversionError
 
-TextEncoderChoice = Literal["auto", "yes", "no"]
 SMALL_ENCODER_MB = 250  # flan-t5-base takes 219, flan-t5-xl 2447
 
 

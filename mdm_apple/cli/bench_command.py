@@ -6,17 +6,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from mdm_apple import api
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 from mdm_apple.errors import MdmError, require_installed
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.manifest import ComputeUnits
     from mdm_apple.conversion.device.cells import Units
 
 UNITS: tuple[ComputeUnits, ...] = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
@@ -60,7 +60,7 @@ class DeviceRequest:
     compute_units: tuple[ComputeUnits, ...]
     package_repetitions: int
     picture_repetitions: int
-    precision: Literal["fp16", "fp32"]
+    precision: ExecutorPrecision
     limit_minutes: float
 
 
@@ -223,7 +223,7 @@ Examples:
 @click.option("--picture-repetitions", type=click.IntRange(10), default=10, show_default=True)
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32"]),
+    type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
     help="Of the executor.",

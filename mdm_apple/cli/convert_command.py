@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from mdm_apple.cli.output import (
     refuse_existing,
 )
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import Compute, Layout, Target, TextEncoderChoice
 from mdm_apple.errors import MdmError
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class ConvertRequest:
     model: str | None
     preset_name: str | None
     seed: int | None
-    layout: Literal["nested", "monolith", "multifunction"]
-    compute: Literal["ane", "gpu"] | None
-    target: Literal["iOS17", "iOS18", "iOS26"]
-    text_encoder: Literal["auto", "yes", "no"]
+    layout: Layout
+    compute: Compute | None
+    target: Target
+    text_encoder: TextEncoderChoice
     max_package_mb: float
     out: Path
     overwrite: bool
@@ -54,7 +55,7 @@ Examples:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random weights of a --preset.")
 @click.option(
     "--layout",
-    type=click.Choice(["nested", "monolith", "multifunction"]),
+    type=click.Choice(get_args(Layout)),
     default="nested",
     show_default=True,
     help="nested: a package for each way down or up through a level. monolith: one for all levels. "
@@ -62,19 +63,19 @@ Examples:
 )
 @click.option(
     "--compute",
-    type=click.Choice(["ane", "gpu"]),
+    type=click.Choice(get_args(Compute)),
     help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
 )
 @click.option(
     "--target",
-    type=click.Choice(["iOS17", "iOS18", "iOS26"]),
+    type=click.Choice(get_args(Target)),
     default="iOS18",
     show_default=True,
     help="Oldest system that can load it (macOS 14, 15, 26).",
 )
 @click.option(
     "--text-encoder",
-    type=click.Choice(["auto", "yes", "no"]),
+    type=click.Choice(get_args(TextEncoderChoice)),
     default="auto",
     show_default=True,
     help="auto: an encoder that was trained with the model, or a small one. yes: any. no: none.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from mdm_apple.cli.output import (
     refuse_existing,
 )
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.types import Variant, WeightBits
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
@@ -34,8 +35,8 @@ class PalettizeRequest:
     """The options of `mdm palettize`."""
 
     bundle: str
-    bits: Literal["8", "6", "4", "3", "2", "int8", "int4", "mixed"] | None
-    variant: Literal["quality", "balanced", "compact"] | None
+    bits: WeightBits | Literal["mixed"] | None
+    variant: Variant | None
     recipe: Path | None
     budget: float | None
     least_db: float | None
@@ -100,13 +101,13 @@ Examples:
 @click.argument("bundle")
 @click.option(
     "--bits",
-    type=click.Choice(["8", "6", "4", "3", "2", "int8", "int4", "mixed"]),
+    type=click.Choice([*get_args(WeightBits), "mixed"]),
     help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: more for the "
     "weights that matter more.",
 )
 @click.option(
     "--variant",
-    type=click.Choice(["quality", "balanced", "compact"]),
+    type=click.Choice(get_args(Variant)),
     help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
 )
 @click.option("--recipe", type=FILE, metavar="F.json", help="File with the bits of every weight.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import click
 
 from mdm_apple import api
 from mdm_apple.cli.output import Output, filling, output_options
+from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import require_installed
 
 
@@ -19,7 +20,7 @@ class ServeRequest:
     """The options of `mdm serve-bundle`."""
 
     bundle: str
-    precision: Literal["fp16", "fp32"]
+    precision: ExecutorPrecision
 
 
 @click.command(
@@ -30,7 +31,9 @@ Examples:
 """
 )
 @click.argument("bundle")
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(get_args(ExecutorPrecision)), default="fp16", show_default=True
+)
 @output_options
 @filling(ServeRequest)
 def command(request: ServeRequest, output: Output) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -20,11 +20,11 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision, VerifyRuntime
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.manifest import ComputeUnits
     from mdm_apple.conversion.verify.ladder import Rung
     from mdm_apple.conversion.verify.verify import VerifyReport
 
@@ -36,9 +36,9 @@ class VerifyRequest:
     bundle: str
     model: str | None
     fp16: str | None
-    runtime: Literal["reference", "coreml"]
+    runtime: VerifyRuntime
     compute_units: tuple[ComputeUnits, ...]
-    precision: Literal["fp16", "fp32"]
+    precision: ExecutorPrecision
     prompts: int
     floor: float | None
     ranges: Path | None
@@ -61,7 +61,7 @@ Examples:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["reference", "coreml"]),
+    type=click.Choice(get_args(VerifyRuntime)),
     default="reference",
     show_default=True,
     help="This project's executor, or Core ML itself (macOS).",
@@ -69,10 +69,12 @@ Examples:
 @click.option(
     "--compute-units",
     multiple=True,
-    type=click.Choice(["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]),
+    type=click.Choice(get_args(ComputeUnits)),
     help="Core ML's compute units, one report each; all four by default.",
 )
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(get_args(ExecutorPrecision)), default="fp16", show_default=True
+)
 @click.option("--prompts", type=click.IntRange(1, 8), default=8, show_default=True)
 @click.option(
     "--floor",
