@@ -36,7 +36,7 @@ from mdm_apple.conversion.compress.sensitivity import (
 )
 from mdm_apple.conversion.compress.settings import PlannedWeight, Setting, uniform_plan
 from mdm_apple.conversion.errors import BundleError, ConversionError
-from mdm_apple.conversion.layouts.parts import TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.layouts.names import TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.conversion.source.trajectory import Probe, TextInputs

@@ -27,7 +27,7 @@ from mdm_apple.cli.setting_options import (
 )
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import parameter_count
-from mdm_apple.data.open import Background
+from mdm_apple.config.types import Background, TrainingPrecision
 from mdm_apple.errors import MdmError
 from mdm_apple.text.captions import read_captions
 from mdm_apple.training.memory_estimate import (
@@ -66,7 +66,7 @@ class TrainRequest:
     no_ema: bool
     caption_dropout: float
     white_headroom: float
-    precision: Literal["fp32", "bf16"]
+    precision: TrainingPrecision
     checkpointing: Literal["auto", "true", "false"]
     seed: int
     save_every: int
