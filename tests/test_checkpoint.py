@@ -296,30 +296,34 @@ def entry(**fields: Any) -> bytes:
     return json.dumps({"w": full}).encode()
 
 
+ENTRY = json.dumps({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}).encode()
+
 HOSTILE: list[tuple[bytes, str]] = [
     (b"", "not a safetensors file"),
     (b"1234", "not a safetensors file"),
     (struct.pack("<Q", 1 << 62) + b"{}", "not a safetensors file, or cut off"),
     (struct.pack("<Q", 100) + b"{}", "not a safetensors file, or cut off"),
-    (header(b"[1]"), "its header is not a list"),
-    (header(b"{"), "not valid JSON"),
-    (header(b"\xff\xff"), "not valid JSON"),
-    (header(b"[" * 200_000), "not valid JSON"),
-    (header(b'{"w": 1, "w": 2}'), "not valid JSON"),
-    (header(b'{"w": 1}'), "unknown number type"),
-    (header(entry(dtype="F99"), bytes(8)), "unknown number type"),
-    (header(entry(shape=[3]), bytes(8)), "size that is not that of its shape"),
-    (header(entry(shape=[-2]), bytes(8)), "impossible shape or place"),
-    (header(entry(shape=[True, 2]), bytes(8)), "impossible shape or place"),
-    (header(entry(shape=[1] * 17), bytes(8)), "impossible shape or place"),
-    (header(entry(shape=[1 << 47, 1 << 47]), bytes(8)), "size that is not that of its shape"),
-    (header(entry(shape=[0, 1 << 47], data_offsets=[0, 0])), "impossible shape or place"),
-    (header(entry(shape=[0] + [1 << 20] * 3, data_offsets=[0, 0])), "impossible shape or place"),
-    (header(entry(data_offsets=[8, 0]), bytes(8)), "size that is not that of its shape"),
-    (header(entry(data_offsets=[0]), bytes(8)), "impossible shape or place"),
-    (header(entry(data_offsets=[4, 12]), bytes(12)), "overlaps another tensor or leaves a gap"),
-    (header(entry(), bytes(7)), "describes 8 bytes of tensors, but 7 follow"),
-    (header(entry(), bytes(9)), "describes 8 bytes of tensors, but 9 follow"),
+    (header(b"[1]"), "damaged .*invalid JSON"),
+    (header(b"{"), "damaged .*invalid JSON"),
+    (header(b"\xff\xff"), "damaged .*invalid UTF-8"),
+    (header(b"[" * 200_000), "damaged .*invalid JSON"),
+    (header(b'{"w": 1, "w": 2}'), "damaged .*invalid JSON"),
+    (header(b'{"w": %s, "w": %s}' % (ENTRY, ENTRY), bytes(8)), "'w' appears twice"),
+    (header(b'{"w": 1}'), "damaged .*invalid type"),
+    (header(entry(dtype="F99"), bytes(8)), "damaged .*unknown variant `F99`"),
+    (header(entry(dtype="F8_E4M3", shape=[8]), bytes(8)), "number type F8_E4M3, unknown here"),
+    (header(entry(shape=[3]), bytes(8)), "damaged .*invalid shape"),
+    (header(entry(shape=[-2]), bytes(8)), "damaged .*invalid value"),
+    (header(entry(shape=[True, 2]), bytes(8)), "damaged .*invalid type"),
+    (header(entry(shape=[1] * 16 + [2]), bytes(8)), "shape that numpy cannot hold"),
+    (header(entry(shape=[1 << 47, 1 << 47]), bytes(8)), "damaged .*overflow"),
+    (header(entry(shape=[0, 1 << 47], data_offsets=[0, 0])), "shape that numpy cannot hold"),
+    (header(entry(shape=[0] + [1 << 20] * 3, data_offsets=[0, 0])), "shape that numpy cannot hold"),
+    (header(entry(data_offsets=[8, 0]), bytes(8)), "damaged .*invalid offset"),
+    (header(entry(data_offsets=[0]), bytes(8)), "damaged .*invalid length"),
+    (header(entry(data_offsets=[4, 12]), bytes(12)), "damaged .*invalid offset for tensor `w`"),
+    (header(entry(), bytes(7)), "cut off .*not fully covered"),
+    (header(entry(), bytes(9)), "damaged .*not fully covered"),
 ]
 
 
@@ -335,7 +339,7 @@ def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     one = json.loads(entry())["w"]
     path = tmp_path / "model.safetensors"
     path.write_bytes(header(json.dumps({"a": one, "b": one}).encode(), bytes(8)))
-    with pytest.raises(TensorFileError, match="overlaps another tensor"):
+    with pytest.raises(TensorFileError, match="invalid offset for tensor"):
         read_tensors(path)
 
 

@@ -335,6 +335,77 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None:
         read_pth(path)
 
 
+def directory_field(index: int, at: int, data: bytes) -> Callable[[bytearray], None]:
+    """Overwrites a field of one entry of the directory: 0 data.pkl, 1 byteorder, 2 data/0."""
+
+    def damage(content: bytearray) -> None:
+        place = -1
+        for _ in range(index + 1):
+            place = content.index(b"PK\x01\x02", place + 1)
+        content[place + at : place + at + len(data)] = data
+
+    return damage
+
+
+def rename_to_the_last(content: bytearray) -> None:
+    content[:] = content.replace(b"archive/byteorder", b"archive/data.pkl\0")
+
+
+def junk_in_front(content: bytearray) -> None:
+    content[:0] = b"PK\x03\x04" + bytes(96)
+
+
+def swell_directory(content: bytearray) -> None:
+    """A directory of 300,000 empty entries, in a file that is long enough for it."""
+    at, end = content.index(b"PK\x01\x02"), content.rindex(b"PK\x05\x06")
+    room = 300_000 * 46
+    record = bytearray(content[end:])
+    record[12:20] = struct.pack("<2L", room, at)
+    content[at:] = (b"PK\x01\x02" + bytes(42)) * 300_000 + record
+
+
+def lie_in_zip64(content: bytearray) -> None:
+    """A zip64 record whose directory would be of 2**60 bytes."""
+    end = content.rindex(b"PK\x05\x06")
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 3, 3, 1 << 60, 0)
+    content[end:end] = record + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+
+
+WIDE = struct.pack("<2L", 0xFFFFFFFF, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (directory_field(2, 20, struct.pack("<2L", 1 << 30, 1 << 30)), "reaches outside the file"),
+        (directory_field(0, 20, struct.pack("<2L", 300, 300)), "or into another entry"),
+        (directory_field(2, 42, bytes(4)), "or into another entry"),
+        (directory_field(2, 42, struct.pack("<L", 1 << 30)), "does not fit the file"),
+        (directory_field(2, 42, struct.pack("<L", 1)), "or into another entry"),
+        (directory_field(2, 20, WIDE), "reaches outside the file"),
+        (directory_field(2, 24, struct.pack("<L", 15)), "compressed or encrypted"),
+        (directory_field(2, 8, b"\x01"), "compressed or encrypted"),
+        (directory_field(2, 10, b"\x63"), "compressed or encrypted"),
+        (directory_field(1, 0, b"PK\x01\x03"), "does not fit the file"),
+        (directory_field(2, 28, b"\x0d"), "does not fit the file"),
+        (rename_to_the_last, "lists a name twice"),
+        (junk_in_front, "does not fit the file"),
+        (swell_directory, "directory of 13800000 bytes"),
+        (lie_in_zip64, "does not fit the file"),
+    ],
+)
+def test_a_zip_whose_directory_lies_is_refused(
+    damage: Callable[[bytearray], None], message: str, tmp_path: Path
+) -> None:
+    path = archive(tmp_path, describe("w", 4, (2,), (1,)), {"0": b"\0" * 16})
+    content = bytearray(path.read_bytes())
+    damage(content)
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(PthError, match=message):
+        read_pth(path)
+
+
 # --- pickles that are meant to do harm ------------------------------------------------------------
 
 

@@ -2,13 +2,15 @@
 
 Enters: a .pth in the zip format of PyTorch 1.6 and later. Leaves: named tensors that stay on disk
 until they are asked for, and the names of everything that was skipped. Nothing is unpickled (see
-legacy_pickle), and every size is checked against the file before a byte is believed.
+pickle_walk), and every size is checked against the file before a byte is believed.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import struct
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +22,8 @@ from mdm_apple.apple.pickle_walk import MAX_PICKLE_BYTES, Opaque, PthError, Tens
 
 Array = NDArray[Any]
 
-MAX_DIRECTORY_BYTES = 16 << 20
-_END = struct.Struct("<4s4H2LH")  # end of central directory
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_ENTRY = struct.Struct("<4s6H3L5H2L")  # one file in the central directory
-_LOCAL = struct.Struct("<4s5H3L2H")  # header in front of the bytes of one file
+MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less room there than in the description
+_LOCAL = struct.Struct("<4s22x2H")  # header in front of an entry: mark, length of name, of extra
 
 _ITEM_BYTES = {
     "float32": 4,
@@ -91,7 +89,7 @@ def read_pth(path: Path) -> PthReport:
     Raises PthError with one sentence when the file is damaged, of another format, or hostile.
     """
     try:
-        archive = _Archive(_map(path))
+        archive = _Archive(path)
         return _report(archive, walk_pickle(archive.description()))
     except PthError as error:
         raise PthError(f"{path}: {error}") from None
@@ -100,7 +98,7 @@ def read_pth(path: Path) -> PthReport:
 def check_zip(path: Path) -> None:
     """Raise PthError unless the file is one whole archive of torch.save; reads no tensors."""
     try:
-        _Archive(_map(path))
+        _Archive(path)
     except PthError as error:
         raise PthError(f"{path}: {error}") from None
 
@@ -137,23 +135,9 @@ def _is_small(value: object) -> bool:
     return value is None or isinstance(value, float)
 
 
-def _map(path: Path) -> Array:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(512)
-        if not head.startswith(b"PK\x03\x04"):
-            raise PthError(_what_else(head, size))
-        return np.memmap(path, np.uint8, "r")
-    except FileNotFoundError:
-        raise PthError("no such file.") from None
-    except OSError as error:
-        raise PthError(f"cannot be read ({error.strerror}).") from None
-
-
-def _what_else(head: bytes, size: int) -> str:
+def _what_else(head: bytes) -> str:
     """Why a file that is no zip is refused, and the way out."""
-    if size == 0:
+    if not head:
         return "the file is empty; download it again."
     if head.startswith(_OLD_FORMAT) or head[257:262] == b"ustar":
         return (
@@ -167,20 +151,22 @@ def _what_else(head: bytes, size: int) -> str:
     return "expected a zip archive written by torch.save."
 
 
-@dataclass(frozen=True)
-class _Entry:
-    header: int  # byte at which the local header starts
-    size: int
-
-
 class _Archive:
-    """The directory of an uncompressed zip, with the offsets checked."""
+    """An uncompressed zip, mapped, with the place of every entry checked."""
 
-    def __init__(self, file: Array) -> None:
-        self._file = file
-        directory, self._end = self._directory()
-        self._entries = self._list(directory)
-        roots = [name[: -len("/data.pkl")] for name in self._entries if name.endswith("/data.pkl")]
+    def __init__(self, path: Path) -> None:
+        try:
+            with _SmallReads(path) as file:
+                head = file.read(512)
+                if not head.startswith(b"PK\x03\x04"):
+                    raise PthError(_what_else(head))
+                self._file: Array = np.memmap(cast(Any, file), np.uint8, "r")
+                self._places = _places(file, self._file)
+        except FileNotFoundError:
+            raise PthError("no such file.") from None
+        except OSError as error:
+            raise PthError(f"cannot be read ({error.strerror}).") from None
+        roots = [name[: -len("/data.pkl")] for name in self._places if name.endswith("/data.pkl")]
         roots = [root for root in roots if "/" not in root]
         if len(roots) != 1:
             raise PthError("expected exactly one data.pkl in the archive, as torch.save writes.")
@@ -194,7 +180,7 @@ class _Archive:
     def tensor(self, name: str, ref: TensorRef) -> PthTensor:
         """The tensor as a view, after checking that all of it lies inside its storage."""
         storage, item = ref.storage, _ITEM_BYTES[ref.storage.dtype]
-        start, size = self._place(f"data/{storage.key}")
+        start, size = self._find(f"data/{storage.key}")
         if size != storage.count * item:
             raise PthError(
                 f"{name!r}: its storage should be {storage.count * item} bytes, but the archive "
@@ -217,7 +203,7 @@ class _Archive:
         )
 
     def _byte_order(self) -> str:
-        if f"{self._root}/byteorder" not in self._entries:
+        if f"{self._root}/byteorder" not in self._places:
             return "<"  # older files have no such entry and are little-endian
         order = self._read("byteorder", 16)
         if order not in (b"little", b"big"):
@@ -225,86 +211,58 @@ class _Archive:
         return "<" if order == b"little" else ">"
 
     def _read(self, name: str, limit: int) -> bytes:
-        start, size = self._place(name)
+        start, size = self._find(name)
         if size > limit:
             raise PthError(f"its entry {name} is {size} bytes long; expected at most {limit}.")
-        return self._bytes(start, size)
-
-    def _place(self, name: str) -> tuple[int, int]:
-        """(first byte, size) of an entry's contents."""
-        entry = self._entries.get(f"{self._root}/{name}")
-        if entry is None:
-            raise PthError(f"its entry {name[:60]!r} is missing; download the file again.")
-        fields = _LOCAL.unpack(self._bytes(entry.header, _LOCAL.size))
-        start = entry.header + _LOCAL.size + fields[9] + fields[10]
-        if fields[0] != b"PK\x03\x04" or start + entry.size > self._end:
-            raise PthError(f"its entry {name[:60]!r} reaches outside the file.")
-        return start, entry.size
-
-    def _bytes(self, start: int, size: int) -> bytes:
-        if start < 0 or start + size > len(self._file):
-            raise PthError("the file ends too early; download it again.")
         return self._file[start : start + size].tobytes()
 
-    def _directory(self) -> tuple[bytes, int]:
-        """(bytes of the central directory, where it starts)."""
-        tail_at = max(0, len(self._file) - _END.size - 0xFFFF)
-        tail = self._bytes(tail_at, len(self._file) - tail_at)
-        found = tail.rfind(b"PK\x05\x06")
-        if found < 0 or found + _END.size > len(tail):
-            raise PthError("the file is cut off; download it again.")
-        end_at = tail_at + found
-        size, start = _END.unpack(tail[found : found + _END.size])[5:7]
-        locator_at = end_at - _LOCATOR64.size
-        if locator_at >= 0:
-            signature, _, end64_at, _ = _LOCATOR64.unpack(self._bytes(locator_at, _LOCATOR64.size))
-            if signature == b"PK\x06\x07":
-                fields = _END64.unpack(self._bytes(end64_at, _END64.size))
-                if fields[0] != b"PK\x06\x06":
-                    raise PthError("its zip directory is damaged; download the file again.")
-                size, start = fields[8], fields[9]
-        if size > MAX_DIRECTORY_BYTES or start + size > end_at:
-            raise PthError("its zip directory does not fit the file; download the file again.")
-        return self._bytes(start, size), start
-
-    def _list(self, directory: bytes) -> dict[str, _Entry]:
-        entries: dict[str, _Entry] = {}
-        at = 0
-        while at < len(directory):
-            if at + _ENTRY.size > len(directory):
-                raise PthError("its zip directory is cut off; download the file again.")
-            fields = _ENTRY.unpack_from(directory, at)
-            name_end = at + _ENTRY.size + fields[10]
-            name = directory[at + _ENTRY.size : name_end].decode("utf-8", "replace")
-            extra = directory[name_end : name_end + fields[11]]
-            if fields[0] != b"PK\x01\x02" or name in entries:
-                raise PthError("its zip directory is damaged; download the file again.")
-            packed, size, header = _wide(extra, fields[8], fields[9], fields[16])
-            if fields[3] & 1 or fields[4] != 0 or packed != size:
-                raise PthError(
-                    f"its entry {name[:60]!r} is compressed or encrypted, which torch.save never "
-                    "does."
-                )
-            entries[name] = _Entry(header, size)
-            at = name_end + fields[11] + fields[12]
-        return entries
+    def _find(self, name: str) -> tuple[int, int]:
+        """(first byte, size) of an entry's contents."""
+        place = self._places.get(f"{self._root}/{name}")
+        if place is None:
+            raise PthError(f"its entry {name[:60]!r} is missing; download the file again.")
+        return place
 
 
-def _wide(extra: bytes, packed: int, size: int, header: int) -> tuple[int, int, int]:
-    """Replace 32-bit fields that are full by their 64-bit values from the zip64 extra field."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
-        if kind == 1:
-            wide = [
-                v for (v,) in struct.iter_unpack("<Q", extra[at + 4 : at + 4 + length // 8 * 8])
-            ]
-            full = [value == 0xFFFFFFFF for value in (size, packed, header)]
-            if len(wide) < sum(full):
-                raise PthError("its zip directory is damaged; download the file again.")
-            values = iter(wide)
-            size = next(values) if full[0] else size
-            packed = next(values) if full[1] else packed
-            header = next(values) if full[2] else header
-        at += 4 + length
-    return packed, size, header
+class _SmallReads(io.FileIO):
+    """A file of which no piece larger than a believable directory is read into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes")
+        return super().read(size)
+
+
+def _places(file: _SmallReads, data: Array) -> dict[str, tuple[int, int]]:
+    """(first byte, size) of every entry's contents, by name; no two share a byte of the file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries, end = archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise PthError(
+            f"the file is cut off or its zip directory does not fit the file ({error}); download "
+            "it again."
+        ) from None
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise PthError("its zip directory lists a name twice; download the file again.")
+    entries.sort(key=lambda entry: entry.header_offset)
+    limits = [*(entry.header_offset for entry in entries), end]
+    if entries and (limits[0] != 0 or limits[-2] > end):
+        raise PthError("its zip directory does not fit the file; download it again.")
+    return {e.filename: _place(e, data, to) for e, to in zip(entries, limits[1:], strict=True)}
+
+
+def _place(entry: zipfile.ZipInfo, data: Array, end: int) -> tuple[int, int]:
+    """(first byte, size) of the contents, all of which lie before `end`."""
+    name, size = entry.filename[:60], entry.file_size
+    if entry.flag_bits & 1 or entry.compress_type or entry.compress_size != size:
+        raise PthError(
+            f"its entry {name!r} is compressed or encrypted, which torch.save never does."
+        )
+    start = entry.header_offset + _LOCAL.size
+    if start <= end:
+        mark, name_bytes, extra_bytes = _LOCAL.unpack(data[entry.header_offset : start].tobytes())
+        start += name_bytes + extra_bytes
+        if mark == b"PK\x03\x04" and start + size <= end:
+            return start, size
+    raise PthError(f"its entry {name!r} reaches outside the file or into another entry.")

@@ -1,8 +1,9 @@
 """Safetensors files with numpy, written durably and read defensively.
 
-Enters and leaves: arrays by name, in order. The `safetensors` package knows no bfloat16 in numpy
-and neither hashes nor syncs what it writes; the format is an 8-byte length, a JSON header and raw
-bytes, so it is written and read here. The files load in the package and the other way round.
+Enters and leaves: arrays by name, in order. Whether a file is whole is the `safetensors` package's
+to say. The package knows no bfloat16 in numpy, copies what it reads, sorts what it writes, and
+neither hashes nor syncs it; the format is an 8-byte length, a JSON header and raw bytes, so the
+views are made and the files written here.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from mdm_apple.config.strict_json import no_duplicates
 from mdm_apple.errors import MdmError
@@ -110,13 +112,12 @@ class Mapped:
 
 def map_tensors(path: Path) -> Mapped:
     """The arrays of a file as they lie there, and its metadata; raises TensorFileError."""
-    metadata, header, data = _open(path)
-    _check_layout(path, header, len(data))
-    return Mapped(
-        metadata,
-        {name: entry.kind for name, entry in header.items()},
-        {name: _view(entry, data) for name, entry in header.items()},
-    )
+    header, data = _open(path)
+    metadata = header.pop("__metadata__", None) or {}
+    if len(header) > MAX_TENSORS:
+        raise TensorFileError(f"{path}: expected at most {MAX_TENSORS} tensors.")
+    kinds = {name: entry["dtype"] for name, entry in header.items()}
+    return Mapped(metadata, kinds, {n: _view(path, n, entry, data) for n, entry in header.items()})
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
@@ -142,14 +143,6 @@ def to_bfloat16(array: Array) -> Array:
 def from_bfloat16(halves: Array) -> Array:
     """The float32 values of bfloat16 bits held as uint16."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    kind: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
 
 
 class _HashedFile:
@@ -193,77 +186,47 @@ def _encoded(array: Array, kind: str) -> memoryview:
     return flat.view(np.uint8).data
 
 
-def _open(path: Path) -> tuple[dict[str, object], dict[str, _Entry], Array]:
+def _open(path: Path) -> tuple[dict[str, Any], Array]:
+    """The header and the mapped bytes behind it, once the package found that they belong together.
+
+    It opens files by name only, and a save may put another file there between its look and ours.
+    """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise TensorFileError(f"{path}: not a safetensors file, or cut off in its header.")
-            text = file.read(length)
-        metadata, header = _parse(path, text)
-        start = 8 + length
-        # mapping an empty range is an error
-        data = np.memmap(path, np.uint8, "r", start) if size > start else np.empty(0, np.uint8)
+        while True:
+            with path.open("rb") as file:
+                opened = os.fstat(file.fileno())
+                length = int.from_bytes(file.read(8), "little")
+                if opened.st_size < 8 or length > min(opened.st_size - 8, MAX_HEADER_BYTES):
+                    raise TensorFileError(
+                        f"{path}: not a safetensors file, or cut off in its header."
+                    )
+                with safe_open(path, framework="numpy"):
+                    pass
+                if os.path.samestat(opened, path.stat()):
+                    header = json.loads(file.read(length), object_pairs_hook=no_duplicates)
+                    return header, _mapped(file, 8 + length, opened.st_size)
+    except TensorFileError:
+        raise
     except FileNotFoundError:
         raise TensorFileError(f"{path}: no such file.") from None
     except OSError as error:
         raise TensorFileError(f"{path}: cannot be read ({error.strerror}).") from None
-    return metadata, header, data
-
-
-def _check_layout(path: Path, header: dict[str, _Entry], size: int) -> None:
-    """Refuse tensors that overlap, leave gaps, or do not end where the file does."""
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != end:
-            raise TensorFileError(f"{path}: {name!r} overlaps another tensor or leaves a gap.")
-        end = entry.end
-    if end != size:
+    except (SafetensorError, ValueError) as error:
         raise TensorFileError(
-            f"{path}: its header describes {end} bytes of tensors, but {size} follow; the file is "
-            "cut off or damaged."
-        )
+            f"{path}: a safetensors file that is cut off or damaged ({str(error)[:200]})."
+        ) from None
 
 
-def _view(entry: _Entry, data: Array) -> Array:
-    kind = _NUMPY_TYPES[entry.kind]
-    if entry.begin == entry.end:
-        return np.zeros(entry.shape, kind)
-    return data[entry.begin : entry.end].view(kind).reshape(entry.shape)
+def _mapped(file: BinaryIO, start: int, end: int) -> Array:
+    if start == end:  # mapping an empty range is an error
+        return np.empty(0, np.uint8)
+    return np.memmap(file, np.uint8, "r", start)
 
 
-def _parse(path: Path, text: bytes) -> tuple[dict[str, object], dict[str, _Entry]]:
-    try:
-        data: object = json.loads(text, object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
-        raise TensorFileError(f"{path}: its header is not valid JSON.") from None
-    if not isinstance(data, dict) or len(cast("dict[str, object]", data)) > MAX_TENSORS:
-        raise TensorFileError(f"{path}: its header is not a list of at most {MAX_TENSORS} tensors.")
-    fields = cast("dict[str, object]", data)
-    said = fields.pop("__metadata__", None)
-    metadata = cast("dict[str, object]", said) if isinstance(said, dict) else {}
-    return metadata, {name: _entry(path, name, value) for name, value in fields.items()}
-
-
-def _entry(path: Path, name: str, value: object) -> _Entry:
-    fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(kind, str) or kind not in _NUMPY_TYPES:
-        raise TensorFileError(
-            f"{path}: {name[:80]!r} has the unknown number type {str(kind)[:20]!r}."
-        )
-    if not _are_counts(shape) or not _are_counts(offsets) or len(cast("list[int]", offsets)) != 2:
-        raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
-    shape, (begin, end) = tuple(cast("list[int]", shape)), cast("list[int]", offsets)
-    if not all(shape) and math.prod(n for n in shape if n) > 1 << 31:  # numpy refuses these
-        raise TensorFileError(f"{path}: {name[:80]!r} has an impossible shape or place.")
-    if math.prod(shape) * np.dtype(_NUMPY_TYPES[kind]).itemsize != end - begin:
-        raise TensorFileError(f"{path}: {name[:80]!r} has a size that is not that of its shape.")
-    return _Entry(kind, shape, begin, end)
-
-
-def _are_counts(value: object) -> bool:
-    if not isinstance(value, list) or len(cast("list[object]", value)) > 16:
-        return False
-    return all(type(n) is int and 0 <= n < 1 << 48 for n in cast("list[object]", value))
+def _view(path: Path, name: str, entry: dict[str, Any], data: Array) -> Array:
+    kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if kind not in _NUMPY_TYPES:
+        raise TensorFileError(f"{path}: {name[:80]!r} has the number type {kind}, unknown here.")
+    if len(shape) > 16 or (not all(shape) and math.prod(n for n in shape if n) > 1 << 31):
+        raise TensorFileError(f"{path}: {name[:80]!r} has a shape that numpy cannot hold.")
+    return data[begin:end].view(_NUMPY_TYPES[kind]).reshape(shape)
