@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmarks.harness import Row, in_turn
 from mdm_apple.bundled_models import EMOJI
-from mdm_apple.config.bundle import ConvertOptions, Layout
+from mdm_apple.config.types import Layout
 from mdm_apple.conversion.bundle.folder import Bundle
-from mdm_apple.conversion.convert import convert
+from mdm_apple.conversion.convert import ConvertOptions, convert
 from mdm_apple.conversion.source.model import load_source
 from mdm_apple.storage.model_folder import weights_sha256
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from benchmarks.harness import Row, in_turn, weights_hash
 from mdm_apple.bundled_models import EMOJI
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.conversion.compress.palette_jobs import Job, run_jobs
 from mdm_apple.conversion.compress.replace import replace_weights
 from mdm_apple.conversion.compress.settings import Setting, refusal
 from mdm_apple.conversion.convert import convert_part
-from mdm_apple.conversion.execute import Package, Precision
+from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.layouts.nested import nested_parts
 from mdm_apple.conversion.layouts.parts import Part
 from mdm_apple.conversion.packages.weights import weights_of
@@ -30,7 +31,7 @@ from mdm_apple.conversion.source.model import ModelSource, load_source, random_s
 SETTING = Setting(4, group=16)
 
 
-def execute(precision: Precision) -> Callable[[int, Path], Row]:
+def execute(precision: ExecutorPrecision) -> Callable[[int, Path], Row]:
     """The 64 px core of mdm64 with random weights."""
     return lambda repetitions, work: _measure(
         "64 px core", _core_of(_mdm64(), work / "core.mlpackage"), precision, repetitions
@@ -53,7 +54,9 @@ def opening(repetitions: int, work: Path) -> Row:
     return Row("open the core, 4 bits", mine, "in fp16", its)
 
 
-def _measure(what: str, core: tuple[Part, Path], precision: Precision, repetitions: int) -> Row:
+def _measure(
+    what: str, core: tuple[Part, Path], precision: ExecutorPrecision, repetitions: int
+) -> Row:
     part, package = core
     inputs = random_inputs(part.inputs)
     return compare(part.module, inputs, package, precision, repetitions, what)
@@ -63,7 +66,7 @@ def compare(
     module: nn.Module,
     inputs: Mapping[str, NDArray[np.float32]],
     package: Path,
-    precision: Precision,
+    precision: ExecutorPrecision,
     repetitions: int,
     what: str = "package",
 ) -> Row:

@@ -20,9 +20,10 @@ from benchmarks.original import build_original, reference_path, run_original
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import Precision
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.torch.nested_unet import build_unet
-from mdm_apple.torch.runtime import DTYPES, Precision, prepare
+from mdm_apple.torch.runtime import DTYPES, prepare
 
 TOKENS, TEXT = 128, 2048
 GUIDANCE = 4.0

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Measured, Row, in_turn
 from mdm_apple.bundled_models import EMOJI
+from mdm_apple.conversion.compress.histogram import Halves
 from mdm_apple.conversion.compress.palette_jobs import Job, PackedPalettes, run_jobs
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.packages.weightfile import WeightFileWriter
@@ -27,8 +28,6 @@ from mdm_apple.storage.tensorfile import read_tensors
 SHAPE, CONVOLUTIONS, GROUP, WORKERS = (768, 768, 3, 3), 2, 16, 2
 SAMPLE = 2  # groups of which the exact optimum is computed; seconds each at 8 bits
 TRAINED = 12  # convolutions taken from the emoji model
-
-Halves = NDArray[np.float16]
 
 
 def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Row]:

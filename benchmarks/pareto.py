@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import machine
 from mdm_apple.bundled_models import EMOJI
-from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.strict_json import plain_values, to_json
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.manifest import package_bytes
 from mdm_apple.conversion.compress.choose_bits import VARIANTS, variant_recipe
@@ -33,7 +33,7 @@ from mdm_apple.conversion.compress.sensitivity import (
 )
 from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions, convert
-from mdm_apple.conversion.psnr import picture_psnr, plain_values
+from mdm_apple.conversion.psnr import picture_psnr
 from mdm_apple.conversion.run.runtime import BundleRuntime
 from mdm_apple.conversion.source.model import load_source
 from mdm_apple.sampling.generate import Prompt, finish, generate

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from mdm_apple.config.bundle import Layout, PackagePrecision
 from mdm_apple.config.strict_json import unknown_name
+from mdm_apple.config.types import ExecutorPrecision, Layout
 from mdm_apple.errors import MdmError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _palettes(bits: int, kind: str) -> Measure:
     return measure
 
 
-def _execute_core(precision: PackagePrecision) -> Measure:
+def _execute_core(precision: ExecutorPrecision) -> Measure:
     def measure(repetitions: int, work: Path) -> Row:
         from benchmarks.execute import execute
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdm_apple.config.bundle import ConvertOptions, Target
+from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.types import Target
 from mdm_apple.storage.tensorfile import write_bytes
 
 from .bundle.embedding_tables import write_tables

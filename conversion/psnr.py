@@ -46,14 +46,3 @@ def decibels(peak: float, rmse: float) -> float:
     if rmse == 0:
         return math.inf
     return 20 * math.log10(peak / rmse) if peak > 0 else -math.inf
-
-
-def plain_values(value: Any) -> Any:
-    """The same for JSON: keys as text, tuples as lists, and as text what is not finite."""
-    if isinstance(value, dict):
-        return {str(k): plain_values(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -120,7 +120,8 @@ def train(steps: int, batch_size: int, seed: int) -> tuple[UNet, Words, Schedule
         average.update_parameters(net)
         if step % max(1, steps // 10) == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss.item():.4f}", flush=True)
-    return average.module.eval(), words, schedule
+    net.load_state_dict(average.module.state_dict())
+    return net.eval(), words, schedule
 
 
 @torch.no_grad()

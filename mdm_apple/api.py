@@ -10,7 +10,7 @@ Importing this loads no framework; each function imports what it needs when it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,15 +18,15 @@ from mdm_apple.bundled_models import find_model
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.strict_json import read_config
+from mdm_apple.config.types import Background, Bits, Precision, Say, WeightBits
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
-from mdm_apple.data.open import Background, open_dataset
+from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
 from mdm_apple.open_model import Backend, Model, OpenOptions, default_backend, prepare
 from mdm_apple.sampling.inner_model import inner_model
-from mdm_apple.sampling.pictures import Bits, Precision
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig
@@ -37,15 +37,13 @@ from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import Job
 
 if TYPE_CHECKING:
+    from mdm_apple.config.types import TextEncoderChoice, Variant
     from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.compress.choose_bits import Variant
     from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.convert import ConvertOptions
-    from mdm_apple.conversion.source.model import TextEncoderChoice
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
 TrainingBackend = Literal["torch", "mlx"]
-Say = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
@@ -251,7 +249,7 @@ def palettize(
     bundle: Bundle | str | Path,
     out: str | Path,
     *,
-    bits: Literal["8", "6", "4", "3", "2", "int8", "int4"] | None = None,
+    bits: WeightBits | None = None,
     group: int | None = None,
     variant: Variant | None = None,
     model: str | Path | None = None,

@@ -18,13 +18,14 @@ from typing import Literal, cast, overload
 
 from mdm_apple.bundled_models import NamedModel
 from mdm_apple.config.model import ModelConfig, Threshold
+from mdm_apple.config.types import Bits, Images, Pixels, Precision
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
-from mdm_apple.sampling.generate import Images, Prompt, Runtime, check_request, generate
+from mdm_apple.sampling.generate import Prompt, Runtime, check_request, generate
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.picture import Picture, StepPreview
-from mdm_apple.sampling.pictures import Bits, Pixels, Precision, Recipe, to_pixels
+from mdm_apple.sampling.pictures import Recipe, to_pixels
 from mdm_apple.sampling.settings import SampleSettings, SamplingDefaults, read_sampling
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.model_folder import load_model_config, weights_sha256

@@ -68,11 +68,11 @@ def not_a_number(tensors: dict[str, Any]) -> None:
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 MODELS = [
-    Case("model absent", "no such model folder", lambda room: sample(room, room.at / "none")),
+    Case("model absent", "no such model;", lambda room: sample(room, room.at / "none")),
     Case("model a file", "is a file; give a model folder", lambda room: sample(room, room.good.photo)),
-    Case("model empty folder", "holds no config.json", lambda room: sample(room, room.at)),
+    Case("model empty folder", "holds no model; expected config.json", lambda room: sample(room, room.at)),
     model_case("without weights", "holds no model.safetensors", drop(WEIGHTS)),
-    model_case("without configuration", "holds no config.json", drop("config.json")),
+    model_case("without configuration", "holds no model; expected config.json", drop("config.json")),
     model_case("without tokenizer", "holds no tokenizer.model", drop("tokenizer.model")),
     model_case("without encoder", "holds no text_encoder.safetensors", drop("text_encoder.safetensors")),
     model_case("without hashes", "holds no hashes.json", drop("hashes.json")),
@@ -148,7 +148,7 @@ RUNS = [
     run_case("edited configuration", "config.json changed since the save", change=edit("config.json", diffusion__threshold="none")),
     Case("run on other pictures", "was trained on other pictures", other_pictures),
     Case("run over an older one", "cannot be read as a PNG", overwriting),
-    Case("run from nowhere", "no such model folder", lambda room: trained(room, "--init", room.at / "none")),
+    Case("run from nowhere", "no such model;", lambda room: trained(room, "--init", room.at / "none")),
     Case("run with init and preset", "leave out --preset", lambda room: trained(room, "--init", room.good.model, "--preset", "tiny")),
     Case("run with init and grow", "choose one of them", lambda room: trained(room, "--init", room.good.model, "--grow", room.good.model)),
     Case("run that grows what does not fit", "not an inner level", lambda room: trained(room, "--preset", "emoji", "--grow", room.good.model)),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mdm_apple.config.model import DiffusionConfig, ScheduleConfig
+from mdm_apple.config.types import Pixels
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
-from mdm_apple.data.dataset import Pixels
 from mdm_apple.data.open import DataError, Dataset, open_dataset
 
 SIDES = (16, 8, 4)

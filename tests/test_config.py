@@ -17,6 +17,7 @@ from small import around, plain, video
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
 from mdm_apple.config.network import Student, T5Config, UNetConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import SamplerConfig
@@ -292,3 +293,40 @@ def test_scales_and_sides_multiply_up_the_nest() -> None:
 def test_mixed_fractions_add_up_the_shares() -> None:
     assert DiffusionConfig(mixed_ratio=(2.0, 1.0)).mixed_fractions == pytest.approx((2 / 3, 1.0))
     assert DiffusionConfig(mixed_ratio=(1.0, 1.0, 2.0)).mixed_fractions == (0.25, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "message"),
+    [
+        (0, {"low": 1}, "x: expected 1 or more, got 0."),
+        (9, {"low": 1, "high": 8}, "x: expected 1 to 8, got 9."),
+        (9, {"low": 1, "high": 8, "what": "levels"}, "x: expected 1 to 8 levels, got 9."),
+        (1.0, {"low": 0, "high": 1, "below": True}, "x: expected 0 up to but not 1, got 1.0."),
+        (0.0, {"low": 0, "high": 1, "above": True}, "x: expected more than 0 up to 1, got 0.0."),
+        (
+            0.0,
+            {"low": 0, "high": 1, "above": True, "below": True},
+            "x: expected between 0 and 1, got 0.0.",
+        ),
+        (0, {"low": 0, "above": True}, "x: expected more than 0, got 0."),
+        (
+            float("inf"),
+            {"low": 0, "below": True},
+            "x: expected a finite number of 0 or more, got inf.",
+        ),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_and_so_is_nan(
+    value: float, limits: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        in_range("x", value, **limits)
+    assert str(caught.value) == message
+    with pytest.raises(ConfigError, match="got nan"):
+        in_range("x", float("nan"), **limits)
+
+
+def test_the_ends_of_a_range_belong_to_it_and_none_is_not_given() -> None:
+    for value in (1, 8, None):
+        in_range("x", value, 1, 8)
+    in_range("x", float("inf"), 0)

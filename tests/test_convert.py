@@ -25,7 +25,8 @@ from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.layouts.choose import parts_of
 from mdm_apple.conversion.layouts.conditioning import conditioning_part
-from mdm_apple.conversion.layouts.parts import MASKED, TEXT_FEATURES, TEXT_MASK
+from mdm_apple.conversion.layouts.names import TEXT_FEATURES, TEXT_MASK
+from mdm_apple.conversion.layouts.parts import MASKED
 from mdm_apple.conversion.psnr import closeness, picture_psnr
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.run.runtime import BundleRuntime, open_bundle_runtime

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from mdm_apple.cli.bench_command import command
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.device.cells import ROUNDS, Cell, Demand, minutes, plan
 from mdm_apple.conversion.device.child import record_of

@@ -13,6 +13,7 @@ from backends import Backend
 from small import normal, plain, trainable_model, video
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import NumpyOps
@@ -28,7 +29,7 @@ from mdm_apple.evaluation.evaluate import (
     worst_scores,
 )
 from mdm_apple.evaluation.retrieval import drawn_captions, pool, retrieval_ranks, retrieval_side
-from mdm_apple.sampling.generate import Images, Prompt
+from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, SamplerConfig
 
 QUICK = SamplerConfig("ddim", 3)

@@ -19,8 +19,8 @@ import torch
 from file_server import Handler, Site, serve
 
 from mdm_apple.apple import download as fetch_module
-from mdm_apple.apple.checkpoint import read_pth
 from mdm_apple.apple.download import Fetched, FetchError, fetch
+from mdm_apple.apple.pth import read_pth
 
 QUICK = {"timeout": 0.5, "pause": 0.01, "attempts": 3}
 

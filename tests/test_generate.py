@@ -12,8 +12,9 @@ from small import around, inner_model, random_state, save_random_model
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import Images
 from mdm_apple.errors import ConfigError
-from mdm_apple.sampling.generate import Images, Preview, Prompt, clean_estimate, finish, generate
+from mdm_apple.sampling.generate import Preview, Prompt, clean_estimate, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
 
 PROMPTS = [Prompt("red heart", 1), Prompt("cat face", 1), Prompt("red heart", 2)]

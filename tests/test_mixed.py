@@ -36,7 +36,7 @@ from mdm_apple.conversion.compress.sensitivity import (
 )
 from mdm_apple.conversion.compress.settings import PlannedWeight, Setting, uniform_plan
 from mdm_apple.conversion.errors import BundleError, ConversionError
-from mdm_apple.conversion.layouts.parts import TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.layouts.names import TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.conversion.source.trajectory import Probe, TextInputs
@@ -407,7 +407,7 @@ def test_command_measures_once_and_applies_its_recipe(
         (("--bits", "4", "--variant", "quality"), "one of --bits, --variant and --recipe"),
         (("--bits", "mixed"), "one of --budget and --least-db"),
         (("--bits", "4", "--budget", "1"), "one of --budget and --least-db"),
-        (("--variant", "quality"), "add --model DIR"),
+        (("--variant", "quality"), "add --model NAME"),
         (("--bits", "4", "--save-recipe", "r.json"), "goes with --variant"),
         (("--recipe", "r.json", "--group", "4"), "part of the recipe"),
     ],

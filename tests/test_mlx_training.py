@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.types import TrainingPrecision as Precision
 from mdm_apple.training.memory_estimate import estimate
 from mdm_apple.training.settings import TrainConfig
 
@@ -29,7 +30,6 @@ mx = pytest.importorskip("mlx.core")
 
 from mdm_apple.mlx import learner as mlx_train  # noqa: E402
 
-Precision = Literal["fp32", "bf16"]
 # of `nest` with 16 pictures, recorded with mlx 0.32.4; a tenth to either side is let pass
 FORWARD_MB, STEP_MB = 7.6, 25.1
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mdm_apple.conversion.bundle.folder import Bundle
-from mdm_apple.conversion.layouts.parts import POOLED, TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.layouts.names import POOLED, TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.run.packages import Denoiser
 from mdm_apple.conversion.run.serve import BundleServer
 from mdm_apple.conversion.run.serve_frames import (

@@ -17,7 +17,7 @@ from mdm_apple.conversion.compress.settings import Setting, refusal
 from mdm_apple.conversion.convert import convert_part, within_limit
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.layouts import text_encoder
-from mdm_apple.conversion.layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from mdm_apple.conversion.layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.layouts.text_encoder import missing_text, text_encoder_part
 from mdm_apple.conversion.packages.weights import weights_of
 from mdm_apple.conversion.psnr import closeness

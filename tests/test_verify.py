@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.cli.verify_command import command as verify_command
-from mdm_apple.config.bundle import ComputeUnits
 from mdm_apple.config.shapes import parameter_count
+from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 from mdm_apple.conversion.compress.palettize import PalettizeReport
 from mdm_apple.conversion.errors import BundleError

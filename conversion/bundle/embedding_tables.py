@@ -19,28 +19,12 @@ from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.storage.tensorfile import write_tensors
 from mdm_apple.torch.layers import embed_scalar
 
+from ..layouts.names import BASE_TABLE, alpha_bar_name, guidance_name, target_time_name, time_name
 from ..source.model import ModelSource
 
 TABLES = "tables.safetensors"
-BASE_TABLE = "alpha_bar"
 WEIGHT_STEP = 0.25  # between the guidance weights that a student's bundle offers
 MAX_WEIGHTS = 64
-
-
-def alpha_bar_name(side: int) -> str:
-    return f"alpha_bar_{side}"
-
-
-def time_name(side: int) -> str:
-    return f"time_{side}"
-
-
-def target_time_name(side: int) -> str:
-    return f"target_time_{side}"
-
-
-def guidance_name(side: int) -> str:
-    return f"guidance_{side}"
 
 
 def student_targets(distilled: Distilled) -> tuple[int, ...]:

@@ -18,13 +18,14 @@ from pathlib import Path, PurePosixPath
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import read_config
+from mdm_apple.config.types import NumpyArray
 from mdm_apple.diffusion.schedule import Schedule
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import sync_folder
-from mdm_apple.storage.tensorfile import Array, read_tensors, write_bytes
+from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 
 from ..errors import BundleError
-from ..layouts.parts import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from .manifest import (
     FileInfo,
     Manifest,
@@ -81,7 +82,7 @@ class Bundle:
             )
         return config
 
-    def tables(self) -> dict[str, Array]:
+    def tables(self) -> dict[str, NumpyArray]:
         """See `embedding_tables`; raises BundleError when one is absent or of the wrong length."""
         tables = read_tensors(self.file(self.manifest.tables))
         levels, steps = self.manifest.levels, self.manifest.num_steps

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import Floats
 from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
 from ..errors import BundleError
-from ..layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from ..source.model import ModelSource
 from ..source.trajectory import (
     PROMPTS,
     SEED,
-    Floats,
     Probe,
     TextInputs,
     Trajectory,

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy
 import torch
 
-from mdm_apple.config.bundle import Layout, Target
+from mdm_apple.config.types import Layout, Target
 from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig
@@ -23,25 +23,21 @@ from ..execute import Package, TensorType
 from ..execute.graph import Function
 from ..execute.liveness import peak_bytes
 from ..execute.program import output_types
-from ..layouts.parts import (
-    Part,
+from ..layouts.names import (
+    BASE_TABLE,
+    alpha_bar_name,
     features_name,
+    guidance_name,
     image_name,
     prediction_name,
-    temb_name,
-)
-from ..packages.seal import package_size
-from ..source.model import ModelSource
-from .embedding_tables import (
-    BASE_TABLE,
-    TABLES,
-    alpha_bar_name,
-    guidance_name,
-    student_targets,
-    student_weights,
     target_time_name,
+    temb_name,
     time_name,
 )
+from ..layouts.parts import Part
+from ..packages.seal import package_size
+from ..source.model import ModelSource
+from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (
     NO_DIGEST,
     SCHEMA_VERSION,

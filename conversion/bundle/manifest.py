@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mdm_apple.config.bundle import ComputeUnits, Layout, Target
 from mdm_apple.config.model import Prediction, Provenance, Threshold
 from mdm_apple.config.strict_json import from_json
+from mdm_apple.config.types import ComputeUnits, Layout, Target
 from mdm_apple.errors import ConfigError, require
 
 from ..errors import BundleError

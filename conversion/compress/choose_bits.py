@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from mdm_apple.config.bundle import Variant
+from mdm_apple.config.types import Variant
 
 from ..errors import ConversionError
 from .knapsack import Frontier, frontier

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .histogram import Doubles, Histogram
+from mdm_apple.config.types import Indices
 
-Places = NDArray[np.int64]
+from .histogram import Doubles, Histogram
 
 ROUNDS = 5
 MORE_ROUNDS = 12  # for groups whose cells never lasted
 
 
-def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Places]:
+def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Indices]:
     """For each group the places that bound at most `count` cells, nearly that many.
 
     Args:
@@ -68,11 +68,11 @@ def _walk(
     mass: Doubles,
     moment: Doubles,
     square: Doubles,
-    first: Places,
-    last: Places,
+    first: Indices,
+    last: Indices,
     bound: Doubles,
     limit: int,
-) -> Places:
+) -> Indices:
     """Ends of at most `limit` cells, each as long as its squared error stays within `bound`.
 
     Places are those of the joined sums, one walk per group: (limit + 1, G).

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import Indices
+
 from .equal_error_cells import equal_error_cells
 from .histogram import CODES, Doubles, Halves, Histogram, histogram
-
-Places = NDArray[np.int64]
 
 BINS_PER_CELL = {1: 64, 2: 64, 3: 64, 4: 64, 6: 32, 8: 16}  # by bits
 REACH = 8  # places tried on either side of a border
@@ -110,13 +110,13 @@ def _centroids(groups: Sequence[Histogram], bits: int) -> list[Doubles]:
     ]
 
 
-def _starts(groups: Sequence[Histogram], count: int) -> list[tuple[Histogram, Places]]:
+def _starts(groups: Sequence[Histogram], count: int) -> list[tuple[Histogram, Indices]]:
     """Each group with the count + 1 places that bound the cells of its start."""
     cells = equal_error_cells(groups, count)
     return [(h, _divide_more(c, count)) for h, c in zip(groups, cells, strict=True)]
 
 
-def _divide_more(cells: Places, count: int) -> Places:
+def _divide_more(cells: Indices, count: int) -> Indices:
     """Cells at least as many as needed by halving some, spread evenly over those that can be."""
     cells = np.unique(cells)
     while len(cells) <= count:
@@ -128,7 +128,7 @@ def _divide_more(cells: Places, count: int) -> Places:
     return cells
 
 
-def _bin_edges(h: Histogram, cells: Places, per_cell: int) -> Places:
+def _bin_edges(h: Histogram, cells: Indices, per_cell: int) -> Indices:
     """Places of the values that begin the bins: `per_cell` of equal width in every cell."""
     inner = cells[1:-1]
     borders = np.concatenate(
@@ -142,7 +142,7 @@ def _bin_edges(h: Histogram, cells: Places, per_cell: int) -> Places:
     return edges
 
 
-def _sweep(mass: Doubles, moment: Doubles, cuts: Places, offsets: Places) -> Places:
+def _sweep(mass: Doubles, moment: Doubles, cuts: Indices, offsets: Indices) -> Indices:
     """Move every border to one of `offsets` from where it is, so that the cells gain most.
 
     mass, moment: sums before each bin, (bins + 1, G). cuts: bins at which cells begin, without the
@@ -183,7 +183,7 @@ def _gain(mass: Doubles, moment: Doubles) -> Doubles:
     return np.where(mass < 0, -np.inf, moment**2 / np.maximum(mass, _EMPTY))
 
 
-def _lloyd(h: Histogram, borders: Places) -> Doubles:
+def _lloyd(h: Histogram, borders: Indices) -> Doubles:
     """Centroids after assigning and averaging in turn, as many as there are cells."""
     borders = _divide_more(borders, len(borders) - 1)
     centroids = np.diff(h.moment[borders]) / np.diff(h.mass[borders])

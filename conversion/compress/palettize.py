@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mdm_apple.config.strict_json import plain_values
+from mdm_apple.config.types import Say
 
 from ..bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
 from ..bundle.make_manifest import described_again
@@ -24,14 +27,11 @@ from ..packages.program_file import Where
 from ..packages.seal import copy_package, package_size, seal_package
 from ..packages.split import split_to_fit
 from ..packages.weights import weights_of
-from ..psnr import plain_values
 from .integer_weights import quantize_linear
 from .palette_jobs import Job, PackedPalettes, run_jobs
 from .recipe import Recipe, recipe_plan
 from .replace import replace_weights
 from .settings import PlannedWeight, Setting, uniform_plan
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

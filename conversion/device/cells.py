@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
@@ -46,7 +46,7 @@ class Cell:
     evaluations: int
     repetitions: int
     round: int
-    precision: Literal["fp16", "fp32"]
+    precision: ExecutorPrecision
 
     @property
     def id(self) -> str:
@@ -68,7 +68,7 @@ class Demand:
     package_repetitions: int = PACKAGE_REPETITIONS
     picture_repetitions: int = PICTURE_REPETITIONS
     sustained: int = SUSTAINED_PICTURES
-    precision: Literal["fp16", "fp32"] = "fp16"
+    precision: ExecutorPrecision = "fp16"
 
 
 def plan(bundles: Sequence[Bundle], demand: Demand) -> list[Cell]:

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mdm_apple.config.strict_json import plain_values
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import package_bytes
-from ..psnr import plain_values
 from .cells import Cell
 from .conditions import conditions, violations
 from .engines import engine_for

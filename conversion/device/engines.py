@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mdm_apple.config.types import ExecutorPrecision
+
 from ..bundle.folder import Bundle
 from ..errors import ConversionError
-from ..execute import Precision
 from ..run.coreml import CoreMLProgram, compile_package
 from ..run.packages import Load, executor
 from .cells import Units
@@ -30,7 +31,7 @@ class Engine:
     placement: Callable[[Path, str | None], Placement] | None = None
 
 
-def engine_for(units: Units, bundle: Bundle, precision: Precision, cache: Path) -> Engine:
+def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache: Path) -> Engine:
     """cache: where compiled packages are kept, since the system remembers those by their path.
 
     Raises ConversionError for Core ML on anything but macOS.

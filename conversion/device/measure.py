@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits
 
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits
 
 from ..coreml import quiet_coremltools
 from ..run.coreml import UNIT_NAMES

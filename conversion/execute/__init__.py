@@ -12,7 +12,7 @@ wide it accumulates is not documented.
 from .errors import ExecutionError
 from .graph import TensorType
 from .package import Package
-from .program import Precision, Program
+from .program import Program
 from .watch import Range, Watch
 
-__all__ = ["ExecutionError", "Package", "Precision", "Program", "Range", "TensorType", "Watch"]
+__all__ = ["ExecutionError", "Package", "Program", "Range", "TensorType", "Watch"]

@@ -12,15 +12,14 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mdm_apple.config.types import NumpyArray
+
 from .errors import ExecutionError
 from .packed import Packed, unpack_bits
-
-Array = npt.NDArray[Any]
 
 RECORD = struct.Struct("<IIQQQ")
 SENTINEL = 0xDEADBEEF
@@ -103,7 +102,7 @@ class WeightFile:
                 f"{path}: expected a weight file of version {VERSION}, got {version}."
             )
 
-    def read(self, offset: int, dtype: str, count: int) -> Array:
+    def read(self, offset: int, dtype: str, count: int) -> NumpyArray:
         """`count` values of `dtype` from the record at `offset`, flat; sub-byte types one per byte.
 
         Raises ExecutionError where record or data lie outside the file or contradict the request.
@@ -166,7 +165,7 @@ def packed_size(dtype: str, count: int) -> int:
     return (count * BITS[dtype] + 7) // 8
 
 
-def unpack(data: npt.NDArray[np.uint8], dtype: str, count: int) -> Array:
+def unpack(data: npt.NDArray[np.uint8], dtype: str, count: int) -> NumpyArray:
     """Packed bytes as `count` numbers: a view for whole-byte types, else one (u)int8 per value."""
     if dtype in _NUMPY:
         return data.view(_NUMPY[dtype])

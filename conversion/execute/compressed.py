@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .blob import Array
+from mdm_apple.config.types import NumpyArray
+
 from .errors import ExecutionError
 from .graph import Operation, TensorType
 from .packed import Packed, look_up_packed
 
-Value = Array | Packed | str
+Value = NumpyArray | Packed | str
 Values = Mapping[str, Value]
 
 
@@ -68,7 +69,7 @@ def _fits(value: Value, kind: TensorType) -> bool:
     return value.shape == kind.shape and (value.dtype.kind == "f") == kind.is_float
 
 
-def lut_to_dense(inputs: Values) -> tuple[Array]:
+def lut_to_dense(inputs: Values) -> tuple[NumpyArray]:
     """Palette lookup: iOS 16 (packed indices and `shape`) or iOS 18 (a palette per group)."""
     indices, lut = inputs["indices"], _array(inputs["lut"])
     if "shape" in inputs:
@@ -85,13 +86,13 @@ def lut_to_dense(inputs: Values) -> tuple[Array]:
     return (look_up(_array(indices), lut, axis),)
 
 
-def look_up(indices: Array, lut: Array, vector_axis: int | None) -> Array:
+def look_up(indices: NumpyArray, lut: NumpyArray, vector_axis: int | None) -> NumpyArray:
     """Values of `lut` (*groups, P, V) at `indices`, vectors of V > 1 laid along `vector_axis`."""
     _need(lut.ndim == indices.ndim + 2, "a palette with two dimensions more than the indices")
     groups, palette, width = lut.shape[:-2], lut.shape[-2], lut.shape[-1]
     rows = _table(lut).reshape(-1, width)
     _need(indices.size == 0 or int(indices.max()) < palette, "indices within the palette")
-    where: Array = indices
+    where: NumpyArray = indices
     if rows.shape[0] > palette:
         where = indices + palette * block_numbers(indices.shape, groups)
     if width == 1:
@@ -104,7 +105,7 @@ def look_up(indices: Array, lut: Array, vector_axis: int | None) -> Array:
     return np.ascontiguousarray(found).reshape(shape)
 
 
-def block_numbers(shape: tuple[int, ...], blocks: tuple[int, ...]) -> Array:
+def block_numbers(shape: tuple[int, ...], blocks: tuple[int, ...]) -> NumpyArray:
     """The flat index of the block of each element of `shape`; axis i has blocks[i] of them."""
     total = np.zeros((1,) * len(shape), np.int32)
     for axis, (size, count) in enumerate(zip(shape, blocks, strict=True)):
@@ -114,7 +115,7 @@ def block_numbers(shape: tuple[int, ...], blocks: tuple[int, ...]) -> Array:
     return total
 
 
-def affine_dequantize(inputs: Values) -> tuple[Array]:
+def affine_dequantize(inputs: Values) -> tuple[NumpyArray]:
     """scale * (q - zero_point), both scalars or vectors along `axis` (iOS 16)."""
     data = _wide(inputs["quantized_data"])
     axis = int(_array(inputs["axis"])) % data.ndim
@@ -123,12 +124,12 @@ def affine_dequantize(inputs: Values) -> tuple[Array]:
     return ((data - zero) * scale,)
 
 
-def blockwise_shift_scale(inputs: Values) -> tuple[Array]:
+def blockwise_shift_scale(inputs: Values) -> tuple[NumpyArray]:
     """scale * (q - offset) with one scale per block (iOS 18)."""
     return (shift_scale(_array(inputs["data"]), inputs),)
 
 
-def shift_scale(data: Array, inputs: Values) -> Array:
+def shift_scale(data: NumpyArray, inputs: Values) -> NumpyArray:
     scale = _wide(inputs["scale"])
     _need(scale.ndim == data.ndim, "scales of the rank of the weight")
     # split each axis into (blocks, size within), so that scales broadcast without being repeated
@@ -147,7 +148,7 @@ def _cut(size: int, count: int) -> tuple[int, int]:
     return count, size // count
 
 
-def sparse_to_dense(inputs: Values) -> tuple[Array]:
+def sparse_to_dense(inputs: Values) -> tuple[NumpyArray]:
     """Zeros with `nonzero_data` at the mask; iOS 16 packs the mask and gives `shape`."""
     mask = _array(inputs["mask"])
     if "shape" in inputs:
@@ -156,7 +157,7 @@ def sparse_to_dense(inputs: Values) -> tuple[Array]:
     return (_spread(_array(inputs["nonzero_data"]), mask),)
 
 
-def lut_to_sparse(inputs: Values) -> tuple[Array, Array]:
+def lut_to_sparse(inputs: Values) -> tuple[NumpyArray, NumpyArray]:
     """Palette lookup of the nonzero entries only; leaves the mask and the nonzero values."""
     mask, lut = _array(inputs["indices_mask"]), _array(inputs["lut"])
     axis = int(_array(inputs["vector_axis"])) if "vector_axis" in inputs else None
@@ -166,18 +167,18 @@ def lut_to_sparse(inputs: Values) -> tuple[Array, Array]:
     return mask, dense[mask != 0]
 
 
-def sparse_shift_scale(inputs: Values) -> tuple[Array, Array]:
+def sparse_shift_scale(inputs: Values) -> tuple[NumpyArray, NumpyArray]:
     """Dequantisation of the nonzero entries only; leaves the mask and the nonzero values."""
     mask = _array(inputs["data_mask"])
     dense = shift_scale(_spread(_array(inputs["nonzero_data"]), mask), inputs)
     return mask, dense[mask != 0]
 
 
-def cast_constant(inputs: Values) -> tuple[Array]:
+def cast_constant(inputs: Values) -> tuple[NumpyArray]:
     return (_wide(inputs["source_val"]),)
 
 
-DECODERS: dict[str, Callable[[Values], tuple[Array, ...]]] = {
+DECODERS: dict[str, Callable[[Values], tuple[NumpyArray, ...]]] = {
     "constexpr_lut_to_dense": lut_to_dense,
     "constexpr_affine_dequantize": affine_dequantize,
     "constexpr_blockwise_shift_scale": blockwise_shift_scale,
@@ -188,17 +189,17 @@ DECODERS: dict[str, Callable[[Values], tuple[Array, ...]]] = {
 }
 
 
-def _array(value: Value) -> Array:
+def _array(value: Value) -> NumpyArray:
     if isinstance(value, str):
         raise TypeError("expected numbers, got text")
     return value.unpack() if isinstance(value, Packed) else value
 
 
-def _wide(value: Value) -> Array:
+def _wide(value: Value) -> NumpyArray:
     return _array(value).astype(np.float32)
 
 
-def _table(lut: Array) -> Array:
+def _table(lut: NumpyArray) -> NumpyArray:
     """Palette entries in fp32; integers stay integers, for a scale that follows."""
     return lut.astype(np.float32) if lut.dtype.kind == "f" else lut
 
@@ -215,7 +216,7 @@ def _bytes(value: Value, bits: int, shape: tuple[int, ...]) -> NDArray[np.uint8]
     return data
 
 
-def _spread(values: Array, mask: Array) -> Array:
+def _spread(values: NumpyArray, mask: NumpyArray) -> NumpyArray:
     chosen = mask != 0
     _need(values.shape == (int(chosen.sum()),), "as many values as the mask has ones")
     dense = np.zeros(mask.shape, values.dtype)

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .blob import BITS, Array, packed_size, unpack
+from mdm_apple.config.types import NumpyArray
+
+from .blob import BITS, packed_size, unpack
 from .errors import ExecutionError, FlexibleShapeError
 
 _DTYPES = {
@@ -77,7 +79,7 @@ class Literal:
     """A constant: its numbers, its text, or where its numbers lie."""
 
     type: TensorType
-    value: Array | str | BlobReference
+    value: NumpyArray | str | BlobReference
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def _literal(value: Any, label: str) -> Literal:
     return Literal(kind, _immediate(tensor, holder, kind, label))
 
 
-def _immediate(tensor: Any, holder: str | None, kind: TensorType, label: str) -> Array:
+def _immediate(tensor: Any, holder: str | None, kind: TensorType, label: str) -> NumpyArray:
     if holder == "bytes":
         data = np.frombuffer(tensor.bytes.values, np.uint8)
         if data.size == packed_size(kind.dtype, kind.count):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops_linear import pad_spatial, padding
+from mdm_apple.config.types import Ints
 
-Ints = tuple[int, ...]
+from .ops_linear import pad_spatial, padding
 
 
 def max_pool(

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops_elementwise import per_channel
+from mdm_apple.config.types import Ints
 
-Ints = tuple[int, ...]
+from .ops_elementwise import per_channel
 
 
 def same_padding(

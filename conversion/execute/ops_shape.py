@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Ints = tuple[int, ...]
+from mdm_apple.config.types import Ints
+
 Bools = tuple[bool, ...]
 Scalar = int | float  # of the type that the program wrote
 

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mdm_apple.config.strict_json import unknown_name
+from mdm_apple.config.types import ExecutorPrecision
 
 from .blob import WeightFile
 from .errors import ExecutionError
 from .graph import Function, TensorType, read_function
-from .program import Precision, Program, output_types
+from .program import Program, output_types
 from .schema import model_message
 
 _MANIFEST_LIMIT = 1 << 20
@@ -86,7 +87,7 @@ class Package:
             self._read[name] = read_function(name, self._message.mlProgram.functions[name])
         return self._read[name]
 
-    def load(self, function: str | None = None, precision: Precision = "fp32") -> Program:
+    def load(self, function: str | None = None, precision: ExecutorPrecision = "fp32") -> Program:
         """Decode the weights of one function and plan its execution.
 
         Args:

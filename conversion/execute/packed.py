@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from mdm_apple.config.types import NumpyArray
+
 Bytes = npt.NDArray[np.uint8]
 
 CODE_BITS = {1: 8, 2: 8, 4: 8, 8: 8, 3: 12, 6: 12}  # by the bits of a number
@@ -44,7 +44,7 @@ def unpack_bits(data: Bytes, bits: int, count: int) -> Bytes:
     return out
 
 
-def take_values(data: Bytes, bits: int, palette: Array, out: Array) -> None:
+def take_values(data: Bytes, bits: int, palette: NumpyArray, out: NumpyArray) -> None:
     """Fill the flat `out` with palette[number] for the first numbers of packed bytes.
 
     Args:
@@ -73,7 +73,7 @@ def _codes(bits: int) -> Bytes:
     return ((codes >> shifts) & ((1 << bits) - 1)).astype(np.uint8)
 
 
-def _read_codes(data: Bytes, bits: int, first: int, count: int) -> Array:
+def _read_codes(data: Bytes, bits: int, first: int, count: int) -> NumpyArray:
     if CODE_BITS[bits] == 8:
         return data[first : first + count]
     start, stop = first * 3 // 2, -(-(first + count) * 3 // 2)  # `first` is even
@@ -87,7 +87,7 @@ def _read_codes(data: Bytes, bits: int, first: int, count: int) -> Array:
     return pairs.reshape(-1)[:count]
 
 
-def look_up_packed(indices: Packed, lut: Array) -> Array | None:
+def look_up_packed(indices: Packed, lut: NumpyArray) -> NumpyArray | None:
     """fp32 values of palettes lut (*groups, 2^bits, 1); None where another way is as good.
 
     Numbers of one palette must lie together in whole bytes, and be many for the size of a table.

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdm_apple.config.strict_json import unknown_name
+from mdm_apple.config.types import ExecutorPrecision, NumpyArray
 
 from .binding import Binding, bind
-from .blob import BITS, Array
+from .blob import BITS
 from .constants import OpenFile, load_constants
 from .errors import ExecutionError
 from .graph import Function, Operation, TensorType
@@ -26,8 +26,6 @@ from .liveness import check_memory, last_uses, peak_bytes
 from .opset import EXACT, OPERATIONS
 from .values import round_to_fp16, tensor_kind, to_array, to_tensor
 from .watch import Watch
-
-Precision = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,9 @@ class Program:
     inputs, outputs: TensorType by name. peak_bytes: see `liveness.peak_bytes`.
     """
 
-    def __init__(self, function: Function, open_file: OpenFile, precision: Precision) -> None:
+    def __init__(
+        self, function: Function, open_file: OpenFile, precision: ExecutorPrecision
+    ) -> None:
         """Prefer `Package.load`. Raises ExecutionError."""
         self.name, self.precision, self.inputs = function.name, precision, dict(function.inputs)
         self.outputs = output_types(function)
@@ -62,7 +62,9 @@ class Program:
         }
         self._dry_run()
 
-    def __call__(self, inputs: Mapping[str, Array], watch: Watch | None = None) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, NumpyArray], watch: Watch | None = None
+    ) -> dict[str, NumpyArray]:
         """Outputs for inputs of exactly the declared shapes; floating results are float32.
 
         Raises ExecutionError for a missing, unknown or wrongly shaped input.
@@ -84,7 +86,7 @@ class Program:
                     del values[name]
             return {name: to_array(values[name], kind) for name, kind in self.outputs.items()}
 
-    def _accept(self, inputs: Mapping[str, Array]) -> dict[str, Tensor]:
+    def _accept(self, inputs: Mapping[str, NumpyArray]) -> dict[str, Tensor]:
         for name in inputs:
             if name not in self.inputs:
                 raise ExecutionError(f"input {name!r}: unknown. {unknown_name(name, self.inputs)}")

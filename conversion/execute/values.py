@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blob import Array
+from mdm_apple.config.types import NumpyArray
+
 from .graph import TensorType
 
 _LARGE, _CHUNK = 1 << 20, 1 << 16  # values of 4 bytes
@@ -32,13 +33,13 @@ def round_to_fp16(value: Tensor, owned: bool) -> Tensor:
     return value
 
 
-def to_tensor(array: Array) -> Tensor:
+def to_tensor(array: NumpyArray) -> Tensor:
     """The tensor of an array of any numeric type; a writable float32 array shares its memory."""
     wide = np.ascontiguousarray(array, _WIDE[array.dtype.kind])
     return torch.as_tensor(wide if wide.flags.writeable else wide.copy()).reshape(array.shape)
 
 
-def to_array(value: Tensor, kind: TensorType) -> Array:
+def to_array(value: Tensor, kind: TensorType) -> NumpyArray:
     """The array of a tensor: float32 for any floating type, otherwise the declared type."""
     array = value.contiguous().numpy()
     return array if kind.is_float or kind.dtype == "bool" else array.astype(kind.dtype)

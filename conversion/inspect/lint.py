@@ -13,8 +13,9 @@ from typing import Literal as OneOf
 
 import numpy as np
 
+from mdm_apple.config.types import NumpyArray
+
 from ..execute import Package, TensorType
-from ..execute.blob import Array
 from ..execute.constants import literal_value
 from ..execute.errors import FlexibleShapeError
 from ..execute.graph import Function, Literal, Operation
@@ -101,9 +102,9 @@ def count_by_rule(findings: list[Finding]) -> dict[str, int]:
     return {rule.name: counts[rule.name] for rule in RULES if counts[rule.name]}
 
 
-def _constants(package: Package, function: Function) -> dict[str, Array | None]:
+def _constants(package: Package, function: Function) -> dict[str, NumpyArray | None]:
     """Constants by name; None for those too large to be read here."""
-    out: dict[str, Array | None] = {}
+    out: dict[str, NumpyArray | None] = {}
     for operation in function.operations:
         if operation.is_constant:
             name, kind = operation.outputs[0]
@@ -115,7 +116,7 @@ def _constants(package: Package, function: Function) -> dict[str, Array | None]:
     return out
 
 
-def _findings(operation: Operation, constants: dict[str, Array | None]) -> Iterator[Finding]:
+def _findings(operation: Operation, constants: dict[str, NumpyArray | None]) -> Iterator[Finding]:
     label = operation.label
     if operation.kind == "const":
         value = constants.get(operation.outputs[0][0])
@@ -132,7 +133,7 @@ def _findings(operation: Operation, constants: dict[str, Array | None]) -> Itera
         yield from (_finding(rule, label, f"{name} is {kind}") for rule in _broken_by(kind))
 
 
-def _by_constant(operation: Operation, constants: dict[str, Array | None]) -> bool:
+def _by_constant(operation: Operation, constants: dict[str, NumpyArray | None]) -> bool:
     return any(b in constants for b in operation.inputs.get("y", ()) if isinstance(b, str))
 
 

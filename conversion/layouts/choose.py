@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdm_apple.config.bundle import Compute, Layout
+from mdm_apple.config.types import Compute, Layout
 
 from ..source.model import ModelSource
 from .conditioning import conditioning_part

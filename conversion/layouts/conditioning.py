@@ -12,22 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdm_apple.config.types import Compute
 from mdm_apple.torch.layers import TextHeadLayer, merge_heads, split_heads
 from mdm_apple.torch.unet import UNet
 
 from ..rewrite.attention import engine_keys_values, engine_mask
 from ..source.model import ModelSource
-from .parts import (
-    ATTENTION_MASK,
-    MASKED,
-    POOLED,
-    TEXT_FEATURES,
-    TEXT_MASK,
-    Compute,
-    Part,
-    cross_attention_counts,
-    cross_attention_names,
-)
+from .names import ATTENTION_MASK, POOLED, TEXT_FEATURES, TEXT_MASK
+from .parts import MASKED, Part, cross_attention_counts, cross_attention_names
 
 
 def conditioning_part(source: ModelSource, compute: Compute) -> Part:

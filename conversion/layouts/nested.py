@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.network import UNetConfig
+from mdm_apple.config.types import Compute
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.torch.nested_unet import NestedUNet
 from mdm_apple.torch.ops import TorchOps
@@ -28,21 +29,17 @@ from ..errors import ConversionError
 from ..rewrite import for_neural_engine
 from ..rewrite.norms import standardised
 from ..source.model import ModelSource
-from .parts import (
+from .names import (
     ATTENTION_MASK,
-    Compute,
-    Part,
-    cross_attention_counts,
     features_name,
     hidden_name,
     image_name,
-    key_shapes,
     keys_values_names,
-    mask_shape,
     prediction_name,
     skip_name,
     temb_name,
 )
+from .parts import Part, cross_attention_counts, key_shapes, mask_shape
 
 Text = tuple[BlockKeysValues, ...]
 

@@ -1,8 +1,6 @@
-"""What a layout is made of: networks that become packages, and the names by which they are wired.
+"""What a layout is made of: networks that become packages, wired by the names of their tensors.
 
-A tensor name means the same in every package of a bundle: what one package puts out under a name
-enters every later one that takes that name. The host provides the rest (images, time embeddings,
-tokens). So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
+So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
 """
 
 from __future__ import annotations
@@ -12,20 +10,15 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from mdm_apple.config.bundle import Compute
 from mdm_apple.config.network import ATTENTION_HEADS
+from mdm_apple.config.types import Compute
 from mdm_apple.torch.layers import Attention
 from mdm_apple.torch.unet import UNet
 
 from ..source.model import ModelSource
+from .names import keys_values_names
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
-
-TOKEN_IDS = "token_ids"  # (1, L) int32
-TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding
-TEXT_FEATURES = "text_features"  # (1, L, text_dim)
-POOLED = "pooled"  # (1, D), which the host adds to the rows of the time tables
-ATTENTION_MASK = "attention_mask"  # see mask_shape; 0 where attended and MASKED elsewhere
 
 # Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
 MASKED = -1e4
@@ -56,46 +49,9 @@ class Part:
         return f"{self.package or self.name}.mlpackage"
 
 
-def image_name(side: int) -> str:
-    """Noisy image of a level, (1, 3, side, side)."""
-    return f"x_{side}"
-
-
-def temb_name(side: int) -> str:
-    """Finished embedding of a level, (1, D): its row of the time table plus the pooled text."""
-    return f"temb_{side}"
-
-
-def prediction_name(side: int) -> str:
-    return f"prediction_{side}"
-
-
-def features_name(side: int) -> str:
-    """What the level above adds to a level's own features, (1, C, side, side); zero without one."""
-    return f"features_{side}"
-
-
-def hidden_name(side: int) -> str:
-    """Last hidden state of a level, (1, C, side, side), for the level above."""
-    return f"hidden_{side}"
-
-
-def skip_name(side: int, index: int) -> str:
-    """What the way down of a level keeps for its way up."""
-    return f"skip_{side}_{index}"
-
-
 def mask_shape(length: int, compute: Compute) -> tuple[int, ...]:
     """Of the additive attention mask."""
     return (1, length, 1, 1) if compute == "ane" else (1, 1, 1, length)
-
-
-def keys_values_names(side: int, index: int) -> tuple[str, str]:
-    """Cross-attention keys and values of one layer.
-
-    (1, heads, L, head width) each; for the Neural Engine (1, L, 1, C) and (1, C, 1, L).
-    """
-    return f"keys_{side}_{index}", f"values_{side}_{index}"
 
 
 def cross_attention_counts(net: UNet) -> list[list[int]]:

@@ -20,7 +20,8 @@ from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.torch.t5 import AttentionLayer, Block, FeedForwardLayer, RMSNorm, T5Encoder
 
 from ..source.model import ModelSource, encoder_megabytes
-from .parts import MASKED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS, Part
+from .names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from .parts import MASKED, Part
 
 SHRINK = 2.0**-5  # of the residual sum: it may reach two million
 SMALLEST = 1e-4  # of a row's largest value; far below any real row, and no subnormal fp16 number

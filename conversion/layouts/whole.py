@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdm_apple.config.types import Compute
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
@@ -16,18 +17,14 @@ from mdm_apple.torch.unet import BlockKeysValues, UNet
 from ..errors import ConversionError
 from ..rewrite import for_neural_engine
 from ..source.model import ModelSource
+from .names import ATTENTION_MASK, image_name, prediction_name, temb_name
 from .parts import (
-    ATTENTION_MASK,
-    Compute,
     Part,
     cross_attention_counts,
     cross_attention_names,
-    image_name,
     key_shapes,
     mask_shape,
-    prediction_name,
     takes_attention_mask,
-    temb_name,
 )
 
 

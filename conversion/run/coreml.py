@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits
 
 from ..coreml import quiet_coremltools
 from ..errors import ConversionError

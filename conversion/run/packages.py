@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.bundle import ComputeUnits
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import LevelInfo
 from ..errors import BundleError
-from ..execute import Package, Precision, Watch
-from ..layouts.parts import POOLED, TOKEN_IDS, Phase
+from ..execute import Package, Watch
+from ..layouts.names import POOLED, TOKEN_IDS
+from ..layouts.parts import Phase
 
 Values = dict[str, NDArray[Any]]
 
@@ -42,7 +43,7 @@ class Runnable(Protocol):
 Load = Callable[[Path, str | None, ComputeUnits], Runnable]
 
 
-def executor(precision: Precision) -> Load:
+def executor(precision: ExecutorPrecision) -> Load:
     """Loads packages to be run without Core ML."""
     return lambda path, function, _: Package.open(path).load(function, precision=precision)
 
@@ -50,7 +51,9 @@ def executor(precision: Precision) -> Load:
 class Chain:
     """Runs the packages of one phase at a time; each is loaded when it is first needed."""
 
-    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: ExecutorPrecision, load: Load | None = None
+    ) -> None:
         """load: makes something runnable of a package; the executor's by default."""
         self.bundle = bundle
         self._load = load or executor(precision)
@@ -96,7 +99,9 @@ class Chain:
 class Denoiser:
     """The network of a bundle for one picture at a time."""
 
-    def __init__(self, bundle: Bundle, precision: Precision, load: Load | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: ExecutorPrecision, load: Load | None = None
+    ) -> None:
         self.bundle = bundle
         self.chain = Chain(bundle, precision, load)
         self._tables = bundle.tables()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mdm_apple.config.types import ExecutorPrecision, Floats
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.sampling.generate import Prompt
@@ -21,11 +21,8 @@ from mdm_apple.text.tokenizer import Tokenizer
 
 from ..bundle.folder import Bundle
 from ..errors import BundleError
-from ..execute import Precision
-from ..layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from .packages import Denoiser, Jump, Load, Values
-
-Floats = NDArray[np.float32]
 
 
 class BundleRuntime:
@@ -40,7 +37,7 @@ class BundleRuntime:
     def __init__(
         self,
         bundle: Bundle,
-        precision: Precision = "fp16",
+        precision: ExecutorPrecision = "fp16",
         features: FeatureCache | None = None,
         load: Load | None = None,
     ) -> None:

@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
-from ..execute import Package, Precision, Program
+from ..execute import Package, Program
 from .serve_frames import (
     ProtocolError,
     Reader,
@@ -34,9 +35,9 @@ OK, TENSOR, ERROR = b"K", b"T", b"E"
 class BundleServer:
     """Answers one client until it says QUIT or its stream ends."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+    def __init__(self, bundle: Bundle, precision: ExecutorPrecision) -> None:
         self._bundle = bundle
-        self._precision: Precision = precision
+        self._precision: ExecutorPrecision = precision
         self._programs: dict[str, Program] = {}
         self._contexts: dict[int, dict[str, NDArray[Any]]] = {}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mdm_apple.config.bundle import TextEncoderChoice
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes
+from mdm_apple.config.types import TextEncoderChoice
 from mdm_apple.storage.atomic_folder import has_file
 from mdm_apple.storage.model_folder import load_model_config, load_tokenizer, with_encoder_hash
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.types import Floats
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, limit_output
@@ -21,8 +22,6 @@ from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import Conditioning, UNet
 
 from .model import ModelSource
-
-Floats = NDArray[np.float32]
 
 PROMPTS = (
     "red heart",

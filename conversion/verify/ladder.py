@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Floats
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import NumpyOps
@@ -28,7 +29,7 @@ from mdm_apple.torch.unet import Conditioning, UNet
 from ..bundle.folder import Bundle
 from ..execute import Watch
 from ..layouts.conditioning import additive_mask
-from ..layouts.parts import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from ..psnr import Closeness, closeness, picture_psnr
 from ..rewrite import for_neural_engine
 from ..rewrite.attention import engine_keys_values, engine_mask
@@ -53,7 +54,6 @@ GUIDANCE = 3.0
 # the model and is asked of its pictures.
 FLOORS = {16: FLOOR_FP16, 8: 30.0, 6: 20.0, 4: 8.0, 3: 4.0, 2: 0.0}
 
-Floats = NDArray[np.float32]
 Answers = list[list[list[Floats]]]  # by prompt, noise level and level
 
 

@@ -15,22 +15,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mdm_apple.config.bundle import Engine
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.strict_json import plain_values
+from mdm_apple.config.types import ExecutorPrecision, Floats, VerifyRuntime
 from mdm_apple.diffusion.schedule import build_schedule
 
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
 from ..errors import BundleError
-from ..execute import Precision, Range, Watch
-from ..psnr import plain_values
+from ..execute import Range, Watch
 from ..run.packages import Denoiser, Load
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .ladder import (
     FLOOR_PICTURES,
     Answers,
-    Floats,
     Row,
     Rung,
     answers_of,
@@ -71,9 +70,9 @@ class VerifyReport:
     """
 
     reference: Literal["model", "golden"]
-    runtime: Engine
+    runtime: VerifyRuntime
     compute_units: str | None
-    precision: Precision
+    precision: ExecutorPrecision
     variant: str
     text: str | None
     prompts: int
@@ -113,7 +112,7 @@ class VerifyOptions:
     load: runs packages by something else than the executor, on some of Core ML's compute units.
     """
 
-    precision: Precision = "fp16"
+    precision: ExecutorPrecision = "fp16"
     prompts: int = len(PROMPTS)
     floor: float | None = None
     ladder: bool = False

@@ -1,4 +1,4 @@
-"""The only door for Apple's files, YAML configurations and .pth checkpoints. Needs no torch."""
+"""The weights of Apple's checkpoints, fitted to a configuration. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,28 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mdm_apple.apple.fields import diffusion_config_from_apple, unet_config_from_apple
 from mdm_apple.apple.pickle_walk import PthError
-from mdm_apple.apple.pth import PthReport, PthTensor, check_zip, read_pth
-from mdm_apple.apple.yaml_file import AppleYaml, read_apple_yaml
+from mdm_apple.apple.pth import PthTensor, read_pth
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import PRESETS
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.storage.atomic_folder import CheckpointError
 from mdm_apple.storage.model_folder import Weights, check_weights
-
-__all__ = [
-    "AppleYaml",
-    "PthError",
-    "PthReport",
-    "PthTensor",
-    "check_zip",
-    "diffusion_config_from_apple",
-    "import_apple",
-    "read_apple_yaml",
-    "read_pth",
-    "unet_config_from_apple",
-]
 
 
 def import_apple(path: Path, config: ModelConfig) -> Weights:

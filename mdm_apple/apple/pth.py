@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdm_apple.apple.pickle_walk import MAX_PICKLE_BYTES, Opaque, PthError, TensorRef, walk_pickle
-
-Array = NDArray[Any]
+from mdm_apple.config.types import NumpyArray
 
 MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less room there than in the description
 _LOCAL = struct.Struct("<4s22x2H")  # header in front of an entry: mark, length of name, of extra
@@ -46,16 +44,16 @@ class PthTensor:
 
     shape: tuple[int, ...]
     dtype: str  # a torch name: float32, bfloat16, ...
-    _file: Array = field(repr=False)
+    _file: NumpyArray = field(repr=False)
     _start: int  # byte of the first element
     _strides: tuple[int, ...]  # in bytes
     _order: str  # "<" or ">"
 
-    def numpy(self) -> Array:
+    def numpy(self) -> NumpyArray:
         """The values: a read-only view of the mapped file, or float32 converted from bfloat16."""
         if 0 in self.shape:
             return np.zeros(self.shape, self._kind.newbyteorder("="))
-        view: Array = np.ndarray(
+        view: NumpyArray = np.ndarray(
             self.shape, self._kind, cast(Any, self._file), self._start, self._strides
         )
         if self.dtype == "bfloat16":
@@ -160,7 +158,7 @@ class _Archive:
                 head = file.read(512)
                 if not head.startswith(b"PK\x03\x04"):
                     raise PthError(_what_else(head))
-                self._file: Array = np.memmap(cast(Any, file), np.uint8, "r")
+                self._file: NumpyArray = np.memmap(cast(Any, file), np.uint8, "r")
                 self._places = _places(file, self._file)
         except FileNotFoundError:
             raise PthError("no such file.") from None
@@ -233,7 +231,7 @@ class _SmallReads(io.FileIO):
         return super().read(size)
 
 
-def _places(file: _SmallReads, data: Array) -> dict[str, tuple[int, int]]:
+def _places(file: _SmallReads, data: NumpyArray) -> dict[str, tuple[int, int]]:
     """(first byte, size) of every entry's contents, by name; no two share a byte of the file."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -252,7 +250,7 @@ def _places(file: _SmallReads, data: Array) -> dict[str, tuple[int, int]]:
     return {e.filename: _place(e, data, to) for e, to in zip(entries, limits[1:], strict=True)}
 
 
-def _place(entry: zipfile.ZipInfo, data: Array, end: int) -> tuple[int, int]:
+def _place(entry: zipfile.ZipInfo, data: NumpyArray, end: int) -> tuple[int, int]:
     """(first byte, size) of the contents, all of which lie before `end`."""
     name, size = entry.filename[:60], entry.file_size
     if entry.flag_bits & 1 or entry.compress_type or entry.compress_size != size:

@@ -15,17 +15,17 @@ COMMANDS = {
     "sample": "Make pictures from prompts.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",
-    "export": "Averaged weights alone, in 16 bits: a trained model as one ships it.",
+    "export": "Write a trained model as it ships: averaged weights alone, in 16 bits.",
     "embed": "Compute text features once, for training or for apps.",
     "convert": "Make a Core ML bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",
     "verify": "Prove a bundle against the model it came from.",
     "evaluate": "Score a model's pictures against real ones.",
-    "inspect": "Parameters, sizes and operations of a model or a bundle.",
+    "inspect": "Show parameters, sizes and operations of a model or a bundle.",
     "bench": "Measure speed, memory and quality, here or on a device.",
     "doctor": "Read device results and say what to ship.",
     "serve-bundle": "Run the packages of a bundle for another program.",
-    "demo": "The whole way, small: train, sample, convert, palettize, verify.",
+    "demo": "Go the whole way, small: train, sample, convert, palettize, verify.",
 }
 
 

@@ -13,7 +13,7 @@ from mdm_apple import api
 from mdm_apple.bundled_models import find_bundle
 from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import Output, filling, output_options
-from mdm_apple.config.bundle import ComputeUnits, PackagePrecision
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 from mdm_apple.errors import MdmError, require_installed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class DeviceRequest:
     compute_units: tuple[ComputeUnits, ...]
     package_repetitions: int
     picture_repetitions: int
-    precision: PackagePrecision
+    precision: ExecutorPrecision
     limit_minutes: float
 
 
@@ -262,7 +262,7 @@ Examples:
 )
 @click.option(
     "--precision",
-    type=click.Choice(get_args(PackagePrecision)),
+    type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
     help="Numbers that the executor computes with.",

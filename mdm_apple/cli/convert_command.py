@@ -18,8 +18,9 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing_bundle,
 )
-from mdm_apple.config.bundle import Compute, ConvertOptions, Layout, Target, TextEncoderChoice
+from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import Compute, Layout, Target, TextEncoderChoice
 from mdm_apple.errors import MdmError
 from mdm_apple.open_model import LARGEST_SEED
 
@@ -64,8 +65,7 @@ Examples:
 @click.option(
     "--compute",
     type=click.Choice(get_args(Compute)),
-    help="ane: layers for the Neural Engine. gpu: the layers of training. Default: ane for nested, "
-    "else gpu.",
+    help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
 )
 @click.option(
     "--target",

@@ -27,6 +27,7 @@ from mdm_apple.cli.setting_options import (
     settings_of_steps,
 )
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
 from mdm_apple.training.memory_estimate import needs_recomputing, usable_memory
@@ -61,7 +62,7 @@ class DistillRequest:
     ema_decay: float
     ema_ramp: bool
     ema_warmup_steps: int
-    precision: Literal["fp32", "bf16"]
+    precision: TrainingPrecision
     checkpointing: Literal["auto", "true", "false"]
     seed: int
     save_every: int

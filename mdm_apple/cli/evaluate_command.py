@@ -24,8 +24,9 @@ from mdm_apple.cli.output import (
     renamed,
 )
 from mdm_apple.config.model import ModelConfig, Threshold
+from mdm_apple.config.types import Background, Pixels, Precision
 from mdm_apple.data.dataset import with_captions
-from mdm_apple.data.open import Background, open_dataset
+from mdm_apple.data.open import open_dataset
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
 from mdm_apple.evaluation.evaluate import (
@@ -40,7 +41,7 @@ from mdm_apple.evaluation.evaluate import (
 )
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import check_request
-from mdm_apple.sampling.pictures import Pixels, Precision, enlarge, save_png, tile, to_pixels
+from mdm_apple.sampling.pictures import enlarge, save_png, tile, to_pixels
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file

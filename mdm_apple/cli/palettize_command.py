@@ -19,8 +19,8 @@ from mdm_apple.cli.output import (
     refuse_existing,
     refuse_existing_bundle,
 )
-from mdm_apple.config.bundle import Variant, WeightBits
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.config.types import Variant, WeightBits
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
@@ -38,7 +38,7 @@ class PalettizeRequest:
     """The options of `mdm palettize`. budget: megabytes. least_db: decibels."""
 
     bundle: str
-    bits: Bits | None
+    bits: WeightBits | Literal["mixed"] | None
     variant: Variant | None
     recipe: Path | None
     budget: float | None
@@ -71,8 +71,8 @@ Examples:
 @click.option(
     "--bits",
     type=click.Choice([*get_args(WeightBits), "mixed"]),
-    help="A number: palettes of 2^bits values. int8: whole numbers with a scale per channel. int4: "
-    "with a scale per block of 32. mixed: more bits for weights that matter more.",
+    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: more for the "
+    "weights that matter more.",
 )
 @click.option(
     "--variant",

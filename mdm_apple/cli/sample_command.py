@@ -24,6 +24,7 @@ from mdm_apple.cli.output import (
     renamed,
 )
 from mdm_apple.config.model import Threshold
+from mdm_apple.config.types import Bits, Precision
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
 from mdm_apple.open_model import (
@@ -37,7 +38,7 @@ from mdm_apple.open_model import (
 )
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.picture import Picture, StepPreview
-from mdm_apple.sampling.pictures import Bits, Precision, Recipe, as_png, read_recipe, tile
+from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import new_files

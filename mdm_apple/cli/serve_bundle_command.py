@@ -12,7 +12,7 @@ import click
 from mdm_apple import api
 from mdm_apple.bundled_models import find_bundle
 from mdm_apple.cli.output import Output, filling, output_options
-from mdm_apple.config.bundle import PackagePrecision
+from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import require_installed
 
 
@@ -21,7 +21,7 @@ class ServeBundleRequest:
     """The options of `mdm serve-bundle`."""
 
     bundle: str
-    precision: PackagePrecision
+    precision: ExecutorPrecision
 
 
 @click.command(
@@ -33,11 +33,7 @@ Examples:
 )
 @click.argument("bundle")
 @click.option(
-    "--precision",
-    type=click.Choice(get_args(PackagePrecision)),
-    default="fp16",
-    show_default=True,
-    help="Numbers that the executor computes with.",
+    "--precision", type=click.Choice(get_args(ExecutorPrecision)), default="fp16", show_default=True
 )
 @output_options
 @filling(ServeBundleRequest)
@@ -55,7 +51,7 @@ def command(request: ServeBundleRequest, output: Output) -> None:
         _serve(request.bundle, request.precision)
 
 
-def _serve(bundle: str, precision: PackagePrecision) -> None:
+def _serve(bundle: str, precision: ExecutorPrecision) -> None:
     # Nothing but frames may reach the client: what a library prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

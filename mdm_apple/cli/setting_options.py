@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.settings import TrainConfig
 
@@ -57,7 +58,9 @@ SHARED = (
         "--ema-ramp/--no-ema-ramp", bool, "Start with a smaller decay, so that short runs show."
     ),
     setting("--ema-warmup-steps", click.IntRange(0), "Steps in which the average just follows."),
-    setting("--precision", click.Choice(["fp32", "bf16"]), "Number type of matrix products."),
+    setting(
+        "--precision", click.Choice(get_args(TrainingPrecision)), "Number type of matrix products."
+    ),
     setting("--seed", click.IntRange(0, 2**32 - 1), "Order, noise and initial weights."),
     setting("--save-every", click.IntRange(1), "Steps between checkpoints."),
     setting("--log-every", click.IntRange(1), "Steps between lines of metrics.jsonl."),

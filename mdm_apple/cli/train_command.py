@@ -27,8 +27,8 @@ from mdm_apple.cli.setting_options import (
 )
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import parameter_count
-from mdm_apple.data.open import Background
-from mdm_apple.errors import MdmError
+from mdm_apple.config.types import Background, TrainingPrecision
+from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.text.captions import read_captions
 from mdm_apple.training.memory_estimate import (
     describe,
@@ -66,7 +66,7 @@ class TrainRequest:
     no_ema: bool
     caption_dropout: float
     white_headroom: float
-    precision: Literal["fp32", "bf16"]
+    precision: TrainingPrecision
     checkpointing: Literal["auto", "true", "false"]
     seed: int
     save_every: int
@@ -207,6 +207,8 @@ def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
 
 def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
     """What an interrupted run trains; refuses to resume it as another model."""
+    if request.init is not None or request.grow is not None:
+        raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
     unasked = ["checkpointing"] if request.checkpointing == "auto" else []
     saved, train = resumed_config(request.out, _train_config(request), unasked)
     if request.preset_name is not None or request.config_path is not None:

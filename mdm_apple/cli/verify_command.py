@@ -21,7 +21,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
-from mdm_apple.config.bundle import ComputeUnits, Engine, PackagePrecision
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision, VerifyRuntime
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
@@ -37,9 +37,9 @@ class VerifyRequest:
     bundle: str
     model: str | None
     fp16: str | None
-    runtime: Engine
+    runtime: VerifyRuntime
     compute_units: tuple[ComputeUnits, ...]
-    precision: PackagePrecision
+    precision: ExecutorPrecision
     prompts: int
     floor: float | None
     ranges: Path | None
@@ -66,7 +66,7 @@ Examples:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(get_args(Engine)),
+    type=click.Choice(get_args(VerifyRuntime)),
     default="reference",
     show_default=True,
     help="This project's executor, or Core ML itself (macOS).",
@@ -79,7 +79,7 @@ Examples:
 )
 @click.option(
     "--precision",
-    type=click.Choice(get_args(PackagePrecision)),
+    type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
     help="Numbers that the executor computes with.",

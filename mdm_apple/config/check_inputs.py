@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.shapes import IMAGE_CHANNELS
-
-Shape = tuple[int, ...]
+from mdm_apple.config.types import Shape
 
 
 def check_text_shapes(config: UNetConfig, features: Shape | None, mask: Shape | None) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from mdm_apple.config.network import T5Config, UNetConfig
+from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import ConfigError
 
 MAX_SIDE = 8192
@@ -35,8 +36,7 @@ class ScheduleConfig:
     shift_power: float | None = None  # SNR of a level is divided by scale**power; None: no shift
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_steps <= 100_000:
-            raise ConfigError(f"schedule.num_steps: expected 2 to 100000, got {self.num_steps}.")
+        in_range("schedule.num_steps", self.num_steps, 2, 100_000)
         if not 0 < self.beta_start < self.beta_end < 1:
             raise ConfigError(
                 "schedule.beta_start, beta_end: expected 0 < beta_start < beta_end < 1, got "
@@ -61,21 +61,15 @@ class DiffusionConfig:
     threshold: Threshold = "clip"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.high_noise_share <= 1 or not 0 <= self.high_noise_start < 1:
-            raise ConfigError(
-                "diffusion.high_noise_share, high_noise_start: expected numbers from 0 to 1, got "
-                f"{self.high_noise_share} and {self.high_noise_start}."
-            )
+        in_range("diffusion.high_noise_share", self.high_noise_share, 0, 1)
+        in_range("diffusion.high_noise_start", self.high_noise_start, 0, 1, below=True)
+        in_range("diffusion.rescale_signal", self.rescale_signal, 0, above=True)
         for name in ("level_weights", "mixed_ratio"):
             values = getattr(self, name)
             if values is not None and (not values or min(values) < 0 or sum(values) <= 0):
                 raise ConfigError(
                     f"diffusion.{name}: expected one weight of 0 or more per level, got {values}."
                 )
-        if self.rescale_signal is not None and self.rescale_signal <= 0:
-            raise ConfigError(
-                f"diffusion.rescale_signal: expected more than 0, got {self.rescale_signal}."
-            )
 
     @property
     def mixed_fractions(self) -> tuple[float, ...] | None:
@@ -103,8 +97,7 @@ class TextConfig:
     tokenizer_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_tokens <= 4096:
-            raise ConfigError(f"text.max_tokens: expected 1 to 4096, got {self.max_tokens}.")
+        in_range("text.max_tokens", self.max_tokens, 1, 4096)
         if self.trainable and self.encoder is None:
             raise ConfigError("text.trainable: true needs text.encoder, which is to be trained.")
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import ConfigError
 
 ATTENTION_HEADS = 8  # fixed in the published networks, not a setting
@@ -57,10 +58,7 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         stages = len(self.channels)
-        if not 1 <= stages <= MAX_STAGES:
-            raise ConfigError(
-                f"channels: expected 1 to {MAX_STAGES} stages, got {stages or 'none'}."
-            )
+        in_range("channels", stages, 1, MAX_STAGES, what="stages")
         _check_lengths(self, stages)
         _check_widths(self)
         _check_text(self)
@@ -143,18 +141,15 @@ class T5Config:
 
     def __post_init__(self) -> None:
         for name, largest in T5_LIMITS.items():
-            if not 1 <= getattr(self, name) <= largest:
-                raise ConfigError(f"{name}: expected 1 to {largest}, got {getattr(self, name)}.")
+            in_range(name, getattr(self, name), 1, largest)
         buckets, distance = self.relative_buckets, self.relative_max_distance
         if buckets % 4 or distance <= buckets // 4:
             raise ConfigError(
                 "relative_buckets: expected a multiple of 4, less than four times the largest "
                 f"distance {distance}, got {buckets}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout: expected 0 up to but not 1, got {self.dropout}.")
-        if not 0 < self.norm_eps < 1:
-            raise ConfigError(f"norm_eps: expected between 0 and 1, got {self.norm_eps}.")
+        in_range("dropout", self.dropout, 0, 1, below=True)
+        in_range("norm_eps", self.norm_eps, 0, 1, above=True, below=True)
 
 
 def _check_lengths(config: UNetConfig, stages: int) -> None:
@@ -174,8 +169,7 @@ def _check_lengths(config: UNetConfig, stages: int) -> None:
 
 def _check_widths(config: UNetConfig) -> None:
     for width in config.channels:
-        if not 0 < width <= MAX_CHANNELS:
-            raise ConfigError(f"channels: expected 1 to {MAX_CHANNELS}, got {width}.")
+        in_range("channels", width, 1, MAX_CHANNELS)
         if config.num_groups < 1 or width % config.num_groups:
             raise ConfigError(
                 f"num_groups: expected a divisor of every width in channels {config.channels}, "
@@ -192,8 +186,7 @@ def _check_widths(config: UNetConfig) -> None:
             )
     if not 0 < config.time_dim <= 65536 or config.time_dim % 8:
         raise ConfigError(f"temb_dim: expected a multiple of 8 up to 65536, got {config.time_dim}.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"dropout: expected 0 up to but not 1, got {config.dropout}.")
+    in_range("dropout", config.dropout, 0, 1, below=True)
     for name, default in config.micro_conditions.items():
         if not name.isidentifier():
             raise ConfigError(f"micro_conditions: {name!r} is not a plain name.")
@@ -202,17 +195,13 @@ def _check_widths(config: UNetConfig) -> None:
 
 
 def _check_text(config: UNetConfig) -> None:
-    for name, value in (("text_dim", config.text_dim), ("text_proj_dim", config.text_proj_dim)):
-        if value is not None and not 0 < value <= MAX_CHANNELS:
-            raise ConfigError(f"{name}: expected 1 to {MAX_CHANNELS} or null, got {value}.")
+    in_range("text_dim", config.text_dim, 1, MAX_CHANNELS, what="or null")
+    in_range("text_proj_dim", config.text_proj_dim, 1, MAX_CHANNELS, what="or null")
     if config.inner is not None and (config.text_dim or config.text_proj_dim):
         raise ConfigError("text_dim, text_proj_dim: only the innermost level carries them.")
     if config.text_dim is None and (config.text_proj_dim or config.num_text_head_layers):
         raise ConfigError("text_proj_dim, num_text_head_layers: need text_dim.")
-    if not 0 <= config.num_text_head_layers <= 64:
-        raise ConfigError(
-            f"num_text_head_layers: expected 0 to 64, got {config.num_text_head_layers}."
-        )
+    in_range("num_text_head_layers", config.num_text_head_layers, 0, 64)
     width = config.text_width
     if config.num_text_head_layers and width and width % ATTENTION_HEADS:
         raise ConfigError(

@@ -11,6 +11,8 @@ import math
 from mdm_apple.config.network import TEMPORAL_HEAD_WIDTH, T5Config, UNetConfig
 
 IMAGE_CHANNELS = 3
+# modules whose names begin so stay fp32 in every mode: 999 is 1000 in bf16
+_FP32_MODULES = ("temb_", "cond_layers", "cond_emb", "lm_proj", "lm_head", "norm")
 STUDENT_INPUTS = ("temb_target_", "temb_guidance_")  # in front of a student's own names
 
 Shapes = dict[str, tuple[int, ...]]
@@ -66,6 +68,11 @@ def idle_parameters(config: UNetConfig) -> frozenset[str]:
     if config.inner is not None:
         names |= {f"inner_unet.{name}" for name in idle_parameters(config.inner)}
     return frozenset(names)
+
+
+def stays_fp32(module: str) -> bool:
+    """Whether a module of this dotted name would lose quality in 16 bits: embeddings and norms."""
+    return any(part.startswith(_FP32_MODULES) for part in module.split("."))
 
 
 def is_students_own(name: str) -> bool:

@@ -74,6 +74,17 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     return typing.cast(dict[str, Any], data)
 
 
+def plain_values(value: Any) -> Any:
+    """What JSON can hold of a value: keys as text, tuples as lists, as text what is not finite."""
+    if isinstance(value, dict):
+        return {str(k): plain_values(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For json.loads, as object_pairs_hook; raises ConfigError with the key."""
     seen: dict[str, Any] = {}

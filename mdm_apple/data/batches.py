@@ -23,14 +23,12 @@ from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Floats, Indices
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.diffusion.noise import CHANNELS, MAX_SEED
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
 
@@ -86,13 +84,11 @@ class Draws:
     white_headroom: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        in_range("seed", self.seed, 0, MAX_SEED, error=DataError)
         if not self.sides or min(self.sides) < 1:
             raise DataError(f"sides: expected pixels per level, got {self.sides}.")
-        if not 0 <= self.caption_dropout <= 1:
-            raise DataError(f"caption_dropout: expected 0 to 1, got {self.caption_dropout}.")
-        if not 0 <= self.white_headroom < 1:
-            raise DataError(f"white_headroom: expected 0 up to 1, got {self.white_headroom}.")
+        in_range("caption_dropout", self.caption_dropout, 0, 1, error=DataError)
+        in_range("white_headroom", self.white_headroom, 0, 1, below=True, error=DataError)
 
 
 class BatchPlan:
@@ -106,9 +102,8 @@ class BatchPlan:
     def __init__(
         self, dataset_len: int, batch_size: int, seed: int, held_out: Sequence[int] | Indices = ()
     ) -> None:
-        _check_seed(seed)
-        if batch_size < 1:
-            raise DataError(f"batch_size: expected 1 or more, got {batch_size}.")
+        in_range("seed", seed, 0, MAX_SEED, error=DataError)
+        in_range("batch_size", batch_size, 1, error=DataError)
         self.batch_size = batch_size
         self.seed = seed
         self._pool = np.setdiff1d(np.arange(dataset_len), np.asarray(held_out, np.int64))
@@ -142,9 +137,8 @@ class BatchPlan:
 
 def validation_rows(n: int, share: float, seed: int) -> Indices:
     """Indices held out of n pictures, ascending: round(n * share), at least 1 unless share is 0."""
-    _check_seed(seed)
-    if not 0 <= share < 1:
-        raise DataError(f"validation share: expected 0 up to but not 1, got {share}.")
+    in_range("seed", seed, 0, MAX_SEED, error=DataError)
+    in_range("validation share", share, 0, 1, below=True, error=DataError)
     count = max(1, round(n * share)) if share else 0
     if count >= n > 0:
         raise DataError(f"validation share: {share} of {n} pictures leaves none to train on.")
@@ -217,8 +211,7 @@ class Loader:
         stop_step: int | None = None,
         workers: int = 1,
     ) -> None:
-        if workers < 0:
-            raise DataError(f"workers: expected 0 or more, got {workers}.")
+        in_range("workers", workers, 0, error=DataError)
         self._dataset, self._plan, self._draws = dataset, plan, draws
         self._rows = np.arange(plan.batch_size) if rows is None else np.asarray(rows, np.int64)
         plan.indices(start_step, self._rows)  # refuses impossible rows here, not in a thread
@@ -296,8 +289,3 @@ def _epoch_order(length: int, seed: int, epoch: int) -> Indices:
     order = np.random.RandomState([seed, epoch, _ORDER]).permutation(length).astype(np.int64)
     order.flags.writeable = False
     return order
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed <= MAX_SEED:
-        raise DataError(f"seed: expected 0 to {MAX_SEED}, got {seed}.")

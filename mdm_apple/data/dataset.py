@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mdm_apple.config.types import Pixels
 from mdm_apple.errors import MdmError
 
-Pixels = NDArray[np.uint8]
 MAX_CAPTION_BYTES = 64 * 1024
 MAX_CACHE_BYTES = 1 << 30
 

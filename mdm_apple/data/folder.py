@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from mdm_apple.data.dataset import MAX_CAPTION_BYTES, DataError, Dataset, Pixels, hash_fields
+from mdm_apple.config.types import Pixels
+from mdm_apple.data.dataset import MAX_CAPTION_BYTES, DataError, Dataset, hash_fields
 from mdm_apple.data.read_picture import SUFFIXES, read_square, shorter_side, shown
 from mdm_apple.text.captions import clean_caption
 

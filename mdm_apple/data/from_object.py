@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mdm_apple.data.dataset import DataError, Dataset, Pixels, hash_fields
+from mdm_apple.config.types import Pixels
+from mdm_apple.data.dataset import DataError, Dataset, hash_fields
 from mdm_apple.text.captions import clean_caption
 
 SAMPLED = 16  # pictures that the fingerprint covers beside all captions

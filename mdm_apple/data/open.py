@@ -6,14 +6,14 @@ Enters: a name, a folder or an object. Leaves: a `Dataset` of square RGB picture
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from mdm_apple.config.model import MAX_SIDE
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Background
 from mdm_apple.data import folder, twemoji
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.data.from_object import PictureSource, dataset_of
 
-Background = Literal["white", "color"]
 TWEMOJI = "twemoji"
 
 
@@ -38,8 +38,7 @@ def open_dataset(
         DataError: no such folder, no usable picture, or files that are not what they should be.
         MissingPackageError: "twemoji" without the `data` extra.
     """
-    if not 1 <= side <= MAX_SIDE:
-        raise DataError(f"side: expected 1 to {MAX_SIDE} pixels, got {side}.")
+    in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
     if background not in ("white", "color"):
         raise DataError(f"background: expected white or color, got {background}.")
     if spec == TWEMOJI:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from mdm_apple.data.dataset import DataError, Pixels
+from mdm_apple.config.types import Pixels
+from mdm_apple.data.dataset import DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the name says

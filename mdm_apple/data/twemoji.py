@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mdm_apple.data.dataset import DataError, Dataset, Pixels, hash_fields
+from mdm_apple.config.types import Pixels
+from mdm_apple.data.dataset import DataError, Dataset, hash_fields
 from mdm_apple.errors import require
 from mdm_apple.text.captions import clean_caption
 

@@ -15,10 +15,11 @@ import numpy as np
 from mdm_apple.config.model import ModelConfig, Provenance, TextConfig
 from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.config.types import Pixels, Say
 from mdm_apple.data.open import open_dataset
 from mdm_apple.demo.report import Report, Stage, Variant, read_metrics, write_report
 from mdm_apple.sampling.generate import Preview, Prompt, Runtime, finish, generate
-from mdm_apple.sampling.pictures import Pixels, tile_steps, to_pixels
+from mdm_apple.sampling.pictures import tile_steps, to_pixels
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.training.metrics import METRICS
 from mdm_apple.training.settings import TrainConfig
@@ -47,7 +48,6 @@ BITS = (8, 6, 4, 2)
 SAMPLER = SamplerConfig("dpmpp", num_steps=16, guidance_scale=2.0)
 
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Array = Any  # torch.Tensor, mx.array or np.ndarray
+from mdm_apple.config.types import Array
 
 
 def add_noise(x0: Array, eps: Array, alpha_bar: Any) -> Array:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.types import Array
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
-from mdm_apple.diffusion.prediction import Array, convert, image_scale, limit_output, target_of
+from mdm_apple.diffusion.prediction import convert, image_scale, limit_output, target_of
 
 Network = Callable[[list[Array]], Sequence[Array]]
 SNR_CAP = 5.0

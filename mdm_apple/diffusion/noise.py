@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
 
 CHANNELS = 3
@@ -27,8 +28,7 @@ class NoiseStream:
     """
 
     def __init__(self, seed: int, sides: Sequence[int]) -> None:
-        if not 0 <= seed <= MAX_SEED:
-            raise MdmError(f"seed: expected 0 to {MAX_SEED}, got {seed}.")
+        in_range("seed", seed, 0, MAX_SEED, error=MdmError)
         levels = len(sides)
         self._shapes = [(CHANNELS, side, side) for side in sides]
         self._states = [np.random.RandomState([seed, levels - 1 - i]) for i in range(levels)]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Array = Any
+from mdm_apple.config.types import Array
 
 
 class Ops(Protocol):

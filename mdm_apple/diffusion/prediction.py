@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mdm_apple.config.model import DiffusionConfig, LossTarget, Prediction
+from mdm_apple.config.types import Array
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
-
-Array = Any
 
 
 def image_scale(config: DiffusionConfig, scales: Sequence[int], level: int) -> float:

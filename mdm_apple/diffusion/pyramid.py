@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mdm_apple.config.network import UNetConfig
+from mdm_apple.config.types import Array
 from mdm_apple.diffusion.ops import Ops
 
-Array = Any
 VIDEO_GRID = 4  # frames per side of a training video at the highest level: 16 frames
 
 

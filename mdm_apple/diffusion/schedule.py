@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ScheduleConfig
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Indices
 from mdm_apple.errors import ConfigError
 
 Table = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Spacing = Literal["even", "log_snr"]
 
 COSINE_LOG_SNR_BOUND = 5.0
@@ -106,10 +107,7 @@ def mean_share(table: Table, start: Indices, t: Indices, target: Indices) -> Tab
 
 def check_steps(num_steps: int | None, length: int) -> None:
     """Refuse more evaluations than a table of `length` timesteps has; None means all of them."""
-    if num_steps is not None and not 1 <= num_steps <= length:
-        raise ConfigError(
-            f"steps: expected 1 to {length} (the length of the table), got {num_steps}."
-        )
+    in_range("steps", num_steps, 1, length, what="(the length of the table)")
 
 
 def timestep_grid(

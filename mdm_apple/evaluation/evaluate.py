@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.distances import (
@@ -38,7 +40,7 @@ from mdm_apple.evaluation.retrieval import (
     retrieval_ranks,
     retrieval_side,
 )
-from mdm_apple.sampling.generate import Images, Prompt, Runtime, clean_estimate, finish, generate
+from mdm_apple.sampling.generate import Prompt, Runtime, clean_estimate, finish, generate
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig, check_student
 
@@ -62,11 +64,9 @@ class EvaluationPlan:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if not 4 <= self.count <= MAX_COUNT:
-            raise MdmError(f"count: expected 4 to {MAX_COUNT} captions, got {self.count}.")
+        in_range("count", self.count, 4, MAX_COUNT, what="captions", error=MdmError)
         for seed in self.seeds:
-            if not 0 <= seed <= MAX_EVAL_SEED:
-                raise MdmError(f"eval-seed: expected 0 to {MAX_EVAL_SEED}, got {seed}.")
+            in_range("eval-seed", seed, 0, MAX_EVAL_SEED, error=MdmError)
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise MdmError(f"eval-seed: expected different seeds, got {self.seeds}.")
 

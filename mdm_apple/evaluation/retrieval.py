@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.distances import (
     squared_distances,
 )
-from mdm_apple.sampling.generate import Images
 
 RETRIEVAL_SIDE = 32
 MAX_GALLERY_BYTES = 4 << 30

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import is_students_own
+from mdm_apple.config.types import Indices
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.errors import MdmError
@@ -26,7 +27,7 @@ from mdm_apple.mlx.runtime import to_image
 from mdm_apple.mlx.text import EncodeText, open_text
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
-from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 

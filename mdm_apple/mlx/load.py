@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mdm_apple.config.types import Precision
 from mdm_apple.mlx.nested_unet import build_unet
-from mdm_apple.mlx.precision import Precision
 from mdm_apple.mlx.runtime import MlxRuntime
 from mdm_apple.mlx.text import CachedText, open_text
 from mdm_apple.mlx.unet import UNet

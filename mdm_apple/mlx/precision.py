@@ -6,22 +6,19 @@ in bf16); convolutions and matrix products compute in the type of their weights.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import mlx.core as mx
 from mlx import nn
 
+from mdm_apple.config.shapes import stays_fp32
+from mdm_apple.config.types import Precision
 from mdm_apple.mlx.weights import flat, nested
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
-FP32_MODULES = ("temb_", "cond_layers", "cond_emb", "lm_proj", "lm_head", "norm")
 
 
 def may_be_reduced(name: str, module: nn.Module) -> bool:
     """Whether a layer keeps its quality in 16 bits or fewer."""
-    keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
-    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not keep
+    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not stays_fp32(name)
 
 
 def reducible(net: nn.Module) -> frozenset[str]:

@@ -16,11 +16,11 @@ import numpy as np
 from mlx import nn
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Bits
 from mdm_apple.mlx.precision import may_be_reduced
 from mdm_apple.mlx.runtime import MlxRuntime
 from mdm_apple.mlx.weights import flat
 from mdm_apple.sampling.generate import Prompt, finish, generate
-from mdm_apple.sampling.pictures import Bits
 from mdm_apple.sampling.walk import Denoise, JumpTo, SamplerConfig
 
 GROUPS = (64, 32)  # weights that share a scale; the larger where it divides the row

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.types import Precision
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.mlx.ops import MlxOps
-from mdm_apple.mlx.precision import Precision, cast
+from mdm_apple.mlx.precision import cast
 from mdm_apple.mlx.text import EncodeText
 from mdm_apple.mlx.unet import Conditioning, UNet
 from mdm_apple.sampling.generate import Prompt

@@ -14,12 +14,9 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
-from numpy.typing import NDArray
 
+from mdm_apple.config.types import Floats, Shape
 from mdm_apple.errors import MdmError
-
-Floats = NDArray[np.float32]
-Shape = tuple[int, ...]
 
 
 def to_mlx(value: Floats, shape: Shape) -> mx.array:

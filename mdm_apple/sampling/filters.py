@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mdm_apple.config.types import Pixels
 from mdm_apple.errors import MdmError
-from mdm_apple.sampling.pictures import Pixels
 
 
 class FilteredError(MdmError):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig
+from mdm_apple.config.types import Images
 from mdm_apple.diffusion.noise import NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
@@ -31,8 +31,6 @@ from mdm_apple.sampling.walk import (
     sample_student,
     student_grid,
 )
-
-Images = NDArray[np.float32]  # (B, 3, H, W) in [-1, 1]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mdm_apple.sampling.pictures import Pixels, Recipe, as_png, enlarge, tile, tile_steps
+from mdm_apple.config.types import Pixels
+from mdm_apple.sampling.pictures import Recipe, as_png, enlarge, tile, tile_steps
 from mdm_apple.storage.files import atomic_file
 
 

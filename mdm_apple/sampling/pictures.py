@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.strict_json import from_json
+from mdm_apple.config.types import Bits, Pixels, Precision
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerKind
@@ -23,10 +23,6 @@ from mdm_apple.storage.files import atomic_file
 
 RECIPE_KEY = "mdm"
 MAX_RECIPE = 1 << 16
-
-Precision = Literal["fp32", "bf16", "fp16"]
-Bits = Literal[8, 4]
-Pixels = NDArray[np.uint8]  # (H, W, 3), or (B, H, W, 3) where said
 
 
 @dataclass(frozen=True)

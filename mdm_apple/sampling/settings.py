@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdm_apple.config.model import Distilled, Threshold
+from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import read_config, to_json
 from mdm_apple.diffusion.schedule import Spacing
-from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file
 
@@ -29,10 +29,8 @@ class SamplingDefaults:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps: expected 1 or more, got {self.steps}.")
-        if self.guidance is not None and not -100 <= self.guidance <= 100:
-            raise ConfigError(f"guidance: expected -100 to 100, got {self.guidance}.")
+        in_range("steps", self.steps, 1)
+        in_range("guidance", self.guidance, -100, 100)
 
     def updated(self, asked: SamplingDefaults) -> SamplingDefaults:
         """These, but for what `asked` says."""

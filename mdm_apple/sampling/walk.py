@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from mdm_apple.config.model import DiffusionConfig, Distilled, Threshold
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Array
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, Spacing, timestep_grid
 from mdm_apple.errors import ConfigError
 
-Array = Any
 SamplerKind = Literal["ddpm", "ddim", "dpmpp", "student"]
 Denoise = Callable[[list[Array], int], Sequence[Array]]
 # noisy images, the number that the network receives, and the table index to jump to
@@ -39,10 +40,8 @@ class SamplerConfig:
     spacing: Spacing = "even"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"eta: expected 0 to 1, got {self.eta}.")
-        if not -100 <= self.guidance_scale <= 100:
-            raise ConfigError(f"guidance: expected -100 to 100, got {self.guidance_scale}.")
+        in_range("eta", self.eta, 0, 1)
+        in_range("guidance", self.guidance_scale, -100, 100)
 
     @property
     def draws_noise(self) -> bool:

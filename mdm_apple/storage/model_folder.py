@@ -21,6 +21,7 @@ import numpy as np
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
 from mdm_apple.config.strict_json import read_config, to_json
+from mdm_apple.config.types import NumpyArray
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.atomic_folder import (
     CheckpointError,
@@ -29,18 +30,11 @@ from mdm_apple.storage.atomic_folder import (
     recorded_hashes,
     replace_files,
 )
-from mdm_apple.storage.tensorfile import (
-    Array,
-    Storage,
-    Written,
-    read_tensors,
-    write_bytes,
-    write_tensors,
-)
+from mdm_apple.storage.tensorfile import Storage, Written, read_tensors, write_bytes, write_tensors
 
 MAX_TOKENIZER_BYTES = 16 << 20  # T5's own is 0.8 MB, that of the 250,000-piece mT5 4.3 MB
 
-Weights = dict[str, Array]
+Weights = dict[str, NumpyArray]
 Which = Literal["model", "ema", "text_encoder", "text_encoder_ema"]
 
 MAX_STATE_BYTES = 16 << 20
@@ -61,11 +55,11 @@ class Training:
 def save_model(
     folder: Path,
     config: ModelConfig,
-    weights: Mapping[str, Array],
+    weights: Mapping[str, NumpyArray],
     *,
-    ema: Mapping[str, Array] | None = None,
-    text_encoder: Mapping[str, Array] | None = None,
-    text_encoder_ema: Mapping[str, Array] | None = None,
+    ema: Mapping[str, NumpyArray] | None = None,
+    text_encoder: Mapping[str, NumpyArray] | None = None,
+    text_encoder_ema: Mapping[str, NumpyArray] | None = None,
     tokenizer: bytes | None = None,
     training: Training | None = None,
     storage: Storage = "float32",
@@ -82,7 +76,7 @@ def save_model(
     writers: dict[str, Callable[[Path], Written]] = {
         "config.json": functools.partial(write_bytes, data=to_json(config).encode())
     }
-    parts: tuple[tuple[Which, Mapping[str, Array] | None], ...] = (
+    parts: tuple[tuple[Which, Mapping[str, NumpyArray] | None], ...] = (
         ("model", weights),
         ("ema", ema),
         ("text_encoder", text_encoder),
@@ -200,11 +194,11 @@ def load_training(folder: Path) -> Training:
 
 
 def check_weights(
-    weights: Mapping[str, Array],
+    weights: Mapping[str, NumpyArray],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
     storage: Storage = "float32",
-) -> dict[str, Array]:
+) -> dict[str, NumpyArray]:
     """The weights in the order of `shapes`, or CheckpointError with the first thing that is wrong.
 
     Args:
@@ -240,7 +234,7 @@ def _expected_shapes(
 
 
 def _check_names(
-    weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], where: str
+    weights: Mapping[str, NumpyArray], shapes: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
     missing = [name for name in shapes if name not in weights]
     unexpected = [name for name in weights if name not in shapes]

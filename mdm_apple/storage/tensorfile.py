@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mdm_apple.config.strict_json import no_duplicates
+from mdm_apple.config.types import NumpyArray
 from mdm_apple.errors import MdmError
 
-Array = NDArray[Any]
 Storage = Literal["float32", "float16", "bfloat16"]
 
 MAX_HEADER_BYTES = 32 << 20
@@ -61,7 +60,7 @@ class Written:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Array], storage: Storage | None = None
+    path: Path, tensors: Mapping[str, NumpyArray], storage: Storage | None = None
 ) -> Written:
     """Write the arrays in their order and sync the file; a temporary name is the caller's business.
 
@@ -107,7 +106,7 @@ class Mapped:
 
     metadata: dict[str, object]
     kinds: dict[str, str]
-    views: dict[str, Array]
+    views: dict[str, NumpyArray]
 
 
 def map_tensors(path: Path) -> Mapped:
@@ -120,7 +119,7 @@ def map_tensors(path: Path) -> Mapped:
     return Mapped(metadata, kinds, {n: _view(path, n, entry, data) for n, entry in header.items()})
 
 
-def read_tensors(path: Path) -> dict[str, Array]:
+def read_tensors(path: Path) -> dict[str, NumpyArray]:
     """All arrays, as read-only views of the mapped file; bfloat16 becomes float32 in memory.
 
     Raises TensorFileError when the header does not describe exactly the bytes that follow it.
@@ -132,7 +131,7 @@ def read_tensors(path: Path) -> dict[str, Array]:
     }
 
 
-def to_bfloat16(array: Array) -> Array:
+def to_bfloat16(array: NumpyArray) -> NumpyArray:
     """Upper halves of the float32 values, rounded to nearest even, as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
@@ -140,7 +139,7 @@ def to_bfloat16(array: Array) -> Array:
     return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)
 
 
-def from_bfloat16(halves: Array) -> Array:
+def from_bfloat16(halves: NumpyArray) -> NumpyArray:
     """The float32 values of bfloat16 bits held as uint16."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
@@ -170,7 +169,7 @@ def write_bytes(path: Path, data: bytes) -> Written:
         return out.finish()
 
 
-def _file_type(name: str, array: Array, storage: Storage | None) -> str:
+def _file_type(name: str, array: NumpyArray, storage: Storage | None) -> str:
     if storage and np.issubdtype(array.dtype, np.floating):
         return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[storage]
     kind = _FILE_TYPES.get(array.dtype.newbyteorder("<"))
@@ -179,14 +178,14 @@ def _file_type(name: str, array: Array, storage: Storage | None) -> str:
     return kind
 
 
-def _encoded(array: Array, kind: str) -> memoryview:
+def _encoded(array: NumpyArray, kind: str) -> memoryview:
     if kind == "BF16":
         array = to_bfloat16(array)
     flat = np.ascontiguousarray(array, _NUMPY_TYPES[kind]).reshape(-1)
     return flat.view(np.uint8).data
 
 
-def _open(path: Path) -> tuple[dict[str, Any], Array]:
+def _open(path: Path) -> tuple[dict[str, Any], NumpyArray]:
     """The header and the mapped bytes behind it, once the package found that they belong together.
 
     It opens files by name only, and a save may put another file there between its look and ours.
@@ -217,13 +216,13 @@ def _open(path: Path) -> tuple[dict[str, Any], Array]:
         ) from None
 
 
-def _mapped(file: BinaryIO, start: int, end: int) -> Array:
+def _mapped(file: BinaryIO, start: int, end: int) -> NumpyArray:
     if start == end:  # mapping an empty range is an error
         return np.empty(0, np.uint8)
     return np.memmap(file, np.uint8, "r", start)
 
 
-def _view(path: Path, name: str, entry: dict[str, Any], data: Array) -> Array:
+def _view(path: Path, name: str, entry: dict[str, Any], data: NumpyArray) -> NumpyArray:
     kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if kind not in _NUMPY_TYPES:
         raise TensorFileError(f"{path}: {name[:80]!r} has the number type {kind}, unknown here.")

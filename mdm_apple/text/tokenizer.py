@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
@@ -106,8 +107,7 @@ class Tokenizer:
 
     def tokens(self, caption: str, max_tokens: int) -> list[int]:
         """Ids of one caption, eos included: at most max_tokens, the last one always eos."""
-        if max_tokens < 1:
-            raise TextError(f"max_tokens: expected 1 or more, got {max_tokens}.")
+        in_range("max_tokens", max_tokens, 1, error=TextError)
         text = spelled(caption, lowercase=self.lowercase)
         ids = cast(list[int], self._processor.encode(text))
         return [*ids[: max_tokens - 1], EOS_ID]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import is_students_own
+from mdm_apple.config.types import Indices
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
@@ -22,7 +23,7 @@ from mdm_apple.torch.open_run import default_device
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.text import EncodeText, open_text
 from mdm_apple.torch.unet import UNet
-from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Indices, Jump, Teacher
+from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 

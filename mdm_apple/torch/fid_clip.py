@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from mdm_apple.config.types import Images
 from mdm_apple.errors import MdmError, require
 
-Images = NDArray[np.float32]
 CLIP = "openai/clip-vit-base-patch16"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from mdm_apple.config.types import Precision
 from mdm_apple.storage import model_folder
 from mdm_apple.torch.nested_unet import build_on_meta
 from mdm_apple.torch.open_run import default_device
-from mdm_apple.torch.runtime import Precision, TorchRuntime
+from mdm_apple.torch.runtime import TorchRuntime
 from mdm_apple.torch.text import open_text
 from mdm_apple.torch.unet import UNet
 

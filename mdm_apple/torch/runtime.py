@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.shapes import stays_fp32
+from mdm_apple.config.types import Precision
 from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
@@ -22,9 +23,7 @@ from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import Conditioning, UNet
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FP32_MODULES = ("temb_", "cond_layers", "cond_emb", "lm_proj", "lm_head", "norm")
 
 
 class TorchRuntime:
@@ -114,8 +113,7 @@ def prepare(
     net = net.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if precision != "fp32":
         for name, module in net.named_modules():
-            keep = any(part.startswith(FP32_MODULES) for part in name.split("."))
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not keep:
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not stays_fp32(name):
                 module.to(DTYPES[precision])
     if packed and can_pack(device, DTYPES[precision]):
         pack(net)

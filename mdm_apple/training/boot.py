@@ -16,13 +16,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig, Distilled, ModelConfig
 from mdm_apple.config.network import Student, UNetConfig
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import Array, Indices
 from mdm_apple.data.batches import BatchPlan, RowStream
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.noise import CHANNELS
@@ -32,8 +33,6 @@ from mdm_apple.diffusion.schedule import Schedule, mean_share
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import apply_threshold
 
-Array = Any
-Indices = NDArray[np.int64]
 # (states per level, start, target) -> v per level; indices as NumPy arrays (B,)
 Jump = Callable[[Sequence[Array], Indices, Indices], Sequence[Array]]
 # (states per level, t) -> guided prediction per level
@@ -52,23 +51,17 @@ class BootConfig:
     consistency_weight: float = 0.1  # of the squared difference between pooled neighbours
 
     def __post_init__(self) -> None:
-        if not 1 <= self.flow_map <= 64:
-            raise ConfigError(f"flow-map: expected 1 to 64 starts, got {self.flow_map}.")
+        in_range("flow-map", self.flow_map, 1, 64, what="starts")
         low_high = self.guidance
         if len(low_high) != 2 or not -100 <= low_high[0] <= low_high[1] <= 100:
             raise ConfigError(
                 "guidance: expected the smallest and the largest weight within -100 to 100, got "
                 f"{' '.join(map(str, low_high))}."
             )
-        if not 0 < self.stride <= 1:
-            raise ConfigError(f"stride: expected more than 0 up to 1, got {self.stride}.")
-        for name in ("boundary_share", "later_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected 0 up to but not 1, got {getattr(self, name)}.")
-        if not 0 <= self.consistency_weight <= 1000:
-            raise ConfigError(
-                f"consistency_weight: expected 0 to 1000, got {self.consistency_weight}."
-            )
+        in_range("stride", self.stride, 0, 1, above=True)
+        in_range("boundary_share", self.boundary_share, 0, 1, below=True)
+        in_range("later_share", self.later_share, 0, 1, below=True)
+        in_range("consistency_weight", self.consistency_weight, 0, 1000)
 
     def starts(self, num_steps: int) -> tuple[int, ...]:
         """Table indices that the student jumps from, evenly spread, noisiest first."""

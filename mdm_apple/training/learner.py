@@ -22,16 +22,15 @@ class StepMetrics:
     extra: Mapping[str, float] = field(default_factory=dict[str, float])  # logged beside them
 
 
-class Splittable(Protocol):
-    """A batch of rows."""
+class _Rows(Protocol):
+    """A batch, which can be taken apart."""
 
     def __len__(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> Self: ...
 
 
-Rows = TypeVar("Rows", bound=Splittable)
-Rows_contra = TypeVar("Rows_contra", contravariant=True)
+Rows = TypeVar("Rows", bound=_Rows, contravariant=True)  # noqa: PLC0105
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,17 @@ class Snapshot:
     optimizer: Mapping[str, NDArray[np.float32]]
 
 
-class Learner(Protocol[Rows_contra]):
+class Learner(Protocol[Rows]):
     """One backend's network, optimiser and average, learning from batches of some kind."""
 
     rank: int
     world: int
 
-    def step(self, batch: Rows_contra, index: int) -> StepMetrics:
+    def step(self, batch: Rows, index: int) -> StepMetrics:
         """One optimisation step on this process's rows."""
         ...
 
-    def validate(self, batch: Rows_contra) -> float:
+    def validate(self, batch: Rows) -> float:
         """Loss of the averaged weights, averaged over processes."""
         ...
 

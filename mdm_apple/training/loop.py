@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -52,39 +53,40 @@ def train(
     if first and start == 0:
         for stale in (folder / SAMPLES).glob("step_*.png"):
             stale.unlink()
-    log = open_log(folder, start, tensorboard) if first else None
-    bar = tqdm(
+    log_or_none = open_log(folder, start, tensorboard) if first else nullcontext()
+    progress = tqdm(
         total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
     )
     began, seen = time.perf_counter(), 0
-    for index, batch in zip(range(start, config.steps), loader, strict=False):
-        metrics = learner.step(batch, index)
-        seen += config.batch_size
-        done = index + 1
-        if not math.isfinite(metrics.loss):
-            raise TrainingDivergedError(
-                f"loss is {metrics.loss} at step {index}; the last saved step is kept. "
-                "Lower --lr or raise --warmup."
-            )
-        rate = seen / (time.perf_counter() - began)
-        bar.set_postfix_str(f"loss {metrics.loss:.4f}, {rate:.1f} images/s", refresh=False)
-        bar.update()
-        if log and (done % config.log_every == 0 or done == config.steps):
-            log.write(index, metrics, learning_rate(config, index), rate)
-        if validate and (done % config.validate_every == 0 or done == config.steps):
-            loss = validate()
-            if log:
-                log.write_validation(index, loss)
-        asked = learner.any_asked(stop.is_set())
-        if first and (done % config.save_every == 0 or done == config.steps or asked):
-            save(learner.snapshot(), done)
-        if first and draw and config.sample_every and done % config.sample_every == 0:
-            (folder / SAMPLES).mkdir(exist_ok=True)
-            draw(folder / SAMPLES / f"step_{done:07d}.png")
-        if asked and done < config.steps:
-            bar.close()
-            raise TrainingStoppedError(f"stopped after step {done} and saved; go on with --resume.")
-    bar.close()
+    with log_or_none as log, progress as bar:
+        for index, batch in zip(range(start, config.steps), loader, strict=False):
+            metrics = learner.step(batch, index)
+            seen += config.batch_size
+            done = index + 1
+            if not math.isfinite(metrics.loss):
+                raise TrainingDivergedError(
+                    f"loss is {metrics.loss} at step {index}; the last saved step is kept. "
+                    "Lower --lr or raise --warmup-steps."
+                )
+            rate = seen / (time.perf_counter() - began)
+            bar.set_postfix_str(f"loss {metrics.loss:.4f}, {rate:.1f} images/s", refresh=False)
+            bar.update()
+            if log and (done % config.log_every == 0 or done == config.steps):
+                log.write(index, metrics, learning_rate(config, index), rate)
+            if validate and (done % config.validate_every == 0 or done == config.steps):
+                loss = validate()
+                if log:
+                    log.write_validation(index, loss)
+            asked = learner.any_asked(stop.is_set())
+            if first and (done % config.save_every == 0 or done == config.steps or asked):
+                save(learner.snapshot(), done)
+            if first and draw and config.sample_every and done % config.sample_every == 0:
+                (folder / SAMPLES).mkdir(exist_ok=True)
+                draw(folder / SAMPLES / f"step_{done:07d}.png")
+            if asked and done < config.steps:
+                raise TrainingStoppedError(
+                    f"stopped after step {done} and saved; go on with --resume."
+                )
 
 
 class TrainingDivergedError(MdmError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mdm_apple.errors import require, system_reason
 from mdm_apple.storage.files import FileError, atomic_file
@@ -19,7 +19,7 @@ def open_log(folder: Path, start: int, tensorboard: bool) -> MetricsLog:
     writer = None
     if tensorboard:
         events = require("tensorboardX")
-        writer = events.SummaryWriter(str(folder / EVENTS), purge_step=start)
+        writer = events.SummaryWriter(str(folder / EVENTS), purge_step=start, flush_secs=5)
     return MetricsLog(folder / METRICS, start, writer)
 
 
@@ -35,6 +35,13 @@ class MetricsLog:
         kept = [line for line in _lines(path) if _is_before(line, start)] if start else []
         with atomic_file(path) as file:
             file.write(b"".join(line + b"\n" for line in kept))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def write(self, step: int, metrics: StepMetrics, lr: float, images_per_second: float) -> None:
         self._append(
@@ -62,7 +69,6 @@ class MetricsLog:
             step = entry["step"]
             for name, value in _scalars(entry).items():
                 self._events.add_scalar(name, value, step)
-            self._events.flush()
 
 
 def _scalars(entry: dict[str, Any]) -> dict[str, float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.config.model import DiffusionConfig
+from mdm_apple.config.ranges import in_range
+from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
 # what may differ between an interrupted run and the one that resumes it
@@ -36,7 +37,7 @@ class TrainConfig:
     ema_warmup_steps: int = 0  # updates during which the average just follows
     caption_dropout: float = 0.1  # share of captions replaced by the empty one, for guidance
     white_headroom: float = 0.0  # pure white is trained as 1 + this, so that clipping cleans it
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     checkpointing: bool = False  # recompute activations instead of keeping them
     seed: int = 0
     save_every: int = 500
@@ -56,23 +57,17 @@ class TrainConfig:
             "log_every",
         )
         for name in ("lr", "embedding_lr_scale", "weight_decay", "clip_norm", "white_headroom"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(
-                    f"{name}: expected a finite number of 0 or more, got {getattr(self, name)}."
-                )
+            in_range(name, getattr(self, name), 0, below=True)
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}.")
+            in_range(name, getattr(self, name), 0, above=True)
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size: expected a multiple of accumulate ({self.accumulate}), "
                 f"got {self.batch_size}."
             )
         for name in ("decay_share", "caption_dropout", "beta1", "beta2", "validation_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected 0 up to but not 1, got {getattr(self, name)}.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay: expected 0 up to but not 1, got {self.ema_decay}.")
+            in_range(name, getattr(self, name), 0, 1, below=True)
+        in_range("ema_decay", self.ema_decay, 0, 1, below=True)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import from_dict
+from mdm_apple.config.types import Background
 from mdm_apple.data.dataset import Dataset
 from mdm_apple.data.from_object import PictureSource
-from mdm_apple.data.open import Background
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files

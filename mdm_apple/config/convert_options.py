@@ -1,21 +1,11 @@
-"""How a bundle is made, compressed and run: words that the command line and conversion share."""
+"""The settings of a conversion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from mdm_apple.config.types import Compute, Layout, Target
 from mdm_apple.errors import ConfigError
-
-Layout = Literal["nested", "monolith", "multifunction"]
-Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
-Target = Literal["iOS17", "iOS18", "iOS26"]
-TextEncoderChoice = Literal["auto", "yes", "no"]
-WeightBits = Literal["8", "6", "4", "3", "2", "int8", "int4"]
-Variant = Literal["quality", "balanced", "compact"]  # of mixed bits
-Engine = Literal["reference", "coreml"]  # this project's executor, or Core ML itself
-ComputeUnits = Literal["cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly", "all"]
-PackagePrecision = Literal["fp16", "fp32"]
 
 
 @dataclass(frozen=True)
