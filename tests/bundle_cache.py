@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from import_graph import ROOT, closures, module_files
@@ -61,6 +62,15 @@ def palettized(
     return Bundle.open(out), PalettizeReport(weights=weights, **report)
 
 
+def remembered(given: Iterable[str | bytes], compute: Callable[[], Any]) -> Any:
+    """What other packages compute from the same numbers, as JSON."""
+    place = kept(
+        digest([*machine(), *given]),
+        lambda folder: (folder / "result.json").write_text(json.dumps(compute())),
+    )
+    return json.loads((place / "result.json").read_text())
+
+
 def kept(key: str, make: Callable[[Path], object]) -> Path:
     """The folder of that key; `make` fills it the first time, for all processes that ask."""
     root = Path(os.environ.get("MDM_TEST_CACHE", ROOT / ".cache" / "test-bundles"))
@@ -97,14 +107,18 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 @cache
 def surroundings(module: str) -> tuple[str | bytes, ...]:
-    """What decides the result besides what is given: code, packages, processor, threads."""
+    """What decides the result besides what is given: the code that `module` reaches, and where."""
     files = module_files()
     code = [files[name].read_bytes() for name in sorted(closures(files)(module))]
     code += [file.read_bytes() for file in sorted((ROOT / "conversion").rglob("*.json"))]
-    packages = [version(name) for name in ("torch", "coremltools", "numpy", "safetensors")]
+    return (*code, *machine())
+
+
+def machine() -> tuple[str, ...]:
+    """Packages, processor and threads."""
+    packages = ("torch", "coremltools", "numpy", "safetensors")
     return (
-        *code,
-        *packages,
+        *(version(name) for name in packages),
         platform.python_version(),
         processor(),
         torch.backends.cpu.get_cpu_capability(),

@@ -63,9 +63,12 @@ class CostOfTests:
         if code not in self.known:
             self.known[code] = False  # where functions call each other
             here = function.__globals__
-            mentioned = [here[name] for name in names_in(code) if name in here]
-            self.known[code] = any(is_door(one) for one in mentioned) or any(
-                self.opens(method) for one in mentioned for method in functions_of(one)
+            names = {*names_in(code)}
+            mentioned = [here[name] for name in names if name in here]
+            self.known[code] = (
+                "fork" in names
+                or any(is_door(one) for one in mentioned)
+                or any(self.opens(method) for one in mentioned for method in functions_of(one))
             )
         return self.known[code]
 
@@ -92,7 +95,7 @@ class CostOfTests:
         if self.watching and (
             event in STARTED or (event == "open" and ".mlpackage/" in str(given[0]))
         ):
-            self.seen.append(f"{event} {given[0]}")
+            self.seen.append(" ".join(map(str, (event, *given[:1]))))
 
 
 def names_in(code: CodeType) -> Iterator[str]:

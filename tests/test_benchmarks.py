@@ -141,6 +141,7 @@ def test_what_a_row_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert entries_of(["swift/steps"])[0].missing() == "swift is not on the PATH"
 
 
+@pytest.mark.bundle
 def test_a_row_that_fails_leaves_its_reason() -> None:
     entry = Entry("training", "none", "x", lambda _, __: Row("x", Measured([1.0])), 1)
     ((_, reason),) = running.run([entry], 5, lambda _: None)  # its process knows no such row
@@ -162,6 +163,7 @@ def test_forward_passes_are_compared_on_equal_weights(monkeypatch: pytest.Monkey
     assert 20 < half.figures["SNR, dB"] < 80
 
 
+@pytest.mark.bundle
 def test_memory_is_that_of_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MDM_REFERENCE", raising=False)
     row = networks.forward_memory("tiny", 1)

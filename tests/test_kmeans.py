@@ -6,6 +6,7 @@ import importlib
 
 import numpy as np
 import pytest
+from bundle_cache import remembered
 
 from mdm_apple.conversion.compress.histogram import histogram
 from mdm_apple.conversion.compress.kmeans import palette_of, palettes_of
@@ -66,7 +67,12 @@ def quadratic_optimum(x: np.ndarray, cells: int) -> float:
 
 def stock_error(x: np.ndarray, bits: int) -> float:
     """What coremltools' own palettizer makes of the same numbers; it needs scikit-learn here."""
-    pytest.importorskip("sklearn")
+    sklearn = pytest.importorskip("sklearn")
+    given = ("palette by coremltools", sklearn.__version__, str(bits), str(x.dtype), x.tobytes())
+    return remembered(given, lambda: computed_stock_error(x, bits))
+
+
+def computed_stock_error(x: np.ndarray, bits: int) -> float:
     with quiet_coremltools():
         passes = importlib.import_module("coremltools.optimize.coreml._quantization_passes")
         values, indices = passes.palettize_weights._get_lut_and_indices(x, "KMEANS", bits, None)

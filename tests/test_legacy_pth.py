@@ -461,6 +461,7 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "canary"
 
 
+@pytest.mark.bundle
 def test_the_attacks_do_work_on_an_unpickler(canary: Path) -> None:
     for name in ("reduce", "stack_global", "inst", "class_harm", "state_harm"):
         with contextlib.suppress(AttributeError):  # after the call, for want of an append method

@@ -93,6 +93,7 @@ def test_a_bundle_opens_and_is_what_its_model_computes() -> None:
     assert verify(bundle).passed  # by its own golden record
 
 
+@pytest.mark.bundle
 def test_a_model_is_converted_to_the_same_packages(tmp_path: Path) -> None:
     """All but the golden record, which holds what this processor computes."""
     out = tmp_path / "model.bundle"
