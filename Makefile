@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := mdm_apple conversion benchmarks tests
+SOURCES := mdm_apple conversion benchmarks examples tests
 
 .PHONY: setup demo bundle test quick test-all check check-and-swift swift format bench clean
 
