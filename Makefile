@@ -22,7 +22,7 @@ demo: setup
 
 # The student of the box, cut for the Neural Engine: what the Swift package is shown with.
 bundle: setup
-	$(BIN)/mdm convert mdm_apple/models/emoji_student --out out/emoji.bundle --overwrite
+	$(BIN)/mdm convert box:student --out out/emoji.bundle --overwrite
 
 # All but the slow tests. Dear tests come first and are shared out as processes fall idle. Bundles
 # are converted once and kept in .cache/test-bundles, where the next run finds them.

@@ -47,7 +47,11 @@ def system_reason(error: OSError) -> str:
 def require_installed(*packages: str) -> None:
     """Refuse before any work if one of the packages is not installed; imports none of them."""
     for package in packages:
-        if importlib.util.find_spec(package) is None:
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
             raise _missing(package)
 
 

@@ -35,6 +35,7 @@ from mdm_apple.version import __version__
 Backend = Literal["torch", "mlx", "coreml", "reference"]
 MAX_LISTED_BYTES = 4 << 20  # captions beside a model beyond this are not compared with a prompt
 LARGEST_SEED = 2**32 - 1
+BUNDLE_PACKAGES = ("torch", "coremltools", "jsonschema")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,6 @@ class Opening:
 
     def _bundle(self) -> tuple[Runtime, str]:
         """On the executor, or on Core ML with the compute units that the manifest proposes."""
-        require_installed("torch", "coremltools", "jsonschema")
         from mdm_apple.conversion.run.coreml import core_ml
         from mdm_apple.conversion.run.runtime import open_bundle_runtime
 
@@ -153,6 +153,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
+    require_installed(*BUNDLE_PACKAGES if named.is_bundle else [backend])
     config = load_model_config(named.path)
     defaults = read_sampling(named.path, config.distilled)
     return Opening(named, config, defaults, backend, precision, options)

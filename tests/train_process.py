@@ -19,7 +19,7 @@ PATIENCE = 300.0  # seconds; the machine may be busy
 def arguments(config: Path, data: str | Path, out: Path, steps: int, *more: str) -> list[str]:
     return [
         *("train", "--config", str(config), "--data", str(data), "--out", str(out)),
-        *("--steps", str(steps), "--batch-size", "4", "--warmup", "2", "--seed", "5"),
+        *("--steps", str(steps), "--batch-size", "4", "--warmup-steps", "2", "--seed", "5"),
         *("--log-every", "1", "--backend", "torch", "--quiet"),
         *more,
     ]

@@ -94,8 +94,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     with stop_on_interrupt() as stop, place:
         train(learner, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
     if learner.rank == 0 and config.distilled is not None:
-        jumps = len(config.distilled.starts)
-        write_sampling(job.out, student_sampling(config.distilled, steps=jumps))
+        write_sampling(job.out, student_sampling(config.distilled, steps=1))
     return config
 
 
