@@ -199,7 +199,7 @@ def test_palettes_are_shared_as_well(bundle: Bundle, source: ModelSource, tmp_pa
 
 
 def test_whole_numbers_are_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=r"denoiser\.mlpackage: whole numbers need"):
+    with pytest.raises(ConversionError, match=r"denoiser\.mlpackage: linear weights need"):
         palettize(bundle, tmp_path / "int8.bundle", Setting(8, "linear"))
     assert not (tmp_path / "int8.bundle").exists()
 
