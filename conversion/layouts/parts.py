@@ -1,7 +1,7 @@
-"""What a layout is made of: networks that become packages, and the names by which they are wired.
+"""The parts of a layout: networks that become packages, and the tensor names that wire them.
 
-A tensor name means the same in every package of a bundle: what one package puts out under a name
-enters every later one that takes that name. The host provides the rest (images, time embeddings,
+A tensor name means the same in every package of a bundle: an output of one package enters every
+later package with an input of that name. The host provides the rest (images, time embeddings,
 tokens). So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
 """
 
@@ -24,10 +24,10 @@ Phase = Literal["text", "prompt", "step"]  # how often a package runs
 TOKEN_IDS = "token_ids"  # (1, L) int32
 TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding
 TEXT_FEATURES = "text_features"  # (1, L, text_dim)
-POOLED = "pooled"  # (1, D), which the host adds to the rows of the time tables
+POOLED = "pooled"  # (1, D); the host adds it to the rows of the time tables
 ATTENTION_MASK = "attention_mask"  # see mask_shape; 0 where attended and MASKED elsewhere
 
-# Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
+# Far below every logit and, unlike -inf, safe in fp16 arithmetic.
 MASKED = -1e4
 
 
@@ -36,9 +36,9 @@ class Part:
     """A network that becomes one package.
 
     inputs: an example tensor per input name, in the order of the module's arguments; integers are
-    int32. outputs: names in the order of the module's results. side: of the level that it belongs
-    to alone, so that it is left out where sampling stops below; None if it belongs to all. compute:
-    what its layers are made for. package: of which it is a function; None for one of its own.
+    int32. outputs: names in the order of the module's results. side: the one level the part belongs
+    to, so that sampling that stops below it skips the part; None if it belongs to all. compute: the
+    hardware its layers are made for. package: the package it is a function of; None for its own.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Part:
 
     @property
     def file(self) -> str:
-        """Name of the package that holds it."""
+        """File name of the package that holds the part."""
         return f"{self.package or self.name}.mlpackage"
 
 
@@ -62,7 +62,7 @@ def image_name(side: int) -> str:
 
 
 def temb_name(side: int) -> str:
-    """Finished embedding of a level, (1, D): its row of the time table plus the pooled text."""
+    """Final embedding of a level, (1, D): its row of the time table plus the pooled text."""
     return f"temb_{side}"
 
 
@@ -71,7 +71,7 @@ def prediction_name(side: int) -> str:
 
 
 def features_name(side: int) -> str:
-    """What the level above adds to a level's own features, (1, C, side, side); zero without one."""
+    """Features a level gets from the level above, (1, C, side, side); zero if there is none."""
     return f"features_{side}"
 
 
@@ -81,12 +81,12 @@ def hidden_name(side: int) -> str:
 
 
 def skip_name(side: int, index: int) -> str:
-    """What the way down of a level keeps for its way up."""
+    """A skip that a level's way down keeps for its way up."""
     return f"skip_{side}_{index}"
 
 
 def mask_shape(length: int, compute: Compute) -> tuple[int, ...]:
-    """Of the additive attention mask."""
+    """Shape of the additive attention mask."""
     return (1, length, 1, 1) if compute == "ane" else (1, 1, 1, length)
 
 
@@ -106,7 +106,7 @@ def cross_attention_counts(net: UNet) -> list[list[int]]:
 
 
 def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
-    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
+    """Names of the keys and values from `first_level` on, in the order of `flat_keys_values`."""
     if source.config.model.text_width is None:
         return []
     counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
@@ -121,7 +121,7 @@ def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str
 def key_shapes(
     source: ModelSource, level: int, compute: Compute
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
+    """Shapes of keys and values for each cross-attention of a level, in order."""
     text = source.config.text
     if text is None or source.config.model.text_width is None:
         return []
@@ -136,6 +136,6 @@ def key_shapes(
 
 
 def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
-    """Whether attention to text is masked in this model; published ones attend to padding too."""
+    """Whether this model masks attention to text; published models attend to padding too."""
     masked = source.config.model.innermost.masked_cross_attention
     return masked and bool(cross_attention_names(source, first_level))
