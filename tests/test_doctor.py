@@ -64,7 +64,7 @@ def test_a_silent_fallback_to_the_cpu_is_named_and_not_recommended() -> None:
     assert advice.best is not None
     assert advice.best.units == "cpuAndGPU"
     (note,) = advice.notes
-    assert "core_64 took 10.0 ms, and 10.1 ms on the CPU alone: it fell back to the CPU" in note
+    assert "core_64 took 10.0 ms and 10.1 ms on the CPU alone: it fell back to the CPU" in note
     cells[1]["floor"] = floor(0.0010, 0.0101)
     assert advise(cells).notes == ()
 
