@@ -1,1 +1,1 @@
-"""Measurements. Nothing here is a test: see RESULTS.md for what came out, and on what machine."""
+"""Measurements, not tests. RESULTS.md has the results and the machines they were measured on."""

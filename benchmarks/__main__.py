@@ -1,7 +1,7 @@
 """`python -m benchmarks ID REPETITIONS FOLDER`: one row, measured in this process.
 
-Its JSON is the last line on stdout; `mdm bench run` starts one such process per row, so that no row
-inherits another's memory. FOLDER is scratch space that the rows of a run share.
+Prints the row's JSON as the last line on stdout. `mdm bench run` starts one such process per row,
+so that no row inherits another's memory. FOLDER is scratch space shared by the rows of a run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mdm_apple.errors import MdmError
 
 def main(row_id: str, repetitions: int, work: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not the result
+    os.dup2(2, 1)  # keeps library output out of the result
     lend_blas()  # before a row imports MLX
     (entry,) = entries_of([row_id])
     row = entry.measure(repetitions, work)

@@ -1,7 +1,8 @@
-"""Lends MLX the fast matrix products of PyTorch on Linux.
+"""Lends PyTorch's fast matrix products to MLX on Linux.
 
-The Linux wheel of MLX brings the reference BLAS, twenty times slower. PyTorch's library exports the
-same symbols; loaded globally before MLX it serves both. Without it everything works, slowly.
+The Linux wheel of MLX ships the reference BLAS, which is twenty times slower. PyTorch's library
+exports the same symbols; loaded globally before MLX, it serves both. Without it everything works,
+but slowly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def lend_blas() -> bool:
-    """Whether there was something to lend."""
+    """Load PyTorch's library for MLX; returns whether there was one to load."""
     found = importlib.util.find_spec("torch")
     if sys.platform != "linux" or found is None or found.origin is None:
         return False

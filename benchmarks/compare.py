@@ -1,7 +1,7 @@
-"""Two sets of results: what became slower.
+"""Compares two sets of results and finds what became slower.
 
-Rows with a peer are compared by their ratios to it, which a faster or busier machine leaves alone;
-rows without one by seconds, and only where both were measured on the same kind of machine.
+Rows with a peer are compared by their ratio to it, which does not depend on how fast or busy the
+machine is. Rows without a peer are compared in seconds, and only on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdm_apple.errors import MdmError
 
 @dataclass(frozen=True)
 class Change:
-    """factor: of the new number over the old one; above 1 is worse. basis: what was compared."""
+    """factor: the new number over the old one; above 1 is worse. basis: what was compared."""
 
     id: str
     factor: float
@@ -27,7 +27,10 @@ class Change:
 
 
 def compare(old: Rows, new: Rows, tolerance: float) -> list[Change]:
-    """Rows that both have, beside the same peer. worse: by more than the tolerance, 0.1 a tenth."""
+    """Compare the rows that both sets have with the same peer.
+
+    A row is worse if its factor exceeds 1 by more than the tolerance (0.1 is 10 %).
+    """
     before = {(machine_name(row["machine"]), row["id"]): row for row in old}
     changes: list[Change] = []
     for row in new:
@@ -52,7 +55,7 @@ def as_json(changes: Sequence[Change], tolerance: float) -> dict[str, Any]:
 
 
 def rows_at(path: Path) -> Rows:
-    """Rows of a result file, or of all below a folder. Raises MdmError where there are none."""
+    """Rows of a result file, or of all files below a folder. Raises MdmError if there are none."""
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:
         raise MdmError(f"{path}: holds no results; make some with mdm bench run --out {path}.")
@@ -60,7 +63,7 @@ def rows_at(path: Path) -> Rows:
 
 
 def committed_rows() -> Rows:
-    """Rows of the last commit. Raises MdmError outside of a git checkout."""
+    """Rows of the last commit. Raises MdmError outside a git checkout."""
     names = _git("ls-tree", "-r", "--name-only", "HEAD", "results/").split()
     files = [name for name in names if name.endswith(".json")]
     return [row for n in files for row in parse(_git("show", f"HEAD:./{n}"), f"HEAD:{n}")]

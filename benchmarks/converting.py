@@ -1,4 +1,4 @@
-"""Seconds to make and to open a bundle of the embedded model."""
+"""Time to make and to open a bundle of the embedded model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdm_apple.storage.model_folder import weights_sha256
 
 
 def convert_emoji(layout: Layout, repetitions: int, work: Path) -> Row:
-    """From a loaded model to a whole bundle, its golden record included."""
+    """From a loaded model to a whole bundle, including its golden record."""
     source = load_source(EMOJI)
     out = work / f"emoji-{layout}.bundle"
 
@@ -27,7 +27,7 @@ def convert_emoji(layout: Layout, repetitions: int, work: Path) -> Row:
 
 
 def open_emoji(repetitions: int, work: Path) -> Row:
-    """Opening a bundle: its schema, and the hash of every file."""
+    """Opening a bundle, which checks its schema and the hash of every file."""
     out = work / "emoji-opened.bundle"
     if not out.exists():
         convert(load_source(EMOJI), out, ConvertOptions("nested", compute="ane"))

@@ -1,6 +1,6 @@
-"""What the device harness itself costs: a step through it beside the same packages called bare.
+"""The overhead of the device harness: a step through it, next to bare calls of the same packages.
 
-On the executor, so on any machine; it says nothing about a device.
+It uses the executor and so runs on any machine; it says nothing about a device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdm_apple.storage.model_folder import weights_sha256
 
 
 def overhead(repetitions: int, work: Path) -> Row:
-    """Steps of the embedded model; the two run one after the other, not in turn."""
+    """Steps of the embedded model; the two sides run one after the other, not in turn."""
     out = work / "emoji-device.bundle"
     bundle = (
         Bundle.open(out)

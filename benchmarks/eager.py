@@ -1,7 +1,7 @@
 """A plain eager reference for machines without a checkout of the original.
 
-Our parameters, the straightforward way: attention scores materialised, nothing precomputed between
-steps, channels first.
+It uses our parameters in the straightforward way: it materialises attention scores, precomputes
+nothing between steps, and stores channels first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EagerAttention(Attention):
 
 
 class EagerUpsample(UpsampleConv3x3):
-    """The same layer, never in corners."""
+    """The same layer, without the computation in corners."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self.plain(input)
@@ -48,7 +48,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def build_eager(config: UNetConfig) -> nn.Module:
-    """The network of a configuration with plain layers; same state dict."""
+    """The network of a configuration with plain layers and the same state dict."""
     net = build_unet(config)
     plain: dict[type[nn.Module], type[nn.Module]] = {
         Attention: EagerAttention,
@@ -64,13 +64,13 @@ def build_eager(config: UNetConfig) -> nn.Module:
 def run_eager(
     net: nn.Module, x_t: list[Tensor], times: Tensor, text: Tensor, mask: Tensor
 ) -> list[Tensor]:
-    """One forward pass, text path and embeddings included."""
+    """One forward pass, including text path and embeddings."""
     out: list[Tensor] = net(x_t, times, text, mask)
     return out
 
 
 def randomize_zeros(net: nn.Module, seed: int = 0) -> None:
-    """Give layers that start at zero some weight, so that outputs can differ."""
+    """Give zero-initialised layers random weights, so that outputs can differ."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():

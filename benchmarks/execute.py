@@ -1,7 +1,7 @@
-"""The executor beside plain eager torch: a core package, rewritten for the Neural Engine.
+"""The executor against plain eager torch, on a core package rewritten for the Neural Engine.
 
-Both run the same module in the same process and threads. The package is made once per working
-folder: seconds for the embedded model, minutes for the official one.
+Both run the same module in the same process with the same threads. The package is made once per
+working folder, which takes seconds for the embedded model and minutes for the official one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def execute_emoji(repetitions: int, work: Path) -> Row:
 
 
 def opening(repetitions: int, work: Path) -> Row:
-    """Opening and loading the core in 4 bits, beside its fp16 package."""
+    """Opening and loading the core at 4 bits, next to its fp16 package."""
     _, fp16 = _core_of(_mdm64(), work / "core.mlpackage")
     small = fp16.with_name("core-4.mlpackage")
     if not small.exists():
@@ -70,7 +70,7 @@ def compare(
     repetitions: int,
     what: str = "package",
 ) -> Row:
-    """One call of a package beside the eager module, whose arguments are the inputs in order."""
+    """One call of a package next to the eager module, which takes the inputs in the same order."""
     program = Package.open(package).load(precision=precision)
     tensors = [torch.from_numpy(value) for value in inputs.values()]
     wanted: list[Tensor] = []
@@ -93,7 +93,7 @@ def compare(
 
 
 def random_inputs(examples: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    """Normal numbers that fp16 can hold, in the shapes of the examples; the mask stays open."""
+    """Normal numbers in fp16 range, in the shapes of the examples; the mask stays open."""
     random = np.random.RandomState(0)
     out: dict[str, NDArray[np.float32]] = {}
     for name, example in examples.items():
@@ -107,7 +107,7 @@ def _mdm64() -> ModelSource:
 
 
 def _core_of(source: ModelSource, path: Path) -> tuple[Part, Path]:
-    """The part that holds most of the weights, and its package at `path`, made if it is absent."""
+    """The part with most of the weights, and its package at `path`, made if it is absent."""
     part = max(
         nested_parts(source, "ane"), key=lambda p: sum(w.numel() for w in p.module.parameters())
     )

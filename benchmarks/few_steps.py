@@ -1,4 +1,4 @@
-"""The student in the box beside its teacher: whole pictures, from prompt to pixels."""
+"""The packaged student against its teacher: whole pictures, from prompt to pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEACHER_STEPS = 50
 
 
 def student_beside_teacher(steps: int, repetitions: int) -> Row:
-    """One picture in so many steps, and in 50 guided steps of ddim by the teacher."""
+    """One picture in `steps` student steps, and in 50 guided DDIM steps by the teacher."""
     student, teacher = open_runtime(EMOJI_STUDENT), open_runtime(EMOJI)
     few = SamplerConfig("student", steps, guidance_scale=2.0)
     many = SamplerConfig("ddim", TEACHER_STEPS, guidance_scale=2.0)

@@ -1,6 +1,6 @@
-"""Callables timed in turn within one process, so that a drifting machine hits all alike.
+"""Times callables in turn within one process, so that a drifting machine affects all alike.
 
-Enters: what to run. Leaves: a `Row`, as plain values for the result files.
+Enters: the callables. Leaves: a `Row`, as plain values for the result files.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import nn
 
 from mdm_apple.conversion.device.machine import machine as hardware
 
-MANY = 20  # values from which on there is a 95th percentile
-LEAST = 5  # repetitions of whatever is written to a result file
+MANY = 20  # fewest values for a 95th percentile
+LEAST = 5  # fewest repetitions for a row in a result file
 
 Basis = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One value per repetition. cpu_seconds: of all threads of this process; None elsewhere."""
+    """One value per repetition. cpu_seconds: of all threads of this process; None for others."""
 
     values: list[float]
     cpu_seconds: list[float] | None = None
@@ -37,7 +37,7 @@ class Measured:
 
     @property
     def iqr(self) -> float:
-        """Between the quartiles; 0 for a single value."""
+        """Distance between the quartiles; 0 for a single value."""
         if len(self.values) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
@@ -61,12 +61,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement, alone or beside another.
+    """A measurement, alone or with another to compare.
 
-    difference: largest difference of the outputs over the largest value. basis: the clock that
-    `ours` and `other` were read from. figures: further numbers by name, with their unit in it.
-    model_sha256: of the weights that both sides had. warm_up: calls before the first that counts.
-    in_process: whether this process does the work, so that its peak memory tells something.
+    difference: largest difference of the outputs over the largest value. basis: the clock behind
+    `ours` and `other`. figures: further numbers by name, with the unit in the name. model_sha256:
+    of the weights on both sides. warm_up: calls before the first that counts. in_process: whether
+    this process does the work, so that its peak memory is meaningful.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Of the medians, below 1 where ours is less; None for a measurement alone."""
+        """Ratio of the medians, below 1 if ours is less; None for a measurement alone."""
         return None if self.other is None else self.ours.median / self.other.median
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def in_turn(
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers of this process are made on."""
+    """The machine and libraries behind the numbers of this process."""
     return hardware() | {
         "threads": torch.get_num_threads(),
         "bf16_instructions": bf16_instructions(),
@@ -130,7 +130,7 @@ def machine() -> dict[str, Any]:
 
 
 def bf16_instructions() -> bool | None:
-    """Whether the processor multiplies bf16 numbers itself; None where it does not say."""
+    """Whether the processor multiplies bf16 numbers natively; None if it does not report it."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -139,7 +139,7 @@ def bf16_instructions() -> bool | None:
 
 
 def weights_hash(net: nn.Module) -> str:
-    """SHA-256 over names and bytes of a network's tensors, in the order of the names."""
+    """SHA-256 of the names and bytes of a network's tensors, in name order."""
     digest = hashlib.sha256()
     state = net.state_dict()
     for name in sorted(state):
@@ -149,5 +149,5 @@ def weights_hash(net: nn.Module) -> str:
 
 
 def largest_difference(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
-    """Over the largest value, the worst of several outputs."""
+    """Largest difference over the largest value, for the worst of several outputs."""
     return max(float((w - g).abs().max() / w.abs().max()) for w, g in zip(wanted, got, strict=True))

@@ -1,6 +1,6 @@
 """`python -m benchmarks.memory ours|other PRESET`: a process that runs one network once.
 
-Prints the most bytes that it had, weights included.
+Prints its peak memory in bytes, including the weights.
 """
 
 from __future__ import annotations

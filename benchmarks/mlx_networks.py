@@ -1,9 +1,9 @@
-"""MLX beside plain eager PyTorch on one CPU, in CPU seconds of one process and with one BLAS.
+"""MLX against plain eager PyTorch on one CPU, in CPU seconds of one process and with one BLAS.
 
-This says nothing about a Mac: it bounds what the MLX network does beyond the arithmetic it needs.
-MLX runs uncompiled, since compiling on a CPU costs half a minute first. The ratio depends on the
-network: MLX's softmax on a CPU is slow, so that the more attention for its width, the larger it is.
-Hence two networks, one of them narrow.
+This says nothing about a Mac; it bounds the work of the MLX network beyond the necessary
+arithmetic. MLX runs uncompiled, because compiling on a CPU first takes half a minute. The ratio
+depends on the network: MLX's softmax is slow on a CPU, so more attention for the width means a
+larger ratio. Hence two networks, one of them narrow.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def mlx_forward(repetitions: int) -> Row:
 
 
 def mlx_narrow(repetitions: int) -> Row:
-    """The same with two levels instead of three, the lower one all attention."""
+    """The same with two levels instead of three, with attention throughout the lower one."""
     return _forward(NARROW, "MLX forward, narrow network, CPU seconds", repetitions)
 
 
@@ -119,7 +119,7 @@ def mlx_training(repetitions: int) -> Row:
 
 
 def _networks(unet: UNetConfig) -> tuple[Any, Any]:
-    """The same weights in both, none of them zero."""
+    """Both networks with the same weights, none of them zero."""
     from mdm_apple.mlx.nested_unet import build_unet
     from mdm_apple.mlx.weights import load_weights
 

@@ -1,4 +1,4 @@
-"""Our network beside the original's, or beside a plain eager reference: forward passes."""
+"""Forward passes of our network against the original's, or against a plain eager reference."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from mdm_apple.torch.runtime import DTYPES, prepare
 
 TOKENS, TEXT = 128, 2048
 GUIDANCE = 4.0
-# of the convolution whose pace is called the peak: 3x3, as wide and large as the inner network's
+# of the convolution whose pace defines the peak: 3x3, as wide and large as the inner network's
 PEAK_CHANNELS, PEAK_SIDE = 512, 64
 
 Forward = Callable[[nn.Module, list[Tensor], Tensor, Tensor, Tensor], list[Tensor]]
 
 
 def other_network(config: UNetConfig) -> tuple[str, nn.Module, Forward]:
-    """What ours is measured against, with the same weights each time, none of them zero."""
+    """The network to compare ours with; the weights are the same each time and never zero."""
     torch.manual_seed(0)
     checkout = reference_path()
     if checkout is None:
@@ -46,10 +46,10 @@ def other_network(config: UNetConfig) -> tuple[str, nn.Module, Forward]:
 
 
 def forward_pass(preset_name: str, precision: Precision, repetitions: int) -> Row:
-    """One forward pass, nothing precomputed, batch 1; the other in fp32, as it is published.
+    """One forward pass, nothing precomputed, batch 1; the other network in fp32, as published.
 
-    The share of the peak is that of the multiplications and additions that the other's pass needs,
-    per second of ours, in a convolution's that is timed in turn with both.
+    The share of the peak counts the multiplications and additions that the other's pass needs, per
+    second of our pass, as a share of the pace of a convolution timed in turn with both.
     """
     model = preset(preset_name)
     name, other, run = other_network(model.model)
@@ -91,7 +91,7 @@ def forward_pass(preset_name: str, precision: Precision, repetitions: int) -> Ro
 
 
 def peak_work(precision: Precision) -> tuple[Callable[[], Tensor], int]:
-    """A convolution in its fastest layout, and what it computes: 2 per multiplication."""
+    """A convolution in its fastest layout, and its operations: 2 per multiplication."""
     generator = torch.Generator().manual_seed(4)
     shape = (1, PEAK_CHANNELS, PEAK_SIDE, PEAK_SIDE)
     dtype = DTYPES[precision]
@@ -111,7 +111,7 @@ def inputs(model: ModelConfig) -> tuple[list[Tensor], Tensor, Tensor]:
 
 
 def guided_step(precision: Precision, repetitions: int) -> Row:
-    """One guided evaluation of mdm64; ours has prompt and keys computed before, as samplers do."""
+    """One guided evaluation of mdm64; ours precomputes prompt and keys, as samplers do."""
     config = preset("mdm64").model
     name, other, run = other_network(config)
     sha256 = weights_hash(other)
@@ -152,7 +152,7 @@ def guided_step(precision: Precision, repetitions: int) -> Row:
 
 
 def eager_forward(repetitions: int) -> Row:
-    """The plain eager reference itself beside the original: how fair a stand-in it is."""
+    """The plain eager reference against the original: how fair a stand-in it is."""
     model = preset("mdm64")
     name, other, run = other_network(model.model)
     eager = build_eager(model.model)
@@ -177,7 +177,7 @@ def eager_forward(repetitions: int) -> Row:
 
 
 def forward_memory(preset_name: str, repetitions: int) -> Row:
-    """The most memory that a process has which builds one network and runs it once, batch 1."""
+    """Peak memory of a process that builds one network and runs it once, batch 1."""
     sides: dict[str, list[float]] = {"ours": [], "other": []}
     for _ in range(repetitions):
         for side, values in sides.items():
@@ -210,7 +210,7 @@ def _memory_of(side: str, preset_name: str) -> float:
 
 
 def worst_snr(wanted: list[Tensor], got: list[Tensor]) -> float:
-    """Decibels, of the level that fares worst; 400 for equal numbers, as JSON has no infinity."""
+    """SNR of the worst level in dB; 400 for equal numbers, because JSON has no infinity."""
     ratios = [
         float(w.square().mean().sqrt() / (w - g).square().mean().sqrt().clamp_min(1e-20))
         for w, g in zip(wanted, got, strict=True)

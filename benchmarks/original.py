@@ -1,8 +1,8 @@
-"""The networks of apple/ml-mdm from a checkout, to be measured beside ours.
+"""Loads the networks of apple/ml-mdm from a checkout, to compare ours with.
 
-Only its two network files are loaded, unchanged. What they import besides torch and einops
-(command-line configuration, downloads, summaries) is replaced by empty stand-ins, which run nothing
-during a forward pass.
+Only its two network files are loaded, unchanged. Their imports other than torch and einops
+(command-line configuration, downloads, summaries) are replaced by empty stand-ins, which run
+nothing during a forward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VARIABLE = "MDM_REFERENCE"
 
 
 def reference_path() -> Path | None:
-    """The checkout that the environment variable MDM_REFERENCE names, if any."""
+    """The checkout named by the environment variable MDM_REFERENCE, if any."""
     value = os.environ.get(VARIABLE)
     return Path(value) if value else None
 
@@ -41,7 +41,7 @@ def build_original(checkout: Path, config: UNetConfig) -> nn.Module:
 def run_original(
     net: nn.Module, x_t: list[Tensor], times: Tensor, text: Tensor, mask: Tensor
 ) -> list[Tensor]:
-    """One forward pass, text path included, as the original pipeline makes it."""
+    """One forward pass including the text path, as in the original pipeline."""
     x = x_t if len(x_t) > 1 else x_t[0]
     conditioning = net.forward_conditioning(text, mask)  # type: ignore[operator]
     out = net.forward_denoising(x, times, *conditioning)  # type: ignore[operator]
@@ -96,7 +96,7 @@ def _keep(*_: Any, **__: Any) -> Callable[[Any], Any]:
 
 
 def _fields(config: UNetConfig, unet: Any, nested: Any) -> Any:
-    """Our settings in the original's words."""
+    """Our settings under the original's names."""
     attended = [i for i, n in enumerate(config.num_attention_layers) if n]
     shared = {
         "num_resnets_per_resolution": list(config.num_resnets),

@@ -1,7 +1,7 @@
-"""Our palettes beside coremltools' own: time, and squared error against the exact optimum.
+"""Our palettes against coremltools' own: time, and squared error against the exact optimum.
 
-10.6 million numbers, the weights of two 768 -> 768 3x3 convolutions, or the largest convolutions of
-the embedded emoji model; 16 channels to a palette.
+The numbers are 10.6 million random weights for two 768 -> 768 3x3 convolutions, or the largest
+convolutions of the embedded emoji model; 16 channels share a palette.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from mdm_apple.conversion.packages.weightfile import WeightFileWriter
 from mdm_apple.storage.tensorfile import read_tensors
 
 SHAPE, CONVOLUTIONS, GROUP, WORKERS = (768, 768, 3, 3), 2, 16, 2
-SAMPLE = 2  # groups of which the exact optimum is computed; seconds each at 8 bits
+SAMPLE = 2  # groups with the exact optimum computed; seconds each at 8 bits
 TRAINED = 12  # convolutions taken from the emoji model
 
 
 def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Row]:
-    """The suite for one width. The difference is that of the squared errors.
+    """The suite for one width. The row's difference compares the squared errors.
 
-    Figures: how far they are above the smallest that there is, over a sample of the groups.
+    Figures: how far the errors exceed the smallest possible one, over a sample of the groups.
     """
 
     def measure(repetitions: int) -> Row:
@@ -62,7 +62,7 @@ def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Row]:
         their = sum(_error(rows[k], *theirs[k]) for k in sample)
         excess = [100 * (error / optimum - 1) for error in (own, their)]
         name = f"palettes, {bits} bits, {kind}"
-        its = Measured(its.values)  # by other processes, whose CPU seconds are not these
+        its = Measured(its.values)  # other processes do the work, so CPU seconds do not apply
         figures = {
             "error over the optimum, %": excess[0],
             "coremltools' error over the optimum, %": excess[1],
@@ -74,7 +74,7 @@ def palettes(bits: int, kind: str = "gauss") -> Callable[[int], Row]:
 
 
 def exact_error(group: Halves, bits: int) -> float:
-    """Squared error of the best palette there is."""
+    """Squared error of the best possible palette."""
     with quiet_coremltools():
         kmeans1d = importlib.import_module("coremltools._deps").kmeans1d
     values, counts = np.unique(group, return_counts=True)

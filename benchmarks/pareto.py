@@ -1,8 +1,8 @@
-"""`python -m benchmarks.pareto`: size against picture quality, every setting on one picture.
+"""`python -m benchmarks.pareto`: size against picture quality, with every setting in one plot.
 
-A model folder is converted, compressed in every way, and each bundle makes the same guided pictures
-through the executor. What they differ by from those of the fp16 bundle is the quality. Results go
-to a JSON file; the plot is drawn from that file alone (`--plot-only`).
+It converts a model folder and compresses it in every way. Each bundle makes the same guided
+pictures through the executor, and its quality is their PSNR against the fp16 bundle's pictures.
+Results go to a JSON file; the plot is drawn from that file alone (`--plot-only`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Pictures = list[NDArray[np.float32]]
 class Point:
     """One bundle. bits: stored per compressible weight. psnr: of the largest pictures, in dB.
 
-    worst: of the prompts. kind: fp16, uniform, linear or mixed.
+    worst: PSNR of the worst prompt. kind: fp16, uniform, linear or mixed.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Point:
     "groups",
     type=click.IntRange(1),
     multiple=True,
-    help="Also with a palette per so many output channels.",
+    help="Also measure palettes for groups of this many output channels.",
 )
-@click.option("--plot-only", is_flag=True, help="Draw the results that are there.")
+@click.option("--plot-only", is_flag=True, help="Draw existing results.")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Keep bundles here.")
 def main(
     model: Path,
@@ -100,7 +100,7 @@ def main(
 def measure(
     model: Path, groups: Sequence[int | None], work: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All points of one model. Bundles and measurements that lie in `work` are used again."""
+    """All points of one model. Bundles and measurements already in `work` are reused."""
     work.mkdir(parents=True, exist_ok=True)
     source = load_source(model)
     fp16 = _bundle(

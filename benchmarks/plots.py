@@ -1,4 +1,4 @@
-"""Ratios of medians as a picture. The same rows give the same bytes."""
+"""Plots ratios of medians. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ BETTER, WORSE, INK, LINE = "#0071e3", "#c7b299", "#1d1d1f", "#d2d2d7"
 
 
 def draw(rows: Rows) -> bytes:
-    """A bar per row that has a peer, as SVG; the line at 1 is the peer. Log scale."""
+    """An SVG with one bar per row that has a peer; the line at 1 is the peer. Log scale."""
     picture = io.BytesIO()
     require("matplotlib").use("Agg")
     from matplotlib import pyplot
 
     shown = [row for row in rows if row["ratio"] is not None][::-1]
-    # text as text, so that no font of this machine gets in; ids by a fixed salt instead of chance
+    # text stays text, so that no font of this machine is embedded; a fixed salt makes the ids
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mdm"}):
         figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.3 * max(1, len(shown))))
         ratios = [row["ratio"] for row in shown]

@@ -1,4 +1,4 @@
-"""RESULTS.md and its plots from results/: `mdm bench report`. Nothing in them is typed by hand."""
+"""Makes RESULTS.md and its plots from results/ (`mdm bench report`); nothing is typed by hand."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from mdm_apple.conversion.device.table import table as device_table
 PAGE = HERE / "RESULTS.md"
 HEAD = """# Results
 
-Generated from `results/` by `mdm bench report`. Below 1, ours takes less; ratios are of medians,
-unless a row says otherwise of runs taken in turn in one process after a warm-up. In brackets the
-interquartile range. Peak memory is that of the row's process. A letter names the run: machine,
-versions, commit. CHECKOUT is one of apple/ml-mdm, which is called the original here; without it a
-plain eager network stands in. [How to read and repeat this](../docs/benchmarks.md).
+Generated from `results/` by `mdm bench report`. A ratio below 1 means that ours takes less. Ratios
+compare medians; unless a row says otherwise, the two sides run in turn in one process after a
+warm-up. Brackets hold the interquartile range. Peak memory is the peak of the row's process. A
+letter names the run: machine, versions, commit. CHECKOUT is a checkout of apple/ml-mdm, called the
+original here; without it a plain eager network stands in.
+[How to read and repeat this](../docs/benchmarks.md).
 """
 NO_DEVICE = """## On a device
 
@@ -32,7 +33,7 @@ Latency, memory and placement on Apple hardware: not measured. On a Mac,
 
 
 def made_of(results: Path) -> dict[str, bytes]:
-    """The page and a plot per machine, by name relative to this folder."""
+    """The page and one plot per machine, by name relative to this folder."""
     files = {PAGE.name: render(results).encode()}
     for folder in machines(results):
         files[f"plots/{folder.name}.svg"] = draw(rows_of(folder))
@@ -40,7 +41,7 @@ def made_of(results: Path) -> dict[str, bytes]:
 
 
 def stale_files() -> list[Path]:
-    """Files that are not what the results make of them."""
+    """Files that differ from what the results produce."""
     made = {HERE / name: data for name, data in made_of(RESULTS).items()}
     return [p for p, data in made.items() if not p.is_file() or p.read_bytes() != data]
 
@@ -53,7 +54,7 @@ def write_all() -> None:
 
 
 def machines(results: Path) -> list[Path]:
-    """A folder per machine, by name."""
+    """One folder per machine, in name order."""
     return sorted(p for p in results.iterdir() if any(p.glob("*.json")))
 
 
@@ -114,13 +115,13 @@ def _line(entry: Entry, row: dict[str, Any] | None, letters: dict[str, str]) -> 
 
 
 def _amounts(measured: dict[str, Any], row: dict[str, Any]) -> str:
-    """Median, interquartile range, the 95th percentile where there is one, median CPU seconds."""
+    """Median, interquartile range, 95th percentile if there is one, and median CPU seconds."""
     unit = row["unit"]
     text = spread(measured, unit)
     if measured["p95"] is not None:
         text += f", p95 {amount(measured['p95'], unit)}"
     cpu = measured["cpu_seconds"]
-    if cpu is None or row["basis"] == "cpu":  # the latter are CPU seconds already
+    if cpu is None or row["basis"] == "cpu":  # those are already CPU seconds
         return text
     return f"{text}, CPU {amount(statistics.median(cpu), 's')}"
 

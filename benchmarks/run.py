@@ -1,4 +1,4 @@
-"""Rows measured one after another, each in a process of its own."""
+"""Measures rows one after another, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def run(
     entries: Sequence[Entry], repetitions: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Entry, dict[str, Any] | str]]:
-    """The row of each entry, or the reason why it was not measured."""
+    """The row of each entry, or the reason it was not measured."""
     with tempfile.TemporaryDirectory(prefix="mdm-bench-") as work:
         for entry in entries:
             reason = entry.missing()
@@ -41,14 +41,14 @@ def _measured(entry: Entry, repetitions: int, work: Path) -> dict[str, Any] | st
         env=_environment(),
     )
     if done.returncode < 0:
-        return f"its process was ended by signal {-done.returncode}"
+        return f"its process was killed by signal {-done.returncode}"
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _environment() -> dict[str, str]:
-    """Ours, fit for a process that starts in the checkout."""
+    """Our environment, adapted for a process that starts in the checkout."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     checkout = reference_path()
@@ -74,7 +74,7 @@ def spread(measured: dict[str, Any], unit: str) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit, in a width that tables can stand."""
+    """A number with its unit, short enough for a table."""
     if unit == "bytes":
         return f"{value / 1e6:.0f} MB"
     return f"{value:.3f} s" if value >= 0.1 else f"{1e3 * value:.2f} ms"

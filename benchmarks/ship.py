@@ -1,8 +1,8 @@
-"""The README's table of what can be shipped today: `python -m benchmarks.ship` rewrites it.
+"""The README's table of shippable models; `python -m benchmarks.ship` rewrites it.
 
-Sizes and quality come from pareto_emoji.json, if that was measured on the model in the box, latency
-from results of a device; the official models' sizes are counted from their shapes. What is not
-there reads "not measured".
+Sizes and quality come from pareto_emoji.json, if it was measured on the packaged model; latency
+comes from device results. The official models' sizes are counted from their shapes. Missing numbers
+read "not measured".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OFFICIAL = ("mdm64", "mdm256", "mdm1024")
 
 
 def table(pareto: Mapping[str, Any], box_sha256: str | None, on_device: Mapping[str, str]) -> str:
-    """Markdown. on_device: what was measured of the emoji bundles on a device, by variant."""
+    """The table in Markdown. on_device: latency of the emoji bundles on a device, by variant."""
     lines = [
         "| model | steps | size of the packages | proven here | latency on a device |",
         "|---|---|---:|---|---|",
@@ -70,7 +70,7 @@ def _proof(name: str, point: Mapping[str, Any]) -> str:
 
 
 def device_latencies(results: Path) -> dict[str, str]:
-    """Of bundles measured by Core ML, by variant."""
+    """Latencies of bundles measured with Core ML, by variant."""
     out: dict[str, str] = {}
     for path in sorted(results.glob("device/*.jsonl")):
         for c in candidates([r for r in read_results(path) if r["engine"] == "coreml"]):
@@ -83,7 +83,7 @@ def device_latencies(results: Path) -> dict[str, str]:
 
 
 def readme_with_table() -> str:
-    """The README's text with the table as the results make it."""
+    """The README's text with the table made from the results."""
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[1]

@@ -1,6 +1,6 @@
-"""Result files: results/<system>_<processor>/<suite>.json, held to result.schema.json.
+"""Result files: results/<system>_<processor>/<suite>.json, checked against result.schema.json.
 
-A row that is measured again takes the place of the old one; git keeps what was.
+A row that is measured again replaces the old one; git keeps the history.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Rows = list[dict[str, Any]]
 
 
 def machine_name(machine: dict[str, Any]) -> str:
-    """The folder of a machine's results."""
+    """Name of the folder for a machine's results."""
     return f"{machine['system']}_{machine['processor']}".lower()
 
 
 def read(path: Path) -> Rows:
-    """Rows of one file. Raises MdmError where it is not what the schema has."""
+    """Rows of one file. Raises MdmError if it does not match the schema."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -45,13 +45,16 @@ def parse(text: str, where: str) -> Rows:
 
 
 def check(data: Any, where: str) -> None:
-    """Hold a result file to its schema, and its summaries to its values. Raises MdmError."""
+    """Check a result file against its schema, and its summaries against its values.
+
+    Raises MdmError.
+    """
     jsonschema = require("jsonschema")
     error = next(jsonschema.Draft202012Validator(_schema()).iter_errors(data), None)
     if error is not None:
         place = ".".join(map(str, error.absolute_path)) or "the whole"
         message = error.message if len(error.message) < 120 else error.message[:117] + "..."
-        raise MdmError(f"{where}: {place} is not as the schema has it ({message}).")
+        raise MdmError(f"{where}: {place} does not match the schema ({message}).")
     for row in data["rows"]:
         for side in ("ours", "other"):
             measured = row[side]
@@ -59,11 +62,13 @@ def check(data: Any, where: str) -> None:
                 measured
                 and abs(statistics.median(measured["values"]) / measured["median"] - 1) > 1e-9
             ):
-                raise MdmError(f"{where}: {row['id']}: the median of {side} is not of its values.")
+                raise MdmError(
+                    f"{where}: {row['id']}: the median of {side} does not match its values."
+                )
 
 
 def write(folder: Path, rows: Rows) -> list[Path]:
-    """Put rows into the files of their suites and machines below `folder`; returns the files."""
+    """Write rows to the files of their suites and machines below `folder`; returns the files."""
     by_file: dict[Path, Rows] = {}
     for row in rows:
         suite = row["id"].partition("/")[0]

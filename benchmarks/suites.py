@@ -1,7 +1,7 @@
-"""Everything that can be measured: rows by suite, what each needs and about how long it takes.
+"""Everything that can be measured: rows by suite, with needs and approximate duration.
 
-Minutes are those of two idle cores at 5 repetitions, for planning. A row's id is SUITE/NAME. What
-measures a row is imported when it runs, so that naming and listing rows loads no framework.
+Minutes are planning figures for two idle cores at 5 repetitions. A row's id is SUITE/NAME. The code
+that measures a row is imported when it runs, so that listing rows loads no framework.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 SUITES = ("sampling", "training", "convert", "palettize", "execute", "swift", "device")
 
-# from repetitions and a folder that the rows of one run share
+# takes repetitions and a folder shared by the rows of one run
 Measure: TypeAlias = "Callable[[int, Path], Row]"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row to measure. short: belongs to `make bench`. needs: a module or program besides torch.
+    """One row to measure. short: part of `make bench`. needs: a module or program besides torch.
 
-    what: a phrase for the tables, also where nothing was measured.
+    what: a phrase for the tables, used even if nothing was measured.
     """
 
     suite: str
@@ -48,11 +48,11 @@ class Entry:
 
     @property
     def command(self) -> str:
-        """What reproduces the row."""
+        """The command that reproduces the row."""
         return f"mdm bench run {self.id}"
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here; None where it can."""
+        """Why the row cannot be measured here; None if it can."""
         if self.needs is None:
             return None
         if self.needs == "swift":
@@ -398,7 +398,7 @@ ENTRIES: tuple[Entry, ...] = tuple(
 
 
 def entries_of(names: Iterable[str], short: bool = False) -> list[Entry]:
-    """Rows by suite or by id, in the order of the tables; all, or the short set, without names.
+    """Rows by suite or by id, in the order of the tables; without names, all or the short set.
 
     Raises MdmError for an unknown name.
     """

@@ -1,6 +1,6 @@
-"""The Swift package's arithmetic beside NumPy and sentencepiece, in release mode, on one core.
+"""The Swift package's arithmetic against NumPy and sentencepiece, in release mode, on one core.
 
-Swift runs in a process of its own and times itself; its rounds alternate with ours.
+Swift runs in its own process and times itself; its rounds alternate with ours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NORMALS, CAPTIONS = 3 * 1024 * 1024, 10_000
 
 
 def swift_steps(repetitions: int) -> Row:
-    """Guidance, clean estimate, clipping and DDIM step of 1024 x 1024 x 3, eight times."""
+    """Guidance, clean estimate, clipping and DDIM step at 1024 x 1024 x 3, eight times."""
     config = DiffusionConfig(schedule=ScheduleConfig(), prediction="v", threshold="clip")
     schedule = build_schedule(config.schedule, (1,))
     random = np.random.RandomState(0)

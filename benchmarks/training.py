@@ -1,4 +1,4 @@
-"""One training step of ours beside the original's network in a plain trainer."""
+"""One training step of ours against the original's network in a plain trainer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NESTED = UNetConfig(
 def training_step(unet: UNetConfig, name: str, repetitions: int) -> Row:
     """One fp32 step at 64 px, batch 4, with clipping, Adam and averages.
 
-    The losses before any step are the difference.
+    The row's difference compares the losses before any step.
     """
     diffusion = DiffusionConfig(ScheduleConfig("deepfloyd"), loss_target="eps")
     config = ModelConfig(unet, 64, diffusion, TextConfig(max_tokens=TOKENS))
@@ -71,7 +71,7 @@ def training_step(unet: UNetConfig, name: str, repetitions: int) -> Row:
 def plain_step(
     net: nn.Module, run: Forward, config: ModelConfig, batch: Batch, text: Tensor, mask: Tensor
 ) -> Callable[[], float]:
-    """Loss, backward, clip, Adam and averaging as the original trainer does, tensor by tensor."""
+    """Loss, backward, clip, Adam and averaging, tensor by tensor as in the original trainer."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     average = {name: value.clone() for name, value in net.state_dict().items()}
     scales = config.model.scales

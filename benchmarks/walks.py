@@ -16,7 +16,7 @@ import importlib
 import io
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import CodeType, FrameType
@@ -99,7 +99,7 @@ def arguments(frame: FrameType) -> Iterator[object]:
 
 
 @contextmanager
-def followed(begins: Callable[[object], bool]) -> Iterator[Walk]:
+def followed(begins: Callable[[object], bool]) -> Generator[Walk]:
     walk = Walk(begins)
     sys.setprofile(walk.hook)
     try:

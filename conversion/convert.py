@@ -1,4 +1,4 @@
-"""A model becomes a bundle: each part of its layout is captured, lowered to fp16 and saved."""
+"""Converts a model into a bundle: captures each part, lowers it to fp16 and saves it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def convert(
 ) -> Bundle:
     """Write the bundle of a model to `out`, which appears whole or not at all.
 
-    Raises ConversionError for what Core ML cannot express, BundleError where `out` is taken.
+    Raises ConversionError if Core ML cannot express the model, BundleError if `out` exists.
     """
     options = options or ConvertOptions()
     compute = options.compute or fitting_compute(options.layout)
@@ -73,7 +73,7 @@ def convert(
 
 
 def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
-    """The parts, whose packages have become functions of one; the last of them is the default."""
+    """Merge the parts' packages into functions of one; the last part is the default function."""
     target, default = folder / functions[-1].file, functions[-1].name
     separate = {part.name: folder / f"{part.name}.mlpackage" for part in functions}
     merge_packages(separate, target, default)
@@ -83,14 +83,14 @@ def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSo
     size = package_size(target)
     if size > limit_mb * 1e6:
         raise ConversionError(
-            f"{target.name}: takes {size / 1e6:.0f} MB and cannot be split, because its functions "
+            f"{target.name}: is {size / 1e6:.0f} MB and cannot be split, because its functions "
             "share their weights; raise --max-package-mb or use --layout nested."
         )
     return functions
 
 
 def within_limit(part: Part, folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
-    """The part, or the pieces into which its package was split."""
+    """The part, or the pieces its package was split into."""
     names = split_to_fit(folder, part.name, limit_mb, source.config.provenance.license)
     return [dataclasses.replace(part, name=name) for name in names]
 
@@ -107,7 +107,7 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
                 saved.rename(path)
     except (NotImplementedError, ValueError, RuntimeError, TypeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "[MIL FileWriter]" in reason:  # coremltools says no more when the system refuses
+        if "[MIL FileWriter]" in reason:  # coremltools names no other reason for a refused write
             raise ConversionError(
                 f"{part.name}: cannot be written; the disk is full or a file size limit is "
                 "reached; free space and try again."
@@ -117,7 +117,7 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
 
 
 def _check_range(part: Part) -> None:
-    """fp16 ends at 65504; a larger weight would become infinite without a word."""
+    """fp16 ends at 65504; a larger weight would silently become infinite."""
     for name, weight in part.module.named_parameters():
         largest = float(weight.abs().max()) if weight.numel() else 0.0
         if not largest <= FP16_MAX:
@@ -135,7 +135,7 @@ def capture(part: Part) -> torch.export.ExportedProgram:
 
 
 def _addcmul(x: Tensor, a: Tensor, b: Tensor, value: float = 1) -> Tensor:
-    """coremltools has no translation of torch's fused form."""
+    """coremltools cannot translate torch's fused form."""
     return x + a * b if value == 1 else x + value * (a * b)
 
 

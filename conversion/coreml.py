@@ -1,7 +1,7 @@
-"""coremltools without its chatter.
+"""coremltools without its messages.
 
-On Linux it reports on import that Apple's runtime and tested versions of other packages are
-missing, and it draws four progress bars per conversion; none of that concerns the user here.
+On Linux its import reports that Apple's runtime and tested versions of other packages are missing,
+and every conversion draws four progress bars. None of this concerns the user here.
 """
 
 from __future__ import annotations

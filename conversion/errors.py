@@ -1,4 +1,4 @@
-"""The refusals of converting and of opening bundles."""
+"""Errors of converting models and opening bundles."""
 
 from __future__ import annotations
 

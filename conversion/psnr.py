@@ -1,4 +1,4 @@
-"""How near two arrays are, in decibels and in float64."""
+"""How close two arrays are, in decibels, computed in float64."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Closeness:
-    """psnr: 20 log10(max|reference| / RMSE); snr: the same against the reference's own RMS.
+    """psnr: 20 log10(max|reference| / RMSE); snr: the same with the reference's RMS as the peak.
 
-    Infinite for equal arrays, -infinite where the candidate holds anything that is not finite.
+    Infinite for equal arrays, -infinite if the candidate has a value that is not finite.
     """
 
     psnr: float
@@ -34,7 +34,7 @@ def closeness(reference: NDArray[Any], candidate: NDArray[Any]) -> Closeness:
 
 
 def picture_psnr(reference: NDArray[Any], candidate: NDArray[Any]) -> float:
-    """PSNR of pictures in [-1, 1], before any rounding to bytes: the peak is 2."""
+    """PSNR of pictures in [-1, 1] before rounding to bytes, so the peak is 2."""
     rmse = math.sqrt(
         float(np.square(reference.astype(np.float64) - candidate.astype(np.float64)).mean())
     )

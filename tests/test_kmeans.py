@@ -161,7 +161,7 @@ def test_infinities_and_nan_are_refused() -> None:
         for count in (100, 40_000):
             x = numbers("gauss", count)
             x[7] = bad
-            with pytest.raises(ConversionError, match="infinite or no number"):
+            with pytest.raises(ConversionError, match="infinite or NaN"):
                 palette_of(x, 4)
 
 

@@ -133,9 +133,9 @@ def test_tables_of_another_schedule_are_refused(
         tensors[name][500] *= 1 - 1e-6
 
     bundle = rewritten(tiny_bundle, tmp_path, "tables.safetensors", shift)
-    with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
+    with pytest.raises(BundleError, match=f"its table '{name}' does not match the model's"):
         verify_source(bundle, tiny_source, VerifyOptions(prompts=1))
-    with pytest.raises(BundleError, match=f"its table '{name}' is not that of the model's"):
+    with pytest.raises(BundleError, match=f"its table '{name}' does not match the model's"):
         verify(bundle)
 
 

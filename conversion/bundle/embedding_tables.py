@@ -1,9 +1,9 @@
-"""Numbers that a bundle carries so that no host derives them again.
+"""Tables that a bundle carries so that no host has to derive them again.
 
-`tables.safetensors` holds, float64, `alpha_bar` (unshifted) and `alpha_bar_<side>`, T + 1 entries
-each; float32, `time_<side>` (T, D): what the network of that level makes of t - 1 and of the
-default micro-conditions. Row t - 1 belongs to table index t. A student's `target_time_<side>` and
-`guidance_<side>` have a row for each index that it jumps to and for each weight that it takes.
+`tables.safetensors` holds `alpha_bar` (unshifted) and `alpha_bar_<side>` in float64, T + 1 entries
+each, and `time_<side>` (T, D) in float32: the level's embedding of t - 1 and of the default
+micro-conditions. Row t - 1 belongs to table index t. A student adds `target_time_<side>`, with one
+row per index it can jump to, and `guidance_<side>`, with one row per guidance weight it accepts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAX_WEIGHTS = 64
 
 
 def student_targets(distilled: Distilled) -> tuple[int, ...]:
-    """Table indices that a student may be told to jump to."""
+    """Table indices a student can jump to."""
     return (*distilled.starts, 0)
 
 
 def student_weights(distilled: Distilled) -> tuple[float, ...]:
-    """Guidance weights in steps of a quarter, or wider ones where those would be too many."""
+    """Guidance weights in steps of a quarter, or in wider steps where quarters give too many."""
     if distilled.guidance is None:
         return ()
     low, high = distilled.guidance

@@ -1,7 +1,7 @@
 """The folder that an app takes: packages, tables, tokenizer, golden record, and their manifest.
 
-A bundle appears whole or not at all, and opens only if every file is byte for byte what the
-manifest lists: nothing missing, nothing more, no links, nothing outside the folder.
+A bundle appears whole or not at all. It opens only if its files match the manifest byte for byte:
+none missing, none added, no links, nothing outside the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_FILES = 10_000
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Make one with `Bundle.open`; its files have been checked then."""
+    """An opened bundle. Make one with `Bundle.open`, which checks its files."""
 
     path: Path
     manifest: Manifest
@@ -51,7 +51,7 @@ class Bundle:
     def open(cls, path: Path) -> Bundle:
         """Check everything in the folder at `path`; the packages are only compared by hash.
 
-        Raises BundleError with one sentence, TensorFileError where its tables are no safetensors.
+        Raises BundleError with one sentence, or TensorFileError if the tables are not safetensors.
         """
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle; expected a folder made by mdm convert.")
@@ -68,7 +68,7 @@ class Bundle:
         return tuple(level.side for level in self.manifest.levels)
 
     def file(self, name: str) -> Path:
-        """Where a file or package of the bundle lies."""
+        """Path of a file or package of the bundle."""
         return self.path.joinpath(*PurePosixPath(name).parts)
 
     def config(self) -> ModelConfig:
@@ -77,7 +77,7 @@ class Bundle:
         steps = config.diffusion.schedule.num_steps
         if (config.sides, steps) != (self.sides, self.manifest.num_steps):
             raise BundleError(
-                f"{self.path}: {self.manifest.config} is that of another model; copy the bundle "
+                f"{self.path}: {self.manifest.config} belongs to another model; copy the bundle "
                 "again."
             )
         return config
@@ -103,7 +103,7 @@ class Bundle:
         return tables
 
     def schedule(self) -> Schedule:
-        """Noise of every level as the bundle's numbers have it, which is what an app will use."""
+        """The noise schedule of every level from the bundle's own tables, as an app will use it."""
         tables = self.tables()
         levels = tuple(tables[level.alpha_bar] for level in self.manifest.levels)
         return Schedule(tables[self.manifest.alpha_bar], levels)
@@ -116,7 +116,7 @@ class Bundle:
         raise BundleError(f"{self.path}: holds no package {name!r}.")
 
     def function(self, info: PackageInfo) -> str | None:
-        """Which function of its package an entry means; None for a package that has but one."""
+        """The function an entry names in its package; None if the package has only one."""
         shared = [package.path for package in self.manifest.packages].count(info.path) > 1
         return info.name if shared else None
 
@@ -128,9 +128,9 @@ def is_bundle(path: Path) -> bool:
 
 @contextmanager
 def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
-    """A new folder that becomes `out` when the block ends well, and vanishes otherwise.
+    """A new folder that becomes `out` when the block succeeds, and vanishes otherwise.
 
-    Raises BundleError when `out` is taken (unless told to overwrite a bundle) or the disk refuses.
+    Raises BundleError if `out` exists (unless told to overwrite a bundle) or cannot be written.
     """
     occupied = any(out.iterdir()) if out.is_dir() else out.exists() or out.is_symlink()
     if occupied and not overwrite:
@@ -219,13 +219,13 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         if found != file:
             reason = "size" if found.size != file.size else "SHA-256"
             raise BundleError(
-                f"{path}: {file.path} has another {reason} than its manifest says; it is damaged "
-                "or was altered, copy the bundle again."
+                f"{path}: the {reason} of {file.path} differs from the manifest; it is damaged "
+                "or was altered, so copy the bundle again."
             )
 
 
 def _check_wiring(path: Path, manifest: Manifest) -> None:
-    """Every input must come from the host or from a package before; every level be predicted."""
+    """Every input must come from the host or an earlier package, and every level be predicted."""
     sides = [level.side for level in manifest.levels]
     if sides != sorted(set(sides), reverse=True):
         raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
@@ -241,7 +241,7 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
         for feature in package.inputs:
             if feature.name not in known:
                 raise BundleError(
-                    f"{path}: {package.name} takes {feature.name!r}, which nothing before provides."
+                    f"{path}: {package.name} takes {feature.name!r}, but no earlier package has it."
                 )
         known |= {feature.name for feature in package.outputs}
     if manifest.layout == "multifunction":
@@ -253,7 +253,7 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
         wanted.append(POOLED)
     for name in wanted:
         if name not in known:
-            raise BundleError(f"{path}: no package puts out {name!r}.")
+            raise BundleError(f"{path}: no package outputs {name!r}.")
 
 
 def _check_noise(bundle: Bundle) -> None:
@@ -265,7 +265,7 @@ def _check_noise(bundle: Bundle) -> None:
         if not (falls and table[0] == 1 and table[-1] > 0):
             raise BundleError(
                 f"{bundle.path}: the table {name!r} does not fall from 1 towards 0; it is damaged "
-                "or was altered, convert the model again."
+                "or was altered, so convert the model again."
             )
 
 

@@ -1,9 +1,9 @@
-"""The golden record of a bundle: what the torch network answered when it was converted.
+"""The golden record of a bundle: the torch network's answers at the time of conversion.
 
-`golden.safetensors` lets a bundle be checked where the model is not: `times` (3,), per side
-`x_t_<side>` and `prediction_<side>` (3, P, 3, side, side) at those table indices, `picture_<side>`
-(P, 3, side, side) at the end of the same trajectory, and the text it was made with. A student's
-`targets` are the indices to which it jumped.
+With `golden.safetensors` a bundle can be checked without its model. It holds `times` (3,); for each
+side `x_t_<side>` and `prediction_<side>` (3, P, 3, side, side) at those table indices, and
+`picture_<side>` (P, 3, side, side) at the end of the same trajectory; and the text used. A student
+adds `targets`, the indices it jumped to.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from ..source.trajectory import (
 from .manifest import GoldenInfo
 
 GOLDEN = "golden.safetensors"
-LARGE_SIDE = 512  # from here on one prompt makes tens of megabytes, and a walk takes minutes
+LARGE_SIDE = 512  # from here on, one prompt takes tens of megabytes and a trajectory takes minutes
 
 
 def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
-    """Run the network along a short trajectory and keep what it saw and said."""
+    """Run the network along a short trajectory and record its inputs and predictions."""
     prompts = PROMPTS[: 1 if source.config.side >= LARGE_SIDE else 2]
     text = text_inputs(source, prompts)
     record = record_trajectory(source, text, len(prompts))
@@ -63,9 +63,9 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
 def read_golden(
     path: Path, info: GoldenInfo, sides: tuple[int, ...]
 ) -> tuple[TextInputs | None, Trajectory]:
-    """The record as `text_inputs` and `walk` gave it.
+    """The record, as `text_inputs` and `record_trajectory` produced it.
 
-    Raises TensorFileError for a damaged file, BundleError for one that holds something else.
+    Raises TensorFileError for a damaged file, BundleError for unexpected content.
     """
     tensors = read_tensors(path)
     steps, prompts = len(info.times), len(info.prompts)

@@ -1,4 +1,4 @@
-"""The manifest of a freshly converted bundle, from its model and its packages as saved."""
+"""Builds the manifest of a new bundle from the model and the saved packages."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def describe(
     layout: Layout,
     target: Target,
 ) -> Manifest:
-    """Everything but the list of files and the digest, which come with the finished folder."""
+    """Everything but the file list and the digest, which are added when the folder is finished."""
     config = source.config
     diffusion, num_steps = config.diffusion, config.diffusion.schedule.num_steps
     default, student = SamplerConfig(), _student(source)
@@ -119,7 +119,7 @@ def _package(folder: Path, part: Part) -> PackageInfo:
 
 
 def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> PackageInfo:
-    """The entry of a package in the folder with all that its file tells."""
+    """The entry of a package in the folder, updated with the facts in its file."""
     path = folder / info.path
     function = function_of(Package.open(path), info.name)
     return dataclasses.replace(
@@ -133,7 +133,7 @@ def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> Packag
 
 
 def function_of(package: Package, name: str) -> Function:
-    """What an entry of a manifest means: the function of its name, else the only one."""
+    """The function an entry refers to: the one of its name, else the only one."""
     return package.function(name if name in package.functions else None)
 
 
@@ -199,7 +199,7 @@ def _versions() -> dict[str, str]:
 
 
 def _created() -> str | None:
-    """A bundle is the same whenever it is made, unless SOURCE_DATE_EPOCH dates it."""
+    """The date in SOURCE_DATE_EPOCH; None without it, so that bundles do not depend on time."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if not epoch:
         return None

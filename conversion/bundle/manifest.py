@@ -1,8 +1,8 @@
-"""What a bundle says about itself: `manifest.json`, the only file an app must read first.
+"""A bundle's description of itself: `manifest.json`, the file an app reads first.
 
-Enters and leaves: strict JSON, held to manifest.schema.json (draft 2020-12), which the Swift side
-tests against as well. The digest is the SHA-256 of the canonical JSON (sorted keys, no spaces,
-UTF-8) without the digest itself.
+Enters and leaves: strict JSON, checked against manifest.schema.json (draft 2020-12), which the
+Swift side tests against as well. The digest is the SHA-256 of the canonical JSON (sorted keys, no
+spaces, UTF-8) without the digest itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class Feature:
-    """Input or output of a package."""
+    """An input or output of a package."""
 
     name: str
     dtype: Literal["fp16", "fp32", "int32"]
@@ -39,14 +39,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """One .mlpackage, or the function of this name in one that several entries have as path.
+    """One .mlpackage, or its function of this name where several entries share the path.
 
     phase: runs once per text, once per prompt, or once per step.
 
-    side: of the level that it belongs to; it is left out where sampling stops at a smaller one.
-    null: it always runs. In layout multifunction, the one entry runs at whose side sampling stops.
-    weight_bits: of its palettized weights, 16 where none are. activation_bytes: the most that
-    values in their declared types occupy at once, weights apart.
+    side: the level the package belongs to; sampling that stops at a smaller level skips it. null:
+    it always runs. In layout multifunction, only the entry for the side where sampling stops runs.
+    weight_bits: of the palettized weights, or 16 if there are none. activation_bytes: the most
+    memory that values in their declared types occupy at once, without weights.
     """
 
     name: str
@@ -63,15 +63,15 @@ class PackageInfo:
 
 
 def package_bytes(packages: Iterable[PackageInfo]) -> int:
-    """Of all packages together, each counted once however many functions it has."""
+    """Total size of all packages, each counted once however many functions it has."""
     return sum({p.path: p.bytes for p in packages}.values())
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Predicted bytes. resident: all packages stay loaded; staged: those of one phase at a time.
+    """Predicted bytes. resident: all packages stay loaded; staged: one phase is loaded at a time.
 
-    minimal: one package at a time.
+    minimal: one package is loaded at a time.
     """
 
     resident: int
@@ -81,12 +81,12 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class LevelInfo:
-    """One level of the nest. image, temb, prediction are feature names, the others tables.
+    """One level of the nest. image, temb and prediction are feature names, the others tables.
 
-    `temb` is the row of `time`, plus those of `target_time` and `guidance` for a student, plus the
-    pooled text. features: what the level above adds, which is zero where sampling stops at this
-    one; null where there is no such input. image_scale: a sampled x0 times this is a picture in
-    [-1, 1].
+    `temb` is the row of `time`, plus the rows of `target_time` and `guidance` for a student, plus
+    the pooled text. features: the input from the level above, zero where sampling stops at this
+    level; null if there is no such input. image_scale: multiplying a sampled x0 by it gives a
+    picture in [-1, 1].
     """
 
     side: int
@@ -103,11 +103,11 @@ class LevelInfo:
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A distilled model: jumps instead of steps, with one evaluation each and no guidance of two.
+    """A distilled model: it jumps instead of stepping, one evaluation per jump, guided or not.
 
-    starts: table indices that it jumps from, noisiest first; it takes as many steps as divide their
-    number. targets: the indices to which the rows of the levels' `target_time` tables belong.
-    weights: guidance weights of the rows of their `guidance` tables; empty without text.
+    starts: table indices it jumps from, noisiest first; the number of steps must divide their
+    number. targets: table indices for the rows of the levels' `target_time` tables. weights:
+    guidance weights for the rows of the levels' `guidance` tables; empty without text.
     """
 
     starts: tuple[int, ...]
@@ -117,7 +117,7 @@ class StudentInfo:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """How prompts become features. encoder, tokenizer: null where features come from a cache."""
+    """How prompts become features. encoder, tokenizer: null if features come from a cache."""
 
     max_tokens: int
     width: int
@@ -130,7 +130,7 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class SamplerInfo:
-    """The default sampler and the numbers of steps that are allowed."""
+    """The default sampler and the allowed numbers of steps."""
 
     kind: Literal["ddpm", "ddim", "dpmpp", "student"]
     steps: int
@@ -140,7 +140,7 @@ class SamplerInfo:
 
 @dataclass(frozen=True)
 class GoldenInfo:
-    """What the golden record was made with. text: where its text comes from; null without text."""
+    """Settings of the golden record. text: where its text comes from; null without text."""
 
     path: str
     prompts: tuple[str, ...]
@@ -153,7 +153,7 @@ class GoldenInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file of the bundle; path relative to it, with forward slashes."""
+    """A file of the bundle; the path is relative to the bundle, with forward slashes."""
 
     path: str
     size: int
@@ -162,7 +162,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the fields' own types; packages are listed in the order in which they run."""
+    """See the types of the fields; packages are listed in the order in which they run."""
 
     schema: int
     digest: str
@@ -205,7 +205,7 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(text: str, where: str) -> Manifest:
-    """Parse and check manifest.json. Raises BundleError with the first thing that is wrong."""
+    """Parse and check manifest.json. Raises BundleError for the first fault."""
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -213,8 +213,8 @@ def read_manifest(text: str, where: str) -> Manifest:
     fields = cast("dict[str, object]", data) if isinstance(data, dict) else {}
     if fields.get("schema") != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: has schema {fields.get('schema')!r}, this version reads {SCHEMA_VERSION}; "
-            "install the mdm-apple that made the bundle."
+            f"{where}: has schema {fields.get('schema')!r}, but this version reads "
+            f"{SCHEMA_VERSION}; install the mdm-apple that made the bundle."
         )
     _check_schema(fields, where)
     try:
@@ -242,4 +242,4 @@ def _check_schema(data: object, where: str) -> None:
     if error is not None:
         place = ".".join(map(str, error.absolute_path)) or "the whole"
         message = error.message if len(error.message) < 120 else error.message[:117] + "..."
-        raise BundleError(f"{where}: {place} is not as the schema has it ({message}).")
+        raise BundleError(f"{where}: {place} does not match the schema ({message}).")

@@ -1,4 +1,4 @@
-"""How much memory an app needs to run a bundle, per memory policy."""
+"""Memory that an app needs to run a bundle, per memory policy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PHASES: tuple[Phase, ...] = ("text", "prompt", "step")
 
 
 def peak_memory(packages: Sequence[PackageInfo]) -> PeakMemory:
-    """Bytes needed at most, under three policies of keeping packages loaded. A prediction.
+    """Predicted peak memory in bytes under three policies for keeping packages loaded.
 
-    Weights, the largest activations of a call, and what passes from package to package.
+    Counts weights, the largest activations of a call, and values passed between packages.
     """
     carried = carried_bytes(packages)
     needs = [p.activation_bytes + c for p, c in zip(packages, carried, strict=True)]
@@ -30,9 +30,9 @@ def peak_memory(packages: Sequence[PackageInfo]) -> PeakMemory:
 
 
 def carried_bytes(packages: Sequence[PackageInfo]) -> list[int]:
-    """While each package runs: bytes of values of earlier packages that only later ones read.
+    """Bytes held while each package runs: outputs of earlier packages that only later ones read.
 
-    What a prompt contributes stays for all steps.
+    Values that depend only on the prompt stay for all steps.
     """
     size = {
         f.name: TensorType(f.dtype, f.shape).bytes

@@ -1,9 +1,9 @@
-"""Mixed bits: each weight gets as many as it is worth, under a budget of bytes or of error.
+"""Mixed bits: chooses the bits of each weight within a budget of bytes or of error.
 
-Enters: sensitivities. Leaves: a recipe. Errors of weights are taken to add up, which holds while
-each is small and independent of the others.
+Enters: sensitivities. Leaves: a recipe. The errors of weights are assumed to add up, which holds
+while each is small and independent of the others.
 
-Named variants are as large as the bundle would be with the same number of bits everywhere.
+A named variant is as large as the bundle would be with one number of bits for all weights.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ AS_LARGE_AS: dict[Variant, int] = {"quality": 6, "balanced": 4, "compact": 3}  #
 
 @dataclass(frozen=True)
 class Chosen:
-    """A recipe with what is expected of it.
+    """A recipe and its expected size and error.
 
-    bytes: of all packages. snr: of predictions, in dB. bits: stored bits per weight, palettes and
-    what keeps its 16 bits by the recipe included.
+    bytes: of all packages. snr: of predictions, in dB. bits: stored bits per weight, counting
+    palettes and the weights that the recipe keeps at 16 bits.
     """
 
     recipe: Recipe
@@ -39,13 +39,13 @@ class Chosen:
 
 
 def variant_recipe(sensitivity: Sensitivity, variant: Variant) -> Chosen:
-    """The best recipe that is no larger than the variant's number of bits for all weights."""
+    """The best recipe no larger than the bundle with the variant's bits for all weights."""
     size = sensitivity.uniform_bytes(AS_LARGE_AS[variant])
     return recipe_within(sensitivity, size, variant)
 
 
 def recipe_within(sensitivity: Sensitivity, size: int, name: str) -> Chosen:
-    """The least error in at most `size` bytes of packages. Raises ConversionError: too small."""
+    """The recipe of least error in at most `size` bytes. Raises ConversionError if none fits."""
     room = size - sensitivity.fixed_bytes
     picked = _frontier(sensitivity).within(room) if room >= 0 else None
     if picked is None:
@@ -53,14 +53,14 @@ def recipe_within(sensitivity: Sensitivity, size: int, name: str) -> Chosen:
             min(o.bytes for o in w.options) for w in sensitivity.weights
         )
         raise ConversionError(
-            f"budget: {size / 1e6:.2f} MB is too small for this bundle, which takes at least "
+            f"budget: {size / 1e6:.2f} MB is too small for this bundle, which needs at least "
             f"{least / 1e6:.2f} MB."
         )
     return _chosen(sensitivity, picked, name)
 
 
 def recipe_reaching(sensitivity: Sensitivity, snr: float, name: str) -> Chosen:
-    """The smallest recipe whose predictions are expected to keep `snr` dB."""
+    """The smallest recipe whose predictions are expected to reach `snr` dB."""
     picked = _frontier(sensitivity).reaching(10 ** (-snr / 10))
     assert picked is not None, "16 bits everywhere cause no error"
     return _chosen(sensitivity, picked, name)

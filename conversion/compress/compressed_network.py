@@ -1,8 +1,8 @@
-"""The torch network with weights of a bundle in place: what a bundle computes, and quickly.
+"""The torch network with a bundle's weights in place: a fast stand-in for the bundle.
 
-Enters: an fp16 bundle and the model that it was made of. Leaves: a network of the same numbers, in
-which weights can be exchanged one by one. They are matched by name, and their numbers compared: a
-model of other weights is refused.
+Enters: an fp16 bundle and the model it was made from. Leaves: a network with the same numbers, in
+which weights can be exchanged one by one. Weights are matched by name and compared by value; a
+model with other weights is refused.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class CompressedNetwork:
     """A private copy of a model's network and text encoder, all numbers rounded to fp16.
 
     Args:
-        plan: the weights that will be exchanged. Raises BundleError where the model is another.
+        plan: the weights that will be exchanged. Raises BundleError if the model is another one.
     """
 
     def __init__(self, bundle: Bundle, source: ModelSource, plan: Sequence[PlannedWeight]) -> None:
         if source.config != bundle.config():
             raise BundleError(
-                f"{bundle.path}: was made from a model of another configuration; give its own "
+                f"{bundle.path}: was made from a model with another configuration; give its own "
                 "folder."
             )
         self.source = dataclasses.replace(
@@ -54,7 +54,7 @@ class CompressedNetwork:
         self._parameters = _matched(bundle, self.source, plan)
 
     def exchange(self, weights: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[Any]]:
-        """Exchange weights; returns what stood there, to be put back."""
+        """Exchange weights; returns the previous ones, so that they can be restored."""
         before: dict[Key, NDArray[Any]] = {}
         for key, numbers in weights.items():
             parameter = self._parameters[key]
@@ -63,7 +63,7 @@ class CompressedNetwork:
         return before
 
     def condition(self, text: TextInputs | None) -> Conditioning:
-        """What the prompts contribute, through the text encoder where there is one."""
+        """The conditioning from the prompts, through the text encoder if there is one."""
         if text is None:
             return self.source.net.condition(None, None)
         mask, features = torch.from_numpy(text.mask), torch.from_numpy(text.features)
@@ -86,7 +86,7 @@ class CompressedNetwork:
 def _matched(
     bundle: Bundle, source: ModelSource, plan: Sequence[PlannedWeight]
 ) -> dict[Key, Tensor]:
-    """The tensor of the network that each planned weight was made of, sharing its memory."""
+    """The network tensor behind each planned weight, sharing the network's memory."""
     engine = any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages)
     parts = {
         p.name: p for p in parts_of(source, bundle.manifest.layout, "ane" if engine else "gpu")
@@ -108,20 +108,20 @@ def _matched(
                 reason = "is in no layer of the model" if tensor is None else "has other numbers"
                 raise BundleError(
                     f"{bundle.path}: its weight {weight.name} in {info.name} {reason}; give the "
-                    "folder of the model that it was made of."
+                    "folder of the model it was made from."
                 )
             found[info.name, weight.name] = tensor
     return found
 
 
 def _constants(part: Part) -> dict[str, Tensor]:
-    """Parameters of a part under the names that capturing and lowering give them."""
+    """Parameters of a part under the names that capture and lowering give them."""
     named = part.module.named_parameters(remove_duplicate=False)
     return {_constant_name(name): parameter.data for name, parameter in named}
 
 
 def _by_numbers(tensors: Iterable[Tensor]) -> dict[bytes, Tensor]:
-    """Tensors by their fp16 numbers, those alone that no other tensor has."""
+    """Tensors by their fp16 numbers, leaving out numbers that several tensors share."""
     places = {tensor.data_ptr(): tensor for tensor in tensors}
     numbers = {place: _numbers(tensor) for place, tensor in places.items()}
     counts = Counter(numbers.values())
@@ -137,6 +137,6 @@ def _constant_name(parameter: str) -> str:
 
 
 def _part_name(package: str, parts: Mapping[str, Any]) -> str:
-    """The part of which a package is the whole, or a piece called <part>_1, <part>_2_1 ..."""
+    """The part behind a package, which is all of it or a piece called <part>_1, <part>_2_1 ..."""
     whole = [name for name in parts if package == name or package.startswith(f"{name}_")]
     return max(whole, key=len, default="")

@@ -1,4 +1,4 @@
-"""Cells of equal squared error: where the search for the best palette starts."""
+"""Cells of equal squared error: the starting point of the search for the best palette."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mdm_apple.config.types import Indices
 from .histogram import Doubles, Histogram
 
 ROUNDS = 5
-MORE_ROUNDS = 12  # for groups whose cells never lasted
+MORE_ROUNDS = 12  # for groups whose cells always ran out
 
 
 def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Indices]:
-    """For each group the places that bound at most `count` cells, nearly that many.
+    """For each group the places that bound at most `count` cells, and nearly that many.
 
     Args:
         groups: each with more than `count` different values.
@@ -43,7 +43,7 @@ def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Indices]:
         better = active & lasted & (cells > used)
         best[:, better] = cuts[: count + 1, better]
         used = np.where(better, cells, used)
-        # the error of a cell goes with the cube of its width: so does the bound with the count
+        # a cell's error grows with the cube of its width, so the bound goes with the count cubed
         reached = (mass[cuts[-1]] - mass[first]) / mass[last]
         needed = np.where(cells > limit, limit / np.maximum(reached, 0.02), cells)
         high = np.where(active & lasted, np.minimum(high, bound), high)
@@ -56,7 +56,7 @@ def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Indices]:
 def _next_bound(
     wanted: Doubles, low: Doubles, high: Doubles, bound: Doubles, lasted: NDArray[np.bool_]
 ) -> Doubles:
-    """The bound that the count asks for, if it lies between those tried; else half way."""
+    """The bound that the count calls for if it lies between those tried, else their middle."""
     bracketed = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bracketed, low, bound) / 2 + np.where(bracketed, high, bound) / 2
     outward = bound + np.where(lasted, -0.5, 0.5)
@@ -73,9 +73,9 @@ def _walk(
     bound: Doubles,
     limit: int,
 ) -> Indices:
-    """Ends of at most `limit` cells, each as long as its squared error stays within `bound`.
+    """Ends of at most `limit` cells, each grown while its squared error stays within `bound`.
 
-    Places are those of the joined sums, one walk per group: (limit + 1, G).
+    Places index the joined sums, one walk per group: (limit + 1, G).
     """
     steps = [1 << n for n in range(int((last - first).max()).bit_length() - 1, -1, -1)]
     place = first

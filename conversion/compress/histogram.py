@@ -1,7 +1,7 @@
-"""fp16 numbers counted: a tensor of any size becomes at most 65,536 values with their weights.
+"""Counts fp16 numbers: a tensor of any size becomes at most 65,536 values and their counts.
 
-fp16 codes read as integers do not ascend with the numbers (negative ones descend), so everything
-here is indexed by rank: the place of a number among all fp16 numbers in ascending order.
+fp16 codes read as integers do not ascend with the numbers (for negative numbers they descend), so
+everything here is indexed by rank: a number's place among all fp16 numbers in ascending order.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ Halves = NDArray[np.float16]
 Doubles = NDArray[np.float64]
 
 CODES = 1 << 16
-SORTED_AT_MOST = 1 << 14  # numbers; fewer are sorted, which is quicker than counting 65,536 codes
+SORTED_AT_MOST = 1 << 14  # numbers; sorting so few is faster than counting 65,536 codes
 
 _CODES = np.arange(CODES, dtype=np.uint32).astype(np.uint16)
 RANKS = np.where(_CODES & 0x8000, ~_CODES, _CODES | 0x8000).astype(np.uint16)  # by code
 CODE_AT = np.argsort(RANKS).astype(np.uint16)  # by rank
 VALUE_AT = CODE_AT.view(np.float16).astype(np.float64)  # by rank; infinities and NaN at both ends
-FIRST, LAST = 0x400 - 1, CODES - 0x400  # ranks between them, both excluded, are finite
+FIRST, LAST = 0x400 - 1, CODES - 0x400  # ranks strictly between them are finite
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """The different values of a group of numbers, ascending, with sums over everything before each.
+    """The distinct values of a group of numbers, ascending, with running sums before each value.
 
-    values (n,); mass, moment, square (n + 1,): how many numbers lie before, their sum, the sum of
-    their squares. codes: fp16 codes of the values.
+    values (n,); mass, moment, square (n + 1,): the count of the numbers before a value, their sum,
+    and the sum of their squares. codes: fp16 codes of the values.
     """
 
     values: Doubles
@@ -51,7 +51,7 @@ def histogram(numbers: Halves) -> Histogram:
         found = np.flatnonzero(by_rank)
         counts = by_rank[found]
     if found.size and (found[0] <= FIRST or found[-1] >= LAST):
-        raise ConversionError("a weight is infinite or no number; convert the model again.")
+        raise ConversionError("a weight is infinite or NaN; convert the model again.")
     values, weights = VALUE_AT[found], counts.astype(np.float64)
     return Histogram(
         values,

@@ -19,7 +19,7 @@ def quantize_linear(source: Path, target: Path, names: Collection[str], bits: in
         tempfile.TemporaryDirectory(dir=target.parent) as scratch,
     ):
         optimize = importlib.import_module("coremltools.optimize.coreml")
-        opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it only opens
+        opened = Path(scratch) / "opened.mlpackage"  # coremltools rewrites what it opens
         copy_package(source, opened)
         model = coremltools.models.MLModel(str(opened), skip_model_load=True)
         shared = {"mode": "linear_symmetric", "weight_threshold": 0}

@@ -1,20 +1,20 @@
 """The best 2^n values for groups of fp16 numbers: weighted k-means in one dimension.
 
-A cell is a run of neighbouring values that share one centroid; what is sought are the borders
-between cells, for many groups at once:
+A cell is a run of neighbouring values that share one centroid. The search finds the borders between
+cells for many groups at once:
 
-1. start: cells of equal squared error, which is what optimal cells come to in the limit of many
-   (Panter and Dite 1951, Gersho 1979). A walk along the values closes a cell when its error exceeds
-   a bound, and the bound is adjusted until the cells last exactly.
-2. sweep: each cell of the start is divided into bins, and dynamic programming moves all borders
-   together to the best of a few bins on either side, from coarse steps to single bins. It shifts
+1. start: cells of equal squared error, as optimal cells have in the limit of many cells (Panter and
+   Dite 1951, Gersho 1979). A walk along the values closes a cell when its error exceeds a bound,
+   and the bound is adjusted until the wanted number of cells just covers the values.
+2. sweep: each starting cell is divided into bins, and dynamic programming moves all borders
+   together to the best of a few bins on either side, from coarse steps to single bins. This shifts
    whole cells from crowded to sparse regions, which Lloyd's algorithm does only very slowly.
 3. Lloyd's algorithm on the values themselves.
 
-Within [i, j) the squared error is (sum of squares) - moment^2 / mass, and the squares add up to the
-same total whatever the cells: so the sum of moment^2 / mass is to be made as large as possible.
+Within [i, j) the squared error is (sum of squares) - moment^2 / mass. The squares add up to the
+same total for any choice of cells, so the search maximises the sum of moment^2 / mass.
 
-Deterministic, and a group's palette does not depend on the groups beside it.
+The result is deterministic, and a group's palette does not depend on the other groups.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GROUPS_AT_ONCE = 128
 class Palette:
     """values: fp16 (2^bits,), ascending. indices: uint8, flat, one per number of the group.
 
-    squared_error, squared_sum: of the numbers against their values, and of the numbers themselves.
+    squared_error: of the numbers against their palette values. squared_sum: of the numbers.
     """
 
     values: Halves
@@ -51,12 +51,12 @@ class Palette:
 
 
 def palette_of(tensor: Halves, bits: int) -> Palette:
-    """At most 2^bits values for all numbers of a finite fp16 tensor, by least squared error."""
+    """The at most 2^bits values that fit a finite fp16 tensor with the least squared error."""
     return palettes_of([tensor], bits)[0]
 
 
 def palettes_of(groups: Sequence[Halves], bits: int) -> list[Palette]:
-    """A palette for each group of finite fp16 numbers. Raises ConversionError for others."""
+    """A palette for each group of fp16 numbers. Raises ConversionError if any is not finite."""
     return [
         palette
         for start in range(0, len(groups), GROUPS_AT_ONCE)
@@ -88,7 +88,7 @@ def _apply(group: Halves, h: Histogram, values: Halves, count: int) -> Palette:
 
 
 def _centroids(groups: Sequence[Histogram], bits: int) -> list[Doubles]:
-    """2^bits centroids, ascending, of each group of more different values than that."""
+    """2^bits centroids, ascending, for each group; every group has more distinct values."""
     count, per_cell = 1 << bits, BINS_PER_CELL[bits]
     bins = count * per_cell
     edges = [_bin_edges(h, cells, per_cell) for h, cells in _starts(groups, count)]
@@ -111,13 +111,13 @@ def _centroids(groups: Sequence[Histogram], bits: int) -> list[Doubles]:
 
 
 def _starts(groups: Sequence[Histogram], count: int) -> list[tuple[Histogram, Indices]]:
-    """Each group with the count + 1 places that bound the cells of its start."""
+    """Each group with the count + 1 places that bound its starting cells."""
     cells = equal_error_cells(groups, count)
     return [(h, _divide_more(c, count)) for h, c in zip(groups, cells, strict=True)]
 
 
 def _divide_more(cells: Indices, count: int) -> Indices:
-    """Cells at least as many as needed by halving some, spread evenly over those that can be."""
+    """Halve cells, spread evenly over those that can be halved, until there are enough."""
     cells = np.unique(cells)
     while len(cells) <= count:
         sizes = np.diff(cells)
@@ -129,7 +129,7 @@ def _divide_more(cells: Indices, count: int) -> Indices:
 
 
 def _bin_edges(h: Histogram, cells: Indices, per_cell: int) -> Indices:
-    """Places of the values that begin the bins: `per_cell` of equal width in every cell."""
+    """Places of the values that begin the bins: `per_cell` bins of equal width in every cell."""
     inner = cells[1:-1]
     borders = np.concatenate(
         [h.values[:1], (h.values[inner] + h.values[inner - 1]) / 2, h.values[-1:]]
@@ -143,20 +143,20 @@ def _bin_edges(h: Histogram, cells: Indices, per_cell: int) -> Indices:
 
 
 def _sweep(mass: Doubles, moment: Doubles, cuts: Indices, offsets: Indices) -> Indices:
-    """Move every border to one of `offsets` from where it is, so that the cells gain most.
+    """Move every border by one of `offsets`, so that the total gain is largest.
 
-    mass, moment: sums before each bin, (bins + 1, G). cuts: bins at which cells begin, without the
-    first cell, ascending, (cells - 1, G).
+    mass, moment: sums before each bin, (bins + 1, G). cuts: the bins where all cells but the first
+    begin, ascending, (cells - 1, G).
     """
     last, groups = len(mass) - 1, np.arange(mass.shape[1])
     places = np.clip(cuts[:, None, :] + offsets[None, :, None], 0, last)
     flat = places * len(groups) + groups
     m, s = np.take(mass, flat), np.take(moment, flat)  # (cells - 1, W, G)
-    best = np.empty_like(m)  # of all cells before a border, by its place
+    best = np.empty_like(m)  # total gain of the cells before a border, by the border's place
     best[0] = _gain(m[0], s[0])
     shape = (len(offsets), *m.shape[1:])
     dm, ds, crossed = np.empty(shape), np.empty(shape), np.empty(shape, bool)
-    for i in range(1, len(cuts)):  # what `_gain` computes, without new memory: this loop is hot
+    for i in range(1, len(cuts)):  # `_gain` without new memory: this loop is hot
         np.subtract(m[i], m[i - 1][:, None], out=dm)
         np.subtract(s[i], s[i - 1][:, None], out=ds)
         np.less(dm, 0, out=crossed)
@@ -184,7 +184,7 @@ def _gain(mass: Doubles, moment: Doubles) -> Doubles:
 
 
 def _lloyd(h: Histogram, borders: Indices) -> Doubles:
-    """Centroids after assigning and averaging in turn, as many as there are cells."""
+    """Centroids, one per cell, after alternating assignment and averaging."""
     borders = _divide_more(borders, len(borders) - 1)
     centroids = np.diff(h.moment[borders]) / np.diff(h.mass[borders])
     for _ in range(LLOYD_ROUNDS):
@@ -194,7 +194,7 @@ def _lloyd(h: Histogram, borders: Indices) -> Doubles:
             break
         borders = moved
         mass = np.diff(h.mass[borders])
-        kept = mass > 0  # a cell that nothing is nearest to keeps its centroid
+        kept = mass > 0  # a cell without values keeps its centroid
         means = np.diff(h.moment[borders]) / np.where(kept, mass, 1)
         centroids = np.where(kept, means, centroids)
     return centroids

@@ -1,7 +1,7 @@
-"""One option for each item, so that sizes fit and errors add up to as little as possible.
+"""Picks one option per item, so that the sizes fit and the sum of the errors is least.
 
-The multiple-choice knapsack, solved exactly by dynamic programming over sizes, which are rounded up
-to at most CELLS steps: what is chosen always fits.
+This is the multiple-choice knapsack problem, solved exactly by dynamic programming over sizes.
+Sizes are rounded up to at most CELLS steps, so the choice always fits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Choice = tuple[int, float]  # size, error
 class Frontier:
     """The least total error for every size, and the choices behind it.
 
-    least (cells + 1,): with sizes of at most so many steps; infinite where nothing fits.
+    least (cells + 1,): the error by total size in steps; infinite where nothing fits.
     """
 
     step: int
@@ -31,12 +31,12 @@ class Frontier:
     _chosen: NDArray[np.uint8]  # (items, cells + 1)
 
     def within(self, size: int) -> list[int] | None:
-        """The option of each item for a total of at most `size`; None where none fits."""
+        """The option of each item for a total of at most `size`; None if nothing fits."""
         cell = min(size // self.step, len(self.least) - 1)
         return self._picked(cell) if cell >= 0 and np.isfinite(self.least[cell]) else None
 
     def reaching(self, error: float) -> list[int] | None:
-        """The smallest choice whose errors add up to at most `error`; None where none does."""
+        """The smallest choice whose errors add up to at most `error`; None if there is none."""
         cells = np.flatnonzero(self.least <= error)
         return self._picked(int(cells[0])) if cells.size else None
 
@@ -52,11 +52,11 @@ def frontier(items: Sequence[Sequence[Choice]]) -> Frontier:
     """The best choice for every size.
 
     Args:
-        items: for each its options; sizes in bytes, errors not negative.
+        items: the options of each item; sizes in bytes, errors not negative.
     """
     largest = sum(max(size for size, _ in item) for item in items)
     step = max(FINEST, -(-largest // CELLS))
-    # each size is rounded up on its own
+    # every size is rounded up separately
     cells = sum(max(_steps(size, step) for size, _ in item) for item in items)
     least = np.zeros(cells + 1)
     chosen = np.zeros((len(items), cells + 1), np.uint8)

@@ -1,8 +1,8 @@
 """Palettes for many stored weights, spread over processes.
 
-Weights are taken in batches, because the search for palettes runs for many groups of numbers at
-once; a batch is read from the weight file and comes back packed, so that little travels between
-processes. Results do not depend on batches or on the number of processes.
+Weights are processed in batches, because the palette search handles many groups of numbers at once.
+Each process reads its batch from the weight file and returns it packed, so that little data passes
+between processes. Results do not depend on the batches or on the number of processes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .kmeans import Palette, palettes_of
 
 BATCH_GROUPS = 128
 BATCH_ELEMENTS = 1 << 23
-WORTH_A_PROCESS = 1 << 24  # numbers; starting one takes as long as palettizing these
+WORTH_A_PROCESS = 1 << 24  # numbers; starting a process takes as long as palettizing these
 MOST_PROCESSES = 8
 
 
 @dataclass(frozen=True)
 class Job:
-    """A weight to palettize: where it lies, and how many channels along `axis` share a palette.
+    """A weight to palettize: its place, and how many channels along `axis` share a palette.
 
-    group: None for one palette for all of it.
+    group: None for a single palette.
     """
 
     file: Path
@@ -63,7 +63,7 @@ class PackedPalettes:
     squared_sum: float
 
     def dense(self, shape: tuple[int, ...]) -> Halves:
-        """The weight that they stand for, in its own shape."""
+        """The weight they encode, in its own shape."""
         indices = unpack(self.indices, f"uint{self.bits}", int(np.prod(shape))).reshape(shape)
         first = np.swapaxes(indices, 0, self.axis)
         rows = first.reshape(len(self.values), -1).astype(np.intp)
@@ -72,7 +72,7 @@ class PackedPalettes:
 
 
 def default_processes(elements: int) -> int:
-    """As many as there are processors for this process, and work for them."""
+    """One process per processor available to this one, but no more than the work justifies."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, MOST_PROCESSES, elements // WORTH_A_PROCESS))
 
@@ -82,10 +82,10 @@ def run_jobs(
     processes: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[PackedPalettes]:
-    """The palettes of each job, in order. Raises ConversionError for weights that are no numbers.
+    """The palettes of each job, in order. Raises ConversionError for weights that are not finite.
 
     Args:
-        processes: None chooses by the work and the processors there are.
+        processes: None chooses by the work and the available processors.
     """
     elements = sum(job.elements for job in jobs)
     processes = processes or default_processes(elements)
@@ -129,7 +129,7 @@ def _run(
 
 
 def palettize_batch(jobs: Sequence[Job]) -> list[PackedPalettes]:
-    """The palettes of jobs of equal bits, computed together."""
+    """The palettes of jobs with the same number of bits, computed together."""
     files = {file: WeightFile(file) for file in {job.file for job in jobs}}
     rows = [_rows(job, files[job.file]) for job in jobs]
     out: list[PackedPalettes] = []
@@ -142,7 +142,7 @@ def palettize_batch(jobs: Sequence[Job]) -> list[PackedPalettes]:
 
 
 def _rows(job: Job, file: WeightFile) -> Halves:
-    """The numbers of a weight, a row per group."""
+    """The numbers of a weight, one row per group."""
     weight = file.read(job.offset, "fp16", job.elements).reshape(job.shape)
     return np.ascontiguousarray(np.swapaxes(weight, 0, job.axis)).reshape(job.groups, -1)
 

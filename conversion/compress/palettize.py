@@ -1,7 +1,7 @@
-"""A bundle becomes a smaller one: weights as indices into small tables, or as scaled integers.
+"""Makes a bundle smaller: weights become indices into small tables, or scaled integers.
 
 Enters: a bundle with fp16 weights and a plan. Leaves: a new bundle, and a report that names every
-weight that kept its 16 bits and says why.
+weight left at 16 bits and gives the reason.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from .settings import PlannedWeight, Setting, uniform_plan
 
 @dataclass(frozen=True)
 class WeightReport:
-    """One weight of a package: bits it has now, and why it kept 16 if it did.
+    """One weight of a package: its bits now, and the reason if it kept 16.
 
-    snr: of the stored weight against its fp16 numbers in dB; None where it kept them or was not
+    snr: of the stored weight against its fp16 numbers, in dB; None if it kept them or was not
     palettized here.
     """
 
@@ -52,7 +52,7 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class PalettizeReport:
-    """What happened to every weight, and the bytes of all packages before and after.
+    """The outcome for every weight, and the bytes of all packages before and after.
 
     snr: of all palettized weights together, in dB.
     """
@@ -77,15 +77,15 @@ def palettize(
     processes: int | None = None,
     max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
-    """Write a bundle whose weights all have one setting, as far as they can take it.
+    """Write a bundle that stores every weight with one setting, where the weight allows it.
 
     Args:
-        setting: or bits alone, for one palette per weight.
+        setting: a plain number of bits means one palette per weight.
         protect_ends: leave the first and last convolutions of each level alone.
-        processes: None chooses by the work and the processors there are.
-        max_package_mb: packages that are larger even now are split; None: none is.
+        processes: None chooses by the work and the available processors.
+        max_package_mb: split packages that are still larger; None splits none.
 
-    Raises ConversionError when the bundle is compressed already or its system lacks the setting.
+    Raises ConversionError if the bundle is already compressed or its system lacks the setting.
     """
     setting = Setting(setting) if isinstance(setting, int) else setting
     refuse_compressed(bundle)
@@ -102,9 +102,9 @@ def palettize_by_recipe(
     processes: int | None = None,
     max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
-    """Write a bundle whose weights have the bits of a recipe, named as the recipe is.
+    """Write a bundle whose weights have the bits of a recipe; its variant is the recipe's name.
 
-    Raises ConversionError when the bundle is compressed already or the recipe does not fit it.
+    Raises ConversionError if the bundle is already compressed or the recipe does not fit it.
     """
     refuse_compressed(bundle)
     plan = recipe_plan(bundle, recipe)
@@ -112,11 +112,11 @@ def palettize_by_recipe(
 
 
 def refuse_compressed(bundle: Bundle) -> None:
-    """Raises ConversionError unless all weights of the bundle are fp16."""
+    """Raise ConversionError unless all weights of the bundle are fp16."""
     if any(p.weight_bits != 16 for p in bundle.manifest.packages):
         raise ConversionError(
-            f"{bundle.path}: is compressed already ({bundle.manifest.variant}); start from the "
-            "fp16 bundle, each compression adds its error."
+            f"{bundle.path}: is already compressed ({bundle.manifest.variant}); start from the "
+            "fp16 bundle, because every compression adds error."
         )
 
 
@@ -139,7 +139,7 @@ def apply_plan(
         bits: dict[str, int] = {}
         for info in bundle.manifest.packages:
             mine = [p for p in plan if p.package == info.name]
-            if not (folder / info.path).exists():  # else a function of one that is written already
+            if not (folder / info.path).exists():  # else a function of a package already written
                 say(f"{info.name}: writing")
                 weights += _write_package(bundle, info, folder, mine, palettes)
                 bits[info.path] = min((p.setting.bits for p in mine if p.setting), default=16)
@@ -163,12 +163,12 @@ def apply_plan(
 def _pieces(
     bundle: Bundle, folder: Path, info: PackageInfo, limit_mb: float | None
 ) -> list[PackageInfo]:
-    """The entry of a package, or those of the pieces that it is split into."""
+    """The entry of a package, or the entries of the pieces it is split into."""
     if limit_mb is None or package_size(folder / info.path) <= limit_mb * 1e6:
         return [info]
     if bundle.function(info) is not None:
         raise ConversionError(
-            f"{info.path}: takes more than {limit_mb:g} MB and cannot be split, because its "
+            f"{info.path}: is larger than {limit_mb:g} MB and cannot be split, because its "
             "functions share their weights; raise --max-package-mb."
         )
     names = split_to_fit(folder, info.name, limit_mb, bundle.manifest.provenance.license)
@@ -202,17 +202,17 @@ def _write_package(
     plan: Sequence[PlannedWeight],
     palettes: dict[tuple[str, Where], PackedPalettes],
 ) -> list[WeightReport]:
-    """Write one package into `folder`; what happened to each of its weights."""
+    """Write one package into `folder`; returns a report per weight."""
     source, target = bundle.file(info.path), folder / info.path
     linear = [p for p in plan if p.setting and p.setting.form == "linear"]
     if linear and len(Package.open(source).functions) > 1:
         raise ConversionError(
-            f"{info.path}: whole numbers need packages of one function; use palettes, or another "
-            "layout."
+            f"{info.path}: linear weights need a package with one function; use palettes or "
+            "another layout."
         )
     here = {where: found for (package, where), found in palettes.items() if package == info.name}
     if here and linear:
-        raise ConversionError(f"{info.name}: palettes and linear weights do not mix.")
+        raise ConversionError(f"{info.name}: palettes and linear weights cannot be mixed.")
     if linear:
         bits = {p.setting.bits for p in linear if p.setting}
         quantize_linear(source, target, {p.weight.name for p in linear}, bits.pop())
@@ -232,7 +232,7 @@ def _report(
     if p.setting is None:
         return WeightReport(p.package, name, elements, 16, p.reason)
     if name in plain:
-        return WeightReport(p.package, name, elements, 16, "left as it was by coremltools")
+        return WeightReport(p.package, name, elements, 16, "coremltools left it unchanged")
     found = palettes.get((p.weight.stored.file, p.weight.stored.offset))
     snr = _snr(found.squared_sum, found.squared_error) if found else None
     return WeightReport(p.package, name, elements, p.setting.bits, None, snr)

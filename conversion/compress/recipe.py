@@ -1,4 +1,4 @@
-"""A recipe: how many bits each weight of a bundle gets. Strict JSON, written and read here.
+"""A recipe: the number of bits for each weight of a bundle. Strict JSON, written and read here.
 
     {"schema": 1, "name": "balanced", "group": null, "protect_ends": true,
      "bits": {"core_16": {"p_level_conv_in_weight_to_fp16": 6, ...}, ...}}
@@ -36,8 +36,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 class Recipe:
     """bits: by package and weight; 16 leaves a weight alone.
 
-    group: output channels that share a palette, None for one palette per weight. protect_ends: the
-    first and last convolutions of each level are no part of the recipe.
+    group: output channels that share a palette; None for one palette per weight. protect_ends: the
+    recipe leaves out the first and last convolutions of each level.
     """
 
     schema: int
@@ -49,7 +49,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schema != SCHEMA_VERSION:
             raise ConversionError(
-                f"recipe: has schema {self.schema}, this version reads {SCHEMA_VERSION}."
+                f"recipe: has schema {self.schema}, but this version reads {SCHEMA_VERSION}."
             )
         if not _NAME.fullmatch(self.name):
             raise ConversionError(
@@ -68,14 +68,14 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises MdmError with one sentence for anything that is none."""
+    """Read a recipe. Raises MdmError with one sentence for anything else."""
     return read_config(Recipe, path, MAX_BYTES)
 
 
 def recipe_plan(bundle: Bundle, recipe: Recipe) -> list[PlannedWeight]:
-    """Every weight of the bundle with the setting of the recipe.
+    """Every weight of the bundle with its setting from the recipe.
 
-    Raises ConversionError where a name, or what the weight or the system can take, does not fit.
+    Raises ConversionError if a name does not match, or the weight or system lacks the setting.
     """
     plan: list[PlannedWeight] = []
     packages = [info.name for info in whole_packages(bundle)]

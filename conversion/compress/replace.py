@@ -1,9 +1,9 @@
-"""A package with some of its constants replaced by palettes, all else being as it was.
+"""Replaces some constants of a package by palettes and leaves the rest unchanged.
 
-Enters: a package and palettes by where the weights lie. Leaves: a package whose program holds a
-`constexpr_lut_to_dense` of the same name in the place of each, in the form that coremltools writes.
-Nothing is re-compiled: coremltools would run all of its passes over the program, which takes longer
-than finding the palettes. A weight that several functions share stays one.
+Enters: a package, and palettes by the place of their weights. Leaves: a package whose program has a
+`constexpr_lut_to_dense` of the same name instead of each constant, in the form coremltools writes.
+Nothing is recompiled: coremltools would run all its passes over the program, which takes longer
+than finding the palettes. A weight shared by several functions stays shared.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..packages.weightfile import WeightFileWriter
 from .palette_jobs import PackedPalettes
 
 OLD_OPSETS = ("CoreML6", "CoreML7")  # iOS 16 and 17: one palette per weight, among the attributes
-IN_PLACE = 10  # constants of fewer numbers stand in the program itself
+IN_PLACE = 10  # smaller constants are stored in the program itself
 
-# what MIL calls its element types
+# MIL's names for its element types
 _TYPE_CODES = {
     "fp16": 10,
     "uint1": 37,
@@ -36,7 +36,7 @@ _TYPE_CODES = {
 
 
 def replace_weights(source: Path, target: Path, palettes: Mapping[Where, PackedPalettes]) -> None:
-    """Write the package `source` to `target` with `palettes` in the place of stored weights.
+    """Write the package `source` to `target` with `palettes` instead of the stored weights.
 
     Raises ExecutionError for a damaged package.
     """
@@ -45,14 +45,14 @@ def replace_weights(source: Path, target: Path, palettes: Mapping[Where, PackedP
 
 
 class _ByPalettes:
-    """Turns stored constants into lookups in their palettes."""
+    """Turns stored constants into palette lookups."""
 
     def __init__(self, palettes: Mapping[Where, PackedPalettes]) -> None:
         self._palettes = palettes
         self._written: dict[Where, tuple[int, int]] = {}  # indices and values of palettes
 
     def __call__(self, operation: Any, opset: str, writer: WeightFileWriter) -> bool:
-        """Whether the operation was a constant with a palette, and is a lookup now."""
+        """Turn a constant that has a palette into a lookup; returns whether it did."""
         if operation.type != "const":
             return False
         stored = operation.attributes["val"].blobFileValue
@@ -71,7 +71,7 @@ class _ByPalettes:
         opset: str,
         writer: WeightFileWriter,
     ) -> None:
-        """Turn the `const` into a lookup that puts out the same name."""
+        """Turn the `const` into a lookup whose output has the same name."""
         dimensions = operation.outputs[0].type.tensorType.dimensions
         shape = [int(d.constant.size) for d in dimensions]
         old = opset in OLD_OPSETS
@@ -81,7 +81,7 @@ class _ByPalettes:
         packed_type = "uint8" if old else f"uint{palette.bits}"
         packed_count = len(palette.indices) if old else count
         if where not in self._written:
-            # values first among attributes, indices first among inputs: as coremltools has it
+            # coremltools puts values first among attributes and indices first among inputs
             values = 0
             indices = writer.add(palette.indices, packed_type, packed_count)
             if palette.values.size >= IN_PLACE:
@@ -107,7 +107,7 @@ class _ByPalettes:
 
 
 class _Inputs:
-    """Inputs of an operation, each a value in place."""
+    """Inputs of an operation, each an immediate value."""
 
     def __init__(self, operation: Any) -> None:
         self._operation = operation
@@ -117,7 +117,7 @@ class _Inputs:
 
 
 def _fill(value: Any, dtype: str, shape: list[int], content: int | bytes) -> None:
-    """Make a value of the bytes given, or of those at an offset of the weight file."""
+    """Fill a value with the given bytes, or with a reference to an offset in the weight file."""
     tensor = value.type.tensorType
     tensor.dataType, tensor.rank = _TYPE_CODES[dtype], len(shape)
     for size in shape:

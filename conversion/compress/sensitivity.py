@@ -1,12 +1,12 @@
-"""How much each weight of a bundle matters: the error of predictions when it alone has few bits.
+"""Measures how much each weight matters: the prediction error if it alone has few bits.
 
-Enters: an fp16 bundle and its model. Leaves: for every weight and every number of bits the bytes it
-then takes and the error it then causes, as strict JSON.
+Enters: an fp16 bundle and its model. Leaves: the size of every weight at every number of bits and
+the error this causes, as strict JSON.
 
 The error is the noise-to-signal ratio of the predictions on noisy images of real trajectories:
-squared error over squared value, the mean of all levels and noise levels. It is measured at
-MEASURED bits. In between and beyond it follows the squared error of the weight itself, which the
-palettes tell exactly: a small error of a weight passes through a network in proportion.
+squared error over squared value, averaged over all levels and noise levels. It is measured at
+MEASURED bits. At other bits it is scaled with the squared error of the weight itself, which the
+palettes give exactly, because a small weight error passes through a network in proportion.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from .settings import (
 SCHEMA_VERSION = 1
 MEASURED = (4, 2)
 MAX_BYTES = 64 << 20  # of a file of sensitivities
-OPERATION_BYTES = 160  # by which a lookup is longer than the constant it replaces, at most
+OPERATION_BYTES = 160  # the most that a lookup adds to the constant it replaces
 
 
 @dataclass(frozen=True)
 class Option:
-    """A weight stored in `bits`: what it takes, and the noise-to-signal ratio that it causes."""
+    """A weight stored in `bits`: its size, and the noise-to-signal ratio that this causes."""
 
     bits: int
     bytes: int
@@ -54,7 +54,7 @@ class Option:
 
     def __post_init__(self) -> None:
         if self.bits not in (*PALETTE_BITS, 16) or self.bytes < 0 or self.error < 0:
-            raise ConversionError(f"option: {self} is none that a weight can take.")
+            raise ConversionError(f"option: {self} is not an option that a weight can have.")
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class WeightSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All weights that may be compressed. bundle: digest of the fp16 bundle that was measured.
+    """All weights that may be compressed. bundle: digest of the measured fp16 bundle.
 
-    group: channels per palette. fixed_bytes: of all packages but for these weights. times: table
-    indices of the noisy images. prompts: how many trajectories.
+    group: channels per palette. fixed_bytes: of all packages without these weights. times: table
+    indices of the noisy images. prompts: number of trajectories.
     """
 
     schema: int
@@ -93,7 +93,7 @@ class Sensitivity:
         return sum(w.elements for w in self.weights)
 
     def uniform_bytes(self, bits: int) -> int:
-        """Of a bundle whose weights all have `bits`, where they can."""
+        """Size of a bundle whose weights all have `bits`, where they can."""
         return self.fixed_bytes + sum(
             next((o.bytes for o in w.options if o.bits == bits), w.options[0].bytes)
             for w in self.weights
@@ -101,11 +101,11 @@ class Sensitivity:
 
 
 def read_sensitivity(path: Path, bundle: Bundle) -> Sensitivity:
-    """A file that `to_json` made for this very bundle. Raises MdmError."""
+    """Read a file that `to_json` made for this same bundle. Raises MdmError."""
     found = read_config(Sensitivity, path, MAX_BYTES)
     if found.schema != SCHEMA_VERSION:
         raise ConversionError(
-            f"{path}: has schema {found.schema}, this version reads {SCHEMA_VERSION}; measure "
+            f"{path}: has schema {found.schema}, but this version reads {SCHEMA_VERSION}; measure "
             "again."
         )
     if found.bundle != bundle.manifest.digest:
@@ -139,12 +139,12 @@ def measure_sensitivity(
     say: Callable[[str], None] = lambda _: None,
     processes: int | None = None,
 ) -> Sensitivity:
-    """Measure every weight that can take palettes.
+    """Measure every weight that can have palettes.
 
     Args:
-        group: output channels that share a palette. prompts: trajectories, up to 8.
+        group: output channels that share a palette. prompts: number of trajectories, up to 8.
 
-    Raises ConversionError or BundleError: the source is not the model of the bundle.
+    Raises ConversionError or BundleError if the source is not the model of the bundle.
     """
     plans = option_plans(bundle, group, protect_ends)
     keys = _keys(plans)
@@ -188,7 +188,7 @@ def measure_sensitivity(
 def option_plans(
     bundle: Bundle, group: int | None, protect_ends: bool
 ) -> dict[int, list[PlannedWeight]]:
-    """For each number of bits the weights that can take it. Raises ConversionError for none."""
+    """The weights that can have each number of bits. Raises ConversionError if there are none."""
     plans: dict[int, list[PlannedWeight]] = {}
     for bits in PALETTE_BITS:
         if bits == 3 and bundle.manifest.target == "iOS17":
@@ -196,7 +196,7 @@ def option_plans(
         plan = uniform_plan(bundle, Setting(bits, group=group), protect_ends)
         plans[bits] = [p for p in plan if p.setting is not None]
     if not any(plans.values()):
-        raise ConversionError(f"{bundle.path}: none of its weights can be palettized like this.")
+        raise ConversionError(f"{bundle.path}: none of its weights can be palettized this way.")
     return plans
 
 
@@ -205,7 +205,7 @@ def _keys(plans: dict[int, list[PlannedWeight]]) -> dict[Key, PlannedWeight]:
 
 
 class _Judge:
-    """Predictions of the whole network against those of its fp16 weights, at every probe."""
+    """Compares the network's predictions with those of its fp16 weights at every probe."""
 
     def __init__(self, net: CompressedNetwork, record: Trajectory, text: TextInputs | None) -> None:
         self.net, self.record, self._text = net, record, text
@@ -213,7 +213,7 @@ class _Judge:
         self._reference = self._predictions(self._conditioning)
 
     def error(self, weights: dict[Key, NDArray[Any]], with_text: bool) -> float:
-        """Noise-to-signal ratio with `weights` in place. with_text: they are on the way of text."""
+        """Noise-to-signal ratio with `weights` in place. with_text: they affect the text path."""
         before = self.net.exchange(weights)
         conditioning = self.net.condition(self._text) if with_text else self._conditioning
         found = self._predictions(conditioning)
@@ -233,7 +233,7 @@ class _Judge:
 
 
 def _options(found: dict[int, PackedPalettes], measured: dict[int, float]) -> list[Option]:
-    """From many bits to few; what is not measured goes with the squared error of the weight."""
+    """Options from many bits to few; unmeasured errors scale with the weight's squared error."""
     options: list[Option] = []
     worst = 0.0
     for bits in sorted(found, reverse=True):
@@ -242,7 +242,7 @@ def _options(found: dict[int, PackedPalettes], measured: dict[int, float]) -> li
         error = measured.get(near, 0.0)
         if near != bits and found[near].squared_error > 0:
             error *= palettes.squared_error / found[near].squared_error
-        worst = max(worst, error)  # chance may let fewer bits look better
+        worst = max(worst, error)  # fewer bits may look better by chance
         size = record_bytes(palettes.indices.size) + OPERATION_BYTES
         if palettes.values.size >= IN_PLACE:
             size += record_bytes(palettes.values.nbytes)

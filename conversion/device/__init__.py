@@ -1,7 +1,7 @@
-"""How fast, how large and how good a bundle is on this device, cell by cell, and what to choose.
+"""Measures speed, memory and quality of bundles on this device, and recommends one to ship.
 
     plan (cells, minutes) -> measure (each cell a process) -> results (append-only) -> doctor
 
-Core ML on a Mac, which has not been run on one so far; elsewhere the executor, which proves this
-harness and says nothing about a device.
+On a Mac it uses Core ML (not run on a Mac so far). Elsewhere it uses the executor, which proves the
+harness but says nothing about a device.
 """

@@ -1,7 +1,7 @@
-"""What is measured where: the cells of a plan, in the order in which they run.
+"""The cells of a plan: what is measured on which unit, in running order.
 
-A cell is one bundle on one compute unit, in a process of its own. Rounds repeat the whole plan, so
-that units and bundles alternate and a machine that warms up hits all alike.
+A cell is one bundle on one compute unit, in its own process. Rounds repeat the whole plan, so that
+units and bundles alternate and a machine that warms up affects all of them alike.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Kind = Literal["packages", "pictures", "sustained"]
 ROUNDS = 2
 PACKAGE_REPETITIONS, PICTURE_REPETITIONS, SUSTAINED_PICTURES = 30, 10, 10
 
-# operations per second for the minutes of a plan: cautious, and no claim about any device
+# operations per second for a plan's minutes: a cautious guess, not a claim about any device
 _PACE: dict[Units, float] = {"executor": 10e9, "cpuOnly": 50e9}
 _PACE_ELSEWHERE = 200e9
 _LOAD_MINUTES: dict[Units, float] = {"executor": 0.05, "cpuOnly": 0.1, "cpuAndGPU": 0.3}
-_LOAD_MINUTES_ELSEWHERE = 2.0  # a first load for the Neural Engine compiles for minutes
+_LOAD_MINUTES_ELSEWHERE = 2.0  # the first load for the Neural Engine compiles for minutes
 
 
 @dataclass(frozen=True)
 class Cell:
-    """bundle: its folder's name, for people; digest: what it is. steps: of each kind of picture.
+    """bundle: folder name, for people; digest: identifies it. steps: of each kind of picture.
 
-    evaluations: of the network per step, 2 with guidance. round: counted from 1.
+    evaluations: network calls per step, 2 with guidance. round: counted from 1.
     """
 
     bundle: str
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """The same for the same measurement, wherever the bundle lies."""
+        """Identical for the same measurement, wherever the bundle is stored."""
         steps = "-".join(map(str, self.steps)) or "none"
         return (
             f"{self.digest[:12]}.{self.units}.{self.kind}.steps-{steps}.x{self.evaluations}."
@@ -60,7 +60,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a plan is to hold. steps: none for the bundle's own default."""
+    """The contents requested for a plan. steps: empty for the bundle's own default."""
 
     units: tuple[Units, ...]
     steps: tuple[int, ...] = ()
@@ -72,7 +72,7 @@ class Demand:
 
 
 def plan(bundles: Sequence[Bundle], demand: Demand) -> list[Cell]:
-    """Cells in their order. Raises MdmError for steps that a bundle does not take."""
+    """Cells in running order. Raises MdmError for steps that a bundle does not allow."""
     cells: list[Cell] = []
     for number in range(1, ROUNDS + 1):
         for kind in ("packages", "pictures"):
@@ -119,12 +119,12 @@ def _check_steps(bundle: Bundle, steps: Iterable[int]) -> None:
         if not fits:
             raise MdmError(
                 f"steps: {bundle.path} takes {sampler.minimum_steps} to {sampler.maximum_steps}"
-                f"{'' if student is None else ', whatever divides the last'}, got {count}."
+                f"{'' if student is None else ', and only divisors of the last'}, got {count}."
             )
 
 
 def minutes(cell: Cell, bundle: Bundle) -> float:
-    """For planning alone: from counted operations and a cautious pace, with loading."""
+    """Planning estimate: counted operations at a cautious pace, plus loading."""
     flops = {"text": 0, "prompt": 0, "step": 0}
     packages = [p for p in bundle.manifest.packages if _in_full_nest(bundle, p.side)]
     for info in packages:

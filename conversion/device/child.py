@@ -1,6 +1,6 @@
-"""One cell, measured in a process that nothing else has touched; `run` starts it by `python -m`.
+"""Measures one cell in a fresh process; `run` starts it with `python -m`.
 
-Reads what to measure as JSON from stdin, writes the cell's record as the last line on stdout.
+Reads the cell as JSON from stdin and writes its record as the last line on stdout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(
 
 
 def blank(cell: Cell, bundle: Bundle) -> dict[str, Any]:
-    """A record of a cell of which nothing was measured; status and reason are to be set."""
+    """A record of a cell without measurements; the caller sets status and reason."""
     now = asdict(conditions())
     return {
         "schema": 1,
@@ -74,7 +74,7 @@ def record_of(cell: Cell, bundle: Bundle, cache: Path) -> dict[str, Any]:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is not the record
+    os.dup2(2, 1)  # keeps library output out of the record
     asked = json.load(sys.stdin)
     cell = Cell(**asked["cell"] | {"steps": tuple(asked["cell"]["steps"])})
     record = record_of(cell, Bundle.open(Path(asked["bundle"])), Path(asked["cache"]))

@@ -1,6 +1,7 @@
-"""Whether a machine is fit to be measured: its thermal state and its low-power mode.
+"""Whether a machine is fit for measuring: its thermal state and its low-power mode.
 
-Asked of NSProcessInfo through the Objective-C runtime; not run on a Mac so far. Elsewhere unknown.
+Read from NSProcessInfo through the Objective-C runtime (not run on a Mac so far); unknown on other
+systems.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ _STATES: tuple[Thermal, ...] = ("nominal", "fair", "serious", "critical")
 
 @dataclass(frozen=True)
 class Conditions:
-    """None: the system does not say."""
+    """None: the system does not report it."""
 
     thermal: Thermal | None
     low_power: bool | None
 
 
 def conditions() -> Conditions:
-    """Of this moment."""
+    """The conditions at this moment."""
     if sys.platform != "darwin":
         return Conditions(None, None)
     state, low = _ask("thermalState"), _ask("isLowPowerModeEnabled")
@@ -36,7 +37,7 @@ def conditions() -> Conditions:
 
 
 def violations(before: Conditions, after: Conditions) -> list[str]:
-    """What makes numbers taken in between doubtful, as sentences."""
+    """Reasons to doubt numbers measured between the two moments, as clauses."""
     found: list[str] = []
     if before.thermal not in ("nominal", None):
         found.append(f"the thermal state was {before.thermal} at the start, not nominal")
@@ -45,7 +46,7 @@ def violations(before: Conditions, after: Conditions) -> list[str]:
     if after.thermal in ("serious", "critical"):
         found.append(f"the thermal state was {after.thermal} at the end")
     if after.low_power and not before.low_power:
-        found.append("low-power mode was switched on meanwhile")
+        found.append("low-power mode was switched on during the measurement")
     return found
 
 

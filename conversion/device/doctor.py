@@ -1,8 +1,8 @@
-"""Reads results and says what to ship: layout, variant and compute unit, with the reason.
+"""Reads results and recommends what to ship: layout, variant and compute unit, with the reason.
 
-Cells of the same bundle and unit are pooled over their rounds. What fell back to the CPU, failed,
-or makes poor pictures is named and left out; of the rest the fastest is taken, and of those that
-are about as fast the smallest.
+Cells of the same bundle and unit are pooled over their rounds. Candidates that fell back to the
+CPU, failed or make poor pictures are named and left out. Of the rest it takes the fastest, and
+among those about as fast, the smallest.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 from .results import Record
 
-LEAST_PSNR = 20.0  # of pictures, in dB: below it they visibly differ from the network's
-ABOUT = 1.05  # as fast as the fastest, within what repetitions scatter
-THROTTLED = 1.3  # sustained pictures that slow down by more are named
+LEAST_PSNR = 20.0  # of pictures, in dB: below it, they visibly differ from the network's
+ABOUT = 1.05  # times the fastest: within the scatter of repetitions
+THROTTLED = 1.3  # a larger slowdown in sustained pictures is reported
 
 HARNESS_ONLY = (
-    "These cells ran on the executor, which stands in for Core ML where there is none: they prove "
-    "this harness only and say nothing about any device. Run mdm bench device on a Mac."
+    "These cells ran on the executor, which stands in where Core ML is missing: they only prove "
+    "this harness and say nothing about any device. Run mdm bench device on a Mac."
 )
 
 
 @dataclass
 class Candidate:
-    """One bundle on one unit, all that was measured of it. seconds: of pictures, by steps."""
+    """One bundle on one unit with all its measurements. seconds: of pictures, by steps."""
 
     bundle: str
     layout: str
@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Advice:
-    """best: None where there is nothing to recommend. notes: one sentence each."""
+    """best: None if there is nothing to recommend. notes: one sentence each."""
 
     best: Candidate | None
     reason: str
@@ -85,7 +85,7 @@ class Advice:
 
 
 def advise(records: Sequence[Record], least_psnr: float = LEAST_PSNR) -> Advice:
-    """What to ship, from the cells of one device."""
+    """Recommend what to ship, from the cells of one device."""
     if all(record["engine"] == "executor" for record in records):
         found = candidates(records)
         return Advice(None, HARNESS_ONLY, tuple(_notes(found, least_psnr)), True)
@@ -93,12 +93,12 @@ def advise(records: Sequence[Record], least_psnr: float = LEAST_PSNR) -> Advice:
     found = candidates(on_device)
     notes = _notes(found, least_psnr)
     if len(on_device) < len(records):
-        notes.append(f"{len(records) - len(on_device)} cells of the executor were left out.")
+        notes.append(f"{len(records) - len(on_device)} executor cells were left out.")
     devices = {(r["machine"]["model"], r["machine"]["os_version"]) for r in on_device}
     if len(devices) > 1:
         known = ", ".join(sorted(f"{model} with {version}" for model, version in devices))
         return Advice(
-            None, f"The cells are of several devices ({known}); give one file each.", (), False
+            None, f"The cells come from several devices ({known}); give one file each.", (), False
         )
     fit = [c for c in found if c.picture is not None and not _unfit(c, least_psnr)]
     if not fit:
@@ -112,7 +112,7 @@ def advise(records: Sequence[Record], least_psnr: float = LEAST_PSNR) -> Advice:
 
 
 def candidates(records: Sequence[Record]) -> list[Candidate]:
-    """Cells pooled by bundle and unit, in the order of their first one."""
+    """Cells pooled by bundle and unit, in the order of each one's first cell."""
     found: dict[tuple[str, str, str], Candidate] = {}
     for r in records:
         key = (r["digest"], r["units"], r["engine"])
@@ -140,7 +140,7 @@ def _add(to: Candidate, r: Record) -> None:
     for row in r["floor"] or ():
         if row["cpu_fallback"]:
             to.fallbacks.append(
-                f"{row['package']} took {1e3 * row['seconds']:.1f} ms, and "
+                f"{row['package']} took {1e3 * row['seconds']:.1f} ms and "
                 f"{1e3 * row['cpu_seconds']:.1f} ms on the CPU alone"
             )
     if r["quality"] is not None:
@@ -151,7 +151,7 @@ def _add(to: Candidate, r: Record) -> None:
 
 
 def _unfit(c: Candidate, least_psnr: float) -> list[str]:
-    """Why a candidate is not to be shipped."""
+    """Reasons not to ship a candidate."""
     out = [f"{f}: it fell back to the CPU, or gains nothing from the unit" for f in c.fallbacks]
     out += c.failures
     if least_psnr == 0:
@@ -193,8 +193,8 @@ def _reason(best: Candidate, compared: Sequence[Candidate], steps: int) -> str:
         (statistics.median(c.seconds[steps]), c.name) for c in compared if c is not best
     )
     if not others:
-        return f"{text}; nothing else that is fit was measured."
+        return f"{text}; no other fit candidate was measured."
     second, name = others[0]
     if second < seconds:
-        return f"{text}; {name} takes {second:.2f} s, which is no more than scatter, and is larger."
+        return f"{text}; {name} is larger and takes {second:.2f} s, which is within the scatter."
     return f"{text}; the next is {name} with {second:.2f} s."

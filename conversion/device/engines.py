@@ -1,4 +1,4 @@
-"""What runs the packages of a cell: Core ML on some compute units, or the executor."""
+"""The engine that runs a cell's packages: Core ML on some compute units, or the executor."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .placement import Placement, placement_of
 
 @dataclass(frozen=True)
 class Engine:
-    """load: what is measured. cpu: the same on the CPU alone, as a floor; None where load is that.
+    """load: the loader to measure. cpu: the same on the CPU alone, as a floor; None if load is it.
 
-    placement: where the operations of a package (its path, its function) are meant to run.
+    placement: where the system plans to run the operations of a package (its path, its function).
     """
 
     name: Literal["coreml", "executor"]
@@ -32,7 +32,7 @@ class Engine:
 
 
 def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache: Path) -> Engine:
-    """cache: where compiled packages are kept, since the system remembers those by their path.
+    """cache: folder for compiled packages, because the system remembers them by path.
 
     Raises ConversionError for Core ML on anything but macOS.
     """
@@ -40,7 +40,7 @@ def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache
         return Engine("executor", executor(precision))
     if sys.platform != "darwin":
         raise ConversionError(
-            "compute-units: those of Core ML need macOS; leave the option out to run the executor."
+            "compute-units: Core ML units need macOS; leave the option out to run the executor."
         )
     folder = cache / bundle.manifest.digest
 

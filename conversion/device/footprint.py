@@ -1,8 +1,8 @@
-"""The most memory that this process had at once.
+"""The peak memory of this process.
 
-Linux: VmHWM, which starts anew with the program (getrusage would carry over what the parent had).
-macOS: the lifetime maximum of phys_footprint, the number that the system's limits go by and that
-holds what the GPU and the Neural Engine keep for the process; not run on a Mac so far.
+Linux: VmHWM, which starts afresh with the program (getrusage would carry over the parent's peak).
+macOS: the lifetime maximum of phys_footprint, on which the system's limits are based and which
+includes memory held for the process by the GPU and the Neural Engine; not run on a Mac so far.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INFO_V4, _UUID_FIELDS, _FIELDS, _LIFETIME_MAXIMUM = 4, 2, 40, 28
 
 
 def peak_bytes() -> int | None:
-    """Bytes; None where the system does not say."""
+    """Peak memory in bytes; None if the system does not report it."""
     if sys.platform == "darwin":
         return _lifetime_maximum()
     return _high_water()

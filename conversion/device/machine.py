@@ -1,4 +1,4 @@
-"""What numbers were made on: hardware, system, versions, commit."""
+"""The machine behind the numbers: hardware, system, versions, commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the libraries that are installed; null where the system does not say."""
+    """The machine and its installed libraries; null for what the system does not report."""
     return {
         "system": platform.system(),
         "os_version": _os_version(),
@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the checkout that this runs in, with "+" where files differ; None outside of one."""
+    """Commit of the checkout this runs in, with "+" if files differ; None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
     head = _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")

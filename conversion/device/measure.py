@@ -1,4 +1,4 @@
-"""One cell, measured in this process: loads, latencies, pictures, memory, placement, quality."""
+"""Measures one cell in this process: loads, latencies, pictures, memory, placement, quality."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .engines import Engine
 from .footprint import peak_bytes
 
 WARM_UP = 2
-COLD = 1.5  # a first load is called cold where it takes this many times the second
+COLD = 1.5  # a first load counts as cold if it takes this many times the second
 FLOOR = 1.2  # a compute unit must be this much faster than the CPU alone
 FLOOR_CALLS = 5
 
 
 @dataclass
 class _Timed:
-    """A loaded package that notes how long its calls take, and what it was called with last."""
+    """A loaded package that records the time of its calls and its last inputs."""
 
     inner: Runnable
     units: ComputeUnits
@@ -53,7 +53,7 @@ class _Timed:
 
 @dataclass
 class _Loader:
-    """Loads packages and notes how long that takes; keeps them by path and function."""
+    """Loads packages and records the time; keeps them by path and function."""
 
     load: Load
     programs: dict[tuple[Path, str | None], _Timed] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class _Loader:
 
 
 def measure(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
-    """The measurements of a cell, as plain values. Raises MdmError where a package is refused."""
+    """The measurements of a cell as plain values. Raises MdmError if a package is refused."""
     config, golden = bundle.config(), bundle.manifest.golden
     text, record = read_golden(bundle.file(golden.path), golden, config.sides)
     if cell.kind == "packages":
@@ -106,7 +106,7 @@ def measure(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
 
 
 def _null(text: TextInputs | None) -> int:
-    """Of the prompts of a record, the empty one; the only one where there is no other."""
+    """Index of the record's empty prompt, or of its only prompt."""
     return 0 if text is None else min(1, len(text.mask) - 1)
 
 
@@ -116,7 +116,7 @@ def _sustained(picture: Callable[[int], float], steps: int) -> dict[str, Any]:
 
 
 def _quality(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
-    """Against the golden record: the worst prediction, and pictures per side, in dB."""
+    """Quality against the golden record: the worst prediction, and pictures per side, in dB."""
     found = verify(
         bundle, None, VerifyOptions(cell.precision, load=engine.load, compute_units=cell.units)
     )
@@ -127,9 +127,9 @@ def _quality(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
 def _packages(
     cell: Cell, bundle: Bundle, engine: Engine, text: TextInputs | None, record: Trajectory
 ) -> dict[str, Any]:
-    """Every package in turn, as often as the cell says, on the noisy images of the record."""
+    """Run every package in turn on the record's noisy images, for the cell's repetitions."""
     names = _names(bundle)
-    # before any load is timed: reading a package imports what reads packages
+    # before any load is timed, because reading a package imports the reader
     flops = {place: _flops(place, name) for place, name in names.items()}
     loader = _Loader(engine.load)
     prompt, step = _steps(cell, Denoiser(bundle, cell.precision, loader), bundle, text, record)
@@ -157,7 +157,7 @@ def _packages(
         "peak_bytes": peak,
         "placement": placement,
         "floor": _floor(loader, engine, names),
-        "loads": _loads(loader, names),  # last: it lets go of the packages
+        "loads": _loads(loader, names),  # last, because it releases the packages
     }
 
 
@@ -182,7 +182,7 @@ def _steps(
 
 
 def _names(bundle: Bundle) -> dict[tuple[Path, str | None], str]:
-    """Of packages, by what a loader is asked for."""
+    """Names of packages, by the arguments of a loader."""
     paths = [package.path for package in bundle.manifest.packages]
     return {
         (bundle.file(p.path), p.name if paths.count(p.path) > 1 else None): p.name
@@ -195,11 +195,11 @@ def _flops(place: tuple[Path, str | None], name: str) -> int:
 
 
 def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[dict[str, Any]]:
-    """First loads, which happened before anything ran, beside a second of each, made now."""
+    """First loads, from before anything ran, beside a second load of each package, made now."""
     first: dict[tuple[Path, str | None], tuple[ComputeUnits, float]] = {
         place: (program.units, program.load_seconds) for place, program in loader.programs.items()
     }
-    loader.programs.clear()  # nothing else holds them: they go before they are loaded again
+    loader.programs.clear()  # nothing else holds them, so they are freed before the next load
     out: list[dict[str, Any]] = []
     for place, (units, seconds) in first.items():
         loader(*place, units)
@@ -212,7 +212,7 @@ def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[d
 def _floor(
     loader: _Loader, engine: Engine, names: dict[tuple[Path, str | None], str]
 ) -> list[dict[str, Any]] | None:
-    """Each package on the CPU alone, on the same inputs; a unit no faster fell back or is idle."""
+    """Each package on the CPU alone with the same inputs; a unit no faster fell back or is idle."""
     if engine.cpu is None:
         return None
     out: list[dict[str, Any]] = []

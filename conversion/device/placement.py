@@ -1,4 +1,4 @@
-"""Where Core ML means to run the operations of a compiled package. Not run on a Mac so far."""
+"""Where Core ML plans to run the operations of a compiled package. Not run on a Mac so far."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """Preferred devices: how many operations, and what share of the estimated cost (sum 1)."""
+    """Per preferred device: number of operations and share of the estimated cost (sum 1)."""
 
     operations: dict[str, int]
     cost_share: dict[str, float]
 
 
 def placement_of(compiled: Path, units: ComputeUnits, function: str | None) -> Placement:
-    """The system's plan for one function of a .mlmodelc; operations without a device left out."""
+    """The system's plan for one function of a .mlmodelc, without operations that have no device."""
     with quiet_coremltools() as coremltools:
         module = importlib.import_module("coremltools.models.compute_plan")
         unit = getattr(coremltools.ComputeUnit, UNIT_NAMES[units])
@@ -41,7 +41,7 @@ def placement_of(compiled: Path, units: ComputeUnits, function: str | None) -> P
 
 
 def read_plan(plan: Any, operations: Any) -> Placement:
-    """Count what a plan (MLComputePlan, or anything that answers like it) says of operations."""
+    """Count the operations in a plan (an MLComputePlan or an object with its interface)."""
     counts: Counter[str] = Counter()
     costs: Counter[str] = Counter()
     for operation in operations:

@@ -1,4 +1,4 @@
-"""Result files: one cell per line, held to result.schema.json, only ever appended to."""
+"""Result files: one cell per line, checked against result.schema.json, append-only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ResultError(MdmError):
 def read_results(path: Path) -> list[Record]:
     """Cells of a file: one per line, or a single object. Raises ResultError.
 
-    A last line without an end was being written when something stopped; it is left out.
+    A last line without a newline was cut short by an interruption; it is left out.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def read_results(path: Path) -> list[Record]:
 
 
 def append(path: Path, record: Record) -> None:
-    """Add a cell; on disk when this returns. A torn last line is cut off. Raises ResultError."""
+    """Add a cell, synced to disk on return. A torn last line is removed. Raises ResultError."""
     _checked(record, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def append(path: Path, record: Record) -> None:
 
 
 def _cut_torn_line(file: BinaryIO) -> None:
-    """Drop what follows the last end of a line: a cell is written with its end, or not whole."""
+    """Drop everything after the last newline, because a whole cell ends with one."""
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
 
@@ -67,7 +67,7 @@ def _checked(data: Any, where: str) -> Record:
     if error is not None:
         place = ".".join(map(str, error.absolute_path)) or "the whole"
         message = error.message if len(error.message) < 120 else error.message[:117] + "..."
-        raise ResultError(f"{where}: {place} is not as the schema has it ({message}).")
+        raise ResultError(f"{where}: {place} does not match the schema ({message}).")
     return data
 
 
@@ -80,5 +80,5 @@ def _parsed(text: str) -> Any:
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a cell, which `mdm-generate bench` is tested against as well."""
+    """The JSON Schema of a cell; `mdm-generate bench` is tested against it as well."""
     return json.loads(Path(__file__).with_name("result.schema.json").read_text(encoding="utf-8"))

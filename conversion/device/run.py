@@ -1,4 +1,4 @@
-"""The cells of a plan, one process each, appended to a result file; goes on where it stopped."""
+"""Runs the cells of a plan, one process each, into a result file; continues where it stopped."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def run_plan(
     say: Callable[[str], None] = lambda _: None,
     child: Sequence[str] = CHILD,
 ) -> list[Record]:
-    """Measure what the file does not hold yet for this machine; returns the new records.
+    """Measure the cells that the file does not have yet for this machine; returns new records.
 
     Args:
-        bundles: by digest. cache: for compiled packages. limit_minutes: of a cell.
-    Raises ResultError where the file cannot be read or written.
+        bundles: by digest. cache: for compiled packages. limit_minutes: per cell.
+    Raises ResultError if the file cannot be read or written.
     """
     done = _done(out)
     left = [cell for cell in cells if cell.id not in done]
     if len(left) < len(cells):
-        say(f"{len(cells) - len(left)} of {len(cells)} cells are in {out} already")
+        say(f"{len(cells) - len(left)} of {len(cells)} cells are already in {out}")
     new: list[Record] = []
     for number, cell in enumerate(left, 1):
         say(f"cell {number} of {len(left)}: {cell.id}")
@@ -56,7 +56,7 @@ def run_plan(
 
 
 def _done(out: Path) -> set[str]:
-    """Cells that this machine, with this system, has tried before, whatever came of it."""
+    """Cells that this machine and system have already tried, with any outcome."""
     if not out.exists() or out.stat().st_size == 0:
         return set()
     here = _fingerprint(machine())
@@ -85,7 +85,7 @@ def _run(
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        reason = f"took longer than {limit_minutes:g} minutes and was ended"
+        reason = f"took longer than {limit_minutes:g} minutes and was stopped"
         return blank(cell, bundle) | {"status": "timed out", "reason": reason}
     except BaseException:
         process.kill()
@@ -93,12 +93,12 @@ def _run(
         raise
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        reason = f"its process was ended by {name}"
+        reason = f"its process was killed by {name}"
         if name == "SIGKILL":
-            reason += ", as systems do when memory runs out"
+            reason += ", as happens when memory runs out"
         return blank(cell, bundle) | {"status": "killed", "reason": reason}
     if process.returncode:
-        last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (stderr.strip().splitlines() or ["no output"])[-1]
         reason = f"its process failed with exit code {process.returncode} ({last})"
         return blank(cell, bundle) | {"status": "failed", "reason": reason}
     return json.loads(stdout.splitlines()[-1])

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from .doctor import HARNESS_ONLY, Candidate, candidates
 from .results import Record
 
-MANY = 20  # values from which on there is a 95th percentile
+MANY = 20  # fewest values for a 95th percentile
 
 
 def table(name: str, records: Sequence[Record]) -> str:
-    """A row per bundle and unit; what was not measured says so."""
+    """One row per bundle and unit; missing values read "not measured"."""
     first = records[0]["machine"]
     lines = [
         f"## On a device: {name}\n",
@@ -62,7 +62,7 @@ def _line(c: Candidate) -> str:
 
 
 def _times(seconds: Sequence[float]) -> str:
-    """Median and interquartile range, and the 95th percentile where there are enough values."""
+    """Median and interquartile range, plus the 95th percentile if there are enough values."""
     median = statistics.median(seconds)
     if len(seconds) < 2:
         return f"{1e3 * median:.1f} ms"

@@ -4,9 +4,9 @@
     program = package.load(precision="fp16")
     outputs = program({"x_t": array})
 
-What it certifies: the saved graph, the stored weights and, in fp16, the range and rounding of every
-intermediate value. It does not reproduce a device: how the Neural Engine fuses operations and how
-wide it accumulates is not documented.
+It certifies the saved graph, the stored weights and, in fp16, the range and rounding of every
+intermediate value. It does not reproduce a device: Apple does not document how the Neural Engine
+fuses operations or how wide it accumulates.
 """
 
 from .errors import ExecutionError

@@ -1,7 +1,7 @@
-"""An operation of a program tied to the function that executes it.
+"""Binds an operation of a program to the function that executes it.
 
-The function's annotations say in which form it takes each parameter: as a tensor, or as a plain
-Python value, which must then be a constant of the program.
+The function's annotations give the form of each parameter: a tensor, or a plain Python value, which
+must be a constant of the program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Constants = Mapping[str, Tensor | str]
 
 @dataclass(frozen=True)
 class Computed:
-    """The name of a value that earlier operations compute."""
+    """The name of a value computed by an earlier operation."""
 
     name: str
 
@@ -37,7 +37,7 @@ Part = Computed | Tensor | str  # a computed value, a constant, a text
 
 @dataclass(frozen=True)
 class Binding:
-    """`function` with its constant arguments, and with the names of the others."""
+    """`function` with its constant arguments and the names of the others."""
 
     function: Callable[..., Any]
     fixed: dict[str, Any]
@@ -55,7 +55,7 @@ class Binding:
         return self.function(**arguments)
 
     def shares(self, result: Tensor, values: Mapping[str, Tensor]) -> bool:
-        """Whether a result lies in the memory of one of the arguments, as a view does."""
+        """Whether a result shares memory with one of the arguments, as a view does."""
         memory = result.untyped_storage().data_ptr()
         used = [v for v in self.fixed.values() if isinstance(v, Tensor)]
         used += [values[name] for _, name in self.single]
@@ -65,7 +65,7 @@ class Binding:
         return any(t.untyped_storage().data_ptr() == memory for t in used)
 
     def shapes(self, values: Mapping[str, Tensor]) -> Hashable:
-        """All that the shapes of the results depend on."""
+        """Everything that the shapes of the results depend on."""
         return (
             self.function,
             tuple((k, _shape(v) if isinstance(v, Tensor) else v) for k, v in self.fixed.items()),
@@ -77,7 +77,7 @@ class Binding:
         )
 
     def to_meta(self) -> Binding:
-        """The same with constant tensors reduced to their shapes."""
+        """The same binding with constant tensors reduced to their shapes."""
         fixed = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in self.fixed.items()}
         several = tuple(
             (k, tuple(p.to("meta") if isinstance(p, Tensor) else p for p in parts))
@@ -91,7 +91,7 @@ def _shape(value: Tensor) -> Hashable:
 
 
 def bind(operation: Operation, function: Callable[..., Any], constants: Constants) -> Binding:
-    """Tie an operation to its function. Raises ExecutionError for parameters that do not fit."""
+    """Bind an operation to its function. Raises ExecutionError for parameters that do not fit."""
     forms = _forms(function)
     fixed: dict[str, Any] = {}
     single: list[tuple[str, str]] = []
@@ -135,7 +135,7 @@ _FORMS: dict[Any, str] = {
 
 @cache
 def _forms(function: Callable[..., Any]) -> dict[str, tuple[str, bool]]:
-    """For each parameter, the form that its annotation asks for, and whether it is required."""
+    """For each parameter, the form its annotation asks for and whether it is required."""
     hints = typing.get_type_hints(function)
     out: dict[str, tuple[str, bool]] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -168,7 +168,7 @@ def _numbers(part: Part, label: str) -> Computed | Tensor:
 
 
 def _plain(parts: tuple[Part, ...], form: str, label: str) -> Any:
-    """Constants as the Python value that `form` names."""
+    """Constants as the Python value named by `form`."""
     if form == "str":
         text = _only(parts, label)
         if not isinstance(text, str):

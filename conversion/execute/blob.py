@@ -1,8 +1,8 @@
-"""Core ML's weight file: numbers by offset, every size checked against the file before it is used.
+"""Core ML's weight file: numbers by offset. Every size is checked against the file before use.
 
 Layout (little endian): a 64-byte header; then, at 64-byte boundaries, a 64-byte record for each
-tensor: sentinel, type code, bytes of data, offset of the data, unused bits of its last byte.
-Types narrower than a byte are packed from the least significant bit upwards, without gaps.
+tensor: sentinel, type code, size of the data in bytes, offset of the data, unused bits in its last
+byte. Types narrower than a byte are packed from the least significant bit upwards, without gaps.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class WeightFile:
     """A weight file, mapped read-only; `read` returns views where the stored form allows it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ExecutionError for a file that is no weight file of a known version."""
+        """Raises ExecutionError unless the file is a weight file of a known version."""
         self.name = path.name
         try:
             with path.open("rb") as file:
@@ -105,12 +105,12 @@ class WeightFile:
     def read(self, offset: int, dtype: str, count: int) -> NumpyArray:
         """`count` values of `dtype` from the record at `offset`, flat; sub-byte types one per byte.
 
-        Raises ExecutionError where record or data lie outside the file or contradict the request.
+        Raises ExecutionError if record or data lie outside the file or contradict the request.
         """
         return unpack(self._stored(offset, dtype, count), dtype, count)
 
     def read_packed(self, offset: int, dtype: str, shape: tuple[int, ...]) -> Packed:
-        """Numbers of an unsigned type of up to 8 bits, left as they are. Raises as `read` does."""
+        """Numbers of an unsigned type of up to 8 bits, left packed. Raises as `read` does."""
         return Packed(self._stored(offset, dtype, math.prod(shape)), BITS[dtype], shape)
 
     def _stored(self, offset: int, dtype: str, count: int) -> npt.NDArray[np.uint8]:
@@ -124,7 +124,7 @@ class WeightFile:
         return np.frombuffer(self._bytes, np.uint8, stored, start)
 
     def record(self, offset: int) -> tuple[int, bytes, int]:
-        """Type code, stored bytes and unused bits of the record at `offset`, to be copied as it is.
+        """Type code, stored bytes and unused bits of the record at `offset`, for a verbatim copy.
 
         Raises ExecutionError as `read` does.
         """

@@ -1,9 +1,8 @@
-"""Compressed weights decoded: palettes, scales, sparse forms.
+"""Decodes compressed weights: palettes, scales, sparse forms.
 
-The forms are those of the MIL operations constexpr_* of iOS 16 (indices packed in bytes, with a
-`shape`) and iOS 18 (typed sub-byte indices; palettes and scales per group or block). Decoding is
-in fp32, so that no product is rounded; an operation that holds another shape than it declares is
-refused.
+It knows the MIL operations constexpr_* of iOS 16 (indices packed in bytes, with a `shape`) and of
+iOS 18 (typed sub-byte indices; palettes and scales per group or block). It decodes in fp32, so that
+no product is rounded, and refuses an operation whose content differs from its declared shape.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ def decode(operation: Operation, inputs: Values) -> list[Value]:
             outputs = list[Value](decoder(inputs))
         except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise ExecutionError(
-                f"{operation.label}: its compressed weights contradict each other "
+                f"{operation.label}: its compressed weights are inconsistent "
                 f"({_first_line(error)}); the package is damaged."
             ) from None
     declared = [kind for _, kind in operation.outputs]
     if len(outputs) != len(declared) or not all(map(_fits, outputs, declared)):
         raise ExecutionError(
-            f"{operation.label}: holds other values than the {', '.join(map(str, declared))} it "
+            f"{operation.label}: its values do not match the {', '.join(map(str, declared))} it "
             "declares; the package is damaged."
         )
     return outputs
 
 
 def _check_vectors(operation: Operation, inputs: Values) -> None:
-    """A palette of long vectors multiplies the size of its indices: allowed as far as declared."""
+    """A palette of long vectors multiplies the size of its indices; allow no more than declared."""
     indices, lut = inputs.get("indices", inputs.get("indices_mask")), inputs.get("lut")
     if indices is None or isinstance(indices, str) or lut is None or _array(lut).ndim < 2:
         return
@@ -87,8 +86,8 @@ def lut_to_dense(inputs: Values) -> tuple[NumpyArray]:
 
 
 def look_up(indices: NumpyArray, lut: NumpyArray, vector_axis: int | None) -> NumpyArray:
-    """Values of `lut` (*groups, P, V) at `indices`, vectors of V > 1 laid along `vector_axis`."""
-    _need(lut.ndim == indices.ndim + 2, "a palette with two dimensions more than the indices")
+    """Values of `lut` (*groups, P, V) at `indices`; vectors of V > 1 run along `vector_axis`."""
+    _need(lut.ndim == indices.ndim + 2, "a palette with two more dimensions than the indices")
     groups, palette, width = lut.shape[:-2], lut.shape[-2], lut.shape[-1]
     rows = _table(lut).reshape(-1, width)
     _need(indices.size == 0 or int(indices.max()) < palette, "indices within the palette")
@@ -131,7 +130,7 @@ def blockwise_shift_scale(inputs: Values) -> tuple[NumpyArray]:
 
 def shift_scale(data: NumpyArray, inputs: Values) -> NumpyArray:
     scale = _wide(inputs["scale"])
-    _need(scale.ndim == data.ndim, "scales of the rank of the weight")
+    _need(scale.ndim == data.ndim, "scales of the same rank as the weight")
     # split each axis into (blocks, size within), so that scales broadcast without being repeated
     split = [
         n for size, count in zip(data.shape, scale.shape, strict=True) for n in _cut(size, count)
@@ -158,7 +157,7 @@ def sparse_to_dense(inputs: Values) -> tuple[NumpyArray]:
 
 
 def lut_to_sparse(inputs: Values) -> tuple[NumpyArray, NumpyArray]:
-    """Palette lookup of the nonzero entries only; leaves the mask and the nonzero values."""
+    """Palette lookup for the nonzero entries only; returns the mask and the nonzero values."""
     mask, lut = _array(inputs["indices_mask"]), _array(inputs["lut"])
     axis = int(_array(inputs["vector_axis"])) if "vector_axis" in inputs else None
     dense = look_up(_spread(_array(inputs["indices_nonzero_data"]), mask), lut, axis)
@@ -168,7 +167,7 @@ def lut_to_sparse(inputs: Values) -> tuple[NumpyArray, NumpyArray]:
 
 
 def sparse_shift_scale(inputs: Values) -> tuple[NumpyArray, NumpyArray]:
-    """Dequantisation of the nonzero entries only; leaves the mask and the nonzero values."""
+    """Dequantisation of the nonzero entries only; returns the mask and the nonzero values."""
     mask = _array(inputs["data_mask"])
     dense = shift_scale(_spread(_array(inputs["nonzero_data"]), mask), inputs)
     return mask, dense[mask != 0]
@@ -200,7 +199,7 @@ def _wide(value: Value) -> NumpyArray:
 
 
 def _table(lut: NumpyArray) -> NumpyArray:
-    """Palette entries in fp32; integers stay integers, for a scale that follows."""
+    """Palette entries in fp32; integers stay integers for a later scale."""
     return lut.astype(np.float32) if lut.dtype.kind == "f" else lut
 
 
@@ -209,7 +208,7 @@ def _shape(value: Value) -> tuple[int, ...]:
 
 
 def _bytes(value: Value, bits: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Stored as plain bytes: indices of `bits` each, for a weight of this shape."""
+    """The plain bytes that hold indices of `bits` each for a weight of this shape."""
     data = value.data if isinstance(value, Packed) else _array(value).view(np.uint8)
     need = (int(np.prod(shape, dtype=object)) * bits + 7) // 8
     _need(data.size == need, f"{need} packed bytes for {shape}")

@@ -1,4 +1,4 @@
-"""The constants of a function: every weight and setting that its operations read, decoded once."""
+"""The constants of a function: every weight and setting its operations read, decoded once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OpenFile = Callable[[str], WeightFile]
 
 
 def load_constants(function: Function, open_file: OpenFile, fp16: bool) -> dict[str, Tensor | str]:
-    """Constants by name, as tensors or text: those that are not merely parts of other constants.
+    """Constants by name, as tensors or text, without those that are only parts of other constants.
 
     Args:
-        fp16: round what is typed as fp16 to it. Stored numbers are already; products are not.
+        fp16: round fp16-typed values to fp16. Stored numbers already are; products are not.
 
     Raises ExecutionError for weights that are damaged or contradict their declaration.
     """
@@ -69,12 +69,12 @@ def _part(
     if isinstance(binding, Literal):
         return literal_value(binding, open_file)
     if binding is None or binding not in parts:
-        raise ExecutionError(f"{operation.label}: is made from something that is no constant.")
+        raise ExecutionError(f"{operation.label}: is made from a value that is not a constant.")
     return parts[binding]
 
 
 def _is_stored(operation: Operation, inputs: Mapping[str, Value]) -> bool:
-    """Whether all numbers of a constant lie in the package as fp16 numbers, and no product does."""
+    """Whether the package stores all numbers of a constant as fp16, with no product to compute."""
     parameter = {"const": "val", "constexpr_lut_to_dense": "lut"}.get(operation.kind, "")
     stored = inputs.get(parameter)
     return isinstance(stored, np.ndarray) and stored.dtype == np.float16

@@ -1,4 +1,4 @@
-"""The one refusal of this package."""
+"""The errors of the executor."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class ExecutionError(MdmError):
 
 
 class FlexibleShapeError(ExecutionError):
-    """A program whose shapes are only known when it is called."""
+    """A program whose shapes are known only when it is called."""

@@ -1,7 +1,7 @@
 """A function of a package as plain typed values: operations in order, names defined before use.
 
-Enters: the protobuf message of one function. Leaves: a `Function`. What cannot be run anywhere here
-(control flow, states, flexible shapes) is refused by name. What an operation means comes later.
+Enters: the protobuf message of one function. Leaves: a `Function`. Features the executor cannot run
+(control flow, states, flexible shapes) are refused by name. Operations get their meaning later.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class BlobReference:
-    """Where a weight lies: a file name as the program writes it, and the offset of its record."""
+    """The place of a weight: a file name as the program writes it, and the offset of its record."""
 
     file: str
     offset: int
@@ -76,7 +76,7 @@ class BlobReference:
 
 @dataclass(frozen=True)
 class Literal:
-    """A constant: its numbers, its text, or where its numbers lie."""
+    """A constant: its numbers, its text, or the place of its numbers."""
 
     type: TensorType
     value: NumpyArray | str | BlobReference
@@ -84,7 +84,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Operation:
-    """One step: `inputs` by parameter name, each one or several value names or literals."""
+    """One step: `inputs` by parameter name, each with one or several value names or literals."""
 
     kind: str
     name: str
@@ -97,7 +97,7 @@ class Operation:
 
     @cached_property
     def reads(self) -> frozenset[str]:
-        """Names of the values that it reads."""
+        """Names of the values it reads."""
         return frozenset(b for parts in self.inputs.values() for b in parts if isinstance(b, str))
 
     @property
@@ -116,7 +116,7 @@ class Function:
 
 
 def read_function(name: str, message: Any) -> Function:
-    """A `Function` from its protobuf message. Raises ExecutionError for what cannot be run."""
+    """A `Function` from its protobuf message. Raises ExecutionError if it cannot be run."""
     block = message.block_specializations.get(message.opset)
     if block is None:
         raise ExecutionError(
@@ -137,7 +137,7 @@ def read_function(name: str, message: Any) -> Function:
 
 
 def _check_names(operation: Operation, known: set[str]) -> None:
-    """Each input must be defined earlier and each output be new; adds the outputs to `known`."""
+    """Check that inputs are defined earlier and outputs are new; adds the outputs to `known`."""
     for parameter, bindings in operation.inputs.items():
         for binding in bindings:
             if isinstance(binding, str) and binding not in known:
@@ -152,7 +152,7 @@ def _check_names(operation: Operation, known: set[str]) -> None:
 
 
 def _read_operation(op: Any, types: dict[bytes, TensorType]) -> Operation:
-    """types: those read before, by their bytes; a program has thousands, and few different ones."""
+    """types: a cache by their bytes, because thousands of types include few distinct ones."""
     if not str(op.type).isidentifier():
         raise ExecutionError(
             f"an operation is called {str(op.type)[:40]!r}; the package is damaged."
@@ -222,7 +222,7 @@ def _literal(value: Any, label: str) -> Literal:
         blob = value.blobFileValue
         return Literal(kind, BlobReference(str(blob.fileName), int(blob.offset)))
     if where != "immediateValue" or value.immediateValue.WhichOneof("value") != "tensor":
-        raise ExecutionError(f"{label}: has a constant that is no tensor, which is not supported.")
+        raise ExecutionError(f"{label}: a constant that is not a tensor is not supported.")
     tensor = value.immediateValue.tensor
     holder = tensor.WhichOneof("value")
     if kind.dtype == "string":
@@ -242,4 +242,4 @@ def _immediate(tensor: Any, holder: str | None, kind: TensorType, label: str) ->
         values = getattr(tensor, holder).values
         if len(values) == kind.count:
             return np.array(values, _HOLDERS[holder]).reshape(kind.shape)
-    raise ExecutionError(f"{label}: a constant of type {kind} holds another number of values.")
+    raise ExecutionError(f"{label}: a constant of type {kind} holds the wrong number of values.")

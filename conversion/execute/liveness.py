@@ -1,4 +1,4 @@
-"""When each value of a function is needed for the last time, and what that means for memory."""
+"""Finds the last use of each value of a function, and from it the memory a call needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .opset import VIEWS
 
 
 def last_uses(function: Function) -> dict[str, int]:
-    """Index of the last operation that reads each value, or that makes it if none reads it.
+    """Index of the last operation that reads each value, or of the one that makes it if none does.
 
-    Outputs of the function are absent: they stay.
+    Outputs of the function are left out, because they are kept.
     """
     last: dict[str, int] = {}
     for index, operation in enumerate(function.operations):
@@ -25,9 +25,9 @@ def last_uses(function: Function) -> dict[str, int]:
 
 
 def peak_bytes(function: Function) -> int:
-    """The most bytes that values in their declared types occupy at once, constants not included.
+    """The most bytes that values in their declared types occupy at once, without constants.
 
-    A view (a reshape, say) costs nothing and keeps alive what it looks at.
+    A view (a reshape, say) costs nothing and keeps its base alive.
     """
     owner = {name: name for name in function.inputs}
     size = {name: kind.bytes for name, kind in function.inputs.items()}
@@ -56,9 +56,10 @@ def peak_bytes(function: Function) -> int:
 
 
 def check_memory(function: Function, peak: int) -> None:
-    """Refuse what this machine cannot hold, before any of it is allocated. Raises ExecutionError.
+    """Refuse a function too large for this machine, before anything is allocated.
 
-    Everything is kept in 32 bits here, so declared fp16 sizes count twice.
+    The executor keeps every value in 32 bits, so declared fp16 sizes count twice. Raises
+    ExecutionError.
     """
     weights = sum(k.count * 4 for o in function.operations if o.is_constant for _, k in o.outputs)
     needed = weights + 2 * peak

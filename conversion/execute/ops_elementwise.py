@@ -95,7 +95,7 @@ def identity(x: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """Floats become integers by truncation. Rounding to fp16 is left to the interpreter."""
+    """Floats become integers by truncation; the interpreter does the rounding to fp16."""
     if dtype == "bool":
         return x != 0
     if dtype.startswith("fp"):

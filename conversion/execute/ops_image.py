@@ -46,7 +46,7 @@ def avg_pool(
 ) -> Tensor:
     """Mean of each window; padded zeros count unless excluded.
 
-    Positions that only `ceil_mode` adds beyond the padding never count, as in PyTorch.
+    Positions beyond the padding that only `ceil_mode` adds never count, as in PyTorch.
     """
     strides = strides or (1,) * len(kernel_sizes)
     pads = padding(pad_type, pad, tuple(x.shape[2:]), kernel_sizes, strides)
@@ -122,7 +122,7 @@ def upsample_bilinear(
     align_corners: bool = True,
     half_pixel_centers: bool | None = None,
 ) -> Tensor:
-    """Linear interpolation of x (..., H, W) to floor(H * factor), whose ratio is then used."""
+    """Linear interpolation of x (..., H, W) to floor(H * factor), at the ratio of the two sizes."""
     half = not align_corners if half_pixel_centers is None else half_pixel_centers
     mode = "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
     height = math.floor(x.shape[-2] * scale_factor_height)
@@ -165,7 +165,7 @@ def resize(
 
 
 def _grid(size: int, out: int, mode: str, device: torch.device) -> Tensor:
-    """Where each of `out` samples lies on an axis of `size` values, by MIL's resize_bilinear."""
+    """Positions of `out` samples on an axis of `size` values, by MIL's resize_bilinear."""
     steps = torch.arange(out, dtype=torch.float64, device=device)
     if mode == "ALIGN_CORNERS" and out == 1:
         at = steps + (size - 1) / 2

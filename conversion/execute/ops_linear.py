@@ -17,9 +17,9 @@ from .ops_elementwise import per_channel
 def same_padding(
     size: tuple[int, ...], kernel: Ints, strides: Ints, lower: bool
 ) -> tuple[tuple[int, int], ...]:
-    """Zeros (before, after) per spatial axis, so that ceil(size / stride) positions come out.
+    """Zeros (before, after) per spatial axis that give ceil(size / stride) output positions.
 
-    An odd total puts the extra one after the data, or before it where `lower`.
+    If the total is odd, the extra zero goes after the data, or before it if `lower`.
     """
     out: list[tuple[int, int]] = []
     for n, k, s in zip(size, kernel, strides, strict=True):
@@ -102,7 +102,7 @@ def conv_transpose(
         size = full.shape[axis] - before - after
         if output_shape is not None:
             size = output_shape[axis]
-        missing = before + size - full.shape[axis]  # beyond the last input only the bias reaches
+        missing = before + size - full.shape[axis]  # beyond the last input there is only the bias
         if missing > 0:
             full = F.pad(full, [0, 0] * (full.ndim - 1 - axis) + [0, missing])
         full = full.narrow(axis, before, size)
@@ -115,7 +115,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """Matrix product over the last two axes with the rest broadcast; vectors are not transposed."""
+    """Matrix product over the last two axes; the rest is broadcast, vectors are not transposed."""
     x = x.transpose(-1, -2) if transpose_x and x.ndim > 1 else x
     y = y.transpose(-1, -2) if transpose_y and y.ndim > 1 else y
     return torch.matmul(x, y)
@@ -142,5 +142,5 @@ def einsum(values: tuple[Tensor, ...], equation: str) -> Tensor:
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
 ) -> Tensor:
-    """softmax(query key^T / sqrt(E) + mask) value; a boolean mask keeps where True."""
+    """softmax(query key^T / sqrt(E) + mask) value; a boolean mask is True at keys to keep."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)

@@ -16,7 +16,7 @@ Scalar = int | float  # of the type that the program wrote
 
 
 def reshape(x: Tensor, shape: Ints) -> Tensor:
-    """-1 is inferred; 0 takes the size of x at the same place counted from the right, else 1."""
+    """-1 is inferred; 0 takes the size of x at the same place from the right, or 1 if none."""
     lead = x.ndim - len(shape)
     sizes = [
         n or (int(x.shape[i + lead]) if 0 <= i + lead < x.ndim else 1) for i, n in enumerate(shape)
@@ -219,9 +219,9 @@ def range_1d(start: Scalar, end: Scalar, step: Scalar) -> Tensor:
 def gather(
     x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
 ) -> Tensor:
-    """Slices of x along `axis` at `indices`, the first `batch_dims` axes of both going together.
+    """Slices of x along `axis` at `indices`; both share their first `batch_dims` axes.
 
-    Negative indices count from the end (iOS 16 and before; undefined later).
+    Negative indices count from the end (up to iOS 16; undefined later).
     """
     axis, batch_dims = axis % x.ndim, batch_dims % (indices.ndim + 1)
     at = torch.where(indices < 0, indices + x.shape[axis], indices)
@@ -289,7 +289,7 @@ def scatter(
     mode: str = "add",
     validate_indices: bool = False,
 ) -> Tensor:
-    """Slices of `updates` go to the places `indices` (N,) along `axis`."""
+    """Put slices of `updates` at `indices` (N,) along `axis`."""
     along = [-1 if i == axis % data.ndim else 1 for i in range(data.ndim)]
     return scatter_along_axis(
         data, indices.reshape(along).expand(updates.shape), updates, axis, mode
@@ -314,7 +314,7 @@ def scatter_nd(
 
 
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
-    """(B, b b C, H, W) to (B, C, b H, b W), the channel running fastest."""
+    """(B, b b C, H, W) to (B, C, b H, b W), with the channel running fastest."""
     batch, channels, height, width = x.shape
     b = block_size
     x = x.reshape(batch, b, b, channels // b**2, height, width).permute(0, 3, 4, 1, 5, 2)

@@ -1,4 +1,4 @@
-"""Which MIL operations can be executed, and what the interpreter may assume of them."""
+"""Which MIL operations can be executed, and what the interpreter may assume about them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
 
 OPERATIONS = {function.__name__: function for function in _FUNCTIONS}
 
-# Their results are among their inputs' values, so a value that was rounded to fp16 stays one.
+# Their results are values of their inputs, so values already rounded to fp16 stay rounded.
 EXACT = frozenset(
     (
         "identity",
@@ -195,5 +195,5 @@ EXACT = frozenset(
     )
 )
 
-# Their results need no memory of their own.
+# Their results need no extra memory.
 VIEWS = frozenset(("identity", "reshape", "reshape_like", "flatten2d", "expand_dims", "squeeze"))

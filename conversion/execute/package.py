@@ -1,7 +1,7 @@
-"""A saved .mlpackage: found, checked, described. Nothing in it is executed before `load`.
+"""Finds, checks and describes a saved .mlpackage. Nothing in it is executed before `load`.
 
-Layout: Manifest.json lists the items under Data/, one of them the root model (a protobuf file);
-weights lie in files beside that model, which the program names as "@model_path/weights/weight.bin".
+Layout: Manifest.json lists the items under Data/, one of them the root model (a protobuf file). The
+weights are in files next to the model; the program calls them "@model_path/weights/weight.bin".
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MODEL_PATH = "@model_path/"
 
 @dataclass(frozen=True)
 class Package:
-    """A Core ML package whose files are in order. Make one with `Package.open`.
+    """A Core ML package with checked files. Make one with `Package.open`.
 
-    inputs, outputs: of the default function. functions: names of all. spec_version: 8 for iOS 17.
+    inputs, outputs: of the default function. functions: all names. spec_version: 8 for iOS 17.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Package:
     _message: Any
     _model_folder: Path
     _items: tuple[Path, ...]
-    _read: dict[str, Function]  # functions that were asked for before
+    _read: dict[str, Function]  # functions already read
 
     @classmethod
     def open(cls, path: Path | str) -> Package:
@@ -91,19 +91,20 @@ class Package:
         """Decode the weights of one function and plan its execution.
 
         Args:
-            precision: "fp32" rounds no activation; "fp16" rounds every value that the program types
-                as fp16 after the operation that made it (accumulation inside one stays fp32).
+            precision: "fp32" rounds no activation; "fp16" rounds every fp16-typed value after the
+                operation that made it (accumulation inside an operation stays fp32).
 
-        Raises ExecutionError: unknown function or operation, damaged weights, too large for memory.
+        Raises ExecutionError for an unknown function or operation, damaged weights, or a function
+        too large for memory.
         """
         return Program(self.function(function), _Weights(self), precision)
 
     def weight_file(self, name: str) -> WeightFile:
-        """Open the file that the program calls `name`. Raises ExecutionError."""
+        """Open the weight file that the program calls `name`. Raises ExecutionError."""
         return WeightFile(self.weight_path(name))
 
     def weight_path(self, name: str) -> Path:
-        """Where the file that the program calls `name` lies. Raises ExecutionError."""
+        """Path of the weight file that the program calls `name`. Raises ExecutionError."""
         if not name.startswith(_MODEL_PATH):
             raise ExecutionError(f"{self.path}: weights at {name!r}, expected {_MODEL_PATH}...")
         file = _inside(self._model_folder, name.removeprefix(_MODEL_PATH), self.path)
@@ -126,7 +127,7 @@ class _Weights:
 
 
 def _read_manifest(path: Path) -> tuple[Path, tuple[Path, ...]]:
-    """The file of the root model, and all listed items; each inside the package's Data folder."""
+    """The root model's file and all listed items, each inside the package's Data folder."""
     manifest = path / "Manifest.json"
     data = _read_bytes(manifest, _MANIFEST_LIMIT)
     try:
@@ -143,7 +144,7 @@ def _read_manifest(path: Path) -> tuple[Path, tuple[Path, ...]]:
 
 
 def _inside(folder: Path, relative: str, package: Path) -> Path:
-    """The existing file or folder at `relative`; refuses a way out of `folder`, by link as well."""
+    """The existing file or folder at `relative`; refuses paths and links that leave `folder`."""
     parts = PurePosixPath(relative)
     if parts.is_absolute() or not parts.parts or ".." in parts.parts or "\0" in relative:
         raise ExecutionError(f"{package}: the path {relative!r} leads out of the package.")

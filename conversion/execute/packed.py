@@ -1,8 +1,8 @@
-"""Numbers narrower than a byte, and palettes of them: taken from tables, many bits at a time.
+"""Decodes numbers narrower than a byte, and palettes of them, by table, many bits at a time.
 
-A byte of eight 1-bit to one 8-bit numbers, or twelve bits of four 3-bit or two 6-bit ones, is an
-index into a table that holds what all of them stand for: themselves, or values of a palette. So a
-palettized weight becomes fp32 in one pass over its packed bytes, with nothing in between.
+A code is a byte, which holds eight 1-bit to one 8-bit numbers, or twelve bits, which hold four
+3-bit or two 6-bit numbers. It indexes a table of its decoded numbers, or of their palette values.
+So a palettized weight becomes fp32 in one pass over its packed bytes, without intermediate arrays.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from mdm_apple.config.types import NumpyArray
 
 Bytes = npt.NDArray[np.uint8]
 
-CODE_BITS = {1: 8, 2: 8, 4: 8, 8: 8, 3: 12, 6: 12}  # by the bits of a number
-CHUNK = 3 << 15  # bytes; a multiple of 3, and small enough for the processor's cache
+CODE_BITS = {1: 8, 2: 8, 4: 8, 8: 8, 3: 12, 6: 12}  # bits of a code, by the bits of a number
+CHUNK = 3 << 15  # bytes; a multiple of 3, small enough for the processor's cache
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Unsigned numbers of 1 to 8 bits as they are stored, least significant bits first."""
+    """Unsigned numbers of 1 to 8 bits as stored, least significant bits first."""
 
     data: Bytes
     bits: int
     shape: tuple[int, ...]
 
     def unpack(self) -> Bytes:
-        """One number per byte, in the shape."""
+        """One number per byte, in `shape`."""
         count = int(np.prod(self.shape))
         return unpack_bits(self.data, self.bits, count).reshape(self.shape)
 
@@ -66,7 +66,7 @@ def take_values(data: Bytes, bits: int, palette: NumpyArray, out: NumpyArray) ->
 
 @cache
 def _codes(bits: int) -> Bytes:
-    """The numbers that each code consists of."""
+    """The numbers in each code."""
     size = CODE_BITS[bits]
     shifts = np.arange(0, size, bits, dtype=np.uint16)
     codes = np.arange(1 << size, dtype=np.uint16)[:, None]
@@ -88,9 +88,9 @@ def _read_codes(data: Bytes, bits: int, first: int, count: int) -> NumpyArray:
 
 
 def look_up_packed(indices: Packed, lut: NumpyArray) -> NumpyArray | None:
-    """fp32 values of palettes lut (*groups, 2^bits, 1); None where another way is as good.
+    """fp32 values of palettes lut (*groups, 2^bits, 1); None if plain indexing is as good.
 
-    Numbers of one palette must lie together in whole bytes, and be many for the size of a table.
+    The numbers of one palette must fill whole bytes and be many compared with the table's size.
     """
     rank, groups = len(indices.shape), lut.shape[:-2]
     if len(groups) != rank or lut.shape[-2:] != (1 << indices.bits, 1):

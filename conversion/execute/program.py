@@ -1,8 +1,8 @@
 """Executes one function of a package with torch on the CPU.
 
-Loading decodes every constant once, binds each operation to the function that executes it, and runs
-all of them on shapes alone, so that whatever cannot work is refused before anything is computed.
-A call walks the bound steps and drops each value after its last use.
+Loading decodes every constant once, binds each operation to the function that executes it, and does
+a dry run on shapes alone, so that a program that cannot work is refused before anything is
+computed. A call runs the bound steps in order and drops each value after its last use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .watch import Watch
 
 @dataclass(frozen=True)
 class Step:
-    """One bound operation: which of its results are rounded to fp16, and what to drop after it."""
+    """One bound operation, with the results to round to fp16 and the values to drop after it."""
 
     operation: Operation
     binding: Binding
@@ -65,7 +65,7 @@ class Program:
     def __call__(
         self, inputs: Mapping[str, NumpyArray], watch: Watch | None = None
     ) -> dict[str, NumpyArray]:
-        """Outputs for inputs of exactly the declared shapes; floating results are float32.
+        """Outputs for inputs of exactly the declared shapes; floating-point results are float32.
 
         Raises ExecutionError for a missing, unknown or wrongly shaped input.
         """
@@ -106,9 +106,9 @@ class Program:
         return values
 
     def _dry_run(self) -> None:
-        """Run on torch's meta device: shapes without numbers, compared with the declared ones.
+        """Run on torch's meta device and compare the shapes with the declared ones.
 
-        What runs again on other numbers of the same shapes, as heads of attention do, runs once.
+        Operations that repeat with the same shapes, as attention heads do, run once.
         """
         done: dict[Hashable, tuple[Tensor, ...]] = {}
         with torch.inference_mode(), torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Access to Core ML's protobuf messages, as coremltools ships them."""
+"""Access to Core ML's protobuf messages, which coremltools ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How values of a program are kept while it runs: float32, int64 or bool torch tensors."""
+"""The form of a program's values at run time: float32, int64 or bool torch tensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _WIDE = {"f": np.float32, "b": np.bool_, "i": np.int64, "u": np.int64}
 
 
 def round_to_fp16(value: Tensor, owned: bool) -> Tensor:
-    """The nearest fp16 number of each, still stored as float32; what is too large becomes infinite.
+    """Round to fp16 but keep float32 storage; values too large for fp16 become infinite.
 
     Args:
-        owned: nothing else looks at the memory of `value`, so that it may be overwritten.
+        owned: nothing else uses the memory of `value`, so it may be overwritten.
     """
     if not owned:
         return value.half().float()
     if value.numel() <= _LARGE or not value.is_contiguous():
         return value.copy_(value.half())
-    # through a buffer that stays in the processor's cache: new memory for a large value costs more
-    # than the arithmetic
+    # use a buffer that stays in the processor's cache: allocating memory for a large value costs
+    # more than the arithmetic
     flat, buffer = value.view(-1), torch.empty(_CHUNK, dtype=torch.float16)
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK]
@@ -40,13 +40,13 @@ def to_tensor(array: NumpyArray) -> Tensor:
 
 
 def to_array(value: Tensor, kind: TensorType) -> NumpyArray:
-    """The array of a tensor: float32 for any floating type, otherwise the declared type."""
+    """The array of a tensor: float32 for any floating-point type, otherwise the declared type."""
     array = value.contiguous().numpy()
     return array if kind.is_float or kind.dtype == "bool" else array.astype(kind.dtype)
 
 
 def tensor_kind(kind: TensorType) -> torch.dtype:
-    """The torch type in which values of a declared type are kept."""
+    """The torch type that holds values of a declared type."""
     if kind.is_float:
         return torch.float32
     return torch.bool if kind.dtype == "bool" else torch.int64

@@ -1,4 +1,4 @@
-"""What the numbers did during a run: how large they became, where they stopped being finite."""
+"""Watches the numbers of a run: how large they become, and where they stop being finite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Range:
 
 @dataclass
 class Watch:
-    """Pass one to a `Program` call: `ranges` then has an entry per computed floating value."""
+    """Pass one to a `Program` call; `ranges` then gets an entry per computed floating value."""
 
     ranges: list[Range] = field(default_factory=list[Range])
 
@@ -36,7 +36,7 @@ class Watch:
         self.ranges.append(Range(operation, name, largest, bad))
 
     def by_value(self) -> list[Range]:
-        """An entry per value over all calls, in the order of the first: its largest, all counts."""
+        """One entry per value over all calls, in first-call order: the largest, summed counts."""
         merged: dict[str, Range] = {}
         for new in self.ranges:
             old = merged.get(new.name, new)
@@ -47,12 +47,12 @@ class Watch:
 
     @property
     def largest(self) -> Range | None:
-        """The value of the largest finite magnitude."""
+        """The value with the largest finite magnitude."""
         return max(self.ranges, key=lambda r: r.largest, default=None)
 
     @property
     def first_nonfinite(self) -> Range | None:
-        """The first value with an infinity or NaN; that is where to look for the cause."""
+        """The first value with an infinity or NaN, where the search for the cause starts."""
         return next((r for r in self.ranges if r.nonfinite), None)
 
     @property

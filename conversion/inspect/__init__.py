@@ -1,1 +1,1 @@
-"""What is in a package, and what would slow the Neural Engine down."""
+"""The contents of a package, and anything that would slow down the Neural Engine."""

@@ -1,4 +1,4 @@
-"""What a model or a bundle consists of: parameters per level, operations and bytes per package."""
+"""The contents of a model or bundle: parameters per level, operations and bytes per package."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..packages.weights import weights_of
 from .lint import RULES, Finding, Rule, count_by_rule, lint
 
 INNER = "inner_unet."
-SHOWN = 5  # findings of the lint that are named one by one
+SHOWN = 5  # lint findings named one by one
 
 
 @dataclass(frozen=True)
 class LevelSize:
-    """Parameters of one level, those inside it not counted."""
+    """Parameters of one level, without the levels inside it."""
 
     side: int
     parameters: int
@@ -36,11 +36,11 @@ class LevelSize:
 
 @dataclass(frozen=True)
 class PackageCensus:
-    """operations: how often each kind occurs, constants left out. parameters: see `parameters_of`.
+    """operations: count of each kind, without constants. parameters: see `parameters_of`.
 
-    plain_weights, compressed_weights: how many there are. findings: of the lint, by rule; errors:
-    those that keep operations off the Neural Engine, for which a package may not be meant.
-    flops, traffic, weight_bytes: see cost.Cost. estimated_ms: by chip, an estimate. cuts: where it
+    plain_weights, compressed_weights: counts. findings: lint findings by rule; errors: findings
+    that keep operations off the Neural Engine (the package may not be meant for it). flops,
+    traffic, weight_bytes: see cost.Cost. estimated_ms: an estimate by chip. cuts: where the package
     could be halved.
     """
 
@@ -70,8 +70,8 @@ class PackageCensus:
 class Inspection:
     """files: bytes by name. packages: empty for a model folder or preset.
 
-    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: of
-    the lint, those that some package breaks. provenance: as model or bundle says it.
+    peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: the
+    lint rules that some package breaks. provenance: as the model or bundle states it.
     """
 
     name: str
@@ -109,7 +109,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
 
 
 def parameters_of(function: Function) -> int:
-    """Numbers that a function's operations compute with and that it holds, in whatever form."""
+    """Count of the stored numbers that a function's operations compute with, in any form."""
     held = {n: k for o in function.operations if o.is_constant for n, k in o.outputs}
     read = {n for o in function.operations if not o.is_constant for n in o.reads}
     return sum(kind.count for n, kind in held.items() if n in read and kind.is_float and kind.shape)

@@ -1,7 +1,7 @@
-"""What in a package keeps the Neural Engine from running it, or makes it slow there.
+"""Finds what keeps a package off the Neural Engine, or makes it slow there.
 
-The rules are public guidance and measurements of others, each named with its rule. None of them was
-measured by this project on a device; what Core ML decides is only known on a Mac.
+The rules come from public guidance and other people's measurements; each rule names its source.
+This project has measured none of them on a device, and only a Mac shows what Core ML decides.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Severity = OneOf["error", "cost"]
 HIGHEST_RANK = 5
 LARGEST_FP16 = 65504.0
 PADDED_FREELY = 1 << 14  # values; a vector of channels may have a singleton last axis
-SHORT_AXIS = 32  # fp16 numbers in 64 bytes, to which the last axis is padded
+SHORT_AXIS = 32  # fp16 numbers in 64 bytes; the last axis is padded to that
 LARGE_BYTES = 2 << 20
 SMALL_CONSTANT = 1 << 16  # numbers; larger constants are weights, not masks
 
 
 @dataclass(frozen=True)
 class Rule:
-    """severity: an error keeps operations off the Neural Engine, a cost makes them slow on it."""
+    """severity: an "error" keeps operations off the Neural Engine; a "cost" makes them slow."""
 
     name: str
     severity: Severity
@@ -70,7 +70,7 @@ _SEVERITY: dict[str, Severity] = {rule.name: rule.severity for rule in RULES}
 
 @dataclass(frozen=True)
 class Finding:
-    """An operation that breaks a rule, and what is wrong with it."""
+    """An operation that breaks a rule, and how."""
 
     rule: str
     severity: Severity
@@ -81,7 +81,7 @@ class Finding:
 def lint(package: Package, only: str | None = None) -> list[Finding]:
     """All findings in a package, or in its function `only`, in order.
 
-    Raises ExecutionError if damaged.
+    Raises ExecutionError if the package is damaged.
     """
     found: list[Finding] = []
     for name in package.functions if only is None else (only,):
@@ -103,7 +103,7 @@ def count_by_rule(findings: list[Finding]) -> dict[str, int]:
 
 
 def _constants(package: Package, function: Function) -> dict[str, NumpyArray | None]:
-    """Constants by name; None for those too large to be read here."""
+    """Constants by name; None for those too large to read here."""
     out: dict[str, NumpyArray | None] = {}
     for operation in function.operations:
         if operation.is_constant:

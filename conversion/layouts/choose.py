@@ -1,4 +1,4 @@
-"""Which parts a model is converted into: the layouts of a bundle."""
+"""Chooses the parts a model is converted into: the layouts of a bundle."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .whole import denoiser_part, stop_parts
 
 
 def fitting_compute(layout: Layout) -> Compute:
-    """Layers for the Neural Engine where each level has packages of its own.
+    """Neural Engine layers if each level has its own packages, else those for the GPU.
 
-    In one package the largest level decides, whose activations are too large for it.
+    In a single package the largest level decides, and its activations are too large for the engine.
     """
     return "ane" if layout == "nested" else "gpu"
 
 
 def parts_of(source: ModelSource, layout: Layout, compute: Compute) -> list[Part]:
-    """Parts in the order in which they run. Raises ConversionError for what cannot be converted.
+    """Parts in the order in which they run. Raises ConversionError if one cannot be converted.
 
-    Text encoder and conditioning run once per prompt and keep the layers of training; the latter
-    gives keys and values in the form that the packages after it take.
+    Text encoder and conditioning run once per prompt and keep the training layers; the conditioning
+    gives keys and values in the form that later packages take.
     """
     if layout == "nested":
         steps = nested_parts(source, compute)

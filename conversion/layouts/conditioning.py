@@ -1,4 +1,4 @@
-"""What depends on the prompt alone, as one network that runs once per prompt.
+"""Everything that depends only on the prompt, as one network that runs once per prompt.
 
 Enters: text features and their mask. Leaves: the pooled text, the additive mask, and the keys and
 values of every cross-attention.
@@ -23,7 +23,7 @@ from .parts import MASKED, Part, cross_attention_counts, cross_attention_names
 
 
 def conditioning_part(source: ModelSource, compute: Compute) -> Part:
-    """The part of a network with text. compute: in which form the packages after it take text."""
+    """The part of a network with text. compute: the form in which later packages take text."""
     config = source.config
     assert config.text, "only networks with text are conditioned"
     module = ConditioningNetwork(source.net, compute == "ane")
@@ -57,7 +57,7 @@ class ConditioningNetwork(nn.Module):
         layers = core.lm_head if core.config.num_text_head_layers else ()
         for layer in layers:
             h = _head_layer(cast(TextHeadLayer, layer), h, mask if self.masked else None, additive)
-        # head layers without masking have mixed padding into every token: then pool over all
+        # head layers without a mask mix padding into every token, so pool over all tokens
         pooled = core.cond_emb(h.mean(dim=1) if layers and not self.masked else _pool(h, mask))
         keys_values = [
             part
@@ -79,7 +79,7 @@ def additive_mask(mask: Tensor) -> Tensor:
 
 
 def _pool(h: Tensor, mask: Tensor) -> Tensor:
-    """Mean over tokens; weights are divided first, so that no large sum is formed."""
+    """Mean over tokens; the weights are divided first, to avoid a large sum."""
     weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (h * weights[:, :, None]).sum(dim=1)
 

@@ -1,12 +1,12 @@
-"""The layout of one package per way through a level: outer levels down, the core, and up again.
+"""The layout with one package per pass through a level: outer levels down, the core, up again.
 
     x_1024 ─► down_1024 ─ features ─► down_256 ─ features ─► core_64 ─► prediction_64
                   │ skips                 │ skips               │ hidden
     prediction_1024 ◄─ up_1024 ◄─ hidden ─ up_256 ◄─────────────┘
                                              └─► prediction_256
 
-Stopping at a side leaves the packages of larger ones out; the level at which it stops then gets
-zeros for the features from above.
+Stopping at a side skips the packages of larger sides; the level where it stops gets zeros for the
+features from above.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def nested_parts(source: ModelSource, compute: Compute) -> list[Part]:
 
 
 class _Cutter:
-    """Makes the parts of one network; levels count from the largest side down."""
+    """Makes the parts of one network; levels are numbered from the largest side down."""
 
     def __init__(self, source: ModelSource, levels: list[UNet], compute: Compute) -> None:
         self.source, self.levels = source, levels
@@ -127,7 +127,7 @@ class _Cutter:
         return inputs
 
     def _masked(self, attentions: int, inputs: dict[str, Tensor]) -> bool:
-        """Whether a part with that many attention layers takes the mask; adds it if so."""
+        """Add the mask to `inputs` if a part with so many attention layers needs it; says if so."""
         masked = bool(attentions) and self.config.model.innermost.masked_cross_attention
         if masked and self.config.text:
             shape = mask_shape(self.config.text.max_tokens, self.compute)
@@ -147,7 +147,7 @@ class _Cutter:
 
 
 def skip_shapes(config: UNetConfig, side: int) -> list[tuple[int, ...]]:
-    """What a level keeps on the way down, in order; the last is where the inner level joins."""
+    """Shapes of a level's skips from its way down, in order; the inner level joins at the last."""
     shapes = [(1, config.channels[0], side, side)]
     for i, width in enumerate(config.channels):
         shapes += [(1, width, side, side)] * config.num_resnets[i]
@@ -158,9 +158,9 @@ def skip_shapes(config: UNetConfig, side: int) -> list[tuple[int, ...]]:
 
 
 class _LevelNetwork(nn.Module):
-    """One way through one level; its arguments are the tensors of `order`.
+    """One pass through one level; its arguments are the tensors of `order`.
 
-    counts: attention layers to text per block of this way.
+    counts: text attention layers per block of this pass.
     """
 
     order: tuple[str, ...]
@@ -183,13 +183,13 @@ class _LevelNetwork(nn.Module):
 
 
 def _one(named: dict[str, Tensor], kind: str) -> Tensor:
-    """The only tensor whose name begins with `kind`."""
+    """The one tensor whose name begins with `kind`."""
     (found,) = (t for n, t in named.items() if n.startswith(f"{kind}_"))
     return found
 
 
 class DownNetwork(_LevelNetwork):
-    """From the noisy image to the features for the level inside, and all that the way up needs."""
+    """From the noisy image to the features for the inner level, plus all that the way up needs."""
 
     def __init__(
         self, level: NestedUNet, from_above: bool, masked: bool, counts: list[int], engine: bool
@@ -248,7 +248,7 @@ class CoreNetwork(_Predicting):
 
 
 class UpNetwork(_Predicting):
-    """From the hidden state of the level inside to this level's prediction."""
+    """From the hidden state of the inner level to this level's prediction."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         named, level = self._named(tensors), self.level

@@ -1,6 +1,8 @@
-"""What a layout is made of: networks that become packages, wired by the names of their tensors.
+"""The parts of a layout: networks that become packages, and the tensor names that wire them.
 
-So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
+A tensor name means the same in every package of a bundle: an output of one package enters every
+later package with an input of that name. The host provides the rest (images, time embeddings,
+tokens). So a layout is a list of parts, and running a bundle needs no knowledge of its layout.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .names import keys_values_names
 
 Phase = Literal["text", "prompt", "step"]  # how often a package runs
 
-# Far below every logit and, unlike -inf, a number that fp16 arithmetic leaves alone.
+# Far below every logit and, unlike -inf, safe in fp16 arithmetic.
 MASKED = -1e4
 
 
@@ -29,9 +31,9 @@ class Part:
     """A network that becomes one package.
 
     inputs: an example tensor per input name, in the order of the module's arguments; integers are
-    int32. outputs: names in the order of the module's results. side: of the level that it belongs
-    to alone, so that it is left out where sampling stops below; None if it belongs to all. compute:
-    what its layers are made for. package: of which it is a function; None for one of its own.
+    int32. outputs: names in the order of the module's results. side: the one level the part belongs
+    to, so that sampling that stops below it skips the part; None if it belongs to all. compute: the
+    hardware its layers are made for. package: the package it is a function of; None for its own.
     """
 
     name: str
@@ -45,12 +47,12 @@ class Part:
 
     @property
     def file(self) -> str:
-        """Name of the package that holds it."""
+        """File name of the package that holds the part."""
         return f"{self.package or self.name}.mlpackage"
 
 
 def mask_shape(length: int, compute: Compute) -> tuple[int, ...]:
-    """Of the additive attention mask."""
+    """Shape of the additive attention mask."""
     return (1, length, 1, 1) if compute == "ane" else (1, 1, 1, length)
 
 
@@ -62,7 +64,7 @@ def cross_attention_counts(net: UNet) -> list[list[int]]:
 
 
 def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
-    """Names of the keys and values of all levels from the first on, as `flat_keys_values` lists."""
+    """Names of the keys and values from `first_level` on, in the order of `flat_keys_values`."""
     if source.config.model.text_width is None:
         return []
     counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]
@@ -77,7 +79,7 @@ def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str
 def key_shapes(
     source: ModelSource, level: int, compute: Compute
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of the keys and of the values of each cross-attention of a level, in order."""
+    """Shapes of keys and values for each cross-attention of a level, in order."""
     text = source.config.text
     if text is None or source.config.model.text_width is None:
         return []
@@ -92,6 +94,6 @@ def key_shapes(
 
 
 def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
-    """Whether attention to text is masked in this model; published ones attend to padding too."""
+    """Whether this model masks attention to text; published models attend to padding too."""
     masked = source.config.model.innermost.masked_cross_attention
     return masked and bool(cross_attention_names(source, first_level))

@@ -1,11 +1,10 @@
 """The T5 encoder as a package: token ids and mask to text features.
 
-Everything is fp16 on the device, which ends at 65504. Large encoders exceed that in the last
-product of a feed-forward and in the residual sum. So the sum is kept times SHRINK: embeddings and
-what is added to them are multiplied with that power of two, which rounds nothing, and every norm
-takes it out again. A norm divides by the largest value before it squares, because squares of values
-beyond 255 exceed fp16. Weights stay those of the model; relative positions are one constant for all
-blocks.
+The device computes in fp16, which ends at 65504. Large encoders exceed that in the last product of
+a feed-forward and in the residual sum. So the sum is stored times SHRINK: the embeddings and
+everything added to them are multiplied by that power of two, which rounds nothing, and every norm
+cancels it. A norm divides by the largest value before squaring, because squares of values beyond
+255 exceed fp16. The weights are unchanged; relative positions are one constant for all blocks.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from ..source.model import ModelSource, encoder_megabytes
 from .names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from .parts import MASKED, Part
 
-SHRINK = 2.0**-5  # of the residual sum: it may reach two million
+SHRINK = 2.0**-5  # scales the residual sum, which may reach two million
 SMALLEST = 1e-4  # of a row's largest value; far below any real row, and no subnormal fp16 number
 
 
 def text_encoder_part(encoder: T5Encoder, source: ModelSource) -> Part:
-    """The part of an encoder whose weights the source holds."""
+    """The part for an encoder; the source holds its weights."""
     assert source.config.text, "only models with text have an encoder"
     length = source.config.text.max_tokens
     inputs = {
@@ -66,7 +65,7 @@ class TextEncoderNetwork(nn.Module):
 
 
 def _attention(layer: AttentionLayer, x: Tensor, bias: Tensor) -> Tensor:
-    """Written out: Core ML's attention operation always scales its logits, T5 never does."""
+    """Written out, because Core ML's attention operation scales its logits and T5 does not."""
     attention, h = layer.SelfAttention, _rms_norm(layer.layer_norm, x)
     q, k, v = (
         project(h).unflatten(-1, (attention.heads, -1)).transpose(1, 2) for project in attention.qkv
@@ -76,7 +75,7 @@ def _attention(layer: AttentionLayer, x: Tensor, bias: Tensor) -> Tensor:
 
 
 def _feed_forward(layer: FeedForwardLayer, x: Tensor) -> Tensor:
-    """SHRINK enters before the product of both halves, which is where values grow."""
+    """SHRINK enters before the product of both halves, where values grow."""
     dense, h = layer.DenseReluDense, _rms_norm(layer.layer_norm, x)
     if dense.gated:
         hidden = F.gelu(dense.wi_0(h), approximate="tanh") * (dense.wi_1(h) * SHRINK)
@@ -92,9 +91,9 @@ def _rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
 
 
 def missing_text(source: ModelSource) -> str | None:
-    """What a bundle of this source lacks to take prompts, how large it is, and both remedies.
+    """A message about what a bundle lacks to take prompts: its size, and the two remedies.
 
-    None where nothing is missing.
+    None if nothing is missing.
     """
     text = source.config.text
     if text is None or (source.encoder is not None and source.tokenizer is not None):

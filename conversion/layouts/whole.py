@@ -1,4 +1,4 @@
-"""The layout of one denoiser package: every level of the nest in a single call per step."""
+"""The layout with one denoiser package: all levels of the nest in a single call per step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .parts import (
 
 
 def stop_parts(source: ModelSource, compute: Compute) -> list[Part]:
-    """The denoiser for stopping at each side, smallest first: functions of one package."""
+    """One denoiser per side to stop at, smallest first: functions of one package."""
     parts: list[Part] = []
     for first in reversed(range(len(source.config.sides))):
         side = source.config.sides[first]
@@ -41,7 +41,7 @@ def stop_parts(source: ModelSource, compute: Compute) -> list[Part]:
 def denoiser_part(source: ModelSource, compute: Compute, first_level: int = 0) -> Part:
     """All levels from `first_level` inwards as one part. Raises ConversionError for video models.
 
-    Where it is not the outermost, nothing comes from above it.
+    If it is not the outermost, it gets nothing from above.
     """
     config, sides = source.config, source.config.sides[first_level:]
     if any(level.temporal for level in config.model.levels):
@@ -68,7 +68,7 @@ def denoiser_part(source: ModelSource, compute: Compute, first_level: int = 0) -
 
 
 class DenoiserNetwork(nn.Module):
-    """`UNet.denoise` for one picture, with finished embeddings and flat tensor arguments."""
+    """`UNet.denoise` for one picture, with final embeddings and flat tensor arguments."""
 
     def __init__(self, source: ModelSource, net: UNet, masked: bool, first_level: int = 0) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class DenoiserNetwork(nn.Module):
         x_t = [next(flat) for _ in range(self.levels)]
         tembs = [next(flat) for _ in range(self.levels)]
         mask = next(flat) if self.masked else None
-        level = self.net.level_modules()[self.first]  # names of its weights stay those of the whole
+        level = self.net.level_modules()[self.first]  # keeps the weight names of the whole network
         predictions, _ = level.denoise_level(x_t, None, tembs, self._nested(flat), mask)
         limit: Any = TorchOps()
         return tuple(limit_output(p, self.diffusion, self.sides, limit) for p in predictions)

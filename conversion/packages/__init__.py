@@ -1,1 +1,1 @@
-"""One package: sealed, split, merged, rewritten, weighed."""
+"""Work on single packages: seal, split, merge, rewrite, measure."""

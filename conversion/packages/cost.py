@@ -1,7 +1,6 @@
-"""What running a package takes in arithmetic and in memory traffic.
+"""The cost of running a package in arithmetic and memory traffic.
 
-Everything here is counted from the program; the times are estimates from a table of chips and were
-not measured.
+Costs are counted from the program. Times are estimates from a table of chips, not measurements.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from ..execute.graph import Function, Operation
 
 @dataclass(frozen=True)
 class Chip:
-    """Operations of the Neural Engine and bytes of main memory per second, as Apple announced them.
+    """A chip's Neural Engine operations and memory bytes per second, as Apple announced them.
 
-    sources: pages that quote the announcement, for both numbers. assumption: what is not in them.
+    sources: pages that quote both numbers from the announcement. assumption: added by us.
     """
 
     name: str
@@ -27,7 +26,7 @@ class Chip:
     assumption: str
 
 
-# Only chips of which both numbers were found; Apple publishes no bandwidth of a phone's memory.
+# Only chips with sources for both numbers; Apple publishes no memory bandwidth for phones.
 CHIPS = (
     Chip(
         "M2",
@@ -55,9 +54,9 @@ CHIPS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: 2 per multiplication with addition, 1 per value of any other operation.
+    """flops: 2 per multiply-add, 1 per value of any other operation.
 
-    traffic: bytes that operations read and write, each as if from memory, weights as stored.
+    traffic: bytes that operations read and write, as if all went through memory; weights as stored.
     """
 
     flops: int
@@ -65,7 +64,7 @@ class Cost:
     weight_bytes: int
 
     def seconds(self, chip: Chip) -> float:
-        """Estimate, a lower bound: the slower of arithmetic and memory at their announced rates."""
+        """Estimated lower bound: the slower of arithmetic and memory at the announced rates."""
         return max(self.flops / chip.operations, self.traffic / chip.bandwidth)
 
 
@@ -90,7 +89,7 @@ def value_types(function: Function) -> dict[str, TensorType]:
 
 
 def stored_bytes(operation: Operation) -> int:
-    """Bytes of the numbers that a constant operation holds, in the form in which it holds them."""
+    """Bytes of the numbers in a constant operation, in their stored form."""
     literals = [b for parts in operation.inputs.values() for b in parts if not isinstance(b, str)]
     return sum(b.type.bytes for b in literals)
 

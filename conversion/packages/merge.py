@@ -1,10 +1,10 @@
-"""Several programs as the functions of one package; what they have in common is stored once.
+"""Merges several programs into the functions of one package; shared weights are stored once.
 
     stop_16, stop_32, stop_64 ──► denoiser.mlpackage   (one weight file, as large as stop_64's)
 
-Enters: packages of one function each. Leaves: one package that Core ML opens by function name.
-coremltools merges them and leaves the programs as they are; weights are one when their numbers are,
-whatever they are called. It drops the metadata, which `seal_package` writes afterwards.
+Enters: packages with one function each. Leaves: one package that Core ML opens by function name.
+coremltools does the merge and does not change the programs. It stores weights with equal numbers
+once, whatever their names. It drops the metadata, which `seal_package` writes afterwards.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ..coreml import quiet_coremltools
 from ..errors import ConversionError
 from ..execute import Package
 
-OLDEST_SPECIFICATION = 9  # iOS 18; earlier systems know one function per package
+OLDEST_SPECIFICATION = 9  # iOS 18; earlier systems support one function per package
 
 
 def merge_packages(sources: Mapping[str, Path], target: Path, default: str) -> None:
-    """Write the packages to `target` as functions of these names.
+    """Write the packages to `target` as functions with these names.
 
     Args:
-        default: the function that runs where none is asked for.
+        default: the function that runs unless another is named.
 
-    Raises ConversionError for packages of several functions or for systems before iOS 18.
+    Raises ConversionError for packages with several functions or for systems before iOS 18.
     """
     for path in sources.values():
         package = Package.open(path)
         if package.functions != ("main",):
-            raise ConversionError(f"{path.name}: has functions of its own already.")
+            raise ConversionError(f"{path.name}: already has several functions.")
         if package.spec_version < OLDEST_SPECIFICATION:
             raise ConversionError(
                 f"{target.name}: several functions in a package need iOS 18; convert with "

@@ -1,4 +1,4 @@
-"""A package's program and its weight file, rewritten together."""
+"""Rewrites a package's program and its weight file together."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .weightfile import WeightFileWriter
 WEIGHT_FILE = "weights/weight.bin"
 
 Where = tuple[str, int]  # file as the program names it, offset
-# Given an operation, its opset and the new weight file: whether the operation was rewritten.
+# Takes an operation, its opset and the new weight file; returns whether it rewrote the operation.
 Rewrite = Callable[[Any, str, WeightFileWriter], bool]
 
 
 def read_model(source: Path) -> Any:
-    """The `Model` message of a package, to be changed."""
+    """The `Model` message of a package, for changing."""
     message = model_message()
     message.ParseFromString((source / "Data" / program_path(source)).read_bytes())
     return message
@@ -29,10 +29,10 @@ def read_model(source: Path) -> Any:
 def save_program(
     package: Package, message: Any, target: Path, rewrite: Rewrite | None = None
 ) -> None:
-    """Write `message`, made from that of `package`, with the weights that it still refers to.
+    """Write `message`, a changed message of `package`, with the weights it still refers to.
 
     Args:
-        rewrite: is shown every operation before its weights are copied.
+        rewrite: called with every operation before its weights are copied.
     """
     model = target / "Data" / program_path(package.path)
     (model.parent / WEIGHT_FILE).parent.mkdir(parents=True)
@@ -52,12 +52,12 @@ def save_program(
 
 
 class _Copying:
-    """Copies what the operations of a program refer to into a new weight file."""
+    """Copies the weights that a program's operations refer to into a new weight file."""
 
     def __init__(self, package: Package, writer: WeightFileWriter) -> None:
         self._package, self._writer = package, writer
         self._files: dict[str, WeightFile] = {}
-        self._copied: dict[Where, int] = {}  # new offset by the old place
+        self._copied: dict[Where, int] = {}  # new offset by old place
 
     def copy(self, operation: Any) -> None:
         for value in stored_values(operation):
@@ -80,7 +80,7 @@ def program_path(package: Path) -> str:
 
 
 def stored_values(operation: Any) -> Iterator[Any]:
-    """The values of an operation that lie in a weight file."""
+    """The values of an operation that are stored in a weight file."""
     values = list(operation.attributes.values())
     values += [b.value for i in operation.inputs.values() for b in i.arguments]
     return (v for v in values if v.WhichOneof("value") == "blobFileValue")

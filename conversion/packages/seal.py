@@ -1,8 +1,8 @@
 """Makes a saved .mlpackage a function of its contents: same model, same bytes.
 
 coremltools gives the items of a package random identifiers, stamps the date of conversion and
-writes protobuf maps in arbitrary order. Here identifiers are derived from paths, the date goes, and
-maps are sorted.
+writes protobuf maps in arbitrary order. This module derives the identifiers from paths, removes the
+date and sorts the maps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
     """Rewrite the manifest and the model description of a package that was just saved.
 
     Args:
-        name: what the package is called in its bundle; recorded in its metadata.
-        license_text: licence of the weights, recorded likewise.
+        name: the package's name in its bundle; recorded in its metadata.
+        license_text: licence of the weights; also recorded.
     """
     for entry in path.iterdir():
         if entry.name not in _CONTENT:  # a map for debugging, as large as the program
@@ -36,7 +36,7 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
     root = entries[content["rootModelIdentifier"]]["path"]
     content["itemInfoEntries"] = {_identifier(e["path"]): e for e in entries.values()}
     content["rootModelIdentifier"] = _identifier(root)
-    # in the form to which coremltools rewrites it whenever it opens a package
+    # write the form to which coremltools rewrites it whenever it opens a package
     text = json.dumps(content, indent=4, sort_keys=True) + "\n"
     manifest.write_text(text, encoding="utf-8")
 
@@ -53,9 +53,9 @@ def seal_package(path: Path, name: str, license_text: str | None) -> None:
 
 
 def copy_package(source: Path, target: Path) -> None:
-    """Copy a folder to a place where nothing is; raises the OSError of the first file that fails.
+    """Copy a folder to a new path; raises the OSError of the first file that fails.
 
-    shutil.copytree would go on, and then raise a list.
+    shutil.copytree would continue and then raise a list.
     """
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
@@ -71,5 +71,5 @@ def _identifier(item_path: str) -> str:
 
 
 def package_size(path: Path) -> int:
-    """Bytes of all files of a package."""
+    """Total bytes of a package's files."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

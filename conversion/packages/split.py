@@ -1,7 +1,7 @@
-"""A package too large for a device becomes two that run one after the other.
+"""Splits a package that is too large for a device into two that run one after the other.
 
-Enters: a package and the place of the cut. Leaves: two packages, each with the weights of its own
-operations. What passes between them are ordinary features, wired by name like all others.
+Enters: a package and a place to cut. Leaves: two packages, each with the weights of its own
+operations. Ordinary features pass between them, wired by name like all others.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .cost import stored_bytes, value_types
 from .program_file import read_model, save_program
 from .seal import package_size, seal_package
 
-_FLOAT16 = 65552  # Core ML's name for it in descriptions of features
+_FLOAT16 = 65552  # Core ML's code for it in feature descriptions
 
 
 @dataclass(frozen=True)
 class CutPoint:
     """A place after operation `index` where few bytes pass from one half to the other.
 
-    share: of the weights' bytes that lie before it.
+    share: the fraction of the weights' bytes before it.
     """
 
     index: int
@@ -37,21 +37,21 @@ class CutPoint:
 
 
 def best_cut(package: Package) -> int:
-    """The operation after which the fewest bytes pass on, with weights about halved.
+    """The operation after which the fewest bytes cross, among cuts that about halve the weights.
 
-    Raises ConversionError where there is none.
+    Raises ConversionError if there is none.
     """
     points = cut_points(package.function())
     if not points:
         raise ConversionError(
-            f"{package.path.name}: cannot be split, one weight holds most of it; raise "
+            f"{package.path.name}: cannot be split, because one weight is most of it; raise "
             "--max-package-mb or palettize it."
         )
     return points[0].index
 
 
 def cut_points(function: Function, lowest: float = 0.35, highest: float = 0.65) -> list[CutPoint]:
-    """The three cheapest places to cut a function so that its weights are about halved."""
+    """The three cheapest places to cut a function that about halve its weights."""
     kinds, last = value_types(function), last_uses(function)
     constant = {n for o in function.operations if o.is_constant for n, _ in o.outputs}
     size = {n: stored_bytes(o) for o in function.operations if o.is_constant for n, _ in o.outputs}
@@ -77,9 +77,10 @@ def cut_points(function: Function, lowest: float = 0.35, highest: float = 0.65) 
 
 
 def split_to_fit(folder: Path, name: str, limit_mb: float, license_text: str | None) -> list[str]:
-    """Split the package `name` in `folder` until no piece is larger; names in the order of running.
+    """Split the package `name` in `folder` until no piece exceeds the limit.
 
-    Itself where it is small enough, else pieces called <name>_1 and <name>_2, split in turn.
+    Returns the names in running order: `name` itself if it is small enough, else <name>_1 and
+    <name>_2, which are split in turn.
     """
     path = folder / f"{name}.mlpackage"
     if package_size(path) <= limit_mb * 1e6:
@@ -94,12 +95,12 @@ def split_to_fit(folder: Path, name: str, limit_mb: float, license_text: str | N
 
 
 def split_package(source: Path, first: Path, second: Path, after: int, prefix: str) -> None:
-    """Write what comes up to and with operation `after` to `first`, the rest to `second`.
+    """Write all operations up to and including `after` to `first`, the rest to `second`.
 
     Args:
         prefix: features that pass between the two are called <prefix>_0, <prefix>_1 ...
 
-    Raises ConversionError for a package of several functions.
+    Raises ConversionError for a package with several functions.
     """
     package = Package.open(source)
     if len(package.functions) > 1:
@@ -107,7 +108,7 @@ def split_package(source: Path, first: Path, second: Path, after: int, prefix: s
     function = package.function()
     early, late = function.operations[: after + 1], function.operations[after + 1 :]
     passing = _passing(function, early, late)
-    # what is an output already keeps its name
+    # a value that is already an output keeps its name
     inner = [name for name in passing if name not in function.outputs]
     renamed = {name: f"{prefix}_{k}" for k, name in enumerate(inner)}
     for target, half, is_first in ((first, early, True), (second, late, False)):
@@ -119,7 +120,7 @@ def split_package(source: Path, first: Path, second: Path, after: int, prefix: s
 def _passing(
     function: Function, early: tuple[Operation, ...], late: tuple[Operation, ...]
 ) -> list[str]:
-    """Names of computed values that cross the cut, in the order in which they are made."""
+    """Names of computed values that cross the cut, in the order of computation."""
     read = {name for operation in late for name in operation.reads}
     made = [n for o in early if not o.is_constant for n, _ in o.outputs]
     return [name for name in made if name in read]
@@ -133,7 +134,7 @@ def _keep(
     renamed: dict[str, str],
     is_first: bool,
 ) -> None:
-    """Reduce a program to one half of its operations and the constants that these read."""
+    """Reduce a program to one half of its operations and the constants they read."""
     function = package.function()
     types = dict(function.inputs) | {n: k for o in function.operations for n, k in o.outputs}
     computed = [o for o in half if not o.is_constant]
@@ -170,7 +171,7 @@ def _keep(
 
 
 def _with_constants(function: Function, names: set[str]) -> set[str]:
-    """`names` and the constants of which constants among them are made."""
+    """`names`, and the constants that the constants among them are made from."""
     makers = {n: o for o in function.operations if o.is_constant for n, _ in o.outputs}
     pending, out = list(names), set(names)
     while pending:

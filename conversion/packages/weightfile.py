@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 
 
 class WeightFileWriter:
-    """Records appended in order, each at the offset that its method returns. Close at the end."""
+    """Appends records in order; each method returns its record's offset. Close at the end."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -31,13 +31,13 @@ class WeightFileWriter:
         self._file.write(bytes(ALIGNMENT))
 
     def add(self, data: bytes | NDArray[Any], dtype: str, count: int) -> int:
-        """Append `count` values of `dtype`, packed already where they are narrower than a byte."""
+        """Append `count` values of `dtype`; types narrower than a byte must already be packed."""
         raw = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
         code = {name: number for number, name in CODES.items()}[dtype]
         return self._append(code, raw, 8 * len(raw) - BITS[dtype] * count)
 
     def copy(self, source: WeightFile, offset: int) -> int:
-        """Append the record at `offset` of another file as it is."""
+        """Append an unchanged copy of the record at `offset` of another file."""
         return self._append(*source.record(offset))
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class WeightFileWriter:
 
 
 def pack(indices: Bytes, bits: int) -> Bytes:
-    """Numbers below 2^bits, one per byte, packed from the least significant bit upwards."""
+    """Pack numbers below 2^bits, given one per byte, from the least significant bit upwards."""
     if bits == 8:
         return indices
     per_word, word_bytes = {1: (8, 1), 2: (4, 1), 3: (8, 3), 4: (2, 1), 6: (4, 3)}[bits]
@@ -71,5 +71,5 @@ def pack(indices: Bytes, bits: int) -> Bytes:
 
 
 def record_bytes(data: int) -> int:
-    """What a record of so many bytes of data takes in the file."""
+    """Size in the file of a record with `data` bytes of data."""
     return ALIGNMENT + data + -data % ALIGNMENT

@@ -1,7 +1,7 @@
-"""The weights of a package that can be compressed, and those that had better not be.
+"""The weights of a package that can be compressed, and those that should not be.
 
-Biases, norms and tables of positions are no weights here: only what an operation of WEIGHTED
-multiplies with, stored as fp16.
+Only constants that an operation in WEIGHTED multiplies by, stored as fp16, count as weights here;
+biases, norms and position tables do not.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ WEIGHTED = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A stored constant. users: the operations that multiply with it.
+    """A stored constant. users: the operations that multiply by it.
 
-    out_axis, in_axis: of its output and input channels; None where its users disagree.
+    out_axis, in_axis: axes of its output and input channels; None if its users disagree.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Weight:
 
 
 def weights_of(function: Function) -> list[Weight]:
-    """The fp16 constants that operations of WEIGHTED take as weight, in order of first use."""
+    """The fp16 constants that operations in WEIGHTED take as weights, in order of first use."""
     constants = {o.outputs[0][0]: o for o in function.operations if o.kind == "const"}
     settings = {n: o.inputs["val"][0] for n, o in constants.items() if "val" in o.inputs}
     users: dict[str, list[Operation]] = {}
@@ -66,7 +66,7 @@ def weights_of(function: Function) -> list[Weight]:
 
 
 def weight_name(operation: Operation) -> str | None:
-    """Name of the value that an operation takes as its weight."""
+    """Name of the value that an operation uses as its weight."""
     parts = operation.inputs.get(WEIGHTED.get(operation.kind, ""), ())
     return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else None
 
@@ -86,9 +86,9 @@ def _axes(operation: Operation, rank: int, settings: dict[str, str | Literal]) -
 
 
 def end_convolutions(function: Function) -> set[str]:
-    """Weights of the convolutions nearest to each image that enters and each one that leaves.
+    """Weights of the convolutions nearest to each input image and each output image.
 
-    Images are the inputs and outputs with four dimensions, three of them channels.
+    Images are the inputs and outputs with four dimensions and three channels.
     """
     kinds = dict(function.inputs)
     made_by: dict[str, Operation] = {}
@@ -116,7 +116,7 @@ def _nearest(
     neighbours: Callable[[str], list[Operation]],
     onward: Callable[[Operation], list[str]],
 ) -> set[str]:
-    """Weights of the convolutions reached first on every way from a value."""
+    """Weights of the first convolutions on every path from a value."""
     found: set[str] = set()
     pending, seen = [start], {start}
     while pending:

@@ -13,7 +13,7 @@ from mdm_apple.torch.layers import KeysValues
 
 from .norms import GroupNorm
 
-QUERIES_AT_ONCE = 512  # so that keys x queries of a head stay near the size of the on-chip memory
+QUERIES_AT_ONCE = 512  # keeps a head's keys x queries near the size of the on-chip memory
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int) -> Tensor:
@@ -41,13 +41,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int) -> 
 
 
 def query_chunks(q: Tensor) -> tuple[Tensor, ...]:
-    """Queries (B, C, 1, Q) in runs of QUERIES_AT_ONCE, the last as long as what is left."""
+    """Queries (B, C, 1, Q) in chunks of QUERIES_AT_ONCE; the last one holds the rest."""
     # coremltools cannot translate a split into a single piece
     return q.split(QUERIES_AT_ONCE, dim=3) if q.shape[3] > QUERIES_AT_ONCE else (q,)
 
 
 class Attention(nn.Module):
-    """`layers.Attention` of the same weights, for keys and values as `engine_keys_values` gives."""
+    """`layers.Attention` with the same weights; takes text from `engine_keys_values`."""
 
     def __init__(self, layer: layers.Attention) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Exchanges the layers of a network, leaving it and its weights as they are."""
+"""Replaces the layers of a network in a copy; the network and its weights do not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class ResNet(nn.Module):
-    """`layers.ResNet` of the same weights, with FiLM folded into the second norm."""
+    """`layers.ResNet` with the same weights and FiLM folded into the second norm."""
 
     def __init__(self, layer: layers.ResNet) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ResNet(nn.Module):
 
 
 class Upsample(nn.Module):
-    """`UpsampleConv3x3` of the same weights, in the two operations that it stands for."""
+    """`UpsampleConv3x3` with the same weights, as its two separate operations."""
 
     def __init__(self, conv: UpsampleConv3x3) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Upsample(nn.Module):
 
 
 def pointwise(linear: nn.Linear) -> nn.Conv2d:
-    """The 1x1 convolution of a linear layer, with its weights and not a copy of them."""
+    """A linear layer as a 1x1 convolution that shares its weights instead of copying them."""
     conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
     conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
     conv.bias = linear.bias
@@ -59,7 +59,7 @@ def pointwise(linear: nn.Linear) -> nn.Conv2d:
 
 
 def for_neural_engine(net: UNet) -> UNet:
-    """A network of the same weights and outputs; `net` stays as it is.
+    """A network with the same weights and outputs; `net` is unchanged.
 
     Its attention takes keys, values and masks in the form of `rewrite.attention`.
     """
@@ -77,7 +77,7 @@ def _exchanged(module: Network) -> Network:
     elif isinstance(module, nn.GroupNorm):
         new = GroupNorm(module)
     else:
-        new = copy.copy(module)  # shares parameters; its list of children becomes its own
+        new = copy.copy(module)  # shares parameters, but gets its own list of children
         children: dict[str, nn.Module | None] = module.__dict__["_modules"]
         new.__dict__["_modules"] = {
             name: None if child is None else _exchanged(child) for name, child in children.items()

@@ -1,8 +1,8 @@
-"""GroupNorm with four axes, whose sums stay small whatever the size of the image.
+"""GroupNorm with four axes, whose sums stay small for images of any size.
 
-At 1024 px a group has two million numbers; a running fp16 sum over them ends in infinity. Here a
-mean is a mean of means, each over at most LONGEST numbers. A square of more than 255 is infinite in
-fp16 too, so each group is scaled to at most LARGEST before it is squared.
+At 1024 px a group has two million numbers, and an fp16 sum over them overflows to infinity. Here a
+mean is a mean of means, each over at most LONGEST numbers. The square of a number above 255 is also
+infinite in fp16, so each group is scaled to at most LARGEST before it is squared.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 LONGEST = 64  # numbers averaged at once
-LARGEST = 16.0  # of a group's numbers when they are squared: LONGEST squares then add up in fp16
-SMALLEST = 1e-3  # of a group's largest number; below it, eps decides
+LARGEST = 16.0  # of a group's numbers when squared, so that LONGEST squares add up in fp16
+SMALLEST = 1e-3  # of a group's largest number; below it, eps dominates
 
 
 def mean_per_group(x: Tensor, groups: int) -> Tensor:
@@ -30,13 +30,13 @@ def mean_per_group(x: Tensor, groups: int) -> Tensor:
 
 
 def _divisor(count: int) -> int:
-    """The largest divisor of `count` up to LONGEST; `count` itself if there is no other but 1."""
+    """The largest divisor of `count` up to LONGEST, or `count` itself if that would be 1."""
     found = max(d for d in range(1, min(count, LONGEST) + 1) if count % d == 0)
     return found if found > 1 else count
 
 
 class GroupNorm(nn.Module):
-    """`nn.GroupNorm` of the same weights, optionally with FiLM folded into its affine part."""
+    """`nn.GroupNorm` with the same weights, optionally with FiLM folded into its affine part."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class GroupNorm(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W); film (B, 2 C, 1, 1): scale less one, then shift -> (B, C, H, W)."""
+        """x (B, C, H, W); film (B, 2 C, 1, 1): scale minus one, then shift -> (B, C, H, W)."""
         batch, channels, height, width = x.shape
         centred = x.reshape(batch, self.groups, -1, width) - mean_per_group(x, self.groups)
-        scale_down = LARGEST / _largest(centred)  # (B, groups, 1, 1), as is all that follows
+        scale_down = LARGEST / _largest(centred)  # (B, groups, 1, 1), like everything below
         scaled = centred * scale_down
         variance = mean_per_group(
             (scaled * scaled).reshape(batch, channels, height, width), self.groups
@@ -63,14 +63,14 @@ class GroupNorm(nn.Module):
 
 
 def _largest(x: Tensor) -> Tensor:
-    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, and never zero."""
+    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, never zero."""
     highest, lowest = x.amax((2, 3), keepdim=True), x.amin((2, 3), keepdim=True)
-    # a clamp would become one with an infinite upper bound
+    # `clamp` would be converted with an infinite upper bound
     return torch.maximum(highest, -lowest) + SMALLEST
 
 
 def standardised(x: Tensor) -> Tensor:
-    """x (B, 3, H, W) over its own standard deviation, as `normalize_input` asks for."""
+    """x (B, 3, H, W) divided by its own standard deviation, for `normalize_input`."""
     count = x.shape[1] * x.shape[2] * x.shape[3]
     centred = x - mean_per_group(x, 1)
     variance = mean_per_group(centred * centred, 1) * (count / (count - 1))

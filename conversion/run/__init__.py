@@ -1,1 +1,1 @@
-"""A bundle that makes pictures, in Python or behind a pipe."""
+"""Runs a bundle to make pictures, in Python or behind a pipe."""

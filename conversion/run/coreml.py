@@ -1,4 +1,4 @@
-"""Packages run by Core ML itself, on chosen compute units. macOS only; not run on a Mac so far."""
+"""Runs packages with Core ML on chosen compute units. macOS only; not run on a Mac so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .packages import Load, Values
 
 UNITS: tuple[ComputeUnits, ...] = get_args(ComputeUnits)
 
-# what coremltools calls them
+# coremltools' names for them
 UNIT_NAMES: dict[ComputeUnits, str] = {
     "all": "ALL",
     "cpuOnly": "CPU_ONLY",
@@ -30,10 +30,10 @@ UNIT_NAMES: dict[ComputeUnits, str] = {
 
 
 def core_ml(units: ComputeUnits | None = None) -> Load:
-    """Loads packages by Core ML. Raises ConversionError on anything but macOS.
+    """A loader of packages with Core ML. Raises ConversionError on anything but macOS.
 
     Args:
-        units: for all packages; None takes what the manifest proposes for each.
+        units: for all packages; None takes the manifest's proposal for each.
     """
     if sys.platform != "darwin":
         raise ConversionError(
@@ -52,9 +52,9 @@ class CoreMLProgram:
         function: str | None = None,
         compiled: Path | None = None,
     ) -> None:
-        """function: of a package that has several. compiled: made of it by `compile_package`.
+        """function: for a package with several. compiled: its output of `compile_package`.
 
-        Raises ExecutionError where Core ML refuses it.
+        Raises ExecutionError if Core ML refuses the package.
         """
         self._path, package = path, Package.open(path)
         self._inputs = package.function(function).inputs
@@ -72,7 +72,7 @@ class CoreMLProgram:
                 raise ExecutionError(f"{path}: Core ML cannot load it ({_first(error)}).") from None
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
-        """Outputs as float32, or as they are declared; a watch sees only these."""
+        """Outputs as float32, or in their declared type; a watch sees only the outputs."""
         given = {name: typed(inputs[name], kind) for name, kind in self._inputs.items()}
         try:
             found: dict[str, Any] = self._model.predict(given)
@@ -82,9 +82,9 @@ class CoreMLProgram:
 
 
 def compile_package(path: Path, target: Path) -> Path:
-    """Compile a package to `target`, unless it is there. Raises ExecutionError.
+    """Compile a package to `target` unless it exists. Raises ExecutionError.
 
-    The system specialises a compiled model for a compute unit once, and knows it by its path.
+    The system specialises a compiled model for a compute unit once, and recognises it by its path.
     """
     if target.exists():
         return target
@@ -108,7 +108,7 @@ def typed(array: NDArray[Any], kind: TensorType) -> NDArray[Any]:
 def received(
     found: Mapping[str, Any], declared: Mapping[str, TensorType], watch: Watch | None
 ) -> Values:
-    """What a prediction put out, as the executor would give it."""
+    """The outputs of a prediction, in the form that the executor returns."""
     import torch
 
     out: Values = {}

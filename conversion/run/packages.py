@@ -1,4 +1,4 @@
-"""The packages of a bundle, executed in order and wired by name, whatever the layout."""
+"""Executes the packages of a bundle in order, wired by name, for any layout."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ Values = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Jump:
-    """Where a student is to land, and with which guidance weight; None: the smallest it knows."""
+    """A student's target index and guidance weight; None: the smallest weight it knows."""
 
     target: int
     weight: float | None = None
 
 
 class Runnable(Protocol):
-    """A loaded package: arrays by name to arrays by name, float32 where they are numbers."""
+    """A loaded package: maps arrays by name to arrays by name, with numbers as float32."""
 
     def __call__(
         self, inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None
     ) -> Values: ...
 
 
-# from the path of a package, the function of it where it has several, and the compute units that
-# the manifest proposes
+# takes the path of a package, the function if it has several, and the manifest's proposed compute
+# units
 Load = Callable[[Path, str | None, ComputeUnits], Runnable]
 
 
 def executor(precision: ExecutorPrecision) -> Load:
-    """Loads packages to be run without Core ML."""
+    """A loader of packages that run without Core ML."""
     return lambda path, function, _: Package.open(path).load(function, precision=precision)
 
 
 class Chain:
-    """Runs the packages of one phase at a time; each is loaded when it is first needed."""
+    """Runs the packages of one phase at a time; loads each when it is first needed."""
 
     def __init__(
         self, bundle: Bundle, precision: ExecutorPrecision, load: Load | None = None
     ) -> None:
-        """load: makes something runnable of a package; the executor's by default."""
+        """load: turns a package into a Runnable; the executor by default."""
         self.bundle = bundle
         self._load = load or executor(precision)
         self._programs: dict[str, Runnable] = {}
@@ -66,11 +66,11 @@ class Chain:
         watches: dict[str, Watch] | None = None,
         largest: int | None = None,
     ) -> Values:
-        """Everything known before, and the outputs of the packages of `phase`.
+        """The values known before, plus the outputs of the packages of `phase`.
 
         Args:
             watches: receives one Watch per package that runs. Raises ExecutionError.
-            largest: side of the largest level to run; packages of larger ones are left out.
+            largest: side of the largest level to run; packages of larger levels are skipped.
         """
         known = dict(values)
         for package in self.bundle.manifest.packages:
@@ -81,7 +81,7 @@ class Chain:
         return known
 
     def _runs(self, side: int | None, largest: int | None) -> bool:
-        """Whether a package of this side runs: in a multifunction, one alone does it all."""
+        """Whether a package of this side runs; in layout multifunction only one runs per step."""
         if side is None:
             return True
         if self.bundle.manifest.layout == "multifunction":
@@ -109,7 +109,7 @@ class Denoiser:
     def condition(
         self, text: Mapping[str, NDArray[Any]] | None, watches: dict[str, Watch] | None = None
     ) -> Values:
-        """What a prompt contributes: from tokens and mask, or from features and mask."""
+        """The conditioning from a prompt, given as tokens and mask or as features and mask."""
         if text is None:
             return {}
         encoded = self.chain.run("text", text, watches) if TOKEN_IDS in text else dict(text)
@@ -128,9 +128,9 @@ class Denoiser:
 
         Args:
             x_t: noisy images of the levels from `first_level` on, largest first.
-            time: the table index less one.
-            first_level: the largest level that runs; it gets zeros from the one above.
-            jump: of a student, and of no other model.
+            time: the table index minus one.
+            first_level: the largest level that runs; it gets zeros from the level above.
+            jump: for students only.
         """
         values, levels = dict(conditioning), self.bundle.manifest.levels[first_level:]
         if first_level and self.bundle.manifest.layout != "multifunction":
@@ -143,7 +143,7 @@ class Denoiser:
         return [known[level.prediction] for level in levels]
 
     def _told(self, level: LevelInfo, jump: Jump | None) -> NDArray[np.float32] | float:
-        """What a student's extra inputs add to the embedding of the time."""
+        """The terms that a student's extra inputs add to the time embedding."""
         student = self.bundle.manifest.student
         if student is None or jump is None or level.target_time is None:
             return 0.0

@@ -1,6 +1,6 @@
 """A bundle, ready to sample: `sampling.generate.Runtime` on the executor, or on Core ML.
 
-Packages take one picture; a batch is a loop, and guidance calls the network twice.
+Packages take one picture, so a batch is a loop; guidance calls the network twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class BundleRuntime:
     """See `generate.Runtime`.
 
     Args:
-        precision: "fp16" rounds every stored value as a device does, "fp32" none.
-        features: a cache of `mdm embed`, for bundles without a text encoder.
-        load: runs packages by something else than the executor.
+        precision: "fp16" rounds every stored value as a device does; "fp32" rounds none.
+        features: a cache from `mdm embed`, for bundles without a text encoder.
+        load: runs packages with something other than the executor.
     """
 
     def __init__(
@@ -50,7 +50,10 @@ class BundleRuntime:
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
-        """The network with text, time and guidance applied. Raises BundleError for a stop-at."""
+        """The network with text, time and guidance applied.
+
+        Raises BundleError if the bundle cannot stop at `first_level`.
+        """
         self._check_stop(first_level)
         guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
         encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
@@ -68,7 +71,7 @@ class BundleRuntime:
         return denoise
 
     def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
-        """See `generate.StudentRuntime`: one evaluation per picture, the weight being an input."""
+        """See `generate.StudentRuntime`: one evaluation per picture; the weight is an input."""
         self._check_stop(first_level)
         encoded = {prompt.text: self._condition(prompt.text) for prompt in prompts}
 
@@ -130,7 +133,7 @@ def _in_turn(
     x_t: list[Floats],
     row: Callable[[Prompt, list[Floats]], list[Floats]],
 ) -> list[Floats]:
-    """What `row` makes of each prompt and its images (1, 3, side, side), as a batch per level."""
+    """Call `row` for each prompt and its images (1, 3, side, side); returns a batch per level."""
     rows = [row(prompt, [x[k : k + 1] for x in x_t]) for k, prompt in enumerate(prompts)]
     return [np.concatenate(level) for level in zip(*rows, strict=True)]
 

@@ -1,7 +1,8 @@
-"""The executor behind a pipe: another program runs the packages of a bundle without Core ML.
+"""The executor behind a pipe, through which another program runs a bundle without Core ML.
 
-The client walks, the server runs single packages: values stay here, in numbered contexts (one per
-prompt), and only what the client asks for travels. docs/serve_bundle.md has the protocol.
+The client samples; the server runs single packages. Values stay in the server in numbered contexts
+(one per prompt), and only those the client asks for are sent. The protocol is in
+docs/serve_bundle.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BundleServer:
         self._contexts: dict[int, dict[str, NDArray[Any]]] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
-        """Raises ProtocolError after telling the client, when the stream cannot go on."""
+        """Serve requests. If the stream cannot go on, tell the client and raise ProtocolError."""
         while True:
             try:
                 frame = read_frame(requests)
@@ -60,7 +61,7 @@ class BundleServer:
             write_frame(answers, kind, payload)
 
     def answer(self, kind: bytes, payload: bytes) -> tuple[bytes, bytes]:
-        """Kind and payload of the answer to one request. Raises MdmError for what is refused."""
+        """Kind and payload of the answer to one request. Raises MdmError if it is refused."""
         reader = Reader(payload)
         if kind == HELLO:
             return self._hello(reader)
@@ -81,7 +82,7 @@ class BundleServer:
             self._contexts.pop(reader.number("I"), None)
             reader.finish()
             return OK, b""
-        raise ProtocolError(f"a request of the unknown kind {kind!r}.")
+        raise ProtocolError(f"a request of unknown kind {kind!r}.")
 
     def _hello(self, reader: Reader) -> tuple[bytes, bytes]:
         version = reader.number("H")

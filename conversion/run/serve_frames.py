@@ -1,8 +1,8 @@
-"""Frames of the bundle server's protocol (docs/serve_bundle.md): every length is checked first.
+"""Frames of the bundle server's protocol (docs/serve_bundle.md); lengths are checked before use.
 
-A frame is a 32-bit length, then so many bytes: one of kind, the rest its payload. Numbers are
-little-endian. A text is a 16-bit length and UTF-8. A tensor is its name, a byte of type, a byte of
-rank, 32-bit lengths of its axes, and its numbers in row-major order.
+A frame is a 32-bit length followed by that many bytes: one byte for the kind, then the payload.
+Numbers are little-endian. A text is a 16-bit length and UTF-8. A tensor is its name, one byte each
+for type and rank, 32-bit lengths of its axes, and its numbers in row-major order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i4")}
 
 
 class ProtocolError(MdmError):
-    """A frame that the protocol does not allow; the connection cannot go on."""
+    """A frame that the protocol does not allow; the connection cannot continue."""
 
 
 def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
@@ -58,7 +58,7 @@ class Reader:
     def take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._payload):
-            raise ProtocolError("a frame is shorter than what it announces.")
+            raise ProtocolError("a frame is shorter than it announces.")
         part = self._payload[self._position : end]
         self._position = end
         return part
@@ -82,7 +82,7 @@ class Reader:
 
     def finish(self) -> None:
         if self._position != len(self._payload):
-            raise ProtocolError("a frame is longer than what it announces.")
+            raise ProtocolError("a frame is longer than it announces.")
 
 
 def pack_text(text: str) -> bytes:

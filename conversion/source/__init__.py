@@ -1,1 +1,1 @@
-"""What is converted: the model, and its trajectories to compare with."""
+"""The model to convert, and its reference trajectories."""

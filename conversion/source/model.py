@@ -1,4 +1,4 @@
-"""Where a conversion starts: network, text encoder, tokenizer of a folder, or random ones."""
+"""The input of a conversion: network, text encoder and tokenizer from a folder, or random ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL_ENCODER_MB = 250  # flan-t5-base takes 219, flan-t5-xl 2447
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in evaluation mode; encoder and tokenizer are None where features are cached."""
+    """A model in evaluation mode; encoder and tokenizer are None if features are cached."""
 
     config: ModelConfig
     net: UNet
@@ -39,11 +39,11 @@ class ModelSource:
 
 
 def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> ModelSource:
-    """What a model folder holds, averaged weights where there are any. Raises MdmError.
+    """Load a model folder, with averaged weights if there are any. Raises MdmError.
 
     Args:
-        text_encoder: "auto" takes one that was trained with the model, or a small one that was
-            fetched beside it; "yes" also a large one, and refuses a folder with neither.
+        text_encoder: "auto" takes an encoder trained with the model, or a small one fetched into
+            the folder; "yes" also takes a large one, and refuses a folder without any.
     """
     config = with_encoder_hash(folder, load_model_config(folder))
     net = open_network(folder)
@@ -71,14 +71,14 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
 
 
 def encoder_megabytes(config: T5Config) -> float:
-    """What an encoder takes in fp16, in millions of bytes."""
+    """Size of an encoder in fp16, in millions of bytes."""
     return 2 * sum(math.prod(shape) for shape in encoder_shapes(config).values()) / 1e6
 
 
 def random_source(
     config: ModelConfig, seed: int, with_encoder: bool = True, tokenizer: bytes | None = None
 ) -> ModelSource:
-    """A network of seeded random weights; what starts at zero is random too, so that it counts."""
+    """A network with seeded random weights; zero-initialised layers too, so that they matter."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build_unet(config.model)
@@ -94,7 +94,7 @@ def _tokenizer(folder: Path) -> bytes | None:
 
 
 def _fill_zeros(net: nn.Module) -> None:
-    """Half of the usual deviation for zero weights, 0.02 for zero biases."""
+    """Fill zero weights at half of the usual deviation, and zero biases at 0.02."""
     with torch.no_grad():
         for parameter in net.parameters():
             if not parameter.any():

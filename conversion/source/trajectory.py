@@ -1,4 +1,4 @@
-"""The torch network as judge of a bundle: predictions on noisy images of real trajectories."""
+"""The torch network as a bundle's reference: predictions on noisy images of real trajectories."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ PROMPTS = (
     "woman running",
     "flag",
 )
-TRAJECTORY_STEPS = 5  # evaluations of the trajectory that the noisy images come from
+TRAJECTORY_STEPS = 5  # evaluations in the trajectory that provides the noisy images
 SEED = 7
 
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Text of several prompts, as the packages take it. `source` says where it comes from.
+    """Text of several prompts in the form the packages take. `source` says where it comes from.
 
-    ids (P, L) int32 where there is an encoder; features (P, L, text_dim); mask (P, L).
+    ids (P, L) int32 if there is an encoder; features (P, L, text_dim); mask (P, L).
     """
 
     source: str
@@ -54,7 +54,7 @@ class TextInputs:
 class Probe:
     """Network input and output at table index t: per level (P, 3, side, side), highest first.
 
-    target: index to which a student was told to jump, with the smallest weight; None for others.
+    target: the index a student jumped to, with the smallest weight; None for other models.
     """
 
     t: int
@@ -65,7 +65,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Probes at high, middle and low noise, and the pictures at the end, in [-1, 1]."""
+    """Probes at high, middle and low noise, and the final pictures in [-1, 1]."""
 
     probes: list[Probe]
     pictures: list[Floats]
@@ -85,13 +85,13 @@ def trajectory_grid(config: ModelConfig) -> list[int]:
 
 
 def probe_times(grid: Sequence[int]) -> tuple[int, ...]:
-    """Table indices at high, middle and low noise among those that a sampler visits."""
+    """Table indices at high, middle and low noise among those a sampler visits."""
     visited = grid[:-1]
     return tuple(dict.fromkeys((visited[0], visited[len(visited) // 2], visited[-1])))
 
 
 def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | None:
-    """Text for the prompts; stand-ins by seed for whatever the source lacks. None without text."""
+    """Text for the prompts, with seeded stand-ins for what the source lacks. None without text."""
     text = source.config.text
     if text is None:
         return None
@@ -118,7 +118,7 @@ def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | Non
 
 
 class Predict(Protocol):
-    """From noisy images and the table index less one; for a student, the index to jump to."""
+    """Predicts from noisy images and the table index minus one; target: where a student jumps."""
 
     def __call__(self, x_t: list[Any], time: int, target: int | None = None) -> Sequence[Any]: ...
 
@@ -162,7 +162,7 @@ def network_predictions(
     target: int | None,
     conditioning: Conditioning,
 ) -> list[torch.Tensor]:
-    """Predictions per level of a source's network, or of `net` made from it, for equal times."""
+    """Predictions per level of a source's network, or of `net` made from it, at one time."""
     config = source.config
     tembs = [t.expand(len(x_t[0]), -1) for t in embed_probe(source, time, target)]
     out = net.denoise(x_t, tembs, conditioning)
@@ -176,10 +176,10 @@ def trajectory_steps(
     ops: Ops,
     num_steps: int | None = None,
 ) -> Iterator[Step]:
-    """The walk of every reference from noise to a picture; a student jumps from start to start.
+    """The steps of a reference trajectory from noise to a picture; a student jumps between starts.
 
     Args:
-        draw: the next normals per level. num_steps: evaluations, where not those of records.
+        draw: the next normals per level. num_steps: evaluations, if not as many as in records.
     """
     schedule, diffusion = _schedule(config), config.diffusion
     if config.distilled is not None:
@@ -193,7 +193,7 @@ def trajectory_steps(
 
 
 def pictures_of(config: ModelConfig, steps: Iterator[Step]) -> list[Floats]:
-    """The pictures at the end of a trajectory, per level and in [-1, 1] where nothing is cut."""
+    """The final pictures of a trajectory per level, nominally in [-1, 1] but not clipped."""
     last: list[Any] = []
     for step in steps:
         last = step.x_next
@@ -202,7 +202,7 @@ def pictures_of(config: ModelConfig, steps: Iterator[Step]) -> list[Floats]:
 
 
 def embed_probe(source: ModelSource, time: int, target: int | None) -> list[torch.Tensor]:
-    """Embedding (1, D) per level of a table index less one; a student's has its least weight."""
+    """Embedding (1, D) per level of a table index minus one; a student gets its least weight."""
     distilled = source.config.distilled
     if distilled is None or target is None:
         return source.net.embed(torch.full((1,), time))
@@ -215,12 +215,12 @@ def _schedule(config: ModelConfig) -> Schedule:
 
 
 def _arrays(images: Sequence[Any]) -> list[Floats]:
-    """Copies, of tensors or arrays."""
+    """Copies of tensors or arrays, as arrays."""
     return [np.array(image, np.float32) for image in images]
 
 
 def _stand_in_mask(count: int, text: TextConfig) -> Floats:
-    """Prompts of different lengths, the second one eos alone."""
+    """Prompts of different lengths; the second is eos alone."""
     lengths = [text.max_tokens if p % 2 == 0 else 1 + p // 2 for p in range(count)]
     capped = np.minimum(lengths, text.max_tokens)
     return (np.arange(text.max_tokens)[None, :] < capped[:, None]).astype(np.float32)

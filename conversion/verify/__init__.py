@@ -1,1 +1,1 @@
-"""Whether a bundle computes what its model computes."""
+"""Checks that a bundle computes the same as its model."""

@@ -1,6 +1,6 @@
 """The rungs of the ladder from the network to a compressed bundle on a device.
 
-Each compares one candidate with one reference at every level and noise level, and by pictures:
+Each rung compares one candidate with one reference at every level and noise level, and by pictures:
 
     rewritten network   against  network        70 dB, fp32
     fp16 packages       against  network        60 dB; see verify
@@ -45,13 +45,13 @@ from ..source.trajectory import (
     trajectory_steps,
 )
 
-FLOOR_REWRITE = 70.0  # dB; rounding of fp32 in another order leaves about 110
-FLOOR_FP16 = 60.0  # what trained fp16 packages keep in fp16-storage execution
-FLOOR_PICTURES = 40.0  # of an fp16 bundle's guided pictures
+FLOOR_REWRITE = 70.0  # dB; fp32 rounding in a different order gives about 110
+FLOOR_FP16 = 60.0  # reached by trained fp16 packages in fp16-storage execution
+FLOOR_PICTURES = 40.0  # for an fp16 bundle's guided pictures
 GUIDANCE = 3.0
 
-# Below these something is broken. How coarse a variant may be is another question: it depends on
-# the model and is asked of its pictures.
+# Below these floors something is broken. How coarse a variant may be is a separate question: it
+# depends on the model, and only its pictures can tell.
 FLOORS = {16: FLOOR_FP16, 8: 30.0, 6: 20.0, 4: 8.0, 3: 4.0, 2: 0.0}
 
 Answers = list[list[list[Floats]]]  # by prompt, noise level and level
@@ -59,7 +59,7 @@ Answers = list[list[list[Floats]]]  # by prompt, noise level and level
 
 @dataclass(frozen=True)
 class Row:
-    """The worst of the prompts at one level and table index t."""
+    """The worst prompt at one level and table index t."""
 
     side: int
     t: int
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison. floor, picture_floor: in dB, None where only finite numbers are asked for."""
+    """One comparison. floor, picture_floor: in dB; None if numbers only need to be finite."""
 
     candidate: str
     reference: str
@@ -93,19 +93,19 @@ def _reach(values: list[float], floor: float | None) -> bool:
 
 
 def floor_of(bundle: Bundle) -> float:
-    """The floor of a bundle by the fewest bits of its packages."""
+    """The floor for a bundle, from the fewest bits in its packages."""
     return FLOORS[min(p.weight_bits for p in bundle.manifest.packages)]
 
 
 def is_fp16(bundle: Bundle) -> bool:
-    """Whether none of a bundle's weights is compressed."""
+    """Whether no weight of a bundle is compressed."""
     return all(p.weight_bits == 16 for p in bundle.manifest.packages)
 
 
 def worst_rows(
     sides: Sequence[int], record: Trajectory, wanted: Answers, got: Answers
 ) -> list[Row]:
-    """A row per level and noise level."""
+    """One row per level and noise level."""
     worst: dict[tuple[int, int], Closeness] = {}
     for by_probe, candidate in zip(wanted, got, strict=True):
         for probe, levels, answer in zip(record.probes, by_probe, candidate, strict=True):
@@ -117,7 +117,7 @@ def worst_rows(
 
 
 def recorded_answers(record: Trajectory) -> Answers:
-    """What the network said, as the record has it."""
+    """The network's predictions from the record."""
     prompts = len(record.pictures[0])
     return [
         [[level[p : p + 1] for level in probe.prediction] for probe in record.probes]
@@ -126,7 +126,7 @@ def recorded_answers(record: Trajectory) -> Answers:
 
 
 def answers_of(predict: Predict, record: Trajectory, p: int) -> list[list[Floats]]:
-    """What is predicted for the noisy images of prompt `p`, by noise level and level."""
+    """Predictions for the noisy images of prompt `p`, by noise level and level."""
     return [
         list(predict([x[p : p + 1] for x in probe.x_t], probe.t - 1, probe.target))
         for probe in record.probes
@@ -134,7 +134,7 @@ def answers_of(predict: Predict, record: Trajectory, p: int) -> list[list[Floats
 
 
 def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Trajectory) -> Rung:
-    """The network in layers for the Neural Engine against itself, in torch and fp32."""
+    """The network rewritten for the Neural Engine against the original, in torch and fp32."""
     net, answers = for_neural_engine(source.net), []
     for p in range(len(record.pictures[0])):
         answers.append(answers_of(network_predict(source, net, text, p), record, p))
@@ -144,7 +144,7 @@ def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Traject
 
 
 def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: int) -> Predict:
-    """Predictions of the network of a source, or of `net` rewritten from it, for one prompt."""
+    """Predictions of a source's network, or of `net` rewritten from it, for one prompt."""
     with torch.inference_mode():
         features = None if text is None else torch.from_numpy(text.features[p : p + 1])
         mask = None if text is None else torch.from_numpy(text.mask[p : p + 1])
@@ -171,7 +171,7 @@ def _for_engine(given: Conditioning, mask: torch.Tensor | None) -> Conditioning:
 
 
 def text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArray[Any]] | None:
-    """Text of one prompt: tokens where the bundle encodes them itself, else features."""
+    """Text of one prompt: tokens if the bundle encodes them itself, else features."""
     if text is None:
         return None
     mask = {TEXT_MASK: text.mask[p : p + 1]}
@@ -184,7 +184,7 @@ def text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArra
 def bundle_predict(
     denoiser: Denoiser, conditioning: Values, watches: dict[str, Watch] | None = None
 ) -> Predict:
-    """Predictions of a bundle for what `Denoiser.condition` gave. watches: see `Chain.run`."""
+    """Predictions of a bundle for a result of `Denoiser.condition`. watches: see `Chain.run`."""
 
     def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
         jump = None if target is None else Jump(target)

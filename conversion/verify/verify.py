@@ -1,8 +1,7 @@
-"""Proof of a bundle: its packages, executed, against the torch network they came from.
+"""Proves a bundle: executes its packages and compares them with the torch network they came from.
 
 Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
-a row per level and noise level, holding the worst of the prompts; as a ladder, with the rungs of
-`ladder` as well.
+a row for the worst prompt at every level and noise level, and optionally the rungs of `ladder`.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ from .ladder import (
 
 @dataclass(frozen=True)
 class RangeRow:
-    """Largest magnitude in a package and its operation, and the first one that was not finite.
+    """Largest magnitude in a package with its operation, and the first value that was not finite.
 
-    Over all prompts and noise levels.
+    Taken over all prompts and noise levels.
     """
 
     package: str
@@ -62,11 +61,11 @@ class RangeRow:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """floor: what every row must reach. compute_units: of Core ML, None on the reference runtime.
+    """floor: PSNR that every row must reach. compute_units: Core ML's; None on the executor.
 
     picture_psnr: per level, at the end of a short trajectory run by the bundle alone. rungs:
-    further comparisons, each with floors of its own. values: what each computed value of a package
-    reached; not in the JSON, where `ranges` has the largest.
+    further comparisons, each with its own floors. values: the range of every computed value of a
+    package; left out of the JSON, where `ranges` has the largest.
     """
 
     reference: Literal["model", "golden"]
@@ -95,7 +94,7 @@ class VerifyReport:
         return finite and reached and all(rung.passed for rung in self.rungs)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; infinities as text, since JSON has none."""
+        """Plain values; infinities are text, because JSON has none."""
         data = asdict(replace(self, values={})) | {"passed": self.passed, "worst_psnr": self.worst}
         del data["values"]
         data["rungs"] = [rung.as_json() for rung in self.rungs]
@@ -104,12 +103,12 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How thoroughly to verify a bundle, and on what.
+    """How thoroughly to verify a bundle, and with what.
 
-    prompts: how many, up to 8; a golden record has its own. floor: PSNR in dB that every row must
-    reach, by default one that depends on the bits of the weights. ladder: the rungs beside the
-    comparison of packages with the network. fp16: the bundle from which this one was compressed.
-    load: runs packages by something else than the executor, on some of Core ML's compute units.
+    prompts: number of prompts, up to 8; a golden record has its own. floor: PSNR in dB that every
+    row must reach; the default depends on the bits of the weights. ladder: whether to add the rungs
+    to the comparison of packages with the network. fp16: the bundle this one was compressed from.
+    load: runs packages with something other than the executor, on some of Core ML's compute units.
     """
 
     precision: ExecutorPrecision = "fp16"
@@ -127,8 +126,8 @@ def verify(
 ) -> VerifyReport:
     """Compare a bundle with its model folder, or with its own golden record.
 
-    Raises BundleError when the folder is not the model of the bundle, or the bundle's tables are
-    not those of its schedule.
+    Raises BundleError if the folder is not the bundle's model, or if the bundle's tables do not
+    match its schedule.
     """
     options = options or VerifyOptions()
     if model is not None:
@@ -148,7 +147,7 @@ def verify_source(
 def _against_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     if source.config != bundle.config():
         raise BundleError(
-            f"{bundle.path}: was made from a model of another configuration; give its own folder."
+            f"{bundle.path}: was made from a model with another configuration; give its own folder."
         )
     chosen = PROMPTS[: max(1, min(options.prompts, len(PROMPTS)))]
     options.say("running the torch network")
@@ -178,7 +177,7 @@ def _compare(
         if any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages):
             options.say("the rewritten network")
             rungs.append(rewritten_rung(source, text, record))
-        if config.distilled is None:  # a student is not guided; its own jumps are compared below
+        if config.distilled is None:  # a student is not guided; its jumps are compared below
             rungs.append(_guided_rung(denoiser, source, text, options))
     if options.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
@@ -210,7 +209,7 @@ def _answers(
     watches: dict[str, Watch],
     say: Callable[[str], None],
 ) -> Answers:
-    """What a bundle predicts for the noisy images of a record."""
+    """A bundle's predictions for the noisy images of a record."""
     out: Answers = []
     prompts = len(record.pictures[0])
     for p in range(prompts):
@@ -223,7 +222,7 @@ def _answers(
 def _guided_rung(
     denoiser: Denoiser, source: ModelSource, text: TextInputs | None, options: VerifyOptions
 ) -> Rung:
-    """Pictures with guidance: the first prompt, guided away from the second, which is empty."""
+    """Pictures with guidance: the first prompt, guided away from the empty second one."""
     options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
@@ -250,7 +249,7 @@ def _compressed_rung(
     answers: Answers,
     options: VerifyOptions,
 ) -> Rung:
-    """The compressed packages against those of fp16, and the guided pictures of both."""
+    """The compressed packages against the fp16 packages, and the guided pictures of both."""
     bundle = denoiser.bundle
     options.say("the fp16 packages")
     plain = Denoiser(fp16, options.precision, options.load)
@@ -267,7 +266,7 @@ def _compressed_rung(
 
 
 def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
-    """The trajectory below takes its schedule from the configuration, an app from these tables."""
+    """Check the tables, which an app uses; the trajectory here takes its schedule from `config`."""
     schedule = build_schedule(config.diffusion.schedule, config.model.scales)
     tables, manifest = bundle.tables(), bundle.manifest
     wanted = {manifest.alpha_bar: schedule.base}
@@ -276,10 +275,10 @@ def _check_tables(bundle: Bundle, config: ModelConfig) -> None:
         for level, table in zip(manifest.levels, schedule.tables, strict=True)
     }
     for name, table in wanted.items():
-        # another system's exp and tan may differ in the last digits
+        # exp and tan of another system may differ in the last digits
         if not np.allclose(tables[name], table, rtol=1e-9, atol=0):
             raise BundleError(
-                f"{bundle.path}: its table {name!r} is not that of the model's schedule; convert "
+                f"{bundle.path}: its table {name!r} does not match the model's schedule; convert "
                 "the model again."
             )
 
