@@ -219,7 +219,7 @@ CONFIGURATIONS = [
     changed_config("text without a network for it", "expected settings exactly when", model__inner__text_dim=None),
     changed_config("unknown schedule", "expected one of cosine", diffusion__schedule__kind="cosin"),
     Case("config absent", "no such file", lambda room: train_with(room, room.at / "absent.json")),
-    Case("fetch without a yes", "add --accept to agree beforehand", lambda room: ("fetch", "flickr64", "--quiet", "--out", room.out)),
+    Case("fetch without a yes", "add --accept to agree in advance", lambda room: ("fetch", "flickr64", "--quiet", "--out", room.out)),
     Case("fetch from nonsense", "expected an address that starts with https://", lambda room: ("fetch", "flickr64", "--quiet", "--accept", "--base-url", "nonsense", "--out", room.out)),
     Case("config unknown preset", "is not one of", lambda room: ("train", "--preset", "mdm65", "--data", "twemoji", "--steps", "1", "--out", room.out), code=2),
 ]  # fmt: skip

@@ -89,10 +89,10 @@ def uneven(room: Room) -> Command:
 
 
 OWN = [
-    limit("limit of nothing", "is no amount of memory", "--memory-limit", "0", code=2),
-    limit("negative limit", "is no amount of memory", "--memory-limit", "-1", code=2),
-    limit("limit that is no number", "is no amount of memory", "--memory-limit", "nan", code=2),
-    limit("endless limit", "is no amount of memory", "--memory-limit", "inf", code=2),
+    limit("limit of nothing", "is not an amount of memory", "--memory-limit", "0", code=2),
+    limit("negative limit", "is not an amount of memory", "--memory-limit", "-1", code=2),
+    limit("limit that is no number", "is not an amount of memory", "--memory-limit", "nan", code=2),
+    limit("endless limit", "is not an amount of memory", "--memory-limit", "inf", code=2),
     limit("five bits", "is not one of", "--quantize", "5", code=2),
     limit("unknown number type", "is not one of", "--precision", "fp8", code=2),
     limit("unknown side", "this model has sides 8, 4, got 12", "--stop-at", "12"),
@@ -112,9 +112,9 @@ OWN = [
     fine_tune("of another configuration", "should be", edit("config.json", model__channels=[64, 64])),
     fine_tune("of another encoder", "text_encoder.safetensors", edit("config.json", text__encoder__num_layers=2)),
     Case("mlx parts of different size", "batch_size: expected a multiple", uneven),
-    Case("mlx dry run of no memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "0"), code=2),
-    Case("mlx dry run of endless memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "inf"), code=2),
-    Case("mlx dry run of nan memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "nan"), code=2),
+    Case("mlx dry run of no memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "0"), code=2),
+    Case("mlx dry run of endless memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "inf"), code=2),
+    Case("mlx dry run of nan memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "nan"), code=2),
 ]  # fmt: skip
 
 CASES = [*SHARED, *OWN]

@@ -246,7 +246,7 @@ def test_the_command_refuses_an_encoder_that_the_model_was_not_trained_with(
     noted = (folder / "config.json").read_bytes()
     run = fetch_command(hub, folder)
     assert run.returncode == 1
-    assert "is another text encoder than" in run.stderr
+    assert "is not the text encoder that" in run.stderr
     assert (folder / "config.json").read_bytes() == noted
 
 

@@ -139,7 +139,7 @@ def test_like_with_other_weights_says_so(model_folder: Path, tmp_path: Path) -> 
         ["sample", "--model", str(other), "--like", str(first), "--out", str(tmp_path / "b.png")],
     )
     assert result.exit_code == 0
-    assert "was made from other weights" in result.stderr
+    assert "was made with other weights" in result.stderr
 
 
 @pytest.mark.parametrize(

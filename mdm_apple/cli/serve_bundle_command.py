@@ -37,7 +37,7 @@ Examples:
     type=click.Choice(get_args(PackagePrecision)),
     default="fp16",
     show_default=True,
-    help="Numbers that the executor computes with.",
+    help="Number type that the executor computes in.",
 )
 @output_options
 @filling(ServeBundleRequest)
@@ -45,7 +45,7 @@ def command(request: ServeBundleRequest, output: Output) -> None:
     """Run the packages of a bundle for another program, over stdin and stdout.
 
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
-    --json says what would be served, and stops.
+    --json prints what would be served, then stops.
     """
     find_bundle(request.bundle)
     require_installed("torch", "coremltools", "jsonschema")
