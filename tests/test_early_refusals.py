@@ -83,7 +83,7 @@ TABLE = [
     Wrong("verify {none}", "no such model"),
     Wrong("verify {folder}", "holds no model"),
     Wrong("verify box:emoji", "mdm convert box:emoji"),
-    Wrong("verify {bundle} --model {bundle}", "is a bundle, and this takes a model folder"),
+    Wrong("verify {bundle} --model {bundle}", "is a bundle, but this needs a model folder"),
     Wrong("verify {bundle} --fp16 {none}", "no such model"),
     Wrong("verify {bundle} --compute-units all", "add --runtime coreml"),
     Wrong("verify {bundle} --floor nan", "not a finite number", 2),
@@ -97,7 +97,7 @@ TABLE = [
     Wrong("inspect box:emoji --beside {bundle}", "compares two bundles"),
     # export
     Wrong("export box:emojy --out {new}", "did you mean box:emoji"),
-    Wrong("export {bundle} --out {new}", "is a bundle, and this takes a model folder"),
+    Wrong("export {bundle} --out {new}", "is a bundle, but this needs a model folder"),
     Wrong("export box:emoji --out {full}", "add --overwrite"),
     Wrong("export box:emoji --dtype float16 --out {new}", "--dtype is now called --precision", 2),
     Wrong("export box:emoji --precision fp8 --out {new}", "is not one of", 2),
@@ -114,7 +114,7 @@ TABLE = [
     Wrong("fetch flickr64 --out {new}", "add --accept to agree in advance"),
     Wrong("fetch flickr64 --out {new} --accept --base-url nonsense", "starts with https://"),
     Wrong("fetch text-encoder --out {none}", "no such model"),
-    Wrong("fetch text-encoder --out {bundle}", "is a bundle, and this takes a model folder"),
+    Wrong("fetch text-encoder --out {bundle}", "is a bundle, but this needs a model folder"),
     # serve-bundle, demo, doctor
     Wrong("serve-bundle {none}", "no such model"),
     Wrong("serve-bundle box:student --json", "mdm convert box:student"),

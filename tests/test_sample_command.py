@@ -183,7 +183,7 @@ def test_like_refuses_pictures_without_a_recipe(model_folder: Path, tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     for name, expected in (
         ("plain.png", "carries no recipe"),
-        ("broken.png", "not readable"),
+        ("broken.png", "cannot read it"),
         ("none.png", "no such file"),
     ):
         out = ["--out", tmp_path / "out.png"]

@@ -83,13 +83,13 @@ class MlxLearner(ABC, Generic[Rows]):
         self._state += [encoder.state] if encoder is not None else []
         self._state += [ema.weights for ema in self._averages()]
         mx.eval(self._state)
-        hold: Callable[[Any], Any] = (
+        prepare: Callable[[Any], Any] = (
             (lambda f: mx.compile(f, inputs=self._state, outputs=self._state))
             if compiled
             else (lambda f: f)
         )
         self._add_part, self._finish, self._evaluate = map(
-            hold, (self._added_part, self._finished_step, self._validation_loss)
+            prepare, (self._added_part, self._finished_step, self._validation_loss)
         )
 
     def idle(self) -> frozenset[str]:

@@ -58,7 +58,7 @@ def replace_files(
         keep_others: the other FILES stay part of the save, as they are.
     """
     assert set(writers) <= set(FILES), "a save consists of known names"
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -71,7 +71,7 @@ def replace_files(
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be saved; {system_reason(error)}") from None
     finally:
-        remove_empty(made)
+        remove_empty(missing)
 
 
 def finish_save(folder: Path) -> None:

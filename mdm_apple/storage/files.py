@@ -47,10 +47,10 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
     When the block raises, none of them does, and a folder that was made for them goes again.
     Raises FileError when the folder cannot be written or the disk is full.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     staging = folder / f".{os.getpid()}.partial"
 
-    def put(name: str, data: bytes) -> None:
+    def write(name: str, data: bytes) -> None:
         with (staging / name).open("wb") as file:
             file.write(data)
             file.flush()
@@ -59,7 +59,7 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
-        yield put
+        yield write
         for path in sorted(staging.iterdir()):
             os.replace(path, folder / path.name)
         sync_folder(folder)
@@ -67,7 +67,7 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
         raise FileError(f"{folder}: cannot be written; {system_reason(error)}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(made)
+        remove_empty(missing)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
