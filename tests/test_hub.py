@@ -292,7 +292,7 @@ def test_a_repository_without_safetensors_is_refused(hub: Hub, tmp_path: Path) -
     "source", ["flan-t5-xl", "../etc/passwd", "a/b/c", "https://x/y", "", "a/ b"]
 )
 def test_sources_that_name_no_repository_are_refused(source: str, tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="expected a repository as google/flan-t5-xl"):
+    with pytest.raises(HubError, match="expected a repository such as google/flan-t5-xl"):
         fetch_encoder(source, None, tmp_path)
 
 
