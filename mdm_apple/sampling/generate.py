@@ -1,6 +1,6 @@
 """From prompts and seeds to pictures, on any backend.
 
-Enters: a `Runtime` (torch, MLX, or a bundle behind the executor). Leaves: steps whose images are
+Input: a `Runtime` (torch, MLX, or a bundle behind the executor). Output: steps whose images are
 NumPy arrays in [-1, 1], and pictures as bytes per pixel.
 """
 
