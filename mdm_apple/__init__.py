@@ -19,7 +19,7 @@ __all__ = ["__version__", "convert", "distill", "evaluate", "load", "palettize",
 
 
 def __getattr__(name: str) -> object:
-    """The functions of `api`, imported when first asked for: importing the package is cheap."""
+    """Import the functions of `api` on first use, which keeps importing the package cheap."""
     if name in __all__:
         return getattr(importlib.import_module("mdm_apple.api"), name)
     raise AttributeError(f"module 'mdm_apple' has no attribute {name!r}")

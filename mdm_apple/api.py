@@ -1,11 +1,11 @@
-"""The Python door: one function for each thing that the toolkit does.
+"""The Python API: one function for each task of the toolkit.
 
     import mdm_apple as mdm
 
     model = mdm.load("box:student")
     model("red heart", seed=7).save("heart.png")
 
-Importing this loads no framework; each function imports what it needs when it is called.
+Importing this module loads no framework; each function imports what it needs when called.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def load(
 
     Args:
         name: a model folder, a bundle, `box:emoji` or `box:student`.
-        backend: None takes what fits the machine and the model.
-        precision: None takes fp32 for a model folder, fp16 for a bundle.
+        backend: None chooses by the machine and the model.
+        precision: None means fp32 for a model folder, fp16 for a bundle.
         features: text features made by `mdm embed`. text_encoder: folder of a frozen encoder.
         quantize: bits of Linear layers, MLX only.
 
@@ -97,17 +97,18 @@ def train(
     say: Say = _silent,
     quiet: bool = True,
 ) -> Run:
-    """Train a model and leave it in the folder `out`.
+    """Train a model and save it in the folder `out`.
 
     Args:
         data: "twemoji", a folder of captioned pictures, or an object with `__len__`,
             `caption(i)` and `picture(i, side)`.
-        steps: optimisation steps in all, with the default settings; or `settings`, which say more.
+        steps: total optimisation steps, with default settings; give `settings` to choose others.
         preset, config, init: what to train: a named model, a configuration or its file, or a model
-            folder to start from. A resumed run knows its own.
+            folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
-        captions: only the pictures called so. tensorboard: event files beside metrics.jsonl.
+        captions: train only on pictures with these. tensorboard: write event files beside
+            metrics.jsonl.
 
     Raises MdmError.
     """
@@ -149,7 +150,7 @@ def model_to_train(
     stop_at: int | None = None,
     resumed: Path | None = None,
 ) -> ModelConfig:
-    """The configuration that exactly one of the sources names. Raises MdmError."""
+    """The configuration from exactly one of the sources. Raises MdmError."""
     if resumed is not None and preset is None and config is None:
         return load_model_config(resumed)
     if init is not None:
@@ -183,12 +184,12 @@ def distill(
     resume: bool = False,
     quiet: bool = True,
 ) -> ModelConfig:
-    """Teach a student to make a model's pictures in one to a few steps, and leave it in `out`.
+    """Teach a student to make a model's pictures in one or a few steps, and save it in `out`.
 
     Args:
-        steps: optimisation steps in all, with the default settings; or `settings`, which say more.
-        boot: from where the student jumps, and what it learns.
-        captions: prompts, one a line; None takes those beside the teacher.
+        steps: total optimisation steps, with default settings; give `settings` to choose others.
+        boot: where the student jumps from, and what it learns.
+        captions: file of prompts, one per line; None takes the one beside the teacher.
 
     Raises MdmError.
     """
@@ -226,12 +227,13 @@ def convert(
     """Make a Core ML bundle from a model folder. Raises MdmError.
 
     Args:
-        options: layout, oldest system, layers, largest package.
-        text_encoder: "auto" packs one that was trained along or is small, "yes" any, "no" none.
+        options: layout, oldest system, kind of layers, largest package.
+        text_encoder: "auto" packs one that is small or was trained with the model, "yes" any,
+            "no" none.
     """
     named = find_model(model)
     if named.is_bundle:
-        raise MdmError(f"{named}: is a bundle already; give the model folder that it came from.")
+        raise MdmError(f"{named}: is already a bundle; give the model folder that it came from.")
     require_conversion()
     from mdm_apple.conversion.convert import ConvertOptions, convert
     from mdm_apple.conversion.layouts.text_encoder import missing_text
@@ -261,7 +263,7 @@ def palettize(
     """Compress the weights of a bundle. Raises MdmError.
 
     Args:
-        bits: the same for all weights. group: output channels that share a palette.
+        bits: one number for all weights. group: output channels that share a palette.
         variant: mixed bits, measured on `model`, the folder that the bundle came from.
         recipe: a file with the bits of each weight.
     """
@@ -295,9 +297,9 @@ def verify(
     model: str | Path | None = None,
     options: VerifyOptions | None = None,
 ) -> VerifyReport:
-    """Compare what a bundle computes with its model, or with the record inside it.
+    """Compare a bundle's results with its model's, or with the record inside the bundle.
 
-    Raises MdmError; a report that failed is no error, see its `passed`.
+    Raises MdmError. A failed comparison is not an error; see `passed` in the report.
     """
     folder = None if model is None else find_model(model).path
     opened = open_bundle(bundle)
@@ -319,7 +321,7 @@ def evaluate(
     """Score a model's pictures against real ones: retrieval, cleanness, distances.
 
     Args:
-        count: captions per seed. captions: only the pictures called so.
+        count: captions per seed. captions: use only pictures with these.
 
     Raises MdmError.
     """
@@ -335,22 +337,22 @@ def evaluate(
 
 
 def require_conversion() -> None:
-    """Refuse, with the pip command, where conversion cannot run."""
+    """Refuse, with the pip command to run, if conversion is not installed."""
     require("torch")
     require("jsonschema")
     require_installed("coremltools")
 
 
 def check_bundle(name: str | Path) -> Path:
-    """The path of a bundle; refuses a model folder. Nothing in it is read."""
+    """The path of a bundle; refuses a model folder. Reads nothing in it."""
     named = find_model(name)
     if not named.is_bundle:
-        raise MdmError(f"{named}: is a model folder; give a bundle, which mdm convert makes.")
+        raise MdmError(f"{named}: is a model folder; give a bundle, made with mdm convert.")
     return named.path
 
 
 def open_bundle(bundle: Bundle | str | Path) -> Bundle:
-    """A bundle by its name, checked against its manifest. Raises MdmError."""
+    """Open a bundle by name and check it against its manifest. Raises MdmError."""
     if not isinstance(bundle, (str, Path)):
         return bundle
     path = check_bundle(bundle)

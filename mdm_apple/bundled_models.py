@@ -1,6 +1,6 @@
-"""The models that come in the box, ready without any download, and how a model's name is read.
+"""The models that come with the package, ready without a download, and how model names are read.
 
-A name is a model folder, a bundle, or one of the box: `box:emoji`, and `box:student`, which makes
+A name is a model folder, a bundle, or a bundled model: `box:emoji`, or `box:student`, which makes
 the same pictures in one, two or four steps.
 """
 
@@ -19,7 +19,7 @@ BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT}
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that exists on this disk. name: as it was asked for."""
+    """A model that exists on this disk. name: as the caller gave it."""
 
     name: str
     path: Path
@@ -30,7 +30,7 @@ class NamedModel:
 
 
 def find_model(name: str | Path) -> NamedModel:
-    """The folder or bundle that a name means; nothing in it is read.
+    """The folder or bundle with this name; reads nothing in it.
 
     Raises MdmError with the nearest known name.
     """
@@ -50,27 +50,27 @@ def find_model(name: str | Path) -> NamedModel:
 
 
 def find_folder(name: str | Path, instead: str) -> NamedModel:
-    """As `find_model`, for what works on model folders alone.
+    """Like `find_model`, for commands that need a model folder.
 
     Args:
-        instead: what to do with a bundle, as the end of the sentence that refuses it.
+        instead: what to do with a bundle: the end of the sentence that refuses it.
     """
     named = find_model(name)
     if named.is_bundle:
-        raise MdmError(f"{name}: is a bundle, and this takes a model folder; {instead}.")
+        raise MdmError(f"{name}: is a bundle, but this needs a model folder; {instead}.")
     return named
 
 
 def find_bundle(name: str | Path, instead: str | None = None) -> NamedModel:
-    """As `find_model`, for what works on bundles alone.
+    """Like `find_model`, for commands that need a bundle.
 
     Args:
-        instead: what to do with a model folder; None: make a bundle of it.
+        instead: what to do with a model folder; None: make a bundle from it.
     """
     named = find_model(name)
     if not named.is_bundle:
         advice = instead or f"make one with mdm convert {name} --out NAME.bundle"
-        raise MdmError(f"{name}: is a model folder, and this takes a bundle; {advice}.")
+        raise MdmError(f"{name}: is a model folder, but this needs a bundle; {advice}.")
     return named
 
 

@@ -1,4 +1,4 @@
-"""Refusals: errors whose message is a sentence for a person. The command line prints just that."""
+"""Refusals: errors whose message is a sentence for a person. The command line prints only that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = {
 
 
 class MdmError(ValueError):
-    """What was wrong, what was expected, what to do: in one sentence."""
+    """One sentence: what was wrong, what was expected, what to do."""
 
 
 class ConfigError(MdmError):
@@ -45,7 +45,7 @@ def system_reason(error: OSError) -> str:
 
 
 def require_installed(*packages: str) -> None:
-    """Refuse before any work if one of the packages is not installed; imports none of them."""
+    """Refuse, before any work, if a package is not installed; imports none of them."""
     for package in packages:
         try:
             found = importlib.util.find_spec(package)
@@ -70,7 +70,7 @@ def require(package: str) -> ModuleType:
         if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
         raise _missing(top) from None
-    except ImportError as error:  # a library that the package loads is not there
+    except ImportError as error:  # a library that the package loads is missing
         raise MissingPackageError(
             f"{package} cannot be loaded ({error}). Run: "
             f"pip install 'mdm-apple[{_EXTRAS[package.split('.', maxsplit=1)[0]]}]'"

@@ -1,6 +1,6 @@
 """A model by its name, opened on a backend and ready to make pictures.
 
-Everything that the name, the configuration and the request alone can refuse is refused before a
+Whatever can be refused from the name, the configuration and the request is refused before any
 framework is imported.
 """
 
@@ -33,17 +33,17 @@ from mdm_apple.text.captions import CAPTIONS, clean_caption, read_captions
 from mdm_apple.version import __version__
 
 Backend = Literal["torch", "mlx", "coreml", "reference"]
-MAX_LISTED_BYTES = 4 << 20  # captions beside a model beyond this are not compared with a prompt
+MAX_LISTED_BYTES = 4 << 20  # bytes; prompts are not compared with a longer list of captions
 LARGEST_SEED = 2**32 - 1
 BUNDLE_PACKAGES = ("torch", "coremltools", "jsonschema")
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open a model; None: what fits the machine and the model.
+    """How to open a model; None: chosen by the machine and the model.
 
-    quantize: bits of Linear layers, MLX only. remember: the only captions that will be asked for,
-    so that MLX can release the text encoder. memory_limit: gigabytes that MLX stays below.
+    quantize: bits of Linear layers, MLX only. remember: the only captions that will be used,
+    so that MLX can release the text encoder. memory_limit: gigabytes, for MLX.
     """
 
     backend: Backend | None = None
@@ -57,7 +57,7 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Opening:
-    """A model that exists and an opening that can work; no framework is loaded yet."""
+    """A model that exists and options that fit it; no framework is loaded yet."""
 
     named: NamedModel
     config: ModelConfig
@@ -67,16 +67,16 @@ class Opening:
     options: OpenOptions
 
     def check(self, settings: SampleSettings, prompts: Sequence[Prompt]) -> SamplerConfig:
-        """The sampler that a request means for this model; refuses what cannot work."""
+        """The sampler for a request to this model; refuses what cannot work."""
         sampler = settings.sampler_config(self.defaults)
         check_request(self.config, prompts, sampler, settings.stop_at)
         return sampler
 
     def open(self, probe: Prompt | None = None, stop_at: int | None = None) -> Model:
-        """Load framework and weights.
+        """Load the framework and the weights.
 
         Args:
-            probe, stop_at: what the cost of quantizing is measured on.
+            probe, stop_at: the prompt and side on which the cost of quantizing is measured.
         """
         if self.named.is_bundle:
             return Model(self, *self._bundle())
@@ -87,7 +87,7 @@ class Opening:
         return Model(self, runtime, sha256, said)
 
     def _bundle(self) -> tuple[Runtime, str]:
-        """On the executor, or on Core ML with the compute units that the manifest proposes."""
+        """The runtime on the executor, or on Core ML with the manifest's compute units."""
         from mdm_apple.conversion.run.coreml import core_ml
         from mdm_apple.conversion.run.runtime import open_bundle_runtime
 
@@ -133,7 +133,7 @@ class Opening:
 
 
 def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
-    """Choose backend and precision for a model, and refuse what does not go together."""
+    """Choose backend and precision for a model, and refuse options that do not fit together."""
     options = options or OpenOptions()
     backend = options.backend or ("reference" if named.is_bundle else default_backend())
     precision = options.precision or ("fp16" if named.is_bundle else "fp32")
@@ -149,7 +149,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
         ("memory-limit", options.memory_limit),
     ):
         if value is not None and backend != "mlx":
-            raise MdmError(f"{name}: only --backend mlx has it, not {backend}.")
+            raise MdmError(f"{name}: works with --backend mlx only, not {backend}.")
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
@@ -160,7 +160,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
 
 
 def default_backend() -> Backend:
-    """MLX on Apple silicon, PyTorch elsewhere; the other one where only that is installed."""
+    """MLX on Apple silicon, PyTorch elsewhere; the other if only that is installed."""
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     first: Backend = "mlx" if apple else "torch"
     second: Backend = "torch" if apple else "mlx"
@@ -170,7 +170,7 @@ def default_backend() -> Backend:
 
 
 def random_seed() -> int:
-    """A seed for those who gave none."""
+    """A seed for callers who gave none."""
     return secrets.randbelow(LARGEST_SEED + 1)
 
 
@@ -242,13 +242,13 @@ class Model:
         progress: Callable[[StepPreview], bool | None] | None = None,
         filters: Sequence[Filter] = (),
     ) -> Picture | list[Picture]:
-        """Make one picture, or `n` of consecutive seeds as a list.
+        """Make one picture, or a list of `n` with consecutive seeds.
 
         Args:
-            seed: 0 to 2**32 - 1; None draws one, which the picture's recipe holds.
+            seed: 0 to 2**32 - 1; None draws one, which the picture's recipe records.
             steps, sampler, guidance and the rest: None means whatever suits the model.
-            progress: sees every step of the first picture; where it returns False, sampling stops
-                and the pictures are the clean estimates so far, without a recipe.
+            progress: sees every step of the first picture; if it returns False, sampling stops and
+                the pictures are the clean estimates so far, without a recipe.
             filters: see `mdm_apple.sampling.filters`.
 
         Raises MdmError for what the model cannot do.
@@ -271,7 +271,7 @@ class Model:
         stop_at: int | None = None,
         filters: Sequence[Filter] = (),
     ) -> Iterator[StepPreview]:
-        """Every step of one picture as it is made; the last one is the picture."""
+        """Yield every step of one picture as it is made; the last one is the picture."""
         asked = SampleSettings(sampler, steps, guidance=guidance, stop_at=stop_at)
         prompts = [Prompt(prompt, random_seed() if seed is None else seed, negative)]
         config = self._check(asked, prompts, filters)
@@ -290,10 +290,10 @@ class Model:
         progress: Callable[[StepPreview], bool | None] | None = None,
         filters: Sequence[Filter] = (),
     ) -> Iterator[Picture]:
-        """A picture for each prompt, in order, as soon as its batch is done.
+        """Yield a picture for each prompt, in order, as soon as its batch is done.
 
         Args:
-            preview_every: keep all levels at every so many steps, and at the end.
+            preview_every: keep all levels each time this many steps are done, and at the end.
             progress: sees the first picture of each batch at every step; False stops all.
         """
         config = self._check(settings, prompts, filters)
@@ -317,11 +317,11 @@ class Model:
                 return
 
     def sampler_config(self, settings: SampleSettings) -> SamplerConfig:
-        """The sampler that settings mean for this model. Raises ConfigError."""
+        """The sampler for these settings and this model. Raises ConfigError."""
         return self._opening.check(settings, ())
 
     def recipe(self, prompt: Prompt, sampler: SamplerConfig, stop_at: int | None) -> Recipe:
-        """What makes a picture again: `mdm sample --like FILE.png`."""
+        """How to make a picture again: `mdm sample --like FILE.png`."""
         return Recipe(
             prompt=prompt.text,
             negative=prompt.negative,
@@ -341,7 +341,7 @@ class Model:
         )
 
     def used_memory(self) -> dict[str, float]:
-        """Gigabytes that MLX used at most, and its limit; other backends do not count them."""
+        """Peak memory of MLX and its limit, in gigabytes; other backends do not measure it."""
         if self.backend != "mlx":
             return {}
         from mdm_apple.mlx.memory import memory_limit, peak_memory
@@ -378,7 +378,7 @@ def _preview(index: int, total: int, levels: Sequence[Images]) -> StepPreview:
 def remarks(
     opening: Opening, settings: SampleSettings, sampler: SamplerConfig, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """What a person should know of a request that is not wrong but may surprise."""
+    """Remarks on a request that is not wrong but may surprise."""
     out: list[str] = []
     if any(p.negative for p in prompts) and sampler.guidance_scale == 1:
         out.append("negative: has no effect at guidance 1; give --guidance, such as 4.")
@@ -392,7 +392,7 @@ def remarks(
 
 
 def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
-    """A remark for prompts that are no caption of the model's pictures, with the nearest one."""
+    """A remark on prompts that the model has no caption for, with the nearest caption."""
     path = folder / CAPTIONS
     if not path.is_file() or path.stat().st_size > MAX_LISTED_BYTES:
         return []
@@ -405,6 +405,6 @@ def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
     near = difflib.get_close_matches(unknown[0].casefold(), sorted(known), n=1, cutoff=0.0)
     more = f" (and {len(unknown) - 1} more prompts)" if len(unknown) > 1 else ""
     return [
-        f"prompt: this model learned {len(learned):,} captions, and {unknown[0]!r}{more} is none "
-        f"of them; the nearest is {near[0]!r}."
+        f"prompt: this model learned {len(learned):,} captions, and {unknown[0]!r}{more} is not "
+        f"one of them; the nearest is {near[0]!r}."
     ]

@@ -89,10 +89,10 @@ def uneven(room: Room) -> Command:
 
 
 OWN = [
-    limit("limit of nothing", "is no amount of memory", "--memory-limit", "0", code=2),
-    limit("negative limit", "is no amount of memory", "--memory-limit", "-1", code=2),
-    limit("limit that is no number", "is no amount of memory", "--memory-limit", "nan", code=2),
-    limit("endless limit", "is no amount of memory", "--memory-limit", "inf", code=2),
+    limit("limit of nothing", "is not an amount of memory", "--memory-limit", "0", code=2),
+    limit("negative limit", "is not an amount of memory", "--memory-limit", "-1", code=2),
+    limit("limit that is no number", "is not an amount of memory", "--memory-limit", "nan", code=2),
+    limit("endless limit", "is not an amount of memory", "--memory-limit", "inf", code=2),
     limit("five bits", "is not one of", "--quantize", "5", code=2),
     limit("unknown number type", "is not one of", "--precision", "fp8", code=2),
     limit("unknown side", "this model has sides 8, 4, got 12", "--stop-at", "12"),
@@ -102,7 +102,7 @@ OWN = [
     torch_has_no("low memory", "--low-memory"),
     torch_has_no("memory limit", "--memory-limit", "1"),
     recipe_case("of three bits", "quantize: expected one of 8, 4, got 3", lambda r: r.update(quantize=3)),
-    Case("recipe of eight bits in torch", "only --backend mlx has it", lambda room: (*recipe_case("", "", lambda r: r.update(quantize=8)).build(room), "--backend", "torch")),
+    Case("recipe of eight bits in torch", "works with --backend mlx only", lambda room: (*recipe_case("", "", lambda r: r.update(quantize=8)).build(room), "--backend", "torch")),
     Case("mlx like a foreign picture", "carries no recipe", lambda room: (*like(room, room.good.pictures / "00.png"), *MLX)),
     Case("mlx NaN encoder", "NaN or infinite", broken_encoder),
     Case("mlx fine-tune without tokenizer", "copy tokenizer.model and text_encoder.safetensors there", lambda room: imported(room, "tokenizer.model")),
@@ -112,9 +112,9 @@ OWN = [
     fine_tune("of another configuration", "should be", edit("config.json", model__channels=[64, 64])),
     fine_tune("of another encoder", "text_encoder.safetensors", edit("config.json", text__encoder__num_layers=2)),
     Case("mlx parts of different size", "batch_size: expected a multiple", uneven),
-    Case("mlx dry run of no memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "0"), code=2),
-    Case("mlx dry run of endless memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "inf"), code=2),
-    Case("mlx dry run of nan memory", "is no amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "nan"), code=2),
+    Case("mlx dry run of no memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "0"), code=2),
+    Case("mlx dry run of endless memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "inf"), code=2),
+    Case("mlx dry run of nan memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "nan"), code=2),
 ]  # fmt: skip
 
 CASES = [*SHARED, *OWN]

@@ -391,7 +391,7 @@ def test_a_student_has_its_teachers_configuration_and_extra_inputs_on_every_leve
     assert all(level.student for level in config.model.levels)
     assert config.distilled is not None
     assert (config.distilled.starts, config.distilled.guidance) == ((1000, 500), (2.0, 4.0))
-    with pytest.raises(ConfigError, match="is a student itself"):
+    with pytest.raises(ConfigError, match="is itself a student"):
         student_config(config, BootConfig())
 
 

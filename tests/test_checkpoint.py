@@ -160,7 +160,7 @@ def test_a_configuration_can_be_replaced_alone(tmp_path: Path) -> None:
 
 def test_a_configuration_of_another_network_does_not_replace_one(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="those of another network"):
+    with pytest.raises(CheckpointError, match="belong to a different network"):
         save_config(tmp_path, TINY)
     assert generation(tmp_path) == 1
 

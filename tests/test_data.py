@@ -200,7 +200,7 @@ def test_folders_without_captioned_pictures_are_refused(tmp_path: Path):
 
 def test_emoji_options_are_refused_for_a_folder(tmp_path: Path):
     save(tmp_path, "a.png", gradient(8, 8))
-    with pytest.raises(DataError, match="only twemoji"):
+    with pytest.raises(DataError, match="twemoji only"):
         open_dataset(str(tmp_path), SIDE, skin_tones=True)
 
 
@@ -487,9 +487,9 @@ BAD_LINES: list[tuple[object, str]] = [
     ({"file_name": "pipe.png", "text": "x"}, "no such file"),
     ({"file_name": "", "text": "x"}, "is not a"),
     ({"file_name": "metadata.jsonl", "text": "x"}, "is not a"),
-    ({"file_name": "a\0.png", "text": "x"}, "no file can have this name"),
-    ({"file_name": "\ud800.png", "text": "x"}, "no file can have this name"),
-    ({"file_name": "x" * 5000 + ".png", "text": "x"}, "no file can have this name"),
+    ({"file_name": "a\0.png", "text": "x"}, "not a possible file name"),
+    ({"file_name": "\ud800.png", "text": "x"}, "not a possible file name"),
+    ({"file_name": "x" * 5000 + ".png", "text": "x"}, "not a possible file name"),
     ({"file_name": "\x1b[2J\n.png", "text": "x"}, "no such file"),
 ]
 

@@ -85,7 +85,7 @@ def test_runs_that_cannot_start_are_refused_and_make_nothing(
     out = tmp_path / "out"
     for arguments, said in (
         ([*small(tmp_path / "none", out)], "no such model"),
-        ([*small(student, out)], "is a student itself"),
+        ([*small(student, out)], "is itself a student"),
         ([*small(teacher, out), "--guidance", "4", "1"], "guidance: expected"),
         ([*small(teacher, out), "--stride", "0"], "stride: expected"),
         ([*small(teacher, out), "--resume"], "no such model folder"),
@@ -139,8 +139,8 @@ def test_model_and_sampler_must_go_together(teacher: Path, student: Path, tmp_pa
     of = {"teacher": ["sample", "--model", teacher], "student": ["sample", "--model", student]}
     one = ["--sampler", "student", "--steps", "1"]
     for arguments, said in (
-        ([*of["teacher"], *one], "goes with a distilled model, and this one is not"),
-        ([*of["student"], "--sampler", "dpmpp"], "which dpmpp does not go with"),
+        ([*of["teacher"], *one], "needs a distilled model, and this one is not"),
+        ([*of["student"], "--sampler", "dpmpp"], "which dpmpp cannot run"),
         ([*of["student"], *one[:2], "--steps", "50"], "this student takes 1, 2, got 50"),
         ([*of["student"], "--sampler", "student", "--full-table"], "got the whole table"),
         ([*of["student"], *one, "--guidance", "9"], "learned 1 to 4, got 9"),

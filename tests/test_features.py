@@ -201,10 +201,10 @@ def test_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     for size in [0, 1, 7, 8, 9, 500, 4095, 4096, 4600, len(content) - 1]:
         cut.write_bytes(content[:size])
-        with pytest.raises(TextError, match="not a whole file of text features"):
+        with pytest.raises(TextError, match="not a complete file of text features"):
             FeatureCache(cut, KEY)
     cut.write_bytes(content + b"\0")
-    with pytest.raises(TextError, match="not a whole file of text features"):
+    with pytest.raises(TextError, match="not a complete file of text features"):
         FeatureCache(cut, KEY)
 
 
@@ -240,7 +240,7 @@ def edited(path: Path, change: dict[str, Any]) -> None:
 )
 def test_a_header_that_lies_is_refused(path: Path, change: dict[str, Any]) -> None:
     edited(path, change)
-    with pytest.raises(TextError, match="not a whole file of text features"):
+    with pytest.raises(TextError, match="not a complete file of text features"):
         FeatureCache(path, KEY)
 
 
@@ -254,12 +254,12 @@ def test_an_index_that_points_outside_is_refused(path: Path, number: int) -> Non
     content = bytearray(path.read_bytes())
     content[-8:] = struct.pack("<q", number)  # the last length
     path.write_bytes(content)
-    with pytest.raises(TextError, match="impossible index"):
+    with pytest.raises(TextError, match="invalid index"):
         FeatureCache(path, KEY)
     content[-8:] = struct.pack("<q", 1)
     content[-56:-48] = struct.pack("<q", number)  # the last start
     path.write_bytes(content)
-    with pytest.raises(TextError, match="impossible index"):
+    with pytest.raises(TextError, match="invalid index"):
         FeatureCache(path, KEY)
 
 

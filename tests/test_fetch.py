@@ -74,7 +74,7 @@ def test_a_file_that_changed_on_disk_is_refused(content: bytes, tmp_path: Path) 
 
 def test_a_file_of_unknown_origin_is_left_alone(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "flickr64.pth").write_bytes(b"mine")
-    with pytest.raises(FetchError, match="was not put there by this command"):
+    with pytest.raises(FetchError, match="was not downloaded by this command"):
         get(Site(content), tmp_path)
     assert (tmp_path / "flickr64.pth").read_bytes() == b"mine"
 
@@ -213,7 +213,7 @@ def test_a_wrong_partial_answer_is_not_believed(lie: str, content: bytes, tmp_pa
     site = Site(content, act=act)
     with serve(site) as url:
         if lie == "no_range_header":
-            with pytest.raises(FetchError, match="does not state a believable size"):
+            with pytest.raises(FetchError, match="does not state a plausible size"):
                 fetch("flickr64", tmp_path, url, **QUICK)
         assert is_complete(fetch("flickr64", tmp_path, url, **QUICK), content)
 
@@ -223,21 +223,24 @@ WRONG: dict[str, tuple[Callable[[Handler], None], str]] = {
         lambda h: h.answer(Content_Type="text/html; charset=utf-8"),
         "sends a web page instead of a checkpoint",
     ),
-    "hidden_page": (lambda h: body(h, b"<!doctype html><p>sign in</p>"), "something else than"),
+    "hidden_page": (lambda h: body(h, b"<!doctype html><p>sign in</p>"), "something other than"),
     "missing": (lambda h: h.send_error(404), "answers 404 Not Found"),
     "forbidden": (lambda h: h.send_error(403), "answers 403 Forbidden"),
-    "no_length": (lambda h: h.answer(Content_Length=""), "does not state a believable size"),
-    "no_number": (lambda h: h.answer(Content_Length="many"), "does not state a believable size"),
-    "endless": (lambda h: h.answer(Content_Length="9" * 30), "does not state a believable size"),
-    "empty": (lambda h: body(h, b""), "does not state a believable size"),
+    "no_length": (lambda h: h.answer(Content_Length=""), "does not state a plausible size"),
+    "no_number": (lambda h: h.answer(Content_Length="many"), "does not state a plausible size"),
+    "endless": (lambda h: h.answer(Content_Length="9" * 30), "does not state a plausible size"),
+    "empty": (lambda h: body(h, b""), "does not state a plausible size"),
     "too_long": (
         lambda h: h.answer(Content_Length=str(len(h.site.content) + 10)),
         "3 times in a row",
     ),
-    "recoded": (lambda h: h.answer(Content_Encoding="gzip"), "sends the file recoded"),
+    "recoded": (
+        lambda h: h.answer(Content_Encoding="gzip"),
+        "sends the file with a content encoding",
+    ),
     "too_short": (
         lambda h: h.answer(Content_Length=str(len(h.site.content) - 10)),
-        "what arrived is damaged and was deleted",
+        "the download is damaged and was deleted",
     ),
     "damaged": (lambda h: body(h, b"PK\x03\x04" + bytes(5000)), "is damaged and was deleted"),
     "no_http": (lambda h: h.wfile.write(b"hello\n" * 9) and None, "the connection fails"),

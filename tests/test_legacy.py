@@ -113,7 +113,7 @@ def test_text_width_comes_from_the_fields_where_it_is_not_handed_in() -> None:
         ({"inner_config": {**PLAIN, "temporal_mode": True}}, "needs an inner_config"),
         ({"inner_config": {**PLAIN, "nesting": False}}, "nesting: expected true"),
         ({"inner_config": 3}, "inner_config: expected a group of fields"),
-        ({"temporal_dim": 64}, "temb_dim: all levels of a nest share one"),
+        ({"temporal_dim": 64}, "temb_dim: all levels of a nest need the same"),
         ({"resolution_channels": "32,x"}, "resolution_channels: expected whole numbers"),
         ({"resolution_channels": [32, 32.5]}, "resolution_channels: expected a list of whole"),
         ({"resolution_channels": [32, 10**18]}, "channels: expected 1 to 8192"),

@@ -139,7 +139,7 @@ def test_like_with_other_weights_says_so(model_folder: Path, tmp_path: Path) -> 
         ["sample", "--model", str(other), "--like", str(first), "--out", str(tmp_path / "b.png")],
     )
     assert result.exit_code == 0
-    assert "was made from other weights" in result.stderr
+    assert "was made with other weights" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_like_refuses_pictures_without_a_recipe(model_folder: Path, tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     for name, expected in (
         ("plain.png", "carries no recipe"),
-        ("broken.png", "not readable"),
+        ("broken.png", "cannot read it"),
         ("none.png", "no such file"),
     ):
         out = ["--out", tmp_path / "out.png"]

@@ -153,7 +153,7 @@ def test_resuming_as_another_model_is_refused(
     out = tmp_path / "run"
     assert train("--config", config_file, "--data", pictures, "--out", out).exit_code == 0
     again = ("--data", pictures, "--out", out, "--resume")
-    assert "another model" in refusal("--preset", "tiny", *again)
+    assert "a different model" in refusal("--preset", "tiny", *again)
     assert train("--config", config_file, *again).exit_code == 0
 
 

@@ -1,1 +1,1 @@
-"""The only door for Apple's own files. Tensors are read, nothing is run."""
+"""The only entry for Apple's own files. Tensors are read, nothing is executed."""

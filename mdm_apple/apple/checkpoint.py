@@ -1,4 +1,4 @@
-"""The weights of Apple's checkpoints, fitted to a configuration. Needs no torch."""
+"""The only entry for Apple's YAML configurations and .pth checkpoints. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mdm_apple.storage.model_folder import Weights, check_weights
 def import_apple(path: Path, config: ModelConfig) -> Weights:
     """The weights of one of Apple's checkpoints, float32, in the order of the state dict.
 
-    float32 values are read-only views of the mapped file. Raises PthError when the file cannot be
-    read, or when its names, shapes or values are not exactly those of `config`.
+    float32 values are read-only views of the mapped file. Raises PthError if the file cannot be
+    read, or if its names, shapes or values do not match `config` exactly.
     """
     tensors = read_pth(path).state_dict
     shapes = state_shapes(config.model)

@@ -1,8 +1,8 @@
-"""Downloading Apple's published checkpoints: resumed where cut off, checked before they count.
+"""Downloading Apple's published checkpoints: resumed after an interruption, checked before use.
 
-Enters: a name and a folder. Leaves: `NAME.pth` in the folder, and beside it `NAME.pth.json` with
-where it came from, its size and its SHA-256, by which it is checked when it is used again. While a
-download runs it is `NAME.pth.part`; what is known of it lies in `NAME.pth.part.json`.
+Input: a name and a folder. Output: `NAME.pth` in the folder, and beside it `NAME.pth.json` with its
+origin, size and SHA-256, to check the file when it is used again. An unfinished download is
+`NAME.pth.part`, described by `NAME.pth.part.json`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ MAX_BYTES = 32 << 30
 MAX_NOTE_BYTES = 1 << 16
 CHUNK = 1 << 20
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "mdm-apple"}
-WORTHWHILE = 1 << 16  # bytes that a failed try must have brought to count as progress
+WORTHWHILE = 1 << 16  # bytes that a failed try must have fetched to count as progress
 
 
 class FetchError(MdmError):
-    """A download that cannot be completed or does not hold what it should; one sentence."""
+    """A download that cannot be completed or has the wrong contents; one sentence."""
 
 
 class _TransientError(Exception):
-    """A failure that may pass: try again after a pause."""
+    """A temporary failure: try again after a pause."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a server said about a file; `tag` (ETag or date) tells one version from another."""
+    """A server's description of a file; `tag` (ETag or date) identifies its version."""
 
     url: str
     size: int
@@ -57,9 +57,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a download will take, in bytes. size: of the file, None where the server does not say.
+    """Space for a download, in bytes. size: of the file; None if the server does not say.
 
-    present: how much of it is here already. free: on the disk.
+    present: already downloaded. free: on the disk.
     """
 
     size: int | None
@@ -87,15 +87,15 @@ def fetch(
     pause: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fetched:
-    """Download a checkpoint into the folder `out`, or check and reuse the one that is there.
+    """Download a checkpoint into the folder `out`, or check and reuse an existing one.
 
     Args:
         timeout: seconds without a byte after which a connection counts as stalled.
-        attempts: tries in a row that bring (almost) nothing before giving up.
-        pause: seconds before the second try; doubles with each further one.
-        progress: called with (bytes so far, bytes in all).
+        attempts: tries in a row that fetch (almost) nothing before giving up.
+        pause: seconds before the second try; doubles with each further try.
+        progress: called with (bytes so far, total bytes).
 
-    Raises FetchError. What was downloaded so far stays and is continued by the next call.
+        Raises FetchError. A partial download stays, and the next call continues it.
     """
     if name not in get_args(CheckpointName):
         raise FetchError(f"{name!r} is not known. {unknown_name(name, get_args(CheckpointName))}")
@@ -115,9 +115,9 @@ def fetch(
 def look_ahead(
     name: CheckpointName, out: Path, base_url: str = BASE_URL, *, timeout: float = 10.0
 ) -> Outlook:
-    """What `fetch` into the folder `out` will take; nothing is downloaded or written.
+    """The space that `fetch` into the folder `out` will need; nothing is downloaded or written.
 
-    Raises FetchError for an address that is none, and where the disk cannot hold the file.
+    Raises FetchError for an invalid address, or if the file does not fit on the disk.
     """
     _check_address(base_url)
     path = out / f"{name}.pth"
@@ -136,7 +136,7 @@ def look_ahead(
 
 
 def record_of(path: Path) -> Path:
-    """Where the note about a downloaded checkpoint lies."""
+    """The path of the record about a downloaded checkpoint."""
     return path.with_name(path.name + ".json")
 
 
@@ -145,20 +145,20 @@ def _address(name: CheckpointName, base_url: str) -> str:
 
 
 def _stated_size(url: str, timeout: float) -> int | None:
-    """What the server says of a file without sending it; None where it cannot be learned."""
+    """The size that the server states without sending the file; None if unknown."""
     request = urllib.request.Request(url, headers=HEADERS, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return _described(url, response).size
     except (FetchError, OSError, http.client.HTTPException):
-        return None  # the download itself will tell what is wrong
+        return None  # the download itself will report the fault
 
 
 def _check_address(base_url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(base_url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises if it is not a number
         usable &= base_url.isascii() and base_url.isprintable() and " " not in base_url
     except ValueError:
         usable = False
@@ -172,7 +172,7 @@ def _reuse(path: Path, url: str) -> Fetched:
     record = _note(record_of(path))
     if record is None:
         raise FetchError(
-            f"{path}: was not put there by this command; move it away, or import it as it is."
+            f"{path}: was not downloaded by this command; move it away, or import it as it is."
         )
     size = path.stat().st_size
     if size != record.get("size") or (sha256 := file_sha256(path)) != record.get("sha256"):
@@ -181,7 +181,7 @@ def _reuse(path: Path, url: str) -> Fetched:
 
 
 class _Part:
-    """The unfinished file and what is known of its source."""
+    """The unfinished file and the description of its source."""
 
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
@@ -192,7 +192,7 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def source(self) -> Source | None:
-        """What the bytes so far were a part of, or None where nothing usable is there."""
+        """The source of the bytes so far, or None if there is nothing usable."""
         known = _note(self.record)
         if known is None or known.get("url") != self.url:
             return None
@@ -202,7 +202,7 @@ class _Part:
         return Source(self.url, size, tag) if 0 < self.size() <= size else None
 
     def restart(self, source: Source) -> None:
-        """Forget the bytes so far and note a new source; in this order, so none are mixed."""
+        """Discard the bytes so far, then record a new source; in this order, so none mix."""
         self.file.unlink(missing_ok=True)
         with atomic_file(self.record) as file:
             file.write(json.dumps(asdict(source)).encode())
@@ -215,7 +215,7 @@ def _download(
     pause: float,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Ask again until all bytes are there; gives up after `attempts` tries without progress."""
+    """Repeat requests until all bytes are here; give up after `attempts` tries without progress."""
     failures = 0
     while True:
         before = part.size()
@@ -235,7 +235,7 @@ def _download(
         if failures >= attempts:
             raise FetchError(
                 f"{part.url}: {reason}, {attempts} times in a row; check the network and run the "
-                "same command again, it continues where it stopped."
+                "same command again; it continues where it stopped."
             )
         time.sleep(pause * 2 ** max(failures - 1, 0))
 
@@ -246,7 +246,7 @@ def _request(
     timeout: float,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """One request: append what the server sends to the part, after checking what it is."""
+    """Make one request: check the answer and append it to the part."""
     headers = dict(HEADERS)
     offset = part.size() if source and source.tag else 0
     if source and source.tag and offset:
@@ -256,7 +256,7 @@ def _request(
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # the file shrank: what is here belongs to an older version
+        if error.code == 416:  # the file shrank: the bytes here belong to an older version
             part.record.unlink(missing_ok=True)
         if error.code in (408, 416, 429) or error.code >= 500:
             raise _TransientError(f"the server answers {error.code}") from None
@@ -273,11 +273,13 @@ def _request(
 
 
 def _described(url: str, response: Any) -> Source:
-    """Size and version of the whole file; refuses what cannot be a checkpoint."""
+    """Size and version of the whole file; refuses an answer that cannot be a checkpoint."""
     if url.startswith("https:") and not response.url.startswith("https:"):
-        raise FetchError(f"{url}: the server leads away to an unencrypted address.")
+        raise FetchError(f"{url}: the server redirects to an unencrypted address.")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"{url}: the server sends the file recoded; expected it as it is.")
+        raise FetchError(
+            f"{url}: the server sends the file with a content encoding; expected none."
+        )
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise FetchError(f"{url}: the server sends a web page instead of a checkpoint.")
     if response.status == 206:
@@ -286,9 +288,9 @@ def _described(url: str, response: Any) -> Source:
         found = re.fullmatch(r"(\d+)", response.headers.get("Content-Length", ""))
     size = int(found.group(1)[:16]) if found else 0
     if not 0 < size <= MAX_BYTES:
-        raise FetchError(f"{url}: the server does not state a believable size.")
+        raise FetchError(f"{url}: the server does not state a plausible size.")
     tag = response.headers.get("ETag")
-    if tag is None or tag.startswith("W/"):  # a weak tag does not promise equal bytes
+    if tag is None or tag.startswith("W/"):  # a weak tag does not guarantee equal bytes
         tag = response.headers.get("Last-Modified")
     return Source(url, size, tag)
 
@@ -300,7 +302,7 @@ def _check_range(
     begin = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     if source is None or begin != str(offset) or now.size != source.size:
         part.record.unlink(missing_ok=True)
-        raise _TransientError("the server sends another part than the one asked for")
+        raise _TransientError("the server sends a different part from the requested one")
     if now.tag is not None and now.tag != source.tag:
         part.record.unlink(missing_ok=True)
         raise _TransientError("the file changed on the server")
@@ -320,7 +322,7 @@ def _append(
             if not chunk:
                 raise _TransientError("the connection ends before the file does")
             if done == 0 and not chunk.startswith(b"PK\x03\x04"[: len(chunk)]):
-                raise FetchError(f"{part.url}: the server sends something else than a checkpoint.")
+                raise FetchError(f"{part.url}: the server sends something other than a checkpoint.")
             file.write(chunk)
             done += len(chunk)
             if progress is not None:
@@ -330,17 +332,17 @@ def _append(
 
 
 def _finish(part: _Part) -> Fetched:
-    """Check the whole, note its hash, and give it its name."""
+    """Check the complete file, record its hash, and give it its final name."""
     try:
         check_zip(part.file)
     except MdmError as error:
         part.file.unlink()
         part.record.unlink(missing_ok=True)
         raise FetchError(
-            f"{part.url}: what arrived is damaged and was deleted; run this again ({error})"
+            f"{part.url}: the download is damaged and was deleted; run this again ({error})"
         ) from None
     fetched = Fetched(part.path, part.url, part.size(), file_sha256(part.file))
-    # the note comes first: a checkpoint without one would not be taken for a download of ours
+    # the record comes first: a checkpoint without one would not count as our download
     with atomic_file(record_of(part.path)) as file:
         note = {"url": fetched.url, "size": fetched.size, "sha256": fetched.sha256}
         file.write((json.dumps(note, indent=2) + "\n").encode())
@@ -350,7 +352,7 @@ def _finish(part: _Part) -> Fetched:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse a download that the disk cannot hold, in bytes."""
+    """Refuse a download that needs more bytes than the disk has free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FetchError(
@@ -360,7 +362,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def _note(path: Path) -> dict[str, Any] | None:
-    """What a note of ours says; None where it is absent or makes no sense."""
+    """The contents of one of our records; None if it is absent or invalid."""
     try:
         return read_object(path, MAX_NOTE_BYTES)
     except MdmError:
@@ -378,5 +380,5 @@ def _transport_reason(error: Exception) -> str:
 
 def _reason(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full; free space and run the same command again, it continues."
+        return "the disk is full; free space and run the same command again; it continues."
     return f"{(error.strerror or str(error)).lower()}."

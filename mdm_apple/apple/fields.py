@@ -1,9 +1,9 @@
-"""Apple's configuration fields to ours: the network and the diffusion settings.
+"""Conversion of Apple's configuration fields to ours: the network and the diffusion settings.
 
-Enters: plain mappings with the field names of apple/ml-mdm, whose values may be text ("2,3"), lists
-or numbers, with -1 or null for "absent". Leaves: checked configurations. A field that is absent has
-the original's default. What the original cannot run is refused by name; what it reads without
-effect on the network goes into `notices`, or is refused where no list is handed in.
+Input: plain mappings with the field names of apple/ml-mdm, whose values may be text ("2,3"), lists
+or numbers, with -1 or null for "absent". Output: checked configurations. An absent field has the
+original's default. Settings that the original cannot run are refused by name; settings without
+effect on the network are reported in `notices`, or refused if the caller gives no such list.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _THRESHOLDS: dict[str, Threshold] = {
 def unet_config_from_apple(
     fields: Mapping[str, Any], text_dim: int | None, notices: list[str] | None = None
 ) -> UNetConfig:
-    """The network of Apple's `unet_config` fields.
+    """The network that Apple's `unet_config` fields describe.
 
     Args:
-        fields: one level; `inner_config` holds the next one.
+        fields: one level; `inner_config` holds the next level.
         text_dim: width of the language model's features; None or -1 takes the outermost
-            `conditioning_feature_dim`, and where that is absent too there is no text.
-        notices: collects sentences about fields that are not used.
+            `conditioning_feature_dim`; if that is absent too, there is no text.
+        notices: collects sentences about unused fields.
     """
     own = fields.get("conditioning_feature_dim")
     given = text_dim if text_dim is not None and text_dim > 0 else None
@@ -95,7 +95,7 @@ def _level(
             normalize_input=normalize,
             text_dim=None if outer else text,
             text_proj_dim=projection,
-            # outer levels carry these two without using them: the innermost owns the text path
+            # outer levels have these two without using them: the innermost owns the text path
             num_text_head_layers=head_layers if text and not outer else 0,
             masked_cross_attention=masked or outer,
             interp_conditioning=interp,
@@ -115,10 +115,10 @@ def _level(
 def _text_path(
     taken: Fields, text: int | None, inner: UNetConfig | None, attends: bool
 ) -> int | None:
-    """The width after the projection, innermost level only; refuses chains that cannot run.
+    """The width after the projection, on the innermost level only; refuses chains that cannot run.
 
-    Each level of the original replaces the text width by its own projection width before it builds
-    the next level, but the features reach the innermost projection as the language model made them.
+    In the original, each level replaces the text width with its own projection width before it
+    builds the next level, but the innermost projection receives the language model's raw features.
     """
     projection = taken.dimension("conditioning_feature_proj_dim")
     skip_pooled = taken.flag("skip_cond_emb", inner is not None)
@@ -134,7 +134,7 @@ def _text_path(
     if not skip_pooled:
         raise ConfigError(
             f"{taken.where}.skip_cond_emb: expected true on an outer level; false adds weights "
-            "that nothing reads."
+            "that are never used."
         )
     if projection not in (None, text):
         raise ConfigError(
@@ -145,7 +145,7 @@ def _text_path(
     if attends and inner.text_width != text:
         raise ConfigError(
             f"{taken.where}: attention or middle blocks of an outer level expect text {text} wide, "
-            f"but the innermost level hands out {inner.text_width}; make its "
+            f"but the innermost level provides {inner.text_width}; make its "
             "conditioning_feature_proj_dim the same or -1."
         )
     return None
@@ -161,7 +161,7 @@ def _outer_flags(taken: Fields) -> tuple[bool, bool, bool]:
     if pretrained not in (None, "None"):
         taken.notice(
             f"{taken.where}.initialize_inner_with_pretrained: {pretrained!r} is not loaded; "
-            "hand the inner weights over with --init or --grow."
+            "give the inner weights with --init or --grow."
         )
     return (
         not taken.flag("skip_normalization", False),
@@ -203,8 +203,8 @@ def _micro_conditions(taken: Fields) -> dict[str, float]:
             value = math.nan
         if not colon or not math.isfinite(value) or name in conditions:
             raise ConfigError(
-                f"{taken.where}.micro_conditioning: expected different NAME:DEFAULT pairs with "
-                f"commas between, such as 'scale:64', got {text[:60]!r}."
+                f"{taken.where}.micro_conditioning: expected different NAME:DEFAULT pairs "
+                f"separated by commas, such as 'scale:64', got {text[:60]!r}."
             )
         conditions[name] = value
     return conditions
@@ -213,7 +213,7 @@ def _micro_conditions(taken: Fields) -> dict[str, float]:
 def diffusion_config_from_apple(
     fields: Mapping[str, Any], levels: int, notices: list[str] | None = None
 ) -> DiffusionConfig:
-    """The noise, prediction and loss of Apple's `diffusion_config` for a nest of `levels`."""
+    """The noise, prediction and loss from Apple's `diffusion_config` for a nest of `levels`."""
     taken = Fields(fields, "diffusion_config", notices)
     sampler = taken.section("sampler_config")
     prediction = sampler.choice("prediction_type", _PREDICTIONS, "DDPM")

@@ -1,9 +1,9 @@
-"""A pickle walked without unpickling: tensors and plain values come out, nothing is run.
+"""Reads a pickle without unpickling: extracts tensors and plain values, and executes nothing.
 
-Enters: the bytes of a `data.pkl` that torch.save wrote. Leaves: the object they describe, in which
-tensors are `TensorRef`s (where in which storage), and whatever would need a class or a call is an
-`Opaque` that only knows its name. Every opcode is interpreted here on a stack of our own; the
-standard library's pickletools only splits the bytes into opcodes.
+Input: the bytes of a `data.pkl` that torch.save wrote. Output: the object they describe. In it,
+tensors are `TensorRef`s (a place in a storage), and anything that would need a class or a call is
+an `Opaque` with only a name. Every opcode is interpreted here on our own stack; the standard
+library's pickletools only splits the bytes into opcodes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PthError(MdmError):
 
 @dataclass(frozen=True)
 class Opaque:
-    """Something whose class or function was not asked for: only its dotted name is known."""
+    """An object of a class or function outside our list: only its dotted name is known."""
 
     name: str
 
@@ -53,7 +53,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class _Global:
-    """A name the pickle asks for that this reader knows the meaning of."""
+    """A name in the pickle that this reader understands."""
 
     name: str
 
@@ -80,7 +80,7 @@ _MARK = object()
 
 
 def walk_pickle(data: bytes) -> object:
-    """The object that the pickle describes; raises PthError on damage or on abuse of the format."""
+    """The object that the pickle describes; raises PthError for a damaged or abusive pickle."""
     if len(data) > MAX_PICKLE_BYTES:
         raise PthError(
             f"the description of the tensors is {len(data)} bytes long; expected at most "
@@ -101,7 +101,7 @@ def _opcodes(data: bytes) -> Iterator[tuple[str, Any]]:
             opcode, argument, _ = next(opcodes)
         except StopIteration:
             return
-        except Exception as error:  # pickletools raises whatever the damaged bytes provoke
+        except Exception as error:  # damaged bytes make pickletools raise anything
             raise PthError(
                 f"the description of the tensors is damaged ({type(error).__name__}); download "
                 "the file again."
@@ -206,7 +206,9 @@ class _Machine:
         if isinstance(target, list):
             cast("list[Any]", target).extend(values)
         elif not isinstance(target, Opaque):
-            raise PthError("the description of the tensors appends to something that is no list.")
+            raise PthError(
+                "the description of the tensors appends to something that is not a list."
+            )
 
     def set_item(self, _: Any) -> None:
         value, key = self.pop(), self.pop()
@@ -220,7 +222,9 @@ class _Machine:
         if isinstance(target, dict):
             _set_items(cast("dict[Any, Any]", target), values)
         elif not isinstance(target, Opaque):
-            raise PthError("the description of the tensors fills something that is no dictionary.")
+            raise PthError(
+                "the description of the tensors fills something that is not a dictionary."
+            )
 
     def add_items(self, _: Any) -> None:
         self._to_mark()  # sets are opaque: their members would have to be hashed
@@ -234,9 +238,11 @@ class _Machine:
     def stack_named(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PthError("the description of the tensors asks for a class whose name is no text.")
+            raise PthError(
+                "the description of the tensors names a class with something that is not text."
+            )
         if len(module) + len(name) > MAX_NAME:
-            raise PthError("the description of the tensors asks for a class with an endless name.")
+            raise PthError("the description of the tensors names a class with an overlong name.")
         self._stack.append(_named(f"{module}.{name}"))
 
     def extension(self, code: int) -> None:
@@ -290,7 +296,7 @@ def _set_items(target: dict[Any, Any], values: list[Any]) -> None:
 
 
 def _is_plain_key(key: object) -> bool:
-    """Whether hashing and comparing is quick: nested tuples can be built to take for ever."""
+    """Whether hashing and comparing is quick: nested tuples can be built to take forever."""
     if isinstance(key, str):
         return len(key) <= MAX_NAME
     return isinstance(key, int) and key.bit_length() <= 64
@@ -300,7 +306,7 @@ def _call(function: object, arguments: object) -> object:
     if not isinstance(function, _Global):
         return _instance(function)
     if not isinstance(arguments, tuple):
-        raise PthError(f"{function.name} is given something that is no list of arguments.")
+        raise PthError(f"{function.name} is given something that is not a list of arguments.")
     values = cast("tuple[object, ...]", arguments)
     if function.name == _ORDERED_DICT and not values:
         return {}
@@ -318,11 +324,11 @@ def _tensor(values: tuple[object, ...]) -> TensorRef:
     if not isinstance(storage, StorageRef) or not _is_count(offset):
         raise PthError("a tensor is described without a storage and an offset.")
     if not _are_counts(shape) or not _are_counts(strides):
-        raise PthError("a tensor is described with a shape or strides that cannot be.")
+        raise PthError("a tensor is described with an impossible shape or strides.")
     shape = cast("tuple[int, ...]", shape)
     strides = cast("tuple[int, ...]", strides)
     if len(shape) != len(strides):
-        raise PthError("a tensor is described with a shape and strides that do not go together.")
+        raise PthError("a tensor is described with a shape and strides that do not match.")
     return TensorRef(storage, cast(int, offset), shape, strides)
 
 

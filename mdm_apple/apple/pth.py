@@ -1,8 +1,8 @@
-"""torch.save files read without torch: the zip, its storages as views of the mapped file.
+"""Reads torch.save files without torch: the zip, with its storages as views of the mapped file.
 
-Enters: a .pth in the zip format of PyTorch 1.6 and later. Leaves: named tensors that stay on disk
-until they are asked for, and the names of everything that was skipped. Nothing is unpickled (see
-pickle_walk), and every size is checked against the file before a byte is believed.
+Input: a .pth in the zip format of PyTorch 1.6 and later. Output: named tensors that stay on disk
+until they are needed, and the names of everything skipped. Nothing is unpickled (see pickle_walk),
+and every size is checked against the file before any byte is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from mdm_apple.apple.pickle_walk import MAX_PICKLE_BYTES, Opaque, PthError, TensorRef, walk_pickle
 from mdm_apple.config.types import NumpyArray
 
-MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less room there than in the description
-_LOCAL = struct.Struct("<4s22x2H")  # header in front of an entry: mark, length of name, of extra
+MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less space there than in the description
+_LOCAL = struct.Struct("<4s22x2H")  # header before an entry: mark, length of name, of extra
 
 _ITEM_BYTES = {
     "float32": 4,
@@ -73,7 +73,7 @@ class PthReport:
     """What a .pth file holds.
 
     state_dict: tensors by name. other: plain numbers and texts beside it, such as `batch_num`.
-    skipped: names of everything else; it was not looked into.
+    skipped: names of everything else; their contents were not read.
     """
 
     state_dict: dict[str, PthTensor]
@@ -84,7 +84,7 @@ class PthReport:
 def read_pth(path: Path) -> PthReport:
     """List the tensors of a file that holds a state dict, bare or under the key `state_dict`.
 
-    Raises PthError with one sentence when the file is damaged, of another format, or hostile.
+    Raises PthError with one sentence if the file is damaged, hostile, or in another format.
     """
     try:
         archive = _Archive(path)
@@ -94,7 +94,7 @@ def read_pth(path: Path) -> PthReport:
 
 
 def check_zip(path: Path) -> None:
-    """Raise PthError unless the file is one whole archive of torch.save; reads no tensors."""
+    """Raise PthError unless the file is a complete archive from torch.save; reads no tensors."""
     try:
         _Archive(path)
     except PthError as error:
@@ -134,12 +134,12 @@ def _is_small(value: object) -> bool:
 
 
 def _what_else(head: bytes) -> str:
-    """Why a file that is no zip is refused, and the way out."""
+    """The reason to refuse a file that is not a zip, and the way out."""
     if not head:
         return "the file is empty; download it again."
     if head.startswith(_OLD_FORMAT) or head[257:262] == b"ustar":
         return (
-            "written in the format before PyTorch 1.6, which only unpickling can read; where you "
+            "written in the format before PyTorch 1.6, which only unpickling can read; if you "
             "trust its source, convert it with torch: torch.save(torch.load(OLD), NEW)."
         )
     if head[8:9] == b"{":
@@ -150,7 +150,7 @@ def _what_else(head: bytes) -> str:
 
 
 class _Archive:
-    """An uncompressed zip, mapped, with the place of every entry checked."""
+    """A mapped, uncompressed zip; the place of every entry is checked."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -176,7 +176,7 @@ class _Archive:
         return self._read("data.pkl", MAX_PICKLE_BYTES)
 
     def tensor(self, name: str, ref: TensorRef) -> PthTensor:
-        """The tensor as a view, after checking that all of it lies inside its storage."""
+        """The tensor as a view, after a check that it lies inside its storage."""
         storage, item = ref.storage, _ITEM_BYTES[ref.storage.dtype]
         start, size = self._find(f"data/{storage.key}")
         if size != storage.count * item:
@@ -215,7 +215,7 @@ class _Archive:
         return self._file[start : start + size].tobytes()
 
     def _find(self, name: str) -> tuple[int, int]:
-        """(first byte, size) of an entry's contents."""
+        """The (first byte, size) of an entry's contents."""
         place = self._places.get(f"{self._root}/{name}")
         if place is None:
             raise PthError(f"its entry {name[:60]!r} is missing; download the file again.")
@@ -223,7 +223,7 @@ class _Archive:
 
 
 class _SmallReads(io.FileIO):
-    """A file of which no piece larger than a believable directory is read into memory."""
+    """A file that refuses to read pieces larger than a plausible directory into memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size and size > MAX_DIRECTORY_BYTES:
@@ -232,7 +232,7 @@ class _SmallReads(io.FileIO):
 
 
 def _places(file: _SmallReads, data: NumpyArray) -> dict[str, tuple[int, int]]:
-    """(first byte, size) of every entry's contents, by name; no two share a byte of the file."""
+    """The (first byte, size) of every entry's contents, by name; no two overlap."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries, end = archive.infolist(), archive.start_dir
@@ -251,7 +251,7 @@ def _places(file: _SmallReads, data: NumpyArray) -> dict[str, tuple[int, int]]:
 
 
 def _place(entry: zipfile.ZipInfo, data: NumpyArray, end: int) -> tuple[int, int]:
-    """(first byte, size) of the contents, all of which lie before `end`."""
+    """The (first byte, size) of the contents, which must lie before `end`."""
     name, size = entry.filename[:60], entry.file_size
     if entry.flag_bits & 1 or entry.compress_type or entry.compress_size != size:
         raise PthError(

@@ -1,6 +1,6 @@
-"""Values of Apple's configuration files, taken by name with their types checked.
+"""Values from Apple's configuration files, read by name with their types checked.
 
-Text, lists and numbers are used for one another there ("2,3", [2, 3], 2); that ends here.
+Those files mix text, lists and numbers ("2,3", [2, 3], 2); here each becomes one type.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 class Fields:
-    """One mapping of Apple's fields: each is taken by name and checked, the rest is reported."""
+    """One mapping of Apple's fields: each is read by name and checked; the rest is reported."""
 
     def __init__(self, fields: Mapping[str, Any], where: str, notices: list[str] | None) -> None:
         self.where, self._fields, self._notices = where, fields, notices
         self._known: set[str] = set()
 
     def value(self, name: str, default: Any) -> Any:
-        """The field, or `default` where it is absent."""
+        """The field, or `default` if it is absent."""
         self._known.add(name)
         return self._fields.get(name, default)
 
     def discard(self, *names: str) -> None:
-        """Mark fields as known that need no conversion."""
+        """Mark fields that need no conversion as known."""
         self._known.update(names)
 
     def notice(self, sentence: str) -> None:
@@ -40,7 +40,7 @@ class Fields:
         self._notices.append(sentence)
 
     def close(self, *, refuse: bool = True) -> None:
-        """Refuse every field that nothing took, a misspelt setting most likely; or report it."""
+        """Refuse or report every unread field, most likely a misspelt setting."""
         for name in self._fields:
             if name not in self._known:
                 hint = unknown_name(str(name), self._known)
@@ -66,7 +66,7 @@ class Fields:
         return value
 
     def dimension(self, name: str) -> int | None:
-        """A width; -1, 0 and null all mean that there is none."""
+        """A width; -1, 0 and null all mean none."""
         value = self.value(name, None)
         if value is None:
             return None
@@ -98,14 +98,14 @@ class Fields:
         return value
 
     def numbers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A list of whole numbers, as a list, as text with commas, or as one number."""
+        """A list of whole numbers, given as a list, as text with commas, or as one number."""
         value = self.value(name, default)
         if value is None:
             return ()
         if isinstance(value, str):
             parts = [part.strip() for part in value.split(",")] if value.strip() else []
             if not all(_WHOLE.fullmatch(part) for part in parts):
-                raise self._unexpected(name, "whole numbers with commas between", value)
+                raise self._unexpected(name, "whole numbers separated by commas", value)
             value = [int(part) for part in parts]
         if _is_whole(value):
             value = [value]
@@ -117,7 +117,7 @@ class Fields:
         return tuple(item for item in items if isinstance(item, int))
 
     def ratio(self, name: str, levels: int) -> tuple[float, ...] | None:
-        """Numbers with colons between, one per level, such as '16:4:1'."""
+        """Numbers separated by colons, one per level, such as '16:4:1'."""
         text = self.text(name, "")
         if text in ("", "None"):
             return None
@@ -126,7 +126,7 @@ class Fields:
         except ValueError:
             parts = ()
         if len(parts) != levels or not all(math.isfinite(p) and p >= 0 for p in parts):
-            raise self._unexpected(name, f"{levels} numbers with colons between", text)
+            raise self._unexpected(name, f"{levels} numbers separated by colons", text)
         return parts
 
     def choice(self, name: str, options: dict[str, Choice], default: str) -> Choice:
@@ -146,5 +146,5 @@ def _is_whole(value: object) -> bool:
 def _shown(value: object) -> str:
     try:
         return repr(value)[:60]
-    except (ValueError, RecursionError):  # Python does not print numbers of thousands of digits
+    except (ValueError, RecursionError):  # Python refuses to print numbers with thousands of digits
         return "a huge number"

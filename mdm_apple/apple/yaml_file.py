@@ -1,8 +1,8 @@
 """Apple's YAML configuration files, read strictly.
 
-Enters: a file in the layout of apple/ml-mdm's configs/models. Leaves: a ModelConfig, and one
-sentence for everything in the file that was not used. No YAML tag builds an object, aliases are
-refused, and size and depth are bounded before anything is composed.
+Input: a file in the layout of apple/ml-mdm's configs/models. Output: a ModelConfig, and one
+sentence for each unused setting in the file. No YAML tag builds an object, aliases are refused, and
+size and depth are limited before anything is composed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _names(text: str) -> list[str]:
     return text.split()
 
 
-# settings of the original's programs that say nothing about the network, the noise or the text
+# settings of the original's programs that do not affect the network, the noise or the text
 _PROGRAM_KEYS = _names(
     "avg_lm_steps batch_size dataset_config device epochs eval_freq file_list fp16 "
     "gradient_clip_norm local_rank log_freq loglevel loss_factor lr lr_scaling_factor metrics "
@@ -53,7 +53,7 @@ _READER_KEYS = _names(
     "reader_buffer_size shuffle_buffer_size smaller_side_size use_tokenizer_scores"
 )
 
-# keys that belong inside a section; at the top level the original does not read them either
+# keys that belong in a section; the original also ignores them at the top level
 _SECTION_OF = {
     **dict.fromkeys(
         _names(
@@ -86,7 +86,7 @@ _SECTION_OF = {
 
 @dataclass(frozen=True)
 class AppleYaml:
-    """One of Apple's files: what it configures, and a sentence for everything left unused."""
+    """One of Apple's files: its configuration, and a sentence for each unused setting."""
 
     config: ModelConfig
     notices: tuple[str, ...]
@@ -95,8 +95,8 @@ class AppleYaml:
 def read_apple_yaml(path: Path) -> AppleYaml:
     """Read and convert one file; raises ConfigError with one sentence.
 
-    Of duplicate keys at the top level and among the reader's settings, where the published files
-    have some, the last one counts, as in the original, and the others are reported.
+    The published files have duplicate keys at the top level and in the reader's settings. There the
+    last one counts, as in the original, and the others are reported.
     """
     notices: list[str] = []
     data = _load(path, notices)
@@ -150,7 +150,7 @@ def _check_architecture(taken: Fields, levels: int) -> None:
 
 
 def _reader(taken: Fields) -> tuple[int, int]:
-    """(side in pixels, most tokens of a caption)."""
+    """The side in pixels, and the largest number of tokens of a caption."""
     reader = taken.section("reader_config")
     sample_side = taken.integer("sample_image_size", -1)
     side = reader.integer("image_size", -1)
@@ -163,7 +163,7 @@ def _reader(taken: Fields) -> tuple[int, int]:
     tokens = reader.integer("max_token_length", -1)
     if tokens <= 0:
         tokens = 128
-        reader.notice("reader_config.max_token_length: none given; 128 is used, as published.")
+        reader.notice("reader_config.max_token_length: not given; 128 is used, as published.")
     reader.discard(*_READER_KEYS)
     reader.close()
     return side, tokens
@@ -176,8 +176,8 @@ def _report_unused(data: Mapping[str, Any], taken: Fields, notices: list[str]) -
     for key in data:
         if key in _SECTION_OF:
             notices.append(
-                f"{key}: not used, because it stands at the top level, where the original does not "
-                f"read it either; its place is in {_SECTION_OF[key]}."
+                f"{key}: not used, because at the top level the original ignores it too; it "
+                f"belongs in {_SECTION_OF[key]}."
             )
     taken.discard(*_PROGRAM_KEYS, *_SECTION_OF)
     taken.close(refuse=False)
@@ -215,7 +215,7 @@ def _load(path: Path, notices: list[str]) -> Mapping[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Refuse aliases and deep nesting while nothing is composed yet."""
+    """Refuse aliases and deep nesting before anything is composed."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -229,7 +229,7 @@ def _check_events(text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, under keys that are text."""
+    """Loads only plain values with text keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         built = super().construct_mapping(node, deep=True)
@@ -237,7 +237,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_keys(node: yaml.Node, section: str, notices: list[str]) -> None:
-    """Every key must be text, and stand once where it shapes the model."""
+    """Every key must be text; keys that shape the model must be unique."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_keys(item, section, notices)
@@ -254,7 +254,7 @@ def _check_keys(node: yaml.Node, section: str, notices: list[str]) -> None:
                 raise ConfigError(f"{section}: {key} appears twice (line {line}); keep one.")
             notices.append(f"{key}: appears twice (line {line}); the last one counts.")
         seen[key] = value
-    for key, value in seen.items():  # of duplicates only the one that counts
+    for key, value in seen.items():  # of duplicates, keep only the last
         _check_keys(value, section or key, notices)
 
 

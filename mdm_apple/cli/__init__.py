@@ -1,4 +1,4 @@
-"""The `mdm` command. Each command lives in a module of its own, imported when it is run."""
+"""The `mdm` command. Each command has its own module, imported when the command runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS = {
     "sample": "Make pictures from prompts.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",
-    "export": "Write a trained model as it ships: averaged weights alone, in 16 bits.",
+    "export": "Write a trained model for shipping: averaged weights only, in 16 bits.",
     "embed": "Compute text features once, for training or for apps.",
     "convert": "Make a Core ML bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",
@@ -25,7 +25,7 @@ COMMANDS = {
     "bench": "Measure speed, memory and quality, here or on a device.",
     "doctor": "Read device results and say what to ship.",
     "serve-bundle": "Run the packages of a bundle for another program.",
-    "demo": "Go the whole way, small: train, sample, convert, palettize, verify.",
+    "demo": "Run the whole pipeline in miniature: train, sample, convert, palettize, verify.",
 }
 
 
@@ -65,22 +65,22 @@ def main() -> None:
         raise _refusal(_explained(error), error.exit_code) from None
     except MdmError as error:
         raise _refusal(str(error)) from None
-    except OSError as error:  # rooms name the file themselves where they know more than the system
+    except OSError as error:  # code that knows more than the system names the file itself
         place = f"{error.filename}: " if error.filename is not None else ""
-        raise _refusal(f"{place}cannot go on; {system_reason(error)}") from None
+        raise _refusal(f"{place}cannot continue; {system_reason(error)}") from None
     except MemoryError:
         raise _refusal("there is not enough memory for this; choose smaller settings.") from None
 
 
 def _refusal(sentence: str, code: int = 1) -> SystemExit:
-    """Print it on one line, whatever a file name or a library put into it."""
+    """Print it on one line, even if a file name or a library put a line break into it."""
     line = "".join(c if c.isprintable() else " " for c in sentence)
     click.echo(f"mdm: {line}", err=True)
     return SystemExit(code)
 
 
 def _explained(error: click.ClickException) -> str:
-    """click's message, and for a wrong call the help that says how it goes."""
+    """click's message; a wrong call also gets a pointer to the command's help."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{message} See {error.ctx.command_path} --help."

@@ -76,7 +76,7 @@ Each of the four has --help with examples, --json and --quiet.
 """
 )
 def command() -> None:
-    """Measure, and make tables of what was measured.
+    """Measure, and make tables of the results.
 
     run, report and compare belong to a checkout; device works wherever mdm is installed.
     """
@@ -91,20 +91,20 @@ Examples:
 """,
 )
 @click.argument("suites", nargs=-1, metavar="[SUITE|SUITE/ROW]...")
-@click.option("--short", is_flag=True, help="Only rows of the short set.")
+@click.option("--short", is_flag=True, help="Measure only the short set.")
 @click.option(
     "--repetitions",
     type=click.IntRange(5, 1000),
     default=5,
     show_default=True,
-    help="Measurements of each row.",
+    help="Measurements per row.",
 )
-@click.option("--out", type=FOLDER, metavar="DIR", help="Put the rows into the files below DIR.")
-@click.option("--list", "only_list", is_flag=True, help="Say what would be measured, and stop.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Write the rows to files below DIR.")
+@click.option("--list", "only_list", is_flag=True, help="List what would be measured, then stop.")
 @output_options
 @filling(RunRequest)
 def run(request: RunRequest, output: Output) -> None:
-    """Measure suites or single rows; each row is a process of its own. Exit 1 where one failed.
+    """Measure suites or single rows; each row is a process of its own. Exit 1 if one failed.
 
     MDM_REFERENCE=CHECKOUT measures beside the networks of that checkout of apple/ml-mdm; without
     it a plain eager network stands in. To keep the numbers, write to --out benchmarks/results and
@@ -131,7 +131,7 @@ def run(request: RunRequest, output: Output) -> None:
             rows.append(found)
             lines.append(running.line(found))
             output.say(lines[-1])
-            if request.out is not None:  # at once: what was measured stays when something stops
+            if request.out is not None:  # at once, so that an interruption loses nothing
                 write(request.out, [found])
     output.result({"rows": rows, "not_measured": failed}, "\n".join(lines))
     if failed:
@@ -157,7 +157,7 @@ Examples:
 @output_options
 @filling(ReportRequest)
 def report(request: ReportRequest, output: Output) -> None:
-    """Make benchmarks/RESULTS.md and its plots from benchmarks/results, always byte for byte."""
+    """Make benchmarks/RESULTS.md and its plots from benchmarks/results, always the same bytes."""
     _checkout()
     require_installed("torch", "jsonschema", "matplotlib")
     from benchmarks import report as reporting
@@ -188,7 +188,7 @@ Examples:
     type=Number(0, 10),
     default=0.15,
     show_default=True,
-    help="Share by which a row may become slower.",
+    help="Fraction by which a row may become slower.",
 )
 @output_options
 @filling(CompareRequest)
@@ -232,14 +232,14 @@ Examples:
 )
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--out", type=FILE, metavar="FILE.jsonl", help="File that cells are appended to.")
-@click.option("--plan", "only_plan", is_flag=True, help="List cells and minutes, and stop.")
+@click.option("--plan", "only_plan", is_flag=True, help="List cells and minutes, then stop.")
 @click.option(
     "--steps",
     type=click.IntRange(1),
     multiple=True,
-    help="Steps of a picture; may be repeated. Default: the bundle's.",
+    help="Steps per picture; may be repeated. Default: the bundle's.",
 )
-@click.option("--guided", is_flag=True, help="Two evaluations per step, where a bundle takes them.")
+@click.option("--guided", is_flag=True, help="Two evaluations per step, for bundles that allow it.")
 @click.option(
     "--compute-units",
     multiple=True,
@@ -251,7 +251,7 @@ Examples:
     type=click.IntRange(30),
     default=30,
     show_default=True,
-    help="Runs of each package.",
+    help="Runs per package.",
 )
 @click.option(
     "--picture-repetitions",
@@ -265,7 +265,7 @@ Examples:
     type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
-    help="Numbers that the executor computes with.",
+    help="Number type that the executor computes in.",
 )
 @click.option(
     "--limit-minutes",
@@ -280,8 +280,8 @@ def device(request: DeviceRequest, output: Output) -> None:
     """Measure bundles on this Mac: loads, latencies, memory, placement, quality, throttling.
 
     Elsewhere the executor stands in, which proves this harness and says nothing about a device.
-    Cells that FILE holds are not measured again, so an interrupted measurement goes on. Exit 1
-    where a cell failed.
+    Cells already in FILE are not measured again, so an interrupted measurement can continue.
+    Exit 1 if a cell failed.
     """
     if not request.only_plan and request.out is None:
         raise MdmError("out: say where the cells go, or add --plan.")
@@ -311,7 +311,7 @@ def device(request: DeviceRequest, output: Output) -> None:
     if request.out is None or request.only_plan:
         each = [minutes(cell, by_digest[cell.digest]) for cell in cells]
         lines = [f"{m:6.1f} min  {c.bundle}: {c.id}" for c, m in zip(cells, each, strict=True)]
-        lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, guessed and not measured")
+        lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, estimated, not measured")
         found = [{"id": c.id, "minutes": m} for c, m in zip(cells, each, strict=True)]
         output.result({"cells": found}, "\n".join(lines))
         return

@@ -53,14 +53,14 @@ Examples:
 )
 @click.argument("model", required=False, metavar="[NAME]")
 @preset_option
-@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Random weights of a --preset.")
+@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Seed of a preset's weights.")
 @click.option(
     "--layout",
     type=click.Choice(get_args(Layout)),
     default="nested",
     show_default=True,
-    help="nested: a package for each way down or up through a level. monolith: one package for all "
-    "levels. multifunction: one package with a function for each side to stop at.",
+    help="nested: a package for each pass down or up through a level. monolith: one package for "
+    "all levels. multifunction: one package with a function for each side to stop at.",
 )
 @click.option(
     "--compute",
@@ -87,7 +87,7 @@ Examples:
     type=Number(0.001),
     default=1000,
     show_default=True,
-    help="Split larger packages where they pass on the least.",
+    help="Split larger packages where the least data has to cross.",
 )
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE", help="Bundle to make.")
 @overwrite_option

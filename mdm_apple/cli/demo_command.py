@@ -45,23 +45,21 @@ Examples:
   mdm demo --out demo --steps 1000
 """
 )
-@click.option(
-    "--out", type=FOLDER, required=True, metavar="DIR", help="Folder for everything that it makes."
-)
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder for all results.")
 @click.option(
     "--steps",
     type=click.IntRange(10),
     default=400,
     show_default=True,
-    help="Optimisation steps of the training.",
+    help="Optimisation steps in training.",
 )
 @overwrite_option
 @output_options
 @filling(DemoRequest)
 def command(request: DemoRequest, output: Output) -> None:
-    """Go the whole way, small: train, sample, convert, palettize, verify. Ends in report.html.
+    """Run the whole pipeline in miniature: train, sample, convert, palettize, verify.
 
-    Takes some minutes on two cores and downloads nothing.
+    Ends with report.html. Takes a few minutes on two cores and downloads nothing.
     """
     refuse_existing(request.out, request.overwrite)
     require_installed(*NEEDED)

@@ -37,7 +37,7 @@ from mdm_apple.training.start import resumed_config
 
 @dataclass(frozen=True)
 class DistillRequest:
-    """The options of `mdm distill`; fields of TrainConfig and BootConfig go there."""
+    """The options of `mdm distill`; a field of TrainConfig or BootConfig gets the value."""
 
     teacher: str
     out: Path
@@ -83,14 +83,16 @@ Examples:
 )
 @click.option("--teacher", metavar="NAME", required=True, help="Model to learn from.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
-@click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
 @click.option(
     "--backend",
     type=click.Choice(get_args(api.TrainingBackend)),
-    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+    help="Default: mlx on Apple silicon, else torch; the other if only that is installed.",
 )
 @click.option(
-    "--captions", type=FILE, help="Prompts, one a line. Default: captions.txt beside the teacher."
+    "--captions",
+    type=FILE,
+    help="File of prompts, one per line. Default: captions.txt beside the teacher.",
 )
 @click.option(
     "--guidance",
@@ -100,22 +102,26 @@ Examples:
     show_default=True,
     help="Range of guidance that the student learns to take as an input.",
 )
-@setting("--flow-map", click.IntRange(1, 64), "Starts to jump from: 1 for one step, K for up to K.")
+@setting(
+    "--flow-map",
+    click.IntRange(1, 64),
+    "Number of starts to jump from: 1 for one step, K for up to K steps.",
+)
 @setting("--stride", float, "The teacher's step, as a share of the table.")
 @setting("--boundary-share", float, "Share of rows that learn the answer at their start.")
-@setting("--later-share", float, "Share of rows that start later than at noise (flow maps).")
+@setting("--later-share", float, "Share of rows that start after pure noise (flow maps).")
 @setting("--consistency-weight", float, "Weight of the difference between pooled levels.")
 @settings_of_steps
 @checkpointing_option
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings, then stop.")
 @overwrite_option
 @output_options
 @filling(DistillRequest)
 def command(request: DistillRequest, output: Output) -> None:
-    """Teach a student to make a model's pictures in one to a few steps.
+    """Teach a student to make a model's pictures in one or a few steps.
 
     It learns from noise and captions alone (BOOT): no picture is read. Ctrl-C saves and stops;
     --resume with the same settings continues exactly there.
@@ -152,7 +158,7 @@ def command(request: DistillRequest, output: Output) -> None:
 
 
 def _train_config(request: DistillRequest, config: ModelConfig) -> TrainConfig:
-    """The settings; "auto" recomputes activations where the student alone would not fit."""
+    """The settings; "auto" recomputes activations if the student alone would not fit."""
     recompute = request.checkpointing == "true"
     train = configured(TrainConfig, request, checkpointing=recompute)
     if request.checkpointing != "auto":

@@ -34,7 +34,7 @@ Examples:
     default=20,
     show_default=True,
     metavar="DB",
-    help="Least PSNR of the pictures against the network's; 0 admits bundles without one.",
+    help="Lowest PSNR to accept, against the network's pictures; 0 admits bundles without one.",
 )
 @output_options
 @filling(DoctorRequest)

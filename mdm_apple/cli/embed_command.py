@@ -52,13 +52,13 @@ Examples:
 )
 @click.option("--model", metavar="NAME", required=True, help="Model whose text encoder is used.")
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
-@click.option("--captions", type=FILE, help="A file of prompts, one a line.")
-@click.option("--data", metavar="twemoji|DIR", help="Every caption of these pictures.")
+@click.option("--captions", type=FILE, help="A file of prompts, one per line.")
+@click.option("--data", metavar="twemoji|DIR", help="Use every caption of these pictures.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
 @click.option(
     "--backend",
     type=click.Choice(get_args(TrainingBackend)),
-    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+    help="Default: mlx on Apple silicon, else torch; the other if only that is installed.",
 )
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--out", type=FILE, required=True, help="File to make.")
@@ -69,7 +69,7 @@ def command(request: EmbedRequest, output: Output) -> None:
     """Compute text features once.
 
     Training then never holds the encoder in memory, and an app can ship prompts without it. The
-    file remembers encoder and tokenizer and is refused for any other.
+    file records its encoder and tokenizer, and is refused with any others.
     """
     out, folder = request.out, find_model(request.model).path
     refuse_existing(out, request.overwrite)
@@ -81,8 +81,8 @@ def command(request: EmbedRequest, output: Output) -> None:
     source = request.text_encoder or folder / ENCODER_FOLDER
     if source.is_dir() and read_encoder_folder(source).encoder_sha256() != key.encoder_sha256:
         raise MdmError(
-            f"{source}: holds another text encoder than {folder} names; its features would be "
-            "taken for that one's. Fetch the one that config.json names."
+            f"{source}: holds another text encoder than {folder} names, and its features would be "
+            "mistaken for that encoder's. Fetch the one that config.json names."
         )
     if (request.backend or default_backend()) == "mlx":
         require("mlx.core")

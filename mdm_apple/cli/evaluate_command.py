@@ -48,13 +48,13 @@ from mdm_apple.storage.files import atomic_file
 from mdm_apple.text.captions import read_captions
 from mdm_apple.version import __version__
 
-GRID_SIDE = 64  # smaller pictures are enlarged to it
+GRID_SIDE = 64  # smaller pictures are enlarged to this side
 GRID_COLUMNS = 8
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """The options of `mdm evaluate`; None: not asked."""
+    """The options of `mdm evaluate`; None: not given."""
 
     model: str
     data: str
@@ -118,39 +118,43 @@ Examples:
     "seeds",
     type=click.IntRange(0),
     multiple=True,
-    help="Draws captions and noise; repeat for mean and worst. Default 0.",
+    help="Seed of captions and noise; repeat for mean and worst. Default: 0.",
 )
 @click.option("--sampler", type=click.Choice(get_args(SamplerKind)), help="Default: the model's.")
 @click.option("--steps", type=click.IntRange(1), help="Network evaluations. Default: the model's.")
-@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Of the timesteps.")
+@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Spacing of the timesteps.")
 @click.option("--guidance", type=float, help="Guidance scale; 1 is none. Default: the model's.")
 @click.option("--threshold", type=click.Choice(get_args(Threshold)))
-@click.option("--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run up to this side only.")
+@click.option(
+    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run only the levels up to this."
+)
 @click.option("--captions", type=FILE, help="Only pictures with these captions, one a line.")
 @click.option("--background", type=click.Choice(get_args(Background)), default="white")
 @click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
 @click.option(
-    "--teacher", metavar="NAME", help="Also measure the distance to its pictures, from equal noise."
+    "--teacher",
+    metavar="NAME",
+    help="Also measure the distance to this model's pictures from the same noise.",
 )
 @click.option("--teacher-steps", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--inception", is_flag=True, help="Also FID; its network is downloaded once.")
 @click.option("--clip", is_flag=True, help="Also CLIP score; its network is downloaded once.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
-@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by machine.")
+@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by the machine.")
 @click.option("--precision", type=click.Choice(get_args(Precision)))
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option("--out", type=FILE, metavar="F.json", help="Save the scores to a file.")
-@click.option("--grid", type=FILE, metavar="F.png", help="Save 64 pairs: real, made.")
+@click.option("--grid", type=FILE, metavar="F.png", help="Save 64 pairs, real and generated.")
 @renamed("--dtype", "--precision")
 @overwrite_option
 @output_options
 @filling(EvaluateRequest)
 def command(request: EvaluateRequest, output: Output) -> None:
-    """Score a model: do its pictures match their captions, are they clean, and as varied as real?
+    """Score a model: do its pictures match their captions, and are they clean and varied?
 
-    Pictures are compared at 32 px, or at their own side where that is smaller, with every picture
-    of the data. Distances use handcrafted features: they are not FID and not comparable to it.
+    Pictures are compared with every picture of the data at 32 px, or at their own side if that is
+    smaller. Distances use handcrafted features: they are not FID and not comparable to it.
     """
     for path in (request.out, request.grid):
         if path is not None:
@@ -164,12 +168,12 @@ def command(request: EvaluateRequest, output: Output) -> None:
         request.stop_at,
         request.batch_size,
     )
-    taught_by = _teacher_opening(request, plan, opening.config)
+    teacher_opening = _teacher_opening(request, plan, opening.config)
     output.say(f"loading {opening.named} on {opening.backend}")
     model = opening.open()
     teacher = None
-    if taught_by is not None:
-        teacher = Teacher(taught_by.open().runtime, _teacher_sampler(request, plan))
+    if teacher_opening is not None:
+        teacher = Teacher(teacher_opening.open().runtime, _teacher_sampler(request, plan))
     judges = _judges(request.inception, request.clip)
     dataset = open_dataset(
         request.data,
@@ -210,12 +214,14 @@ def _opening(request: EvaluateRequest) -> OpenOptions:
 def _teacher_opening(
     request: EvaluateRequest, plan: EvaluationPlan, config: ModelConfig
 ) -> Opening | None:
-    """The teacher, if one is asked for; refuses one that makes other pictures."""
+    """The teacher, if one is asked for; refuses one whose pictures have other sides."""
     if request.teacher is None:
         return None
     opening = prepare(find_model(request.teacher), _opening(request))
     if opening.config.sides != config.sides:
-        raise MdmError("teacher: makes pictures of other sides than --model.")
+        raise MdmError(
+            "teacher: makes pictures of other sides than --model; give one with the same sides."
+        )
     check_request(opening.config, (), _teacher_sampler(request, plan), plan.stop_at)
     return opening
 

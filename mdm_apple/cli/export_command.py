@@ -27,7 +27,7 @@ from mdm_apple.training.export import export_model
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The options of `mdm export`; None: as the model folder has it."""
+    """The options of `mdm export`; None: as in the model folder."""
 
     model: str
     out: Path
@@ -55,10 +55,10 @@ Examples:
     type=click.Choice(get_args(Precision)),
     default="fp16",
     show_default=True,
-    help="Numbers that store the weights.",
+    help="Number type of the stored weights.",
 )
 @click.option("--license", metavar="TEXT", help="Licence under which the model may be used.")
-@click.option("--source", metavar="TEXT", help="Where data or weights come from.")
+@click.option("--source", metavar="TEXT", help="Where the data or the weights come from.")
 @click.option("--notes", metavar="TEXT", help="What else users of the model should know.")
 @click.option(
     "--sampler",
@@ -72,10 +72,10 @@ Examples:
 @output_options
 @filling(ExportRequest)
 def command(request: ExportRequest, output: Output) -> None:
-    """Write a trained model as it ships: averaged weights alone, in 16 bits.
+    """Write a trained model for shipping: averaged weights only, in 16 bits.
 
-    The new folder has no optimiser and no history. It samples, it converts, and --init starts from
-    it. What suits the model when it samples is written beside it as sampling.json.
+    The new folder has no optimiser state and no history. It can be sampled and converted, and
+    --init can start from it. The sampling settings that suit the model go into sampling.json.
     """
     folder = find_folder(request.model, "give the model folder that it was made from").path
     out = request.out

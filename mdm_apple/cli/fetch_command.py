@@ -62,10 +62,10 @@ Examples:
     type=FOLDER,
     required=True,
     metavar="DIR",
-    help="Model folder to make, or the one that gets its text encoder.",
+    help="Model folder to make, or the one to add its text encoder to.",
 )
 @click.option(
-    "--accept", is_flag=True, help="Agree beforehand to what is known of licence and size."
+    "--accept", is_flag=True, help="Agree in advance to the licence and the size, as far as known."
 )
 @click.option(
     "--base-url", default=BASE_URL, metavar="URL", help="Address of Apple's checkpoints or a copy."
@@ -77,7 +77,8 @@ Examples:
 def command(request: FetchRequest, output: Output) -> None:
     """Download one of Apple's checkpoints and import it, or the text encoder of a model folder.
 
-    It says how large the download is, and asks. An interrupted download goes on where it stopped.
+    Shows the size of the download and asks first. An interrupted download continues where it
+    stopped.
     """
     if request.name == "text-encoder":
         _fetch_encoder(request.out, output)
@@ -91,7 +92,7 @@ def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Outpu
     refuse_existing(out, request.overwrite)
     output.say(f"{name}: {PUBLISHED}.")
     if not (request.accept or sys.stdin.isatty()):
-        raise MdmError("nothing was downloaded; add --accept to agree beforehand.")
+        raise MdmError("nothing was downloaded; add --accept to agree in advance.")
     ahead = look_ahead(name, downloads, request.base_url)
     output.say(f"{name}: {_amounts(ahead)}.")
     if not (request.accept or click.confirm("Download it?", err=True)):
@@ -145,7 +146,7 @@ def _fetch_encoder(folder: Path, output: Output) -> None:
     found = fetched.files.config
     if text.encoder and dataclasses.replace(found, dropout=text.encoder.dropout) != text.encoder:
         raise MdmError(
-            f"{fetched.source}: is another text encoder than {folder} was trained with; correct "
+            f"{fetched.source}: is not the text encoder that {folder} was trained with; correct "
             "text.source in its config.json."
         )
     noted = dataclasses.replace(

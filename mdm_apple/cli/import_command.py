@@ -18,7 +18,7 @@ from mdm_apple.config.shapes import parameter_count
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import save_model
 
-# what is known of the published weights; the checkpoints carry no licence of their own
+# all we know about the published weights; the checkpoints carry no licence of their own
 PUBLISHED = (
     "published by Apple beside github.com/apple/ml-mdm; no licence file comes with the weights"
 )
@@ -77,7 +77,7 @@ def import_checkpoint(
 
 
 def _config(request: ImportRequest) -> tuple[ModelConfig, list[str]]:
-    """The configuration that was named, and what reading it had to leave out."""
+    """The named configuration, and notices about what reading it left out."""
     if (request.preset_name is None) == (request.yaml is None):
         raise MdmError("give either --preset or --yaml.")
     if request.yaml is None:

@@ -44,7 +44,7 @@ Examples:
 @click.option(
     "--beside",
     metavar="BUNDLE",
-    help="Another bundle, to compare package by package: the same model with other layers, say.",
+    help="Another bundle to compare package by package, such as the same model with other layers.",
 )
 @output_options
 @filling(InspectRequest)
@@ -131,7 +131,7 @@ def _text(found: Inspection) -> str:
 
 
 def _side_by_side(found: Inspection, other: Inspection) -> str:
-    """Packages that both bundles have, a row per number, the first bundle's on the left."""
+    """The packages of both bundles, with a row per number and the first bundle on the left."""
     others = {package.name: package for package in other.packages}
     lines = [f"{'':32}{found.name:>16.16}{other.name:>16.16}"]
     for package in found.packages:

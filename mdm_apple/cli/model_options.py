@@ -27,7 +27,7 @@ class Gigabytes(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         except ValueError:
             number = math.nan
         if not 0 < number <= 1e6:
-            self.fail(f"{value!r} is no amount of memory in GB.", param, ctx)
+            self.fail(f"{value!r} is not an amount of memory in GB.", param, ctx)
         return number
 
 

@@ -20,18 +20,18 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True)
 class Output:
-    """Where a command says things."""
+    """Where a command writes its result and its progress."""
 
     as_json: bool
     quiet: bool
 
     def say(self, text: str) -> None:
-        """Progress, for a person."""
+        """Print progress for a person."""
         if not self.quiet:
             click.echo(text, err=True)
 
     def result(self, values: dict[str, Any], text: str) -> None:
-        """What the command found or made."""
+        """Print the result, as text or as JSON."""
         click.echo(json.dumps(values, ensure_ascii=False) if self.as_json else text)
         sys.stdout.flush()
 
@@ -47,7 +47,7 @@ def output_options(command: Command) -> Command:
 def filling(
     request: Callable[..., Request],
 ) -> Callable[[Callable[[Request, Output], None]], Callable[..., None]]:
-    """A command gets its options as one `request`, and where to say things."""
+    """Call a command with its options as one `request` and with its `Output`."""
 
     def wrap(command: Callable[[Request, Output], None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -64,24 +64,26 @@ def renamed(old: str, new: str) -> Callable[[Command], Command]:
 
     def refuse(context: click.Context, option: click.Parameter, value: str | None) -> None:
         if value is not None:
-            raise click.UsageError(f"{old} is called {new} now.", context)
+            raise click.UsageError(f"{old} is now called {new}.", context)
 
     return click.option(old, hidden=True, expose_value=False, callback=refuse)
 
 
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace what is there; without it nothing is overwritten."
+    "--overwrite",
+    is_flag=True,
+    help="Replace an existing output; nothing is overwritten otherwise.",
 )
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Refuse an output that exists, unless told otherwise. An empty folder counts as absent."""
+    """Refuse to replace an output without `overwrite`. An empty folder counts as absent."""
     if _occupied(path) and not overwrite:
         raise MdmError(f"{path} exists; choose another --out or add --overwrite.")
 
 
 def refuse_existing_bundle(path: Path, overwrite: bool) -> None:
-    """As `refuse_existing`; and --overwrite replaces a bundle only."""
+    """Like `refuse_existing`, but --overwrite replaces nothing except a bundle."""
     refuse_existing(path, overwrite)
     if _occupied(path) and not (path / "manifest.json").is_file():
         raise MdmError(f"{path}: is not a bundle, so it is not overwritten; choose another --out.")

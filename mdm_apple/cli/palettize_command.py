@@ -56,7 +56,7 @@ class PalettizeRequest:
 
     @property
     def mixed(self) -> bool:
-        """Whether each weight gets bits of its own, which have to be chosen."""
+        """Whether each weight has its own number of bits, which must be chosen."""
         return self.bits == "mixed" or self.variant is not None
 
 
@@ -71,13 +71,13 @@ Examples:
 @click.option(
     "--bits",
     type=click.Choice([*get_args(WeightBits), "mixed"]),
-    help="Palettes of 2^bits values, int8 per channel, int4 per block of 32; mixed: more for the "
-    "weights that matter more.",
+    help="A number: palettes of 2^bits values. int8: integers with a scale per channel. int4: "
+    "integers with a scale per block of 32. mixed: more bits for weights that matter more.",
 )
 @click.option(
     "--variant",
     type=click.Choice(get_args(Variant)),
-    help="Mixed bits, as large as 6, 4 or 3 bits everywhere.",
+    help="Mixed bits, with the size of 6, 4 or 3 bits everywhere.",
 )
 @click.option(
     "--recipe", type=FILE, metavar="F.json", help="Give each weight the bits in this file."
@@ -89,16 +89,16 @@ Examples:
     "--least-db",
     type=Number(0, 120),
     metavar="DB",
-    help="Least signal-to-noise ratio to expect from --bits mixed.",
+    help="Lowest signal-to-noise ratio to expect from --bits mixed.",
 )
 @click.option(
-    "--model", metavar="NAME", help="Model folder of the bundle; mixed bits are measured on it."
+    "--model", metavar="NAME", help="Model folder that the bundle was made from; for mixed bits."
 )
 @click.option(
     "--sensitivity",
     type=FILE,
     metavar="F.json",
-    help="Measurements: read from this file if it exists, else written to it.",
+    help="File of measurements: read if it exists, otherwise written.",
 )
 @click.option(
     "--prompts",
@@ -124,12 +124,12 @@ Examples:
     "--processes",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Default: as many as there are processors and work for.",
+    help="Default: one per processor, as far as there is work.",
 )
 @click.option(
     "--max-package-mb",
     type=Number(0.001),
-    help="Split packages that are larger even now. Default: leave them whole.",
+    help="Split packages that are still larger. Default: leave them whole.",
 )
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE2", help="Bundle to make.")
 @overwrite_option
@@ -160,7 +160,7 @@ def _check(request: PalettizeRequest) -> None:
         raise MdmError("give one of --bits, --variant and --recipe.")
     limits = 2 - [request.budget, request.least_db].count(None)
     if limits != (request.bits == "mixed"):
-        raise MdmError("give one of --budget and --least-db with --bits mixed, and only there.")
+        raise MdmError("give one of --budget and --least-db with --bits mixed, and not otherwise.")
     if request.mixed:
         _check_mixed(request)
     else:
@@ -175,7 +175,7 @@ def _check(request: PalettizeRequest) -> None:
     if request.recipe is not None and request.group is not None:
         raise MdmError("group: is part of the recipe; leave it out.")
     if request.recipe is not None and not request.recipe.is_file():
-        raise MdmError(f"{request.recipe}: no such file; give a recipe of --save-recipe.")
+        raise MdmError(f"{request.recipe}: no such file; give a file written by --save-recipe.")
     if request.bits in ("int8", "int4") and request.group is not None:
         raise MdmError(f"group: goes with palettes only, not with {request.bits}; leave it out.")
     find_bundle(request.bundle)
@@ -196,7 +196,7 @@ def _check_mixed(request: PalettizeRequest) -> None:
 
 
 def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeReport, Chosen | None]:
-    """Write the bundle; mixed bits come with what was expected of them."""
+    """Write the bundle; for mixed bits, also return the expected size and quality."""
     bundle = api.open_bundle(request.bundle)
     from mdm_apple.conversion.compress.palettize import (
         palettize,
@@ -245,7 +245,7 @@ def _chosen(request: PalettizeRequest, bundle: Bundle, output: Output) -> Chosen
 
 
 def _sensitivity(request: PalettizeRequest, bundle: Bundle, output: Output) -> Sensitivity:
-    """Read from the file that was named, or measured on the model and then written there."""
+    """Read them from the named file, or measure them on the model and write that file."""
     from mdm_apple.conversion.compress.sensitivity import measure_on_model, read_sensitivity
 
     path, group, protect = request.sensitivity, request.group, request.protect_ends
@@ -253,7 +253,8 @@ def _sensitivity(request: PalettizeRequest, bundle: Bundle, output: Output) -> S
         found = read_sensitivity(path, bundle)
         if (found.group, found.protect_ends) != (group, protect):
             raise MdmError(
-                f"{path}: was measured with other --group or --protect-ends; name another file."
+                f"{path}: was measured with a different --group or --protect-ends; name another "
+                "file."
             )
         return found
     assert request.model is not None, "checked: mixed bits have a model or measurements"

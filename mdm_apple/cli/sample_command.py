@@ -50,7 +50,7 @@ GRID_COLUMNS = 8
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The options of `mdm sample`; None: not asked."""
+    """The options of `mdm sample`; None: not given."""
 
     words: tuple[str, ...]
     prompts: tuple[str, ...]
@@ -82,7 +82,7 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Task:
-    """What to make, with which model. remark: why this model, where nobody named one."""
+    """What to make and with which model. remark: why this model, if the caller named none."""
 
     model: str
     remark: str | None
@@ -117,28 +117,32 @@ Examples:
 )
 @click.option("--negative", help="What the picture should not show.")
 @click.option("--steps", type=click.IntRange(1), help="Network evaluations.")
-@click.option("--full-table", is_flag=True, help="Every timestep of the table instead of --steps.")
+@click.option("--full-table", is_flag=True, help="Use every timestep of the table.")
 @click.option("--sampler", type=click.Choice(get_args(SamplerKind)))
 @click.option("--eta", type=click.FloatRange(0, 1), help="Noise that ddim adds; default 0.")
 @click.option("--guidance", type=float, help="Guidance scale; 1 is none.")
 @click.option("--threshold", type=click.Choice(get_args(Threshold)))
-@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Of the timesteps.")
-@click.option("--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run up to this side only.")
+@click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Spacing of the timesteps.")
+@click.option(
+    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run only the levels up to this."
+)
 @click.option("--previews", is_flag=True, help="Also save every level at some steps, as a strip.")
 @click.option("--preview-every", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1, 256), default=8, show_default=True)
-@click.option("--like", type=FILE, metavar="FILE.png", help="Repeat what made this picture.")
-@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by machine.")
+@click.option("--like", type=FILE, metavar="FILE.png", help="Repeat the recipe of this picture.")
+@click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by the machine.")
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
     help="Default: fp32 for a model folder, fp16 for a bundle.",
 )
 @click.option(
-    "--quantize", type=click.Choice(list(BITS)), help="Bits of Linear layers; shows sizes. MLX."
+    "--quantize",
+    type=click.Choice(list(BITS)),
+    help="Bits of Linear layers (MLX only); prints the sizes.",
 )
-@click.option("--low-memory", is_flag=True, help="Release the text encoder before sampling. MLX.")
-@click.option("--memory-limit", type=Gigabytes(), help="Memory that MLX tries to stay below.")
+@click.option("--low-memory", is_flag=True, help="Release the text encoder early (MLX only).")
+@click.option("--memory-limit", type=Gigabytes(), help="Memory limit that MLX tries to keep.")
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option(
@@ -155,8 +159,9 @@ Examples:
 def command(request: SampleRequest, output: Output) -> None:
     """Make pictures from prompts.
 
-    One prompt and seed give one file; more give a folder with a picture each and a grid. The same
-    seed means the same picture on every backend. What is not asked for is whatever suits the model.
+    One prompt and one seed give one file; more give a folder with a file per picture and a grid.
+    The same seed gives the same picture on every backend. Options left out take the values that
+    suit the model.
     """
     like = None if request.like is None else read_recipe(request.like)
     task = _task(request, like)
@@ -173,8 +178,8 @@ def command(request: SampleRequest, output: Output) -> None:
     model = opening.open(task.prompts[0], task.settings.stop_at)
     if like is not None and like.model != model.sha256:
         output.say(
-            f"like: {request.like} was made from other weights than {model.name} holds; expect "
-            "another picture."
+            f"like: {request.like} was made with other weights than {model.name} holds; expect "
+            "a different picture."
         )
     if model.quantized is not None:
         output.say(model.quantized)
@@ -234,7 +239,7 @@ def _task(request: SampleRequest, like: Recipe | None) -> Task:
 
 
 def _varied(like: Recipe, asked: SampleSettings) -> SampleSettings:
-    """The settings of a picture, with those that were asked for beside --like."""
+    """The settings of a picture, overridden by the options given with --like."""
     whole_table = asked.full_table or (asked.steps is None and like.steps is None)
     return SampleSettings(
         asked.sampler or like.sampler,
@@ -251,7 +256,7 @@ def _varied(like: Recipe, asked: SampleSettings) -> SampleSettings:
 def _default_model(
     settings: SampleSettings, negative: bool, previews: bool, like: Recipe | None
 ) -> tuple[str, str | None]:
-    """The model of the box that can do what is asked, and why it is not the student."""
+    """The bundled model that can do what is asked, and the reason if it is not the student."""
     if like is not None:
         return ("box:student" if settings.sampler == "student" else "box:emoji"), None
     reasons = {
@@ -283,12 +288,12 @@ def _opening(request: SampleRequest, task: Task) -> OpenOptions:
 
 
 def _checked(opening: Opening, task: Task, by_default: bool) -> SamplerConfig:
-    """The sampler; where nobody chose the student, its refusals name the other model."""
+    """The sampler; if the student is only the default, a refusal also names the other model."""
     try:
         return opening.check(task.settings, task.prompts)
     except MdmError as error:
         if by_default and opening.config.distilled is not None:
-            raise MdmError(f"{str(error).rstrip('.')}, or take --model box:emoji.") from None
+            raise MdmError(f"{str(error).rstrip('.')}, or use --model box:emoji.") from None
         raise
 
 
@@ -296,7 +301,7 @@ def _checked(opening: Opening, task: Task, by_default: bool) -> SamplerConfig:
 def _progress(
     sampler: SamplerConfig, task: Task, batch_size: int, output: Output
 ) -> Generator[Callable[[StepPreview], None]]:
-    """A bar over the steps of all batches."""
+    """A progress bar over the steps of all batches."""
     batches = -(-len(task.prompts) // batch_size)
     total = None if sampler.num_steps is None else sampler.num_steps * batches
     with tqdm(total=total, unit="step", disable=output.quiet) as bar:
@@ -309,7 +314,7 @@ def _progress(
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Where the pictures go: one path each, and the grid of a folder."""
+    """Where the pictures go: a path for each, and one for the grid of a folder."""
 
     folder: Path
     paths: tuple[Path, ...]
@@ -317,7 +322,7 @@ class OutputFiles:
 
     @classmethod
     def of(cls, request: SampleRequest, prompts: Sequence[Prompt]) -> OutputFiles:
-        """Refuses names that cannot be honoured and files that exist."""
+        """Refuses unusable names and files that exist."""
         out = request.out
         if out is None:
             taken: set[Path] = set()
@@ -337,7 +342,7 @@ class OutputFiles:
         return cls(out, paths, out / "grid.png")
 
     def write(self, made: Sequence[Picture]) -> list[str]:
-        """All files, or none where one cannot be written; raises FileError."""
+        """Write all files, or none if one cannot be written; raises FileError."""
         contents: dict[Path, bytes] = {}
         for path, picture in zip(self.paths, made, strict=True):
             contents[path] = picture.png

@@ -33,7 +33,11 @@ Examples:
 )
 @click.argument("bundle")
 @click.option(
-    "--precision", type=click.Choice(get_args(ExecutorPrecision)), default="fp16", show_default=True
+    "--precision",
+    type=click.Choice(get_args(ExecutorPrecision)),
+    default="fp16",
+    show_default=True,
+    help="Number type that the executor computes in.",
 )
 @output_options
 @filling(ServeBundleRequest)
@@ -41,7 +45,7 @@ def command(request: ServeBundleRequest, output: Output) -> None:
     """Run the packages of a bundle for another program, over stdin and stdout.
 
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
-    --json says what would be served, and stops.
+    --json prints what would be served, then stops.
     """
     find_bundle(request.bundle)
     require_installed("torch", "coremltools", "jsonschema")

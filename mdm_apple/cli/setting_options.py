@@ -1,4 +1,4 @@
-"""Options whose name, kind and default are those of a configuration's fields."""
+"""Options that take their name, type and default from a field of a configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def setting(flag: str, kind: Any, text: str) -> Callable[[Command], Command]:
 
 
 def configured(kind: type[Config], request: Any, **changes: Any) -> Config:
-    """The configuration that the fields of a request of the same names make."""
+    """A configuration filled from the fields of the request that have the same names."""
     names = {f.name for f in dataclasses.fields(kind)} & {
         f.name for f in dataclasses.fields(request)
     }
@@ -45,7 +45,7 @@ def settings_of_steps(command: Command) -> Command:
 
 SHARED = (
     setting("--batch-size", click.IntRange(1), "Rows per step, over all processes."),
-    setting("--accumulate", click.IntRange(1), "Parts that a batch is split into."),
+    setting("--accumulate", click.IntRange(1), "Number of parts in which a batch is processed."),
     setting("--lr", click.FloatRange(0, 1, min_open=True), "Learning rate."),
     setting("--warmup-steps", click.IntRange(0), "Steps of linear warm-up."),
     setting("--decay-share", float, "Share of the run in which the rate falls to zero."),
@@ -55,13 +55,19 @@ SHARED = (
     setting("--clip-norm", float, "Largest gradient norm."),
     setting("--ema-decay", float, "Decay of the averaged weights."),
     setting(
-        "--ema-ramp/--no-ema-ramp", bool, "Start with a smaller decay, so that short runs show."
+        "--ema-ramp/--no-ema-ramp",
+        bool,
+        "Start with a smaller decay, so that short runs show in the average.",
     ),
     setting("--ema-warmup-steps", click.IntRange(0), "Steps in which the average just follows."),
     setting(
-        "--precision", click.Choice(get_args(TrainingPrecision)), "Number type of matrix products."
+        "--precision", click.Choice(get_args(TrainingPrecision)), "Number type for matrix products."
     ),
-    setting("--seed", click.IntRange(0, 2**32 - 1), "Order, noise and initial weights."),
+    setting(
+        "--seed",
+        click.IntRange(0, 2**32 - 1),
+        "Seed of the order, the noise and the initial weights.",
+    ),
     setting("--save-every", click.IntRange(1), "Steps between checkpoints."),
     setting("--log-every", click.IntRange(1), "Steps between lines of metrics.jsonl."),
 )
@@ -71,5 +77,5 @@ checkpointing_option = click.option(
     type=click.Choice(["auto", "true", "false"], case_sensitive=False),
     default="auto",
     show_default=True,
-    help="Recompute activations to save memory; auto: where this machine would run out.",
+    help="Recompute activations to save memory; auto: if this machine would run out.",
 )

@@ -42,7 +42,7 @@ from mdm_apple.training.start import resumed_config
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The options of `mdm train`; those named like fields of TrainConfig are its values."""
+    """The options of `mdm train`; a field of TrainConfig with the same name gets the value."""
 
     preset_name: str | None
     config_path: Path | None
@@ -101,11 +101,11 @@ Examples:
 @config_option
 @click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned pictures.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
-@click.option("--steps", type=click.IntRange(1), required=True, help="Optimisation steps in all.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
 @click.option(
     "--backend",
     type=click.Choice(get_args(api.TrainingBackend)),
-    help="Default: mlx on Apple silicon, else torch; or the one that is installed.",
+    help="Default: mlx on Apple silicon, else torch; the other if only that is installed.",
 )
 @settings_of_steps
 @setting(
@@ -113,18 +113,20 @@ Examples:
 )
 @click.option("--no-ema", is_flag=True, help="Keep no averaged weights.")
 @setting("--caption-dropout", float, "Share of captions left empty, for guidance.")
-@setting("--white-headroom", float, "Train pure white as 1 + this; clipping then cleans white.")
+@setting("--white-headroom", float, "Train pure white as 1 + this, so that clipping cleans white.")
 @checkpointing_option
 @setting("--validate-every", click.IntRange(1), "Steps between validations.")
 @setting("--sample-every", click.IntRange(0), "Steps between sample grids; 0: none.")
 @setting("--validation-share", float, "Share of the pictures held out.")
 @click.option(
-    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Only the levels up to this side."
+    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Train only the levels up to this."
 )
 @click.option("--init", metavar="NAME", help="Start from this model: settings and weights.")
 @click.option("--grow", metavar="NAME", help="Start with this smaller model as the inner levels.")
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
-@click.option("--captions", type=FILE, help="Train only on pictures with these, one a line.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
+@click.option(
+    "--captions", type=FILE, help="Train only on pictures with these captions, one per line."
+)
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option(
@@ -132,7 +134,7 @@ Examples:
     type=click.Choice(get_args(Background)),
     default="white",
     show_default=True,
-    help="Behind emoji.",
+    help="What to draw behind emoji.",
 )
 @click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
 @click.option(
@@ -145,11 +147,13 @@ Examples:
 @click.option(
     "--log", type=click.Choice(["tensorboard"]), help="Also write event files for TensorBoard."
 )
-@click.option("--dry-run", is_flag=True, help="Print settings and memory needed, and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the settings and the memory needed, then stop."
+)
 @click.option(
     "--memory",
     type=Gigabytes(),
-    help="Memory of the machine that --dry-run is about; default: this one.",
+    help="Memory of the machine to plan for with --dry-run; default: this one.",
 )
 @renamed("--warmup", "--warmup-steps")
 @overwrite_option
@@ -197,7 +201,7 @@ def command(request: TrainRequest, output: Output) -> None:
 
 
 def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
-    """What to train, with "auto" decided by what the batch needs and the machine has."""
+    """What to train; "auto" is decided by the memory of the batch and of the machine."""
     config, train = _model_config(request), _train_config(request)
     if request.checkpointing == "auto":
         recompute = needs_recomputing(config, train, usable_memory(request.memory))
@@ -206,7 +210,7 @@ def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
 
 
 def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
-    """What an interrupted run trains; refuses to resume it as another model."""
+    """What an interrupted run trains; refuses to resume it as a different model."""
     if request.init is not None or request.grow is not None:
         raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
     unasked = ["checkpointing"] if request.checkpointing == "auto" else []
@@ -215,8 +219,8 @@ def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
         asked = _model_config(request)
         if (asked.model, asked.side, asked.diffusion) != (saved.model, saved.side, saved.diffusion):
             raise MdmError(
-                f"resume: the run in {request.out} trains another model; leave out --preset, "
-                "--config and --stop-at to go on with it."
+                f"resume: the run in {request.out} trains a different model; leave out "
+                "--preset, --config and --stop-at to continue it."
             )
     return saved, train
 

@@ -57,12 +57,12 @@ Examples:
 @click.option(
     "--model",
     metavar="NAME",
-    help="Model folder that the bundle was made from. Without it: the record in the bundle.",
+    help="Model folder that the bundle was made from. Default: use the record in the bundle.",
 )
 @click.option(
     "--fp16",
     metavar="BUNDLE",
-    help="Bundle that a compressed one was made from, to compare with as well.",
+    help="Also compare with this bundle, which the compressed one was made from.",
 )
 @click.option(
     "--runtime",
@@ -82,7 +82,7 @@ Examples:
     type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
-    help="Numbers that the executor computes with.",
+    help="Number type that the executor computes in.",
 )
 @click.option(
     "--prompts",
@@ -95,7 +95,8 @@ Examples:
     "--floor",
     type=Number(0, 200),
     metavar="DB",
-    help="Least PSNR. Default: 60 for fp16 weights, 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 bits.",
+    help="Lowest PSNR to accept. Default: 60 for fp16 weights; 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 "
+    "bits.",
 )
 @click.option(
     "--ranges",
@@ -142,7 +143,7 @@ def _check(request: VerifyRequest) -> None:
 
 
 def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
-    """A report, or one for each of Core ML's compute units."""
+    """One report, or one for each of Core ML's compute units."""
     bundle = api.open_bundle(request.bundle)
     fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
@@ -168,7 +169,7 @@ def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
 
 
 def _write_ranges(path: Path, reports: Sequence[VerifyReport]) -> None:
-    """By compute units or precision, then package, in the order of computation."""
+    """Write ranges by compute units or precision, then by package in the order of computation."""
     data = {
         report.compute_units or report.precision: {
             package: [asdict(value) for value in values]

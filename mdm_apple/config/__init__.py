@@ -1,1 +1,1 @@
-"""What a model is: frozen dataclasses, strict JSON, presets, names and shapes of its weights."""
+"""Definition of a model: frozen dataclasses, strict JSON, presets, names and shapes of weights."""

@@ -1,6 +1,6 @@
-"""What a network is handed is checked once, at its public door, by shape.
+"""Checks of a network's inputs by shape, done once, at its public entry point.
 
-Shapes are given channels first, (B, C, H, W), whatever a backend's own order is.
+Shapes are given channels first, (B, C, H, W), whatever the backend's own order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mdm_apple.config.types import Shape
 
 
 def check_text_shapes(config: UNetConfig, features: Shape | None, mask: Shape | None) -> None:
-    """Refuse text features (B, L, width) or a mask (B, L) that do not fit. Raises ValueError."""
+    """Refuse text features (B, L, width) or a mask (B, L) of the wrong shape. Raises ValueError."""
     width = config.innermost.text_dim
     if features is None or len(features) != 3 or features[2] != width:
         raise ValueError(f"text_features: expected (B, L, {width}), got {features}.")
@@ -27,17 +27,19 @@ def check_text_shapes(config: UNetConfig, features: Shape | None, mask: Shape | 
 def check_image_shapes(
     config: UNetConfig, x_t: Sequence[Shape], rows: int, text_rows: int | None
 ) -> None:
-    """Refuse images of the wrong count, shape or batch, and text of another. Raises ValueError.
+    """Refuse images of the wrong count, shape or batch, and text of a different batch.
 
     Args:
-        rows: of the times. text_rows: of the text features, None without any.
+        rows: batch of the times. text_rows: batch of the text features; None without text.
+
+    Raises ValueError.
     """
     if len(x_t) != len(config.levels):
         raise ValueError(f"x_t: expected {len(config.levels)} levels, got {len(x_t)}.")
     batches = [x[0] for x in x_t]
     if batches != sorted(batches) or batches[-1] != rows:
         raise ValueError(
-            f"x_t: batches may only grow towards lower resolution and the last must equal "
+            f"x_t: batches may only grow at lower resolutions, and the last must equal "
             f"times, got {batches} and {rows}."
         )
     side = x_t[0][-1]

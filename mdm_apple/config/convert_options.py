@@ -10,11 +10,11 @@ from mdm_apple.errors import ConfigError
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How a bundle is made.
+    """How to make a bundle.
 
-    target: the oldest system that can load it, macOS versions alike. compute: "ane" rewrites the
-    layers for the Neural Engine, "gpu" keeps those of training; None: as fits the layout.
-    max_package_mb: larger packages are split in two until none is (a phone's Neural Engine takes
+    target: the oldest system that can load it, and the matching macOS. compute: "ane" rewrites the
+    layers for the Neural Engine, "gpu" keeps the layers of training; None: chosen by the layout.
+    max_package_mb: larger packages are split in two until all fit (a phone's Neural Engine takes
     about 1000).
     """
 

@@ -1,6 +1,6 @@
 """Every setting of a model, as frozen dataclasses with strict JSON in and out.
 
-Enters: a `config.json`, a preset or keyword arguments. Leaves: a checked, immutable configuration.
+Input: a `config.json`, a preset or keyword arguments. Output: a checked, immutable configuration.
 Unknown, duplicate and missing keys are refused with the nearest known name.
 """
 
@@ -16,7 +16,7 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import ConfigError
 
 MAX_SIDE = 8192
-MAX_PARAMETERS = 20_000_000_000  # of network and text encoder: 80 GB in fp32
+MAX_PARAMETERS = 20_000_000_000  # network and text encoder together: 80 GB in fp32
 
 ScheduleKind = Literal["cosine", "linear", "deepfloyd", "sigmoid"]
 Prediction = Literal["eps", "v"]
@@ -53,7 +53,7 @@ class DiffusionConfig:
     loss_target: LossTarget = "v"
     loss_weighting: LossWeighting = "plain"
     level_weights: tuple[float, ...] | None = None  # None: 1 for every level
-    mixed_ratio: tuple[float, ...] | None = None  # shares of a batch, see `mixed_fractions`
+    mixed_ratio: tuple[float, ...] | None = None  # shares of a batch; see `mixed_fractions`
     high_noise_share: float = 0.0  # share of t drawn from the top of the table
     high_noise_start: float = 0.85  # where that top begins, as a fraction of the table
     rescale_signal: float | None = None  # plain UNet: x0 is divided by it
@@ -85,7 +85,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a caption becomes features; without `encoder` they come from elsewhere only."""
+    """How a caption becomes features; without `encoder` they must come from elsewhere."""
 
     max_tokens: int
     encoder: T5Config | None = None
@@ -99,15 +99,15 @@ class TextConfig:
     def __post_init__(self) -> None:
         in_range("text.max_tokens", self.max_tokens, 1, 4096)
         if self.trainable and self.encoder is None:
-            raise ConfigError("text.trainable: true needs text.encoder, which is to be trained.")
+            raise ConfigError("text.trainable: true needs text.encoder, the encoder to train.")
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a student learned to do; its network has `model.student`.
+    """What a student learned; its network has `model.student`.
 
-    starts: table indices that it jumps from, noisiest first: one for a single step, K for up to K.
-    guidance: smallest and largest weight that it was shown; None: it takes none.
+    starts: table indices that it can jump from, noisiest first: one for a single step, K for up to
+    K steps. guidance: smallest and largest weight in training; None: it takes no guidance.
     """
 
     starts: tuple[int, ...]
@@ -117,7 +117,7 @@ class Distilled:
         falling = all(a > b for a, b in pairwise((*self.starts, 0)))
         if not self.starts or not falling:
             raise ConfigError(
-                f"distilled.starts: expected falling table indices above 0, got {self.starts}."
+                f"distilled.starts: expected decreasing table indices above 0, got {self.starts}."
             )
         if self.guidance is not None and not (
             len(self.guidance) == 2 and -100 <= self.guidance[0] <= self.guidance[1] <= 100
@@ -130,7 +130,7 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights and data come from; travels from folder to manifest to report."""
+    """Where weights and data come from; copied from folder to manifest to report."""
 
     license: str | None = None
     source: str | None = None
@@ -140,7 +140,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What `config.json` of a model folder holds."""
+    """The contents of a model folder's `config.json`."""
 
     model: UNetConfig
     side: int  # pixels of level 0
@@ -202,7 +202,7 @@ def _check_distilled(config: ModelConfig) -> None:
 
 
 def _check_parameters(config: ModelConfig) -> None:
-    """Refuse what no machine holds while it is still a list of shapes."""
+    """Refuse models too large for any machine, before anything is allocated."""
     from mdm_apple.config.shapes import encoder_shapes, parameter_count
 
     count = parameter_count(config.model)

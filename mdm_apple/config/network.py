@@ -10,10 +10,10 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import ConfigError
 
 ATTENTION_HEADS = 8  # fixed in the published networks, not a setting
-ATTENTION_GROUPS = 32  # likewise: the GroupNorm in front of every 2-D attention
-TEMPORAL_HEAD_WIDTH = 32  # likewise: channels of a head of temporal attention
+ATTENTION_GROUPS = 32  # likewise: groups of the GroupNorm before every 2-D attention
+TEMPORAL_HEAD_WIDTH = 32  # likewise: channels per head of temporal attention
 MAX_NEST = 5
-MAX_STAGES = 14  # one more halves MAX_SIDE away
+MAX_STAGES = 14  # with one more, MAX_SIDE would be halved to nothing
 MAX_CHANNELS = 8192
 
 
@@ -30,21 +30,23 @@ class UNetConfig:
     """One level of the nest: a UNet, and the smaller one inside it.
 
     Tuples with one entry per stage of this UNet (stage 0 is its own full resolution).
-    The innermost level owns the text path; outer levels reuse what it computed.
+    The innermost level owns the text path; outer levels reuse its results.
     """
 
     channels: tuple[int, ...]
     num_resnets: tuple[int, ...]
     num_attention_layers: tuple[int, ...]  # per resnet of the stage; 0 for none
     attention_ffn: bool = False
-    mid_blocks: bool = True  # an outer level never runs them; published outer levels have none
+    mid_blocks: bool = True  # an outer level never runs its middle blocks; published ones have none
     temb_dim: int | None = None  # None: 4 x channels[0]; equal on all levels of a nest
     num_groups: int = 32
     dropout: float = 0.0
     micro_conditions: dict[str, float] = field(default_factory=dict)  # name -> default
     normalize_input: bool = False  # outer levels: divide x_t by its own standard deviation
-    text_dim: int | None = None  # width of the text features handed in; innermost level only
-    text_proj_dim: int | None = None  # width after the projection inside; None: no projection
+    text_dim: int | None = None  # width of the input text features; innermost level only
+    text_proj_dim: int | None = (
+        None  # width after the network's own projection; None: no projection
+    )
     num_text_head_layers: int = 0
     masked_cross_attention: bool = True
     temporal: bool = False  # video: frames tiled in a square grid
@@ -67,7 +69,7 @@ class UNetConfig:
 
     @property
     def levels(self) -> tuple[UNetConfig, ...]:
-        """This level and all inside it, highest resolution first."""
+        """This level and all levels inside it, highest resolution first."""
         return (self,) + (self.inner.levels if self.inner else ())
 
     @property
@@ -110,7 +112,7 @@ class UNetConfig:
         return self.scales[0] * 2 ** (len(self.innermost.channels) - 1)
 
 
-# field of a T5Config -> the largest value that is believed
+# field of a T5Config -> its largest accepted value
 T5_LIMITS = {
     "vocab_size": 1 << 20,
     "d_model": 1 << 14,
@@ -125,7 +127,7 @@ T5_LIMITS = {
 
 @dataclass(frozen=True)
 class T5Config:
-    """Encoder half of a T5. The defaults beyond the sizes are those of T5 1.1 and flan-T5."""
+    """Encoder half of a T5. Apart from sizes, the defaults are those of T5 1.1 and flan-T5."""
 
     vocab_size: int
     d_model: int
@@ -198,7 +200,7 @@ def _check_text(config: UNetConfig) -> None:
     in_range("text_dim", config.text_dim, 1, MAX_CHANNELS, what="or null")
     in_range("text_proj_dim", config.text_proj_dim, 1, MAX_CHANNELS, what="or null")
     if config.inner is not None and (config.text_dim or config.text_proj_dim):
-        raise ConfigError("text_dim, text_proj_dim: only the innermost level carries them.")
+        raise ConfigError("text_dim, text_proj_dim: only the innermost level has them.")
     if config.text_dim is None and (config.text_proj_dim or config.num_text_head_layers):
         raise ConfigError("text_proj_dim, num_text_head_layers: need text_dim.")
     in_range("num_text_head_layers", config.num_text_head_layers, 0, 64)
@@ -216,7 +218,7 @@ def _check_temporal(config: UNetConfig) -> None:
             raise ConfigError("temporal_*: these settings need temporal: true.")
         return
     if config.inner is None:
-        raise ConfigError("temporal: only a level with an inner one can be temporal.")
+        raise ConfigError("temporal: only a level with an inner level can be temporal.")
     if layers and len(layers) != len(config.channels):
         raise ConfigError(
             f"num_temporal_attention_layers: expected {len(config.channels)} values, "
@@ -250,10 +252,12 @@ def _check_nest(config: UNetConfig) -> None:
         raise ConfigError(f"inner: at most {MAX_NEST} levels, got {len(config.levels)}.")
     if config.time_dim != config.inner.time_dim:
         raise ConfigError(
-            f"temb_dim: all levels of a nest share one, got {config.time_dim} outside "
+            f"temb_dim: all levels of a nest need the same, got {config.time_dim} outside "
             f"and {config.inner.time_dim} inside."
         )
     if config.ratio < 2:
-        raise ConfigError("channels: an outer level needs two stages or more, to reach the inner.")
+        raise ConfigError(
+            "channels: an outer level needs two or more stages to reach the inner level."
+        )
     if config.student != config.inner.student:
-        raise ConfigError("student: all levels of a nest share one setting.")
+        raise ConfigError("student: all levels of a nest need the same setting.")

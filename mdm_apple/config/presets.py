@@ -1,8 +1,8 @@
 """The named models, as one table.
 
 Sources: mdm64, mdm256 and mdm1024 are the networks of Gu et al. 2023 (arXiv:2310.15111) with the
-settings of the three configuration files that were published with the checkpoints; the encoder
-sizes are those of T5 1.1 and flan-T5. `emoji` and `tiny` are this project's own.
+settings from the three configuration files published with the checkpoints; the encoder sizes come
+from T5 1.1 and flan-T5. `emoji` and `tiny` are this project's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import ConfigError
 
-FLAN_VOCABULARY = 32_128  # 32,100 pieces, padded by the authors to a multiple of 128
+FLAN_VOCABULARY = 32_128  # 32,100 pieces, which the authors padded to a multiple of 128
 
 
 def _flan(d_model: int, d_ff: int, layers: int, heads: int) -> T5Config:
@@ -35,7 +35,7 @@ FLAN_T5: dict[str, T5Config] = {
 
 
 def _published_core() -> UNetConfig:
-    """The 64 px network: a model of its own, and the innermost level of the larger two."""
+    """The 64 px network: a model by itself, and the innermost level of the larger two."""
     return UNetConfig(
         channels=(256, 512, 768),
         num_resnets=(2, 2, 2),
@@ -126,7 +126,7 @@ def _emoji() -> ModelConfig:
             loss_weighting="snr_plus_one",
             high_noise_share=0.15,
             mixed_ratio=(4.0, 1.0, 1.0),
-            threshold="none",  # goes with --white-headroom, whose white is beyond the range
+            threshold="none",  # for --white-headroom, whose white lies outside the range
         ),
         text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
         mixed_training=True,
@@ -134,7 +134,7 @@ def _emoji() -> ModelConfig:
 
 
 def _tiny() -> ModelConfig:
-    """8 inside 16 px: every part of the large models, in seconds. For tests."""
+    """8 inside 16 px: has every part of the large models and runs in seconds. For tests."""
     core = UNetConfig(
         channels=(32, 32),
         num_resnets=(1, 1),

@@ -1,7 +1,7 @@
 """Names and shapes of a network's weights, computed without a framework.
 
-They are those of Apple's published checkpoints, in the order of their state dicts, so that a
-checkpoint can be checked, imported and counted where neither torch nor MLX is installed.
+They match Apple's published checkpoints, in the order of their state dicts, so that a checkpoint
+can be checked, imported and counted without torch or MLX.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mdm_apple.config.network import TEMPORAL_HEAD_WIDTH, T5Config, UNetConfig
 IMAGE_CHANNELS = 3
 # modules whose names begin so stay fp32 in every mode: 999 is 1000 in bf16
 _FP32_MODULES = ("temb_", "cond_layers", "cond_emb", "lm_proj", "lm_head", "norm")
-STUDENT_INPUTS = ("temb_target_", "temb_guidance_")  # in front of a student's own names
+STUDENT_INPUTS = ("temb_target_", "temb_guidance_")  # prefixes of a student's own names
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -56,10 +56,10 @@ def parameter_count(config: UNetConfig) -> int:
 
 
 def idle_parameters(config: UNetConfig) -> frozenset[str]:
-    """Names that published checkpoints hold although training never reads them.
+    """Names in published checkpoints that training never reads.
 
-    No gradient reaches them, so that an optimiser must leave them as they are: `interp_*`, the
-    middle blocks of an outer level, and a student's extra embeddings, which only distillation uses.
+    No gradient reaches them, so an optimiser must leave them unchanged: `interp_*`, the middle
+    blocks of an outer level, and a student's extra embeddings, which only distillation uses.
     """
     unused = ["interp_layer", *STUDENT_INPUTS]
     if config.inner is not None:
@@ -76,7 +76,7 @@ def stays_fp32(module: str) -> bool:
 
 
 def is_students_own(name: str) -> bool:
-    """Whether a parameter belongs to the inputs that only a student has."""
+    """Whether a parameter belongs to an input that only a student has."""
     return name.rpartition("inner_unet.")[2].startswith(STUDENT_INPUTS)
 
 

@@ -1,6 +1,6 @@
 """Dataclasses to JSON and back: unknown, duplicate, missing and ill-typed keys are refused.
 
-Enters: JSON text, or plain values. Leaves: the dataclass, or one sentence with the offending key.
+Input: JSON text, or plain values. Output: the dataclass, or one sentence with the offending key.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def from_dict(kind: type[T], data: object, where: str = "config") -> T:
 
 
 def read_config(kind: type[T], path: Path, max_bytes: int = 1 << 20) -> T:
-    """Read the dataclass `kind` from a file; raises ConfigError for anything that is none."""
+    """Read the dataclass `kind` from a file; raises ConfigError for anything else."""
     try:
         if path.stat().st_size > max_bytes:
             raise ConfigError(f"{path}: expected a file of at most {max_bytes >> 20} MiB.")
@@ -58,7 +58,7 @@ def read_config(kind: type[T], path: Path, max_bytes: int = 1 << 20) -> T:
 
 
 def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in a file that others wrote, its keys unchecked; raises ConfigError."""
+    """The JSON object in a file from elsewhere, with unchecked keys; raises ConfigError."""
     try:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file.")
@@ -96,7 +96,7 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unknown_name(name: str, known: typing.Iterable[str]) -> str:
-    """' Did you mean ...?' or the list of known names, to end a refusal with."""
+    """' Did you mean ...?' or the list of known names, as the end of a refusal."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(options)}."

@@ -1,11 +1,11 @@
-"""Training batches that depend on (seed, step) alone: not on workers, ranks or where a run resumed.
+"""Training batches that depend only on (seed, step): not on workers, ranks or where a run resumed.
 
-Enters: a `Dataset` and the settings of the draws. Leaves: pictures, captions, micro-conditions,
-timesteps and noise of a step, as numpy arrays that either backend can take over.
+Input: a `Dataset` and the settings of the draws. Output: pictures, captions, micro-conditions,
+timesteps and noise of a step, as numpy arrays for either backend.
 
 Order. The pictures of all epochs form one endless stream, epoch after epoch; step s takes the
-positions s * batch_size and on, so a batch may span two epochs and none is cut short. Epoch e is
-`RandomState([seed, e, 1]).permutation`, which NumPy keeps the same for good.
+positions from s * batch_size on, so a batch may span two epochs and none is cut short. Epoch e is
+`RandomState([seed, e, 1]).permutation`, which NumPy guarantees never to change.
 
 Draws. Row r of step s reads Philox with key [seed, 0] and counter [0, stream, r, s]: stream 0 for
 caption dropout and timestep, stream 1 + k for the noise of level k counted from the innermost.
@@ -40,7 +40,7 @@ class Batch:
     images: float32 (B, 3, side, side) in [-1, 1 + white_headroom]. captions: B, empty where dropped
     for guidance.
     micros: "scale" (B,) float32, in pixels. indices: int64 (B,) into the data set.
-    times: int64 (B,) in [0, num_steps): what the network receives; its table index is one more.
+    times: int64 (B,) in [0, num_steps): the network's input; the table index is one more.
     noise: standard normal float32 (B, 3, side, side) per level, highest first.
     """
 
@@ -55,7 +55,7 @@ class Batch:
         return len(self.captions)
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows start to stop as views: the parts of an accumulated step."""
+        """Rows from start to stop, as views: the parts of an accumulated step."""
         part = slice(start, stop)
         return Batch(
             self.images[part],
@@ -69,12 +69,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for a row besides its picture.
+    """Settings of the random draws for a row, besides its picture.
 
     sides: pixels of each level, highest first. caption_dropout: share of captions emptied.
     diffusion: its num_steps, high_noise_share and high_noise_start decide the timesteps.
-    white_headroom: pure white pixels become 1 + this. A picture is clipped to [-1, 1] at its end,
-    so the small errors of a network about this value vanish: plain backgrounds come out plain.
+    white_headroom: pure white pixels become 1 + this. Finished pictures are clipped to [-1, 1], so
+    small errors around this value vanish and plain backgrounds come out plain.
     """
 
     seed: int
@@ -95,8 +95,8 @@ class BatchPlan:
     """Which pictures each step sees.
 
     Args:
-        dataset_len: number of pictures. batch_size: of the whole step, over all ranks.
-        seed: 0 to 2**32 - 1. held_out: indices that no step sees, see `validation_rows`.
+        dataset_len: number of pictures. batch_size: for the whole step, over all ranks.
+        seed: 0 to 2**32 - 1. held_out: indices that no step sees; see `validation_rows`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class BatchPlan:
         return len(self._pool)
 
     def indices(self, step: int, rows: Sequence[int] | Indices | None = None) -> Indices:
-        """Data set indices of some rows of `step`, by default all: int64."""
+        """Data set indices (int64) of some rows of `step`, by default all."""
         wanted = np.arange(self.batch_size) if rows is None else np.asarray(rows, np.int64)
         if step < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.batch_size):
             raise DataError(
@@ -153,7 +153,7 @@ def make_batch(
     step: int,
     rows: Sequence[int] | Indices | None = None,
 ) -> Batch:
-    """Read the pictures at `indices` and draw for those rows of `step`, by default 0, 1, ...
+    """Read the pictures at `indices` and draw for these rows of `step`, by default 0, 1, ...
 
     Raises DataError if a picture cannot be read.
     """
@@ -191,13 +191,13 @@ def make_batch(
 class Loader:
     """Batches of the steps from `start_step` on, made ahead of time by a few threads.
 
-    Iterate it, and close it or use it in `with`; afterwards none of its threads is left. What a
-    worker raises is raised at the step it belongs to, and ends the loader.
+    Iterate over it, then close it or use it in `with`; none of its threads is left afterwards. An
+    exception in a worker is raised at the step it belongs to, and ends the loader.
 
     Args:
-        rows: the rows of each step that this process takes, in its order; None for all.
+        rows: the rows of each step that this process takes, in order; None for all.
         start_step: number of steps done; the only state to save. stop_step: None for no end.
-        workers: threads, each making one batch at a time; 0 to make batches when asked for.
+        workers: threads, each making one batch at a time; 0 makes batches on request.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class Loader:
 
 
 class RowStream:
-    """Random numbers addressed by (stream, row, step); one generator, moved about."""
+    """Random numbers addressed by (stream, row, step), from one generator that is repositioned."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.Philox(key=[seed, 0])
@@ -272,12 +272,12 @@ class RowStream:
     def at(self, stream: int, row: int, step: int) -> np.random.Generator:
         """The generator at the start of a block; it stays valid until the next call."""
         self._fresh["state"]["counter"][:] = (0, stream, row, step)
-        self._bits.state = self._fresh  # buffers empty too: nothing of the last block is left over
+        self._bits.state = self._fresh  # buffers are emptied too: nothing of the last block is left
         return self._generator
 
 
 def _timestep(diffusion: DiffusionConfig, branch: float, position: float) -> int:
-    """From two uniforms in [0, 1): an index in [0, num_steps)."""
+    """An index in [0, num_steps) from two uniforms in [0, 1)."""
     total = diffusion.schedule.num_steps
     high = branch < diffusion.high_noise_share
     low = int(diffusion.high_noise_start * total) if high else 0

@@ -1,6 +1,6 @@
-"""What a room of captioned pictures hands out: `Item`, `Dataset`, and the refusal `DataError`.
+"""Captioned pictures: `Item`, `Dataset`, and the refusal `DataError`.
 
-Enters: captions and a function that reads one picture. Leaves: square RGB pictures, kept in memory.
+Input: captions and a function that reads one picture. Output: square RGB pictures, kept in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Item:
     """One captioned picture.
 
     image: uint8 (side, side, 3), RGB in sRGB, read-only. caption: may be empty.
-    scale: pixels that the picture's shorter side really had, for the micro-condition of that name.
+    scale: original pixels of the picture's shorter side, for the micro-condition of that name.
     """
 
     image: Pixels
@@ -39,11 +39,12 @@ class Dataset:
     """Captioned pictures in a fixed order, each read once and kept (the first 1 GiB of them).
 
     Args:
-        side: pixels of the square pictures handed out.
+        side: pixels of the square pictures.
         captions: one per picture; the order is the order of the data set.
-        read: index to picture (uint8 (side, side, 3)) and its `scale`; may run in several threads.
-        fingerprint: hex SHA-256 over what defines content and order, to compare on resume.
-        warnings: sentences for the user about what was skipped or is poor.
+        read: maps an index to a picture (uint8 (side, side, 3)) and its `scale`; may run in several
+            threads.
+        fingerprint: hex SHA-256 over content and order, to compare on resume.
+        warnings: sentences for the user about skipped or poor pictures.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Dataset:
         self._captions = list(captions)
         self._read = read
         kept = min(len(captions), MAX_CACHE_BYTES // (3 * side * side))
-        self._images = np.empty((kept, side, side, 3), np.uint8)  # pages are taken as they fill
+        # memory pages are taken only as they fill
+        self._images = np.empty((kept, side, side, 3), np.uint8)
         self._scales = np.zeros(kept)
         self._ready = np.zeros(kept, bool)
 
@@ -92,7 +94,7 @@ def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
     position = {caption: index for index, caption in enumerate(dataset.captions())}
     for caption in captions:
         if caption not in position:
-            raise DataError(f"captions: no picture is called {caption!r}.")
+            raise DataError(f"captions: no picture has the caption {caption!r}.")
     chosen = [position[caption] for caption in captions]
 
     def read(index: int) -> tuple[Pixels, float]:
@@ -104,7 +106,7 @@ def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
 
 
 def hash_fields(fields: Iterable[object]) -> str:
-    """Hex SHA-256 of the fields in order; lengths are hashed too, so borders cannot shift."""
+    """Hex SHA-256 of the fields in order; lengths are hashed too, so boundaries cannot shift."""
     digest = hashlib.sha256()
     for field in fields:
         data = str(field).encode("utf-8", "surrogateescape")

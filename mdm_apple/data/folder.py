@@ -1,6 +1,6 @@
-"""A folder of the user's pictures with captions; its files come from outside and are not trusted.
+"""A folder of the user's captioned pictures; its files come from outside and are not trusted.
 
-Enters: a path. Leaves: a `Dataset` in the order of the file names, or one sentence of refusal.
+Input: a path. Output: a `Dataset` in the order of the file names, or one sentence of refusal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdm_apple.data.read_picture import SUFFIXES, read_square, shorter_side, sho
 from mdm_apple.text.captions import clean_caption
 
 METADATA = "metadata.jsonl"
-MAX_LINE_BYTES = 8 * MAX_CAPTION_BYTES  # JSON may write one letter as six
+MAX_LINE_BYTES = 8 * MAX_CAPTION_BYTES  # JSON may write one character as six
 MAX_NAMED = 10
 _IGNORED = ("__macosx", "thumbs.db", "desktop.ini")
 _LAYOUTS = (
@@ -29,7 +29,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout found: (path below the folder, caption) pairs and the files it passed over."""
+    """The result of a layout: (path below the folder, caption) pairs and the files it skipped."""
 
     pairs: list[tuple[str, str]]
     skipped: list[str]
@@ -39,12 +39,12 @@ def open_folder(root: Path, side: int) -> Dataset:
     """Open a folder of pictures (.png .jpg .jpeg .webp .bmp) in one of three layouts.
 
     - `metadata.jsonl`, if there is one: a line of JSON per picture with "file_name" (below the
-      folder, sub-folders allowed) and "text"; other keys are passed over. Line order is kept.
+      folder, sub-folders allowed) and "text"; other keys are ignored. Line order is kept.
     - Pictures in the folder itself, each with a caption in a .txt file of the same stem (UTF-8,
       one caption, may be empty). Pictures without one are skipped with a warning.
     - One sub-folder per class; the caption is its name with `_` and `-` read as spaces.
 
-    A folder that fits two of them is refused. Names that start with a dot are ignored. Headers of
+    A folder that fits two layouts is refused. Names that start with a dot are ignored. Headers of
     all pictures are read now, pixels later. The fingerprint covers names, file sizes, captions and
     side, not pixels.
 
@@ -144,19 +144,19 @@ def _list_metadata(root: Path) -> Listing:
         except (OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{where}: no file can have this name; correct file_name.") from None
+            raise DataError(f"{where}: is not a possible file name; correct file_name.") from None
         pairs.append((str(PurePosixPath(name)), clean_caption(text)))
     return Listing(pairs, [])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines that are not blank, each read with a bound."""
+    """Numbered lines that are not blank, each with bounded length."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{shown(path)} line {number}: longer than a caption may be.")
+                raise DataError(f"{shown(path)} line {number}: is longer than a caption may be.")
             if line.strip():
                 yield number, line
 
@@ -164,8 +164,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _entries(folder: Path) -> tuple[dict[str, None], list[str]]:
     """Names of files and of sub-folders, both sorted; dot files and system files are left out.
 
-    Files are a dict for its fast `in`. Whatever is neither (a pipe, a dead link) counts as a file
-    here and is refused by `_inside` if it is ever needed.
+    Files are a dict for its fast `in`. Anything else (a pipe, a dead link) counts as a file here;
+    `_inside` refuses it if it is ever needed.
     """
     files: list[str] = []
     folders: list[str] = []
@@ -177,7 +177,7 @@ def _entries(folder: Path) -> tuple[dict[str, None], list[str]]:
 
 
 def _inside(root: Path, name: str, where: str, *, want_file: bool = True) -> Path:
-    """The real path of `name`, which must lie below the real path `root`, links followed."""
+    """The real path of `name`, links resolved; it must lie below the real path `root`."""
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise DataError(

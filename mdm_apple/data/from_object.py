@@ -1,4 +1,4 @@
-"""Captioned pictures from an object of the caller that has a length, captions and pictures."""
+"""Captioned pictures from the caller's own object with a length, captions and pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mdm_apple.config.types import Pixels
 from mdm_apple.data.dataset import DataError, Dataset, hash_fields
 from mdm_apple.text.captions import clean_caption
 
-SAMPLED = 16  # pictures that the fingerprint covers beside all captions
+SAMPLED = 16  # pictures in the fingerprint, in addition to all captions
 
 
 @runtime_checkable
 class PictureSource(Protocol):
-    """What `mdm.train(data=...)` takes beside names and folders."""
+    """An object that `mdm.train(data=...)` accepts besides names and folders."""
 
     def __len__(self) -> int: ...
 
@@ -34,12 +34,12 @@ class PictureSource(Protocol):
 
 
 def dataset_of(source: PictureSource, side: int) -> Dataset:
-    """The pictures of an object as a data set. Raises DataError for what cannot be used.
+    """The pictures of an object as a data set. Raises DataError for unusable ones.
 
-    The fingerprint covers all captions and some pictures, so that a resumed run notices others.
+    The fingerprint covers all captions and some pictures, so that a resumed run notices changes.
     """
     if not len(source):
-        raise DataError("data: the object holds no picture; its len() is 0.")
+        raise DataError("data: the object has no pictures; its len() is 0.")
     captions = [clean_caption(source.caption(index)) for index in range(len(source))]
 
     def read(index: int) -> tuple[Pixels, float]:
@@ -52,8 +52,8 @@ def dataset_of(source: PictureSource, side: int) -> Dataset:
 
 
 def _pixels(source: PictureSource, index: int, side: int) -> Pixels:
-    made = source.picture(index, side)
-    pixels = np.asarray(made.convert("RGB") if isinstance(made, Image.Image) else made)
+    picture = source.picture(index, side)
+    pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
     if pixels.shape != (side, side, 3) or pixels.dtype != np.uint8:
         raise DataError(
             f"data: picture({index}, {side}) gave {pixels.dtype} {pixels.shape}, expected uint8 "

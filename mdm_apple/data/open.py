@@ -1,6 +1,6 @@
-"""Captioned pictures by name: the emoji that come with a package, or a folder of the user's own.
+"""Captioned pictures by name: the emoji from a package, or the user's own folder.
 
-Enters: a name, a folder or an object. Leaves: a `Dataset` of square RGB pictures.
+Input: a name, a folder or an object. Output: a `Dataset` of square RGB pictures.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def open_dataset(
     background: Background = "white",
     skin_tones: bool = False,
 ) -> Dataset:
-    """Open captioned pictures; they are rendered or decoded when first asked for.
+    """Open captioned pictures; each is rendered or decoded on first use.
 
     Args:
-        spec: "twemoji", or a folder as `folder.open_folder` describes ("./twemoji" for a folder
-            of that name), or an object as `from_object.PictureSource` describes.
+        spec: "twemoji", or a folder (see `folder.open_folder`; "./twemoji" for a folder of that
+            name), or an object (see `from_object.PictureSource`).
         side: pixels of the square pictures.
         background: behind emoji: white, or one plain pale color per picture. Twemoji only.
-        skin_tones: whether emoji with a skin tone are included (3,953 pictures instead of 1,918).
+        skin_tones: whether to include emoji with a skin tone (3,953 pictures instead of 1,918).
             Twemoji only.
 
     Raises:
-        DataError: no such folder, no usable picture, or files that are not what they should be.
+        DataError: no such folder, no usable picture, or unusable files.
         MissingPackageError: "twemoji" without the `data` extra.
     """
     in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
@@ -45,7 +45,7 @@ def open_dataset(
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
     if background != "white" or skin_tones:
         raise DataError(
-            "background, skin_tones: only twemoji has them; leave them out for other pictures."
+            "background, skin_tones: apply to twemoji only; leave them out for other pictures."
         )
     if not isinstance(spec, str):
         return dataset_of(spec, side)

@@ -1,6 +1,6 @@
 """One picture file from outside, as a square of sRGB pixels; nothing in it is trusted.
 
-Enters: a PNG, JPEG, WebP or BMP file. Leaves: its size from the header, or its decoded square.
+Input: a PNG, JPEG, WebP or BMP file. Output: its size from the header, or the decoded square.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mdm_apple.config.types import Pixels
 from mdm_apple.data.dataset import DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the name says
-MAX_PIXELS = 89_000_000  # just below where Pillow itself starts to warn
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the file name says
+MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {  # EXIF orientation to the turn or flip that undoes it
+_UPRIGHT = {  # EXIF orientation -> the rotation or flip that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -54,7 +54,7 @@ def shorter_side(path: Path) -> int:
                 width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
-    except Exception as error:  # decoders fail on hostile headers in every way there is
+    except Exception as error:  # decoders fail on hostile headers in every possible way
         raise _unreadable(path, error) from None
     if width * height > MAX_PIXELS:
         raise too_large
@@ -64,14 +64,14 @@ def shorter_side(path: Path) -> int:
 def read_square(path: Path, side: int) -> Pixels:
     """Decode, resize the shorter side to `side`, crop the centre: uint8 (side, side, 3), sRGB.
 
-    EXIF rotation is applied; transparency goes over white; an embedded color profile is converted
-    to sRGB, and ignored, as browsers do, if it does not fit its picture. The file has passed
-    `shorter_side`; raises DataError if the rest of it is damaged.
+    EXIF rotation is applied and transparency is put on white. An embedded color profile is
+    converted to sRGB, or ignored, as in browsers, if it does not fit its picture. The file must
+    have passed `shorter_side`; raises DataError if the rest of it is damaged.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _square(image, side)
-    except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors, all one thing
+    except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors mean the same
         raise _unreadable(path, error) from None
 
 
@@ -80,7 +80,7 @@ def _square(image: Image.Image, side: int) -> Pixels:
     profile = image.info.get("icc_profile")
     image.draft(None, (3 * side, 3 * side))  # a large JPEG is decoded smaller, which is far faster
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError("it grew after it was first looked at")
+        raise ValueError("it grew after its size was checked")
 
     # Crop while resizing, so that a very long picture never becomes a very large one.
     short = min(image.size)
@@ -95,7 +95,7 @@ def _square(image: Image.Image, side: int) -> Pixels:
     square = _to_srgb(square.convert("RGB") if alpha else square, profile)
     if alpha:
         square = Image.composite(square, Image.new("RGB", square.size, "white"), alpha)
-    # The centre square turns into itself, so turning it last gives the same picture for less work.
+    # Rotation keeps the centre square, so rotating last gives the same picture for less work.
     return np.array(square if turn is None else square.transpose(turn))
 
 
@@ -117,13 +117,13 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
             return converted or image.convert("RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # damaged, or of another color space than the picture
+            pass  # damaged, or for another color space than the picture's
     return image.convert("RGB")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{shown(path)}: no such file; it was there when the folder was opened.")
+        return DataError(f"{shown(path)}: no such file; it existed when the folder was opened.")
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     return DataError(
         f"{shown(path)}: cannot be read as a PNG, JPEG, WebP or BMP picture ({shown(reason)}); "

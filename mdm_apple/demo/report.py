@@ -1,6 +1,6 @@
 """`report.html`: one self-contained page about a run of `mdm demo`.
 
-Enters: pictures, curves and tables as plain values. Leaves: a page without a single outside file.
+Input: pictures, curves and tables as plain values. Output: a page without any outside file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INK, ACCENTS = "#1d1d1f", ("#0a66d6", "#e4572e", "#2e9e5b", "#8f5bd6")
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the way: what was done, how long it took, what it left."""
+    """One stage of the pipeline: its task, its duration, its result."""
 
     name: str
     seconds: float
@@ -36,7 +36,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Variant:
-    """One bundle: its size, and how near its predictions are to the network's, worst level."""
+    """One bundle: its size, and how close its predictions are to the network's, worst level."""
 
     name: str
     megabytes: float
@@ -48,7 +48,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows."""
+    """The contents of the page."""
 
     prompts: list[str]
     gallery: list[list[NDArray[np.uint8]]]  # per prompt: the real picture, then levels upwards
@@ -61,11 +61,11 @@ class Report:
     steps: int
     parameters: int
     machine: str
-    provenance: Provenance  # as the bundle says it
+    provenance: Provenance  # as stated in the bundle
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Render the page and write it whole."""
+    """Render the page and write it atomically."""
     jinja2 = require("jinja2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def as_png(pixels: NDArray[np.uint8]) -> str:
-    """A picture (H, W, 3) as a data address."""
+    """A picture (H, W, 3) as a data URL."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What `mdm demo` does: train, sample, convert, palettize, verify, and tell about it."""
+"""The work of `mdm demo`: train, sample, convert, palettize, verify, and report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _outer(channels: tuple[int, int], inner: UNetConfig) -> UNetConfig:
 
 
 def run_demo(out: Path, steps: int, quiet: bool, say: Say) -> DemoResult:
-    """The whole way, into folders below `out`; ends with `out/report.html`."""
+    """Run the whole pipeline in folders below `out`; ends with `out/report.html`."""
     began = time.perf_counter()
     stages: list[Stage] = []
 
@@ -265,6 +265,6 @@ def _report(
 
 
 def _strip(previews: Sequence[Preview], row: int) -> Pixels:
-    """Every second step of one picture, the finished one last."""
+    """Every second step of one picture, ending with the finished picture."""
     shown = [p.x0 for p in previews[::2]] + [previews[-1].final or []]
     return tile_steps([[to_pixels(level)[row] for level in step] for step in shown])

@@ -1,8 +1,8 @@
-"""The arithmetic of diffusion: + - * / ** only, so it means the same in torch, MLX and NumPy.
+"""The arithmetic of diffusion: only + - * / **, which work the same in torch, MLX and NumPy.
 
 alpha_bar is the variance of the signal: x_t = alpha_bar**.5 x0 + (1 - alpha_bar)**.5 eps. It is a
-Python float while sampling and an array (B, 1, 1, 1) while training. NumPy scalars are not welcome:
-they would turn the arrays of other frameworks into NumPy ones.
+Python float in sampling and an array (B, 1, 1, 1) in training. It must not be a NumPy scalar, which
+would turn the arrays of other frameworks into NumPy arrays.
 Sources: Ho et al. 2020 (arXiv:2006.11239), Song et al. 2021 (DDIM, arXiv:2010.02502), Salimans & Ho
 2022 (v, arXiv:2202.00512), Lu et al. 2022 (DPM-Solver++ 2M, arXiv:2211.01095), Ho & Salimans 2022
 (guidance, arXiv:2207.12598).
@@ -16,7 +16,7 @@ from mdm_apple.config.types import Array
 
 
 def add_noise(x0: Array, eps: Array, alpha_bar: Any) -> Array:
-    """x_t of a clean image and its noise."""
+    """x_t from a clean image and its noise."""
     return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
 
@@ -73,17 +73,17 @@ def posterior_variance(alpha_bar: float, alpha_bar_next: float) -> float:
 
 
 def dpmpp_step(x_t: Array, x0: Array, alpha_bar: Any, alpha_bar_next: Any) -> Array:
-    """First-order DPM-Solver++ step towards a (possibly extrapolated) x0; equals DDIM at eta 0.
+    """First-order DPM-Solver++ step to a (possibly extrapolated) x0; equals DDIM at eta 0.
 
-    From the mean of the clean estimates on the way (see `schedule.mean_share`) it lands where all
-    the steps of that way do.
+    Given the mean of the clean estimates along a path (see `schedule.mean_share`), one step lands
+    where all the steps of the path do.
     """
     keep = ((1 - alpha_bar_next) / (1 - alpha_bar)) ** 0.5
     return keep * x_t + (alpha_bar_next**0.5 - keep * alpha_bar**0.5) * x0
 
 
 def move_toward(mean: Array, x0: Array, share: Any) -> Array:
-    """A running mean of clean estimates, moved by `share` of the way to the next one."""
+    """A running mean of clean estimates, moved by the fraction `share` to the next estimate."""
     return mean + share * (x0 - mean)
 
 

@@ -1,7 +1,7 @@
 """The nested training loss, with its parts.
 
-Gu et al. 2023 (arXiv:2310.15111), section 3: one t for all levels, independent noise per level, the
-squared errors of the levels added. Weightings: Hang et al. 2023 (min-SNR, arXiv:2303.09556).
+Gu et al. 2023 (arXiv:2310.15111), section 3: one t for all levels, independent noise per level, and
+the sum of the levels' squared errors. Weightings: Hang et al. 2023 (min-SNR, arXiv:2303.09556).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SNR_CAP = 5.0
 
 @dataclass(frozen=True)
 class LossParts:
-    """Per-sample losses (B,) and what they were made from, per level where in lists."""
+    """Per-sample losses (B,) and their components; lists have an entry per level."""
 
     per_sample: Array
     mse: list[Array]  # (B,) each, unweighted; rows from seen[i] on were not predicted
@@ -44,8 +44,8 @@ def nested_loss(
     """Loss of one batch.
 
     Args:
-        network: from noisy images per level to predictions per level; its rows may be fewer at
-            higher levels when `config.mixed_ratio` is set.
+        network: maps noisy images per level to predictions per level; higher levels may return
+            fewer rows if `config.mixed_ratio` is set.
         x0: clean images per level, highest first, in [-1, 1]. eps: their noise.
         alpha_bar: (B, 1, 1, 1) per level. scales: side of each level over the innermost.
     """
@@ -91,7 +91,7 @@ def snr_weight(alpha_bar: Array, config: DiffusionConfig, ops: Ops) -> Array | N
     """Weight of a squared error of kind `loss_target`, or None for 1.
 
     Both caps are stated for errors of x0: min(SNR, 5) and min(SNR + 1, 5). An error of v is
-    (SNR + 1) times that of x0, one of eps SNR times. `vdm` weighs whole samples instead.
+    (SNR + 1) times the error of x0, and an error of eps SNR times. `vdm` weighs whole samples.
     """
     if config.loss_weighting in ("plain", "vdm"):
         return None

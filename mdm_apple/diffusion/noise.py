@@ -1,4 +1,4 @@
-"""The one documented stream of noise, so that a seed means the same picture in every runtime.
+"""The one documented stream of noise, which gives a seed the same picture in every runtime.
 
 Level k, counted from the innermost = 0, of seed s reads
 `numpy.random.RandomState([s, k]).standard_normal` in (C, H, W) order, float64 rounded to float32:
@@ -34,7 +34,7 @@ class NoiseStream:
         self._states = [np.random.RandomState([seed, levels - 1 - i]) for i in range(levels)]
 
     def draw(self) -> list[NDArray[np.float32]]:
-        """The next normal of every level, highest first: float32 (3, side, side) each."""
+        """The next normals of every level, highest first: float32 (3, side, side) each."""
         return [
             state.standard_normal(shape).astype(np.float32)
             for state, shape in zip(self._states, self._shapes, strict=True)
@@ -42,5 +42,5 @@ class NoiseStream:
 
 
 def draw_batch(streams: Sequence[NoiseStream]) -> list[NDArray[np.float32]]:
-    """One draw of several pictures, stacked per level: float32 (B, 3, side, side) each."""
+    """One draw for several pictures, stacked per level: float32 (B, 3, side, side) each."""
     return [np.stack(level) for level in zip(*(s.draw() for s in streams), strict=True)]

@@ -1,6 +1,6 @@
-"""The few things that operators cannot say, as a protocol and in NumPy.
+"""The few operations beyond arithmetic operators, as a protocol and in NumPy.
 
-Images are (B, C, H, W) here and in torch, (B, H, W, C) in MLX; each implementation knows its own.
+Images are (B, C, H, W) here and in torch, (B, H, W, C) in MLX; each implementation uses its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mdm_apple.config.types import Array
 
 
 class Ops(Protocol):
-    """What diffusion needs of a framework beyond arithmetic."""
+    """The operations that diffusion needs from a framework, beyond arithmetic."""
 
     def clip(self, x: Array, low: Any, high: Any) -> Array:
         """Elementwise clip; a bound is a number, an array that broadcasts, or None."""
@@ -30,7 +30,7 @@ class Ops(Protocol):
         ...
 
     def sample_mean(self, x: Array) -> Array:
-        """Mean over everything but the batch: (B,)."""
+        """Mean over everything except the batch: (B,)."""
         ...
 
     def pad_rows(self, x: Array, rows: int) -> Array:
@@ -38,7 +38,7 @@ class Ops(Protocol):
         ...
 
     def pick_frames(self, x: Array, grid: int, every: int) -> Array:
-        """Of images that tile grid x grid frames, keep each `every`-th frame, tiled again."""
+        """From images that tile grid x grid frames, keep every `every`-th frame, tiled again."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a network's answer means: eps, v or x0, and how one becomes another."""
+"""Kinds of prediction (eps, v, x0), and conversions between them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdm_apple.diffusion.ops import Ops
 
 
 def image_scale(config: DiffusionConfig, scales: Sequence[int], level: int) -> float:
-    """What a level's image is divided by before noise is added (and multiplied with at the end).
+    """The divisor of a level's image before noise is added (and its factor at the end).
 
     A plain UNet may rescale its signal; a nest without a shifted schedule divides by the scale
     instead (Chen 2023, arXiv:2301.10972).
@@ -23,13 +23,13 @@ def image_scale(config: DiffusionConfig, scales: Sequence[int], level: int) -> f
 
 
 def limit_output(out: Array, config: DiffusionConfig, levels: int, ops: Ops) -> Array:
-    """The soft limit that a plain UNet may put on its prediction."""
+    """The soft limit that a plain UNet may apply to its prediction."""
     scale = config.output_scale
     return ops.tanh(out / scale) * scale if levels == 1 and scale else out
 
 
 def x0_of(prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction) -> Array:
-    """Clean image of a prediction."""
+    """The clean image that a prediction implies."""
     if kind == "v":
         return arithmetic.x0_from_v(x_t, prediction, alpha_bar)
     return arithmetic.x0_from_eps(x_t, prediction, alpha_bar)
@@ -38,7 +38,7 @@ def x0_of(prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction) -> Ar
 def convert(
     prediction: Array, x_t: Array, alpha_bar: Any, kind: Prediction, target: LossTarget
 ) -> Array:
-    """A prediction of one kind as another, through x0."""
+    """Convert a prediction from one kind to another, through x0."""
     if kind == target:
         return prediction
     x0 = x0_of(prediction, x_t, alpha_bar, kind)
@@ -50,7 +50,7 @@ def convert(
 
 
 def target_of(x0: Array, eps: Array, alpha_bar: Any, target: LossTarget) -> Array:
-    """What the loss compares with."""
+    """The target of the loss."""
     if target == "x0":
         return x0
     return eps if target == "eps" else arithmetic.velocity(x0, eps, alpha_bar)

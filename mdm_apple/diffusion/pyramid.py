@@ -1,4 +1,4 @@
-"""The images of all levels from the highest one."""
+"""The images of all levels, computed from the highest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How noisy each timestep is: alpha_bar tables per level, and which timesteps a sampler visits.
+"""The noise of each timestep: alpha_bar tables per level, and the timesteps a sampler visits.
 
 A table has num_steps + 1 float64 entries; index 0 is clean (alpha_bar 1), index num_steps is noise.
-The network is told `t - 1` for table index t.
+The network receives `t - 1` for table index t.
 Sources: cosine with log-SNR bounds, Kingma et al. 2021 (arXiv:2107.00630); squared cosine with
 capped betas, Nichol & Dhariwal 2021 (arXiv:2102.09672); linear, Ho et al. 2020 (arXiv:2006.11239);
 sigmoid, Jabri et al. 2022 (arXiv:2212.11972); shift with the scale, Gu et al. 2023
@@ -31,7 +31,7 @@ MAX_BETA = 0.999
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha_bar of every level, highest resolution first, and the unshifted table below them."""
+    """alpha_bar of every level, highest resolution first, and the unshifted base table."""
 
     base: Table
     tables: tuple[Table, ...]
@@ -70,7 +70,7 @@ def base_table(config: ScheduleConfig) -> Table:
 
 
 def shift(table: Table, scale: int, power: float) -> Table:
-    """The table with its SNR divided by scale ** power: log-SNR lowered by power * log(scale)."""
+    """The table with SNR divided by scale ** power, so log-SNR lowered by power * log(scale)."""
     if scale <= 1:
         return table
     noise_over_signal = (1 - table) / table * float(scale) ** power
@@ -87,12 +87,12 @@ def vdm_weights(base: Table) -> Table:
 def mean_share(table: Table, start: Indices, t: Indices, target: Indices) -> Table:
     """Share of the step t -> target in the mean of the clean estimates from `start` on, float64.
 
-    With R = (SNR)^1/2 a deterministic sampler at t is at x_t = (sigma_t / sigma_u) x_u +
-    sigma_t (R_t - R_u) Y, where Y is the mean of its clean estimates since u = start, weighed by
-    the growth of R. Going on to `target`, the estimate at t enters with the share
-    (R_target - R_t) / (R_target - R_u): 1 on the first step. A constant log-SNR shift multiplies
-    every R alike, so one share serves all levels. It extends the signal-ODE step of Gu et al. 2023
-    (BOOT, arXiv:2306.05544), which has R_u = 0.
+    With R = (SNR)^1/2, a deterministic sampler at t has reached x_t = (sigma_t / sigma_u) x_u +
+    sigma_t (R_t - R_u) Y, where Y is the mean of its clean estimates since u = start, weighted by
+    the growth of R. In the step to `target`, the estimate at t gets the share
+    (R_target - R_t) / (R_target - R_u), which is 1 on the first step. A constant log-SNR shift
+    multiplies every R by the same factor, so one share serves all levels. It extends the
+    signal-ODE step of Gu et al. 2023 (BOOT, arXiv:2306.05544), which has R_u = 0.
 
     Args:
         start, t, target: table indices (N,) with start >= t >= target, t above 0.
@@ -106,7 +106,7 @@ def mean_share(table: Table, start: Indices, t: Indices, target: Indices) -> Tab
 
 
 def check_steps(num_steps: int | None, length: int) -> None:
-    """Refuse more evaluations than a table of `length` timesteps has; None means all of them."""
+    """Refuse more evaluations than a table of `length` timesteps allows; None means all of them."""
     in_range("steps", num_steps, 1, length, what="(the length of the table)")
 
 
@@ -117,7 +117,7 @@ def timestep_grid(
 
     Args:
         num_steps: network evaluations; None for all of the table.
-        spacing: `even` in the index (the published rule), or even in log-SNR.
+        spacing: `even` in the index (the published rule), or `log_snr`: even in log-SNR.
     """
     n = schedule.num_steps
     if num_steps is None:
@@ -132,10 +132,10 @@ def _log_snr_grid(schedule: Schedule, num_steps: int, start: int) -> list[int]:
     log_snr = np.array([schedule.log_snr(i) for i in range(1, schedule.num_steps + 1)])
     wanted = np.linspace(log_snr[start - 1], log_snr[0], num_steps)
     picked = [int(np.abs(log_snr - value).argmin()) + 1 for value in wanted]
-    for i in range(1, num_steps):  # strictly decreasing where neighbours fall on one index
+    for i in range(1, num_steps):  # strictly decreasing, even if neighbours share an index
         picked[i] = min(picked[i], picked[i - 1] - 1)
     if picked[-1] < 1:
-        raise ConfigError(f"steps: too many for an even log-SNR grid, got {num_steps}.")
+        raise ConfigError(f"steps: too many for a grid even in log-SNR, got {num_steps}.")
     return [*picked, 0]
 
 

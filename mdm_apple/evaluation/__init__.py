@@ -1,1 +1,1 @@
-"""How good pictures are, measured without downloads."""
+"""Quality of pictures, measured without downloads."""

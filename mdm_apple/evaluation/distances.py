@@ -1,8 +1,8 @@
-"""How far two sets of pictures are apart, in features that need no download.
+"""Distances between two sets of pictures, in features that need no download.
 
-Enters: pictures (N, 3, S, S) in [-1, 1]. Leaves: Fréchet and kernel distance, precision and recall.
+Input: pictures (N, 3, S, S) in [-1, 1]. Output: Fréchet and kernel distance, precision and recall.
 The features are handcrafted (`layout_features`), so these numbers compare runs of this project with
-each other; they are neither FID nor KID of Inception features and must not be set beside those.
+each other; they are not FID or KID on Inception features and must not be compared with them.
 Sources: Heusel et al. 2017 (Fréchet, arXiv:1706.08500), Binkowski et al. 2018 (kernel,
 arXiv:1801.01401), Kynkäänniemi et al. 2019 (precision and recall, arXiv:1904.06991).
 """
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from mdm_apple.errors import MdmError
 
 Features = NDArray[np.float64]  # (N, D)
-CELLS = 4  # per side of the grid that features are averaged over
+CELLS = 4  # cells per side of the grid for averaging features
 ORIENTATIONS = 4
 NEIGHBOURS = 3  # as in the paper, for radii of precision and recall
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
 
 
 def layout_features(images: NDArray[np.float32]) -> Features:
-    """112 numbers per picture: what colour, and how much edge of which direction, lies where.
+    """112 numbers per picture: the colours and edge directions in each part of it.
 
-    On a grid of 4 x 4 cells: the mean of R, G and B in [-1, 1] (48 numbers), and of the luma's
-    gradient magnitude split over 4 orientations of 45 degrees, linearly between the two nearest
-    (64 numbers, times 4 to be of the colours' size). Forward differences, zero at the far border.
+    On a grid of 4 x 4 cells: the mean of R, G and B in [-1, 1] (48 numbers), and the mean gradient
+    magnitude of the luma, split over 4 orientations of 45 degrees, linearly between the two nearest
+    (64 numbers, times 4 to match the size of the colours). Forward differences, zero at the far
+    border.
     """
     side = images.shape[-1]
     if side % CELLS or side < 2 * CELLS:
@@ -35,7 +36,7 @@ def layout_features(images: NDArray[np.float32]) -> Features:
     luma = np.tensordot(x, GRAY, axes=([1], [0]))
     dx, dy = _differences(luma)
     magnitude = np.hypot(dx, dy)
-    position = np.arctan2(dy, dx) % np.pi / np.pi * ORIENTATIONS  # of an edge, sign left out
+    position = np.arctan2(dy, dx) % np.pi / np.pi * ORIENTATIONS  # of an edge, without its sign
     low = np.floor(position)
     share = position - low
     planes = [x[:, c] for c in range(3)]
@@ -72,10 +73,10 @@ def kernel_distance(real: Features, made: Features) -> float:
 
 
 def precision_recall(real: Features, made: Features) -> tuple[float, float]:
-    """Share of made pictures among the real ones, and of real among the made.
+    """Share of generated pictures among the real ones, and of real among the generated.
 
-    A picture is among others when it is no further from one of them than that one's third nearest
-    neighbour in its own set.
+    A picture counts as among others if it is no further from one of them than that picture's third
+    nearest neighbour in its own set.
     """
     between = np.sqrt(squared_distances(made, real))
     precision = (between <= _radii(real)[None, :]).any(axis=1).mean()

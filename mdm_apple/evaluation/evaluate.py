@@ -1,12 +1,12 @@
-"""How good a model's pictures are, without downloads: caption retrieval, cleanness, distances.
+"""Quality of a model's pictures, without downloads: caption retrieval, cleanness, distances.
 
-Enters: a `Runtime` of any backend and captioned pictures. Leaves: numbers per seed, their mean and
-worst, and the pictures behind them. Nothing is sharpened, rounded or chosen: pictures are the
-sampler's, clipped to [-1, 1] only.
+Input: a `Runtime` of any backend and captioned pictures. Output: numbers per seed, their mean and
+worst, and the pictures behind them. Nothing is sharpened, rounded or selected: pictures come from
+the sampler and are only clipped to [-1, 1].
 
-Retrieval: a made picture is compared with every picture of the data at 32 px (or its own side where
-that is smaller), both average-pooled, by Euclidean distance of RGB in [-1, 1]. A hit in the top k:
-fewer than k pictures of other captions are nearer than the one that was asked for.
+Retrieval: a generated picture is compared with every picture of the data at 32 px (or its own side
+if that is smaller), both average-pooled, by Euclidean distance of RGB in [-1, 1]. It is a hit in
+the top k if fewer than k pictures of other captions are nearer than the requested one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MAX_SHOWN = 64
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to make, and how.
+    """The pictures to make, and how.
 
     seeds: each draws `count` captions without repetition, and the noise of their pictures.
     """
@@ -73,14 +73,15 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of one seed; higher is better where `WORST_IS_LEAST` says so.
+    """Results of one seed; higher is better for scores in `WORST_IS_LEAST`.
 
-    top1, top5: shares of captions whose picture was retrieved. white_share: of the pixels that are
-    white in the real pictures, those within 6/255 of white in the made ones; None without any.
-    gradient_ratio: mean gradient magnitude over the real pictures'. text_only_mse: error of the
-    clean estimate from noise and caption alone, per level, highest first. consistency: RMSE of each
-    level, average-pooled, to the level below. teacher_distance: RMSE to a teacher's pictures from
-    the same noise, per level; empty without a teacher. The rest: see distances.py.
+    top1, top5: shares of captions whose picture was retrieved. white_share: share of the white
+    pixels of the real pictures that are within 6/255 of white in the generated ones; None if there
+    are no white pixels. gradient_ratio: mean gradient magnitude relative to the real
+    pictures. text_only_mse: error of the clean estimate from noise and caption alone, per level,
+    highest first. consistency: RMSE of each level, average-pooled, to the level below.
+    teacher_distance: RMSE to a teacher's pictures from the same noise, per level; empty without a
+    teacher. For the rest see distances.py.
     """
 
     top1: float
@@ -96,7 +97,7 @@ class Scores:
     teacher_distance: tuple[float, ...] = ()
 
 
-# which end of a score is the bad one; a gradient ratio is worst where it is furthest from 1
+# which end of a score is bad; a gradient ratio is worst when furthest from 1
 LEAST_IS_WORST = ("top1", "top5", "white_share", "layout_precision", "layout_recall")
 MOST_IS_WORST = (
     "text_only_mse",
@@ -109,7 +110,7 @@ MOST_IS_WORST = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A caption, the real picture and the made one, (3, side, side) in [-1, 1]."""
+    """A caption, the real picture and the generated one, (3, side, side) in [-1, 1]."""
 
     caption: str
     real: Images
@@ -117,7 +118,7 @@ class Pair:
 
 
 class Judge(Protocol):
-    """A score of its own, over all pictures: FID, CLIP score."""
+    """A separate score over all pictures: FID, CLIP score."""
 
     name: str
 
@@ -130,9 +131,9 @@ class Judge(Protocol):
 class Evaluation:
     """Scores by seed, and some of the pictures behind them."""
 
-    side: int  # of the pictures that were scored
+    side: int  # side of the scored pictures
     compared_at: int  # side at which retrieval compares
-    gallery: int  # pictures that retrieval chooses from
+    gallery: int  # number of pictures that retrieval chooses from
     scores: dict[int, Scores]
     shown: list[Pair]  # the first pictures of the first seed
 
@@ -151,14 +152,14 @@ def evaluate(
         dataset: opened at the side of the model's highest level.
         progress: called with the number of pictures just made.
         teacher: makes the same pictures from the same noise, to measure how far a student is off.
-        judges: shown the pictures of every seed.
+        judges: receive the pictures of every seed.
     """
     config = runtime.config
     check_student(config.distilled, plan.sampler)
     first = level_of_side(config, plan.stop_at)
     side = config.sides[first]
     if any(level.temporal for level in config.model.levels):
-        raise MdmError("model: makes videos; evaluation is of pictures.")
+        raise MdmError("model: makes videos; evaluation needs a model of pictures.")
     if plan.count > len(dataset):
         raise MdmError(
             f"count: expected at most {len(dataset)}, the number of pictures in the data, got "
@@ -194,7 +195,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Teacher:
-    """The model that a student learned from, and how its pictures are made."""
+    """The model that a student learned from, and how to make its pictures."""
 
     runtime: Runtime
     sampler: SamplerConfig
@@ -205,11 +206,12 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of each picture of a batch; arrays begin with the picture (N, ...).
+    """Measurements of each picture of a batch; the first axis is the picture (N, ...).
 
-    white: pixels that are pure white in the real picture, and those of them that are nearly so in
-    the made one. gradient: mean magnitude, real and made. text_only: squared error per level.
-    level_gap: between neighbouring levels. teacher_gap: per level, to the teacher's picture.
+    white: number of pixels that are pure white in the real picture, and of those that are nearly
+    white in the generated one too. gradient: mean magnitude, real and generated. text_only: squared
+    error per level. level_gap: squared error between neighbouring levels. teacher_gap: squared
+    error to the teacher's picture, per level.
     """
 
     ranks: NDArray[np.int64]
@@ -229,11 +231,11 @@ def measure(
     ranks: NDArray[np.int64],
     by_teacher: Sequence[Images] = (),
 ) -> Measured:
-    """Compare pictures, and estimates from noise and caption alone, with the real ones per level.
+    """Compare pictures, and estimates from noise and caption alone, with real pictures per level.
 
     Args:
         real, made, estimate: (N, 3, side, side) per level, highest first, in [-1, 1].
-        by_teacher: a teacher's pictures from the same noise, or none.
+        by_teacher: a teacher's pictures from the same noise, or empty.
     """
     white = (real[0] >= 1 - 1e-6).all(axis=1)
     nearly = (made[0] >= 1 - WHITE_TOLERANCE - 1e-6).all(axis=1)
@@ -251,7 +253,7 @@ def measure(
 
 
 def summarise(parts: Sequence[Measured]) -> Scores:
-    """The scores of all pictures of a seed."""
+    """Combine the measurements of a seed into its scores."""
 
     def every(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part, name) for part in parts])
@@ -292,7 +294,7 @@ def mean_scores(scores: Sequence[Scores]) -> dict[str, object]:
 
 
 def worst_scores(scores: Sequence[Scores]) -> dict[str, object]:
-    """Each score of the seed where it is worst."""
+    """Each score at its worst seed."""
     ends: dict[str, Callable[..., object]] = {
         **dict.fromkeys(LEAST_IS_WORST, np.min),
         **dict.fromkeys(MOST_IS_WORST, np.max),
@@ -316,6 +318,6 @@ def _over_seeds(values: Sequence[object], reduce: Callable[..., object]) -> obje
 
 
 def _real(dataset: Dataset, chosen: NDArray[np.int64], config: ModelConfig) -> list[Images]:
-    """The real pictures as training shows them to every level: average-pooled from the highest."""
+    """The real pictures of every level as in training: average-pooled from the highest."""
     full = as_images(np.stack([dataset.item(int(i)).image for i in chosen]))
     return [pool(full, side) for side in config.sides]

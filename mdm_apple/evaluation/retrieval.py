@@ -1,4 +1,4 @@
-"""Retrieval: is a made picture nearer to the picture of its caption than to all others?"""
+"""Retrieval: is a generated picture nearer to the picture of its caption than to all others?"""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MAX_GALLERY_BYTES = 4 << 30
 
 
 def drawn_captions(total: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Which pictures of the data a seed asks for, in the order asked."""
+    """The pictures of the data that a seed draws, in order."""
     return np.random.RandomState(seed).permutation(total)[:count].astype(np.int64)
 
 
 def retrieval_side(side: int) -> int:
-    """Side at which pictures are compared: 32, or their own where 32 does not divide it."""
+    """Side at which pictures are compared: 32, or their own side if 32 does not divide it."""
     return side if side % RETRIEVAL_SIDE else RETRIEVAL_SIDE
 
 
 def retrieval_ranks(
     made: Images, gallery: Images, asked: Sequence[str], captions: Sequence[str]
 ) -> NDArray[np.int64]:
-    """How many pictures of other captions are nearer than the nearest of the asked one: (N,).
+    """Number of pictures of other captions nearer than the nearest of the requested one: (N,).
 
     Args:
         made: (N, 3, S, S), for the captions `asked`. gallery: (G, 3, S, S), called `captions`.
@@ -44,13 +44,13 @@ def retrieval_ranks(
     between = squared_distances(made.reshape(len(made), -1).astype(np.float64), rows)
     right = owner[None, :] == wanted[:, None]
     own = np.where(right, between, np.inf).min(axis=1)
-    # the same drawing under two names is no nearer than itself: leave room for rounding
+    # the same drawing under another name must not count as nearer: leave room for rounding
     nearer = between < own[:, None] - 1e-9 * rows.shape[1]
     return (nearer & ~right).sum(axis=1)
 
 
 def pool(images: Images, side: int) -> Images:
-    """Average-pooled to `side`, which divides theirs."""
+    """Average-pool pictures to `side`, a divisor of theirs."""
     factor = images.shape[-1] // side
     return images if factor == 1 else NumpyOps().avg_pool(images, factor)
 
@@ -59,7 +59,7 @@ def open_gallery(dataset: Dataset, side: int) -> Images:
     size = len(dataset) * 3 * side**2 * 8
     if size > MAX_GALLERY_BYTES:
         raise MdmError(
-            f"data: {len(dataset)} pictures are too many to compare with; name fewer with "
+            f"data: {len(dataset)} pictures are too many to compare with; choose fewer with "
             "--captions."
         )
     out = np.empty((len(dataset), 3, side, side), np.float32)
@@ -69,5 +69,5 @@ def open_gallery(dataset: Dataset, side: int) -> Images:
 
 
 def as_images(pixels: NDArray[np.uint8]) -> Images:
-    """Bytes (N, H, W, 3) to (N, 3, H, W) in [-1, 1], as training sees them."""
+    """Convert bytes (N, H, W, 3) to (N, 3, H, W) in [-1, 1], as in training."""
     return pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)

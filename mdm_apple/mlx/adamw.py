@@ -1,8 +1,8 @@
-"""AdamW with PyTorch's rules: bias corrections always, decay outside the moments.
+"""AdamW with PyTorch's rules: always bias corrections, decay outside the moments.
 
-Source: Loshchilov & Hutter 2019 (arXiv:1711.05101). MLX has its own; this one computes the bias
-corrections in float64 before they become arrays, knows parameters by name as checkpoints do, and
-gives each its own share of the learning rate.
+Source: Loshchilov & Hutter 2019 (arXiv:1711.05101). MLX has its own AdamW; this one computes the
+bias corrections in float64 before they become arrays, names parameters as checkpoints do, and gives
+each its own share of the learning rate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Arrays = dict[str, mx.array]
 
 
 class AdamW:
-    """Moments by name. `moments` stays one object for good: it is state of a compiled step."""
+    """Moments by name. `moments` is always the same object: it is state of a compiled step."""
 
     def __init__(self, parameters: Mapping[str, mx.array], train: TrainConfig) -> None:
         self._beta1, self._beta2, self._decay = train.beta1, train.beta2, train.weight_decay
@@ -29,7 +29,7 @@ class AdamW:
         }
 
     def begin(self, rate: float) -> Arrays:
-        """Count a step; its scalars, as arrays so that a compiled step is traced only once."""
+        """Count a step; return its scalars as arrays, so a compiled step is traced only once."""
         self.steps += 1
         return {
             "rate": mx.array(rate),
@@ -44,7 +44,7 @@ class AdamW:
         scalars: Arrays,
         rate_scales: Mapping[str, float],
     ) -> Arrays:
-        """New parameters; moments are replaced. rate_scales: factor of the rate, 1 by default."""
+        """New parameters; replaces the moments. rate_scales: factors of the rate, default 1."""
         means, squares = self.moments["exp_avg"], self.moments["exp_avg_sq"]
         new: Arrays = {}
         for name, value in parameters.items():
@@ -60,7 +60,7 @@ class AdamW:
 
 
 def clip(gradients: Arrays, longest: float) -> tuple[Arrays, mx.array]:
-    """Gradients scaled to a global norm of at most `longest`, and the norm before."""
+    """Gradients scaled to a global norm of at most `longest`, and the original norm."""
     norm = mx.sqrt(sum((mx.square(g).sum() for g in gradients.values()), mx.array(0.0)))
     factor = mx.minimum(longest / (norm + 1e-6), 1.0)
     return {name: g * factor for name, g in gradients.items()}, norm

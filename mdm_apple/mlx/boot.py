@@ -1,7 +1,7 @@
 """BOOT in MLX: the student's step. The arithmetic is in `training.boot`.
 
-The step is not compiled: which jumps it makes, and where the tables are read, is decided by the
-drawn indices, outside of the graph.
+The step is not compiled: the drawn indices, which are outside the graph, decide its jumps and the
+table entries it reads.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 
 Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
-# what is known of a batch -> its guided predictions
+# data of a batch -> its guided predictions
 OpenTeacher = Callable[[BootBatch, Text], Teacher]
 
 
 class MlxBootLearner(MlxLearner[BootBatch]):
-    """Learns to jump where a teacher walks.
+    """Trains a student to jump where its teacher takes many steps.
 
     Args:
         net: the student. teacher: see `network_teacher`.
-        config: of the student. encode: captions to features, frozen; None without text.
+        config: the student's. encode: maps captions to features, frozen; None without text.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class MlxBootLearner(MlxLearner[BootBatch]):
         return parts.per_sample.mean(), mx.stack(shown)
 
     def _jump(self, batch: BootBatch, text: Text) -> Jump:
-        """The student as it is now."""
+        """The current student."""
         worded = self.config.distilled is not None and self.config.distilled.guidance is not None
         weight = mx.array(batch.guidance) if worded else None
         conditioning = self.net.condition(*text)
@@ -107,10 +107,10 @@ class MlxBootLearner(MlxLearner[BootBatch]):
 
 
 def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -> OpenTeacher:
-    """A network as a teacher, with classifier-free guidance by the weights of the batch.
+    """A network as a teacher, with classifier-free guidance at the weights of the batch.
 
-    The two prompts are two calls: as one batch, the first rows of a mixed one would no longer be
-    its first.
+    The two prompts need two calls: joined into one batch, the first rows of a mixed batch would no
+    longer come first.
     """
     ops = MlxOps()
     empty = encode.features(*encode.inputs([""])) if encode is not None else None
@@ -138,7 +138,7 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
 
 
 def open_boot_learner(config: ModelConfig, job: DistillJob) -> MlxBootLearner:
-    """A learner whose student has its teacher's weights; `distill.OpenBootLearner` for MLX."""
+    """A learner whose student starts as its teacher; `distill.OpenBootLearner` for MLX."""
     teacher = open_network(job.teacher)
     teacher.eval()
     mx.random.seed(job.train.seed)
@@ -150,7 +150,7 @@ def open_boot_learner(config: ModelConfig, job: DistillJob) -> MlxBootLearner:
 
 
 def load_teacher(net: UNet, weights: Mapping[str, mx.array]) -> None:
-    """Load a teacher's weights strictly, but for the inputs that only a student has."""
+    """Load a teacher's weights strictly, except for the inputs that only a student has."""
     own = flat(net.parameters())
     for name in {**weights, **{k: v for k, v in own.items() if not is_students_own(k)}}:
         if name not in own or name not in weights or own[name].shape != weights[name].shape:

@@ -11,7 +11,7 @@ from mdm_apple.config.network import UNetConfig
 
 
 def checked_text(config: UNetConfig, features: mx.array | None, mask: mx.array | None) -> mx.array:
-    """The features, if their shape and the mask's fit. Raises ValueError."""
+    """Return the features if their shape and the mask's fit. Raises ValueError."""
     shapes = [None if x is None else tuple(x.shape) for x in (features, mask)]
     check_text_shapes(config, *shapes)
     assert features is not None
@@ -21,7 +21,7 @@ def checked_text(config: UNetConfig, features: mx.array | None, mask: mx.array |
 def check_inputs(
     config: UNetConfig, x_t: Sequence[mx.array], times: mx.array, text_features: mx.array | None
 ) -> None:
-    """Refuse images of the wrong count, shape or batch, and text of another. Raises ValueError."""
+    """Refuse images of the wrong count, shape or batch, and text of a different batch."""
     shapes = [(x.shape[0], *x.shape[3:], *x.shape[1:3]) for x in x_t]
     check_image_shapes(
         config, shapes, len(times), None if text_features is None else len(text_features)

@@ -13,7 +13,7 @@ from mdm_apple.mlx.weights import flat, nested
 class Ema:
     """Averaged copies of a module's parameters by name; starts as a copy.
 
-    `weights` stays one dictionary for good, so that a compiled step can hold it as its state.
+    `weights` is always the same dictionary, so that it can be state of a compiled step.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -23,7 +23,7 @@ class Ema:
     def update(self, decay: mx.array, rest: mx.array) -> None:
         """average <- decay * average + rest * weights, with rest = 1 - decay.
 
-        Both are handed in because 1 - decay loses digits in fp32 where decay is close to 1.
+        Both are arguments because 1 - decay loses digits in fp32 if decay is close to 1.
         """
         live = flat(self._module.parameters())
         for name, average in self.weights.items():

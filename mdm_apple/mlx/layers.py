@@ -1,9 +1,9 @@
 """The layers of a Matryoshka UNet in MLX, channels last.
 
-Attribute names are those of torch/layers.py and of Apple's published checkpoints; 1x1 convolutions
-are Linear layers, so that they quantize. Lists stand where torch has nn.Sequential, whose MLX
-counterpart would add a part to every name. Norms keep fp32 weights and the number type of their
-input; a layer casts what enters it from fp32 to its own type.
+Attribute names match torch/layers.py and Apple's published checkpoints. 1x1 convolutions are Linear
+layers, so that they can be quantized. Lists replace nn.Sequential, whose MLX counterpart would add
+a part to every name. Norms have fp32 weights and keep the number type of their input; a layer casts
+its input from fp32 to its own type.
 Sources: Gu et al. 2023 (arXiv:2310.15111) for the network, Perez et al. 2018 (arXiv:1709.07871)
 for the modulation by time (FiLM).
 """
@@ -31,7 +31,7 @@ def zeroed(layer: Layer) -> Layer:
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's grouping; statistics in fp32 whatever the number type that passes through."""
+    """PyTorch's grouping; statistics in fp32 whatever the input's number type."""
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__(groups, channels, pytorch_compatible=True)
@@ -41,7 +41,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Statistics in fp32 whatever the number type that passes through."""
+    """Statistics in fp32 whatever the input's number type."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return super().__call__(x).astype(x.dtype)
@@ -66,14 +66,14 @@ class Conv1d(nn.Conv1d):
 
 
 def number_type(layer: nn.Module) -> mx.Dtype:
-    """The type in which a layer computes; a quantized one says it by its scales."""
+    """The type in which a layer computes; for a quantized layer, the type of its scales."""
     return (layer["scales"] if "scales" in layer else layer["weight"]).dtype
 
 
 def sinusoid(values: mx.array, width: int) -> mx.array:
     """Sine then cosine of `values` (B,) at width/2 frequencies: (B, width), always fp32.
 
-    The exponent runs over k / (width / 2), not over k / (width / 2 - 1) as in some other code.
+    The exponent is k / (width / 2), not k / (width / 2 - 1) as in some other code.
     """
     half = width // 2
     steps = mx.arange(half, dtype=mx.float32)
@@ -94,14 +94,14 @@ def upsample_nearest(x: mx.array) -> mx.array:
 
 
 class Dropout(nn.Module):
-    """MLX's own, but for the key: whoever computes twice must draw the same mask both times."""
+    """Like MLX's, but with a key: a recomputation must draw the same mask as the first time."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self._kept = 1 - share
 
     def __call__(self, x: mx.array, key: mx.array | None) -> mx.array:
-        """key: of the random mask; None takes the next one of MLX's global state."""
+        """key: for the random mask; None takes the next key of MLX's global state."""
         if self._kept == 1 or not self.training:
             return x
         return mx.random.bernoulli(self._kept, x.shape, key=key) * x * (1 / self._kept)
@@ -240,8 +240,8 @@ class SelfAttention1D(nn.Module):
 def attendable(mask: mx.array) -> mx.array:
     """Boolean (B, 1, 1, L) for attention from a boolean (B, L).
 
-    A fully masked row attends everywhere instead: softmax stays finite, and since masked values
-    are zeroed by the caller the result is zero.
+    A fully masked row attends everywhere instead: softmax stays finite, and the result is zero
+    because the caller zeroes masked values.
     """
     return (mask | ~mask.any(axis=1, keepdims=True))[:, None, None, :]
 
@@ -306,7 +306,7 @@ class TemporalAttention(nn.Module):
         self.mlp = MLP(channels)
 
     def __call__(self, x: mx.array, samples: int) -> mx.array:
-        """x (B T, H, W, C) with the T frames of each of `samples` = B in a row."""
+        """x (B T, H, W, C), with the T frames of each of the `samples` = B in sequence."""
         h = self.down_conv(x)
         rows, height, width, channels = h.shape
         frames = rows // samples

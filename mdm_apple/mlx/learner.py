@@ -1,8 +1,8 @@
 """One optimisation step in MLX, on one process or on several (mlx.launch).
 
-A step is one compiled function: forward, backward, clipping, AdamW and averages. Network, encoder,
-moments, averages and random state are its captured state; everything that changes from step to step
-is an array, so that it is traced once; and it is evaluated once, at its end.
+A step is one compiled function: forward, backward, clipping, AdamW and averages. Its captured state
+is the network, encoder, moments, averages and random state. Everything that changes from step to
+step is an array, so the step is traced only once; it is evaluated once, at its end.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_f
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
-ENCODER = "text_encoder."  # in front of the encoder's names in the optimiser's state
+ENCODER = "text_encoder."  # prefix of the encoder's names in the optimiser's state
 EMBEDDINGS = f"{ENCODER}shared.weight"
 
-Sums = tuple[Arrays, mx.array, mx.array]  # gradients, loss and losses per level over parts
+Sums = tuple[Arrays, mx.array, mx.array]  # gradients, loss and losses per level, summed over parts
 
 
 class MlxLearner(ABC, Generic[Rows]):
-    """Network, optional text encoder, AdamW and their averages; what they learn is `losses`.
+    """Network, optional text encoder, AdamW and their averages; `losses` is the objective.
 
     Args:
-        encode: captions to features, through `encoder` or from elsewhere; None without text.
-        encoder: trained along when given.
+        encode: maps captions to features, through `encoder` or from elsewhere; None without text.
+        encoder: trained with the network, if given.
         compiled: False runs the same step eagerly.
     """
 
-    extra: tuple[str, ...] = ()  # names of what is logged beside the losses of the levels
+    extra: tuple[str, ...] = ()  # names of values to log besides the losses of the levels
 
     def __init__(
         self,
@@ -83,26 +83,26 @@ class MlxLearner(ABC, Generic[Rows]):
         self._state += [encoder.state] if encoder is not None else []
         self._state += [ema.weights for ema in self._averages()]
         mx.eval(self._state)
-        hold: Callable[[Any], Any] = (
+        prepare: Callable[[Any], Any] = (
             (lambda f: mx.compile(f, inputs=self._state, outputs=self._state))
             if compiled
             else (lambda f: f)
         )
         self._add_part, self._finish, self._evaluate = map(
-            hold, (self._added_part, self._finished_step, self._validation_loss)
+            prepare, (self._added_part, self._finished_step, self._validation_loss)
         )
 
     def idle(self) -> frozenset[str]:
-        """Parameters that no loss reads: torch keeps no moments of them, nor do we."""
+        """Parameters that no loss reads; as in torch, they have no moments."""
         return idle_parameters(self.config.model)
 
     @abstractmethod
     def arrays(self, batch: Rows) -> Mapping[str, Any]:
-        """Some rows as `losses` takes them; where that is traced, arrays alone."""
+        """Some rows in the form that `losses` takes; only arrays if it is traced."""
 
     @abstractmethod
     def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
-        """Loss of some rows, and in one array: the mean unweighted error per level, `extra`."""
+        """Loss of some rows, and one array: mean unweighted error per level, then `extra`."""
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
@@ -110,7 +110,7 @@ class MlxLearner(ABC, Generic[Rows]):
         mx.random.seed(seed % 2**63)
         *first, last = split_rows(batch, self.train.accumulate)
         sums: Sums | None = None
-        for part in first:  # evaluated one by one: together their activations would all be kept
+        for part in first:  # evaluated one by one, so that not all activations are kept
             sums = self._add_part(self.arrays(part), sums)
             mx.eval(sums, self._state)
         decay = ema_decay_at(self.train, index)
@@ -136,7 +136,7 @@ class MlxLearner(ABC, Generic[Rows]):
 
     @contextmanager
     def averaged(self) -> Generator[MlxRuntime]:
-        """The network with its averaged weights, for sampling while this lasts."""
+        """A context in which the network has its averaged weights, for sampling."""
         self._set_mode(training=False)
         self._swap_averages()
         try:
@@ -170,7 +170,7 @@ class MlxLearner(ABC, Generic[Rows]):
     # --- traced ---------------------------------------------------------------------------
 
     def _added_part(self, given: Mapping[str, Any], sums: Sums | None) -> Sums:
-        """Gradients and losses of one part, on top of those before."""
+        """Add the gradients and losses of one part to the sums so far."""
         everything = self._weights()
 
         def loss_of(parameters: Arrays) -> tuple[mx.array, mx.array]:
@@ -190,7 +190,7 @@ class MlxLearner(ABC, Generic[Rows]):
     def _finished_step(
         self, given: Mapping[str, Any], sums: Sums | None, scalars: Arrays
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """The last part, and what follows it: loss, losses per level, gradient norm."""
+        """Do the last part and update the weights: loss, losses per level, gradient norm."""
         gradients, loss, levels = self._added_part(given, sums)
         parts = self.train.accumulate
         gradients = {name: g / parts for name, g in gradients.items()} if parts > 1 else gradients
@@ -215,7 +215,7 @@ class MlxLearner(ABC, Generic[Rows]):
     # --- parts ----------------------------------------------------------------------------
 
     def _weights(self) -> Arrays:
-        """Every weight, frozen ones included; the encoder's behind their prefix."""
+        """Every weight, including frozen ones; the encoder's have their prefix."""
         weights = flat(self.net.parameters())
         if self.encoder is not None:
             own = flat(self.encoder.parameters())
@@ -223,7 +223,7 @@ class MlxLearner(ABC, Generic[Rows]):
         return weights
 
     def _trainable(self) -> Arrays:
-        """Weights that learn: torch, too, keeps no moments of weights without a gradient."""
+        """Weights that learn; as in torch, weights without a gradient have no moments."""
         own = flat(self.net.trainable_parameters())
         weights = {name: value for name, value in own.items() if name not in self._idle}
         if self.encoder is not None:
@@ -232,7 +232,7 @@ class MlxLearner(ABC, Generic[Rows]):
         return weights
 
     def _install(self, weights: Mapping[str, mx.array]) -> None:
-        """Put weights, or some of them, in their place."""
+        """Install the given weights."""
         own = {k: v for k, v in weights.items() if not k.startswith(ENCODER)}
         self.net.update(nested(own))
         if self.encoder is not None:
@@ -293,7 +293,7 @@ class MlxPictureLearner(MlxLearner[Batch]):
         }
         if self._encode is not None:
             text = self._encode.inputs(batch.captions)
-            # a frozen encoder needs no place in the compiled step
+            # a frozen encoder stays outside the compiled step
             given["text"] = text if self.encoder is not None else self._encode.features(*text)
         if self.config.diffusion.loss_weighting == "vdm":
             weights = vdm_weights(self._schedule.base)[batch.times + 1]
@@ -323,7 +323,7 @@ class MlxPictureLearner(MlxLearner[Batch]):
 
 
 def process_rank() -> tuple[int, int]:
-    """Rank and number of processes; joins the others where mlx.launch started several."""
+    """Rank and number of processes; joins the others if mlx.launch started several."""
     try:
         group = mx.distributed.init()
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from mdm_apple.storage import model_folder
 
 
 def open_network(folder: Path) -> UNet:
-    """The network of a model folder with its averaged weights where there are some."""
+    """The network of a model folder, with its averaged weights if there are any."""
     config = model_folder.load_model_config(folder)
     net = build_unet(config.model)
     load_weights(net, model_folder.load_weights(folder, model_folder.averaged(folder, "model")))
@@ -34,11 +34,11 @@ def open_runtime(
     encoder_folder: Path | None = None,
     remember: Sequence[str] | None = None,
 ) -> MlxRuntime:
-    """Everything that sampling needs from a model folder.
+    """Load everything that sampling needs from a model folder.
 
     Args:
-        remember: the only captions that will be asked for. Their features are computed at once and
-            the encoder is released before the network is loaded.
+        remember: the only captions that will be used. Their features are computed at once, and the
+            encoder is released before the network is loaded.
     """
     config = model_folder.load_model_config(folder)
     encode = open_text(folder, config, features=features, encoder_folder=encoder_folder)

@@ -14,7 +14,7 @@ from mdm_apple.mlx.unet import BlockKeysValues, UNet
 
 
 class NestedUNet(UNet):
-    """An outer level and everything inside it; the interface is that of `UNet`."""
+    """An outer level and everything inside it, with the interface of `UNet`."""
 
     def __init__(self, config: UNetConfig, nested: bool = False) -> None:
         super().__init__(config, nested)
@@ -53,7 +53,7 @@ class NestedUNet(UNet):
         own_mask = None if mask is None else mask[:rows]
         grid_in, grid_inner = self._frame_grids()
 
-        # 1. this level's image, and what came from above
+        # 1. this level's image, and the features from above
         x = unfold(x_t[0], grid_in)
         if self.config.normalize_input:
             x = x / mx.std(x, axis=(1, 2, 3), keepdims=True, ddof=1)
@@ -80,7 +80,7 @@ class NestedUNet(UNet):
         return [prediction, *predictions], fold(h, grid_in)
 
     def _frame_grids(self) -> tuple[int, int]:
-        """Side of the square of frames that tiles this level's images, and the inner level's."""
+        """Frames per side of the square that tiles this level's images, and the inner level's."""
         if not self.config.temporal:
             return 1, 1
         scales = self.config.scales
@@ -107,7 +107,7 @@ def fold(x: mx.array, grid: int) -> mx.array:
 
 
 def build_unet(config: UNetConfig, nested: bool = False) -> UNet:
-    """The network of a configuration: `NestedUNet` where there is an inner level, else `UNet`."""
+    """The network of a configuration: `NestedUNet` if there is an inner level, else `UNet`."""
     return (NestedUNet if config.inner else UNet)(config, nested)
 
 

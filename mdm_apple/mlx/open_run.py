@@ -17,7 +17,7 @@ from mdm_apple.training.start import Job, Start, common_prefix
 def open_learner(
     config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
 ) -> MlxPictureLearner:
-    """A learner with fresh weights, or those of `start`; `fit.OpenLearner` for MLX.
+    """A learner with fresh weights or the weights of `start`; `run.OpenLearner` for MLX.
 
     Every process of a launch draws the same fresh weights, from the seed.
     """

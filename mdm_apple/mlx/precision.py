@@ -1,4 +1,4 @@
-"""Number types of a network's layers: reduced where it is safe, fp32 where it is not.
+"""Number types of a network's layers: reduced where safe, fp32 elsewhere.
 
 Embeddings of times, conditions and text, norms and the sampler stay fp32 in every mode (999 is 1000
 in bf16); convolutions and matrix products compute in the type of their weights.

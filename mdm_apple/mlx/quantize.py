@@ -1,7 +1,7 @@
-"""Linear layers in 8 or 4 bits, and what that costs: bytes before and after, PSNR of predictions.
+"""Linear layers in 8 or 4 bits, and the cost: bytes before and after, PSNR of predictions.
 
-MLX quantizes groups of a row's weights to a scale and an offset each; convolutions and norms stay
-as they are.
+MLX quantizes a row's weights in groups with a scale and an offset each; convolutions and norms stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mdm_apple.mlx.weights import flat
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import Denoise, JumpTo, SamplerConfig
 
-GROUPS = (64, 32)  # weights that share a scale; the larger where it divides the row
+GROUPS = (64, 32)  # weights that share a scale; the larger one if it divides the row
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Bytes of all weights before and after, and how many layers were converted."""
+    """Bytes of all weights before and after, and the number of converted layers."""
 
     layers: int
     before: int
@@ -36,7 +36,7 @@ class Quantized:
 
 
 def quantize(module: nn.Module, bits: Bits) -> Quantized:
-    """Convert in place every Linear layer that may be reduced and whose rows divide into groups."""
+    """Convert in place every reducible Linear layer whose rows divide into groups."""
     before = weight_bytes(module)
     converted: list[str] = []
 
@@ -59,10 +59,10 @@ def weight_bytes(module: nn.Module) -> int:
 def quantize_runtime(
     runtime: MlxRuntime, bits: Bits, prompt: Prompt, first_level: int = 0
 ) -> tuple[Quantized, float]:
-    """Quantize the network of a runtime; also the worst PSNR in dB of its predictions.
+    """Quantize the network of a runtime and return the worst PSNR of its predictions in dB.
 
-    Compared with the network before, per level, on noisy images of a short trajectory of `prompt`
-    at high, middle and low noise.
+    The predictions are compared with the original network's, per level, on noisy images of a short
+    trajectory of `prompt` at high, middle and low noise.
     """
     recorder, sampler = _Recorder(runtime), _probing(runtime.config)
     finish(generate(recorder, [prompt], sampler, runtime.config.sides[first_level]))
@@ -77,7 +77,7 @@ def quantize_runtime(
 
 
 def _probing(config: ModelConfig) -> SamplerConfig:
-    """The trajectory on which predictions are compared: unguided, or a student's longest."""
+    """The trajectory for comparing predictions: unguided, or a student's longest."""
     distilled = config.distilled
     if distilled is None:
         return SamplerConfig("ddim", 3, guidance_scale=1.0)
@@ -86,7 +86,7 @@ def _probing(config: ModelConfig) -> SamplerConfig:
 
 
 class _Recorder:
-    """A runtime that remembers what went into every evaluation, and its predictions."""
+    """A runtime that records the inputs and predictions of every evaluation."""
 
     def __init__(self, runtime: MlxRuntime) -> None:
         self._runtime = runtime

@@ -1,7 +1,7 @@
-"""Activations computed again in the backward pass instead of being kept.
+"""Activations recomputed in the backward pass instead of being kept.
 
-Beyond `mx.checkpoint` this orders the backward pass: evaluation is lazy and would otherwise go on
-to earlier layers before it has finished with this one, and so keep all that was recomputed.
+Unlike `mx.checkpoint`, this orders the backward pass. Evaluation is lazy and would otherwise go on
+to earlier layers before this one is finished, and so keep everything that was recomputed.
 Source of the idea: Chen et al. 2016 (arXiv:1604.06174).
 """
 
@@ -26,7 +26,7 @@ def recomputed(
     temb: mx.array,
     text: tuple[KeysValues, ...],
 ) -> mx.array:
-    """`layer(h, temb, text)`, of which only inputs are kept; its weights are those of `module`."""
+    """`layer(h, temb, text)`, keeping only its inputs; the layer uses the weights of `module`."""
     parameters = flat(module.trainable_parameters())
     count = len(parameters)
 
@@ -43,7 +43,7 @@ def recomputed(
     ) -> list[mx.array]:
         late = mx.depends(list(primals), [cotangent])
         _, gradients = mx.vjp(run, late, [cotangent])
-        return mx.depends(gradients, gradients)  # none is handed on before all are there
+        return mx.depends(gradients, gradients)  # returns none before all are computed
 
     out: Any = kept(*parameters.values(), h, temb, *(part for pair in text for part in pair))
     return out

@@ -1,7 +1,7 @@
 """A model folder in MLX, ready to sample: `sampling.generate.Runtime`.
 
-Everything that a runtime keeps is evaluated, so that any thread may use it: an array that is still
-to be computed belongs to the stream of the thread that asked for it.
+All arrays of a runtime are evaluated, so that any thread may use them: an unevaluated array belongs
+to the stream of the thread that created it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class MlxRuntime:
     """Network and text of one loaded model.
 
     Args:
-        net: weights in place. encode: captions to features and mask; None without text.
-        precision: of convolutions and matrix products; embeddings, norms and the sampler stay fp32.
-        compiled: fuse each step; None where it pays, which is on a GPU (a CPU needs half a minute
-            of compiler time first).
+        net: with its weights. encode: maps captions to features and mask; None without text.
+        precision: for convolutions and matrix products; embeddings, norms and sampler stay fp32.
+        compiled: fuse each step; None: on a GPU only (a CPU needs half a minute of compiler time
+            first).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MlxRuntime:
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
-        """See `generate.Runtime`. Guidance runs as one batch, unconditional rows first."""
+        """See `generate.Runtime`. Guidance is one batch with the unconditional rows first."""
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
@@ -73,13 +73,13 @@ class MlxRuntime:
         run = mx.compile(step) if self._compiled else step
 
         def denoise(x_t: list[mx.array], time: int) -> list[mx.array]:
-            # as an array: a Python number would be part of the graph and trace it anew each step
+            # an array: a Python number would be part of the graph, traced anew each step
             return run(list(x_t), mx.array([time]))
 
         return denoise
 
     def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
-        """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
+        """See `generate.StudentRuntime`. Guidance is an input: one evaluation, not two."""
         config, rows = self.config, len(prompts)
         level = self.net.level_modules()[first_level]
         conditioning = self._condition(level, [p.text for p in prompts])
@@ -100,7 +100,7 @@ class MlxRuntime:
         return jump
 
     def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
-        """What captions contribute, once for all timesteps."""
+        """The captions' contribution, computed once for all timesteps."""
         text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
         if self._encode is not None:
             text = self._encode.features(*self._encode.inputs(captions))
@@ -116,7 +116,7 @@ class MlxRuntime:
 
 
 def to_image(x: NDArray[np.float32]) -> mx.array:
-    """(B, C, H, W) to an MLX (B, H, W, C)."""
+    """Convert (B, C, H, W) to an MLX (B, H, W, C)."""
     return mx.array(np.ascontiguousarray(x.transpose(0, 2, 3, 1)))
 
 

@@ -1,8 +1,8 @@
 """The encoder of a T5 in MLX: token ids to text features.
 
-Attribute names are those of torch/t5.py and of Hugging Face's T5EncoderModel, so that its weights
-load strictly. Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; gated feed-forward of
-Shazeer 2020 (arXiv:2002.05202); both kinds are in use: relu in T5, gated-gelu in T5 1.1 and
+Attribute names match torch/t5.py and Hugging Face's T5EncoderModel, so that its weights load
+strictly. Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; gated feed-forward from
+Shazeer 2020 (arXiv:2002.05202). Both kinds are in use: relu in T5, gated-gelu in T5 1.1 and
 flan-T5.
 """
 
@@ -21,7 +21,7 @@ from mdm_apple.mlx.weights import nested
 from mdm_apple.text.encoder_folder import HubError, read_encoder_folder
 from mdm_apple.text.t5_positions import relative_buckets
 
-MASKED = -3e4  # added to logits: no weight is left, and finite in fp16 too
+MASKED = -3e4  # added to logits: leaves no weight, and is finite in fp16 too
 
 
 class RMSNorm(nn.Module):
@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
         width, inner = config.d_model, config.num_heads * config.d_kv
         self.heads = config.num_heads
         self.dropout = nn.Dropout(config.dropout)
-        # queries alone carry the 1/sqrt(head width), see `normal_linear`
+        # only the queries carry the 1/sqrt(head width); see `normal_linear`
         self.q = normal_linear(width, inner, (width * config.d_kv) ** -0.5)
         self.k = normal_linear(width, inner, width**-0.5)
         self.v = normal_linear(width, inner, width**-0.5)
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
 
 
 class DenseReluDense(nn.Module):
-    """Feed-forward of either kind; the name is that of the first T5."""
+    """Feed-forward of either kind, under its name in the first T5."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """The blocks; the relative position table of the first one serves all."""
+    """The blocks; the first block's relative position table serves all."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Stack(nn.Module):
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         """x (B, L, D), mask (B, L)."""
         bias = self.attention_bias(mask)
-        # the residual sum stays fp32, it outgrows fp16 in large models
+        # the residual sum stays fp32: it exceeds fp16 in large models
         x = self.dropout(x.astype(mx.float32))
         for block in self.block:
             x = block(x, bias)
@@ -157,7 +157,7 @@ class Stack(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Encoder half of a T5, initialised as the paper's code does; trains from there."""
+    """Encoder half of a T5, trainable, initialised as in the paper's code."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def load_hf_encoder(
 ) -> tuple[T5Config, dict[str, mx.array]]:
     """Configuration and weights of a T5 in a local Hugging Face folder, cast to `dtype` if given.
 
-    Raises HubError unless the folder holds exactly one encoder; a decoder beside it is ignored.
+    Raises HubError unless the folder holds exactly one encoder; a decoder is ignored.
     """
     files = read_encoder_folder(folder)
     names_of_file: dict[Path, list[str]] = defaultdict(list)
@@ -199,7 +199,7 @@ def load_hf_encoder(
             stored = mx.load(str(path), format="safetensors")
         except RuntimeError as error:
             raise HubError(f"{path}: cannot be read as safetensors ({error}).") from None
-        assert isinstance(stored, dict), "safetensors hold arrays by name"
+        assert isinstance(stored, dict), "a safetensors file has arrays by name"
         for name in names:
             tensor = stored[files.stored_names[name]]
             state[name] = tensor if dtype is None else tensor.astype(dtype)
@@ -207,7 +207,7 @@ def load_hf_encoder(
 
 
 def encoder_from_state(config: T5Config, state: Mapping[str, mx.array]) -> T5Encoder:
-    """A frozen encoder in evaluation mode that takes over the arrays of a checked state."""
+    """A frozen encoder in evaluation mode that uses the arrays of a checked state."""
     encoder = T5Encoder(config)
     encoder.update(nested(state))
     encoder.freeze()

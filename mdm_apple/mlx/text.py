@@ -1,7 +1,7 @@
 """Captions to features in MLX: through an encoder in memory, or from a cache.
 
-What Python does with a caption (`inputs`) is kept apart from what the encoder does with arrays
-(`features`), so that a compiled training step can hold the second half.
+Python's work on a caption (`inputs`) is separate from the encoder's work on arrays (`features`), so
+that a compiled training step can contain the second half.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EncodeText(Protocol):
 
     @property
     def encoder(self) -> T5Encoder | None:
-        """What is in memory for it."""
+        """The encoder in memory, if any."""
         ...
 
     def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
@@ -38,7 +38,7 @@ class EncodeText(Protocol):
         ...
 
     def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-        """Features and mask of such arrays; gradients flow where the encoder learns."""
+        """Features and mask from these arrays; gradients flow into a trainable encoder."""
         ...
 
 
@@ -63,7 +63,7 @@ class ThroughEncoder:
 
 
 class ThroughCache:
-    """Features computed by `mdm embed`, so that the encoder is never in memory."""
+    """Features computed by `mdm embed`; the encoder is never in memory."""
 
     encoder = None
 
@@ -79,7 +79,7 @@ class ThroughCache:
 
 
 class CachedText:
-    """Features of known captions, computed once, after which their encoder is not needed."""
+    """Features of known captions, computed once; afterwards the encoder is not needed."""
 
     encoder = None
 
@@ -108,9 +108,9 @@ def open_text(
     features: Path | None = None,
     encoder_folder: Path | None = None,
 ) -> EncodeText | None:
-    """What turns captions into features for a model folder; None for a model without text.
+    """The encoder of captions for a model folder; None for a model without text.
 
-    See `text_source.find_text` for where it is looked for, and what is raised.
+    See `source.find_text` for the places searched, and the exceptions.
     """
     source = find_text(folder, config, features=features, encoder_folder=encoder_folder)
     if source is None or config.text is None:
@@ -127,9 +127,9 @@ def open_text(
 def open_frozen_text(
     folder: Path, config: ModelConfig, encoder_folder: Path | None = None
 ) -> Callable[[list[str]], TextFeatures[NDArray[np.float32]]]:
-    """The same as NumPy arrays, for `features.embed_captions`."""
+    """The same, as NumPy arrays, for `feature_cache.embed_captions`."""
     encode = open_text(folder, config, encoder_folder=encoder_folder)
-    assert encode is not None, "asked for a model with text only"
+    assert encode is not None, "called only for a model with text"
 
     def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
         values, mask = encode.features(*encode.inputs(captions))
@@ -139,9 +139,9 @@ def open_frozen_text(
 
 
 def load_frozen_encoder(source: Path, config: T5Config) -> T5Encoder:
-    """The encoder of a Hugging Face folder, which must be the one that `config` describes.
+    """The encoder of a Hugging Face folder, which must match `config`.
 
-    In bf16 on a GPU, where its billion weights would crowd out the network.
+    It is in bf16 on a GPU, where its billion weights would otherwise crowd out the network.
     """
     dtype = mx.bfloat16 if mx.default_device() == mx.Device(mx.gpu) else mx.float32
     found, state = load_hf_encoder(source, dtype)
@@ -150,6 +150,6 @@ def load_frozen_encoder(source: Path, config: T5Config) -> T5Encoder:
 
 
 def load_trained_encoder(folder: Path, config: T5Config) -> T5Encoder:
-    """The encoder that was trained with the denoiser, its averaged weights where there are some."""
+    """The encoder that was trained with the denoiser, with averaged weights if there are any."""
     weights = model_folder.load_weights(folder, model_folder.averaged(folder, "text_encoder"))
     return encoder_from_state(config, {name: mx.array(value) for name, value in weights.items()})

@@ -1,8 +1,8 @@
-"""Weights between a model folder (names and layout of torch) and MLX, by shape alone.
+"""Conversion of weights between a model folder (names and layout of torch) and MLX, by shape.
 
-A convolution (out, in, height, width) becomes (out, height, width, in), or, where the network holds
-a Linear for a 1x1 kernel, (out, in); a 1-D one (out, in, width) becomes (out, width, in). Names are
-equal, values are moved and never rounded, so that a round trip gives the same bytes.
+A convolution (out, in, height, width) becomes (out, height, width, in), or (out, in) if the network
+has a Linear for a 1x1 kernel; a 1-D one (out, in, width) becomes (out, width, in). Names are equal,
+and values are moved, never rounded, so a round trip gives the same bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def to_folder(value: mx.array, shape: Shape) -> Floats:
 
 
 def flat(parameters: Any) -> dict[str, mx.array]:
-    """Nested parameters by dotted name."""
+    """Nested parameters as a flat dict with dotted names."""
     return dict(tree_flatten(parameters))
 
 
@@ -49,9 +49,9 @@ def nested(parameters: Mapping[str, mx.array]) -> Any:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Floats], prefix: str = "") -> None:
-    """Take over the weights of a folder: every parameter whose name starts with `prefix`, strictly.
+    """Load the weights of a folder strictly: every parameter whose name starts with `prefix`.
 
-    Raises MdmError for a name that is missing or unexpected and for a shape that does not fit.
+    Raises MdmError for a missing or unexpected name, or a shape that does not fit.
     """
     own = flat(module.parameters())
     missing = [name for name in own if name.startswith(prefix) and name not in weights]
@@ -67,7 +67,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Floats], prefix: str =
 
 
 def save_weights(values: Mapping[str, mx.array], shapes: Mapping[str, Shape]) -> dict[str, Floats]:
-    """Arrays by parameter name as a folder holds them, in the order of `shapes`."""
+    """Arrays by parameter name in a folder's layout, in the order of `shapes`."""
     return {name: to_folder(values[name], shape) for name, shape in shapes.items()}
 
 

@@ -1,1 +1,1 @@
-"""From prompts and seeds to pictures that remember how they were made."""
+"""From prompts and seeds to pictures that contain their recipe."""

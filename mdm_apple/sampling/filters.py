@@ -1,4 +1,4 @@
-"""A caller's own check of prompts and pictures. None ships with the package."""
+"""The caller's own checks of prompts and pictures. None ships with the package."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mdm_apple.errors import MdmError
 
 
 class FilteredError(MdmError):
-    """A prompt or a picture that a filter of the caller refused."""
+    """A prompt or a picture that the caller's filter refused."""
 
 
 class Filter(Protocol):
-    """Sees every prompt before, and every preview and picture after; None lets it pass."""
+    """Sees every prompt before sampling and every preview and picture after; None lets it pass."""
 
     def refusal_of_prompt(self, prompt: str) -> str | None:
-        """Why the prompt is refused."""
+        """The reason to refuse the prompt."""
         ...
 
     def refusal_of_picture(self, picture: Pixels) -> str | None:
-        """Why the picture (H, W, 3) is refused."""
+        """The reason to refuse the picture (H, W, 3)."""
         ...
 
 
@@ -38,4 +38,4 @@ def check_pictures(filters: Sequence[Filter], pictures: Sequence[Pixels]) -> Non
     for filter_ in filters:
         for picture in pictures:
             if (reason := filter_.refusal_of_picture(picture)) is not None:
-                raise FilteredError(f"picture: it was refused ({reason}).")
+                raise FilteredError(f"picture: was refused ({reason}).")

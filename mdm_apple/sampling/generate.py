@@ -1,6 +1,6 @@
 """From prompts and seeds to pictures, on any backend.
 
-Enters: a `Runtime` (torch, MLX, or a bundle behind the executor). Leaves: steps whose images are
+Input: a `Runtime` (torch, MLX, or a bundle behind the executor). Output: steps whose images are
 NumPy arrays in [-1, 1], and pictures as bytes per pixel.
 """
 
@@ -35,7 +35,7 @@ from mdm_apple.sampling.walk import (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to make. The empty negative prompt is the unconditional one."""
+    """One picture to make. An empty negative prompt means the unconditional one."""
 
     text: str
     seed: int
@@ -63,7 +63,7 @@ class Runtime(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """Of all levels; a bundle brings its tables as numbers."""
+        """The schedule of all levels; a bundle brings its tables as numbers."""
         ...
 
     def denoiser(
@@ -73,7 +73,7 @@ class Runtime(Protocol):
         ...
 
     def image(self, x: Images) -> Any:
-        """A backend image of a (B, 3, H, W) array."""
+        """Convert a (B, 3, H, W) array to a backend image."""
         ...
 
     def numpy(self, x: Any) -> Images:
@@ -98,7 +98,7 @@ def generate(
 ) -> Iterator[Preview]:
     """Make one picture per prompt, as one batch; yields after every network evaluation.
 
-    The same prompt, seed and settings give the same picture whatever the batch around them.
+    The same prompt, seed and settings give the same picture in any batch.
 
     Args:
         stop_at: side of the highest level to run; the levels above are not computed.
@@ -127,7 +127,7 @@ def generate(
 def check_request(
     config: ModelConfig, prompts: Sequence[Prompt], sampler: SamplerConfig, stop_at: int | None
 ) -> None:
-    """Refuse what a model cannot do, by its configuration alone. Raises ConfigError."""
+    """Refuse a request that the model's configuration rules out. Raises ConfigError."""
     check_student(config.distilled, sampler)
     if config.distilled is None:
         check_steps(sampler.num_steps, config.diffusion.schedule.num_steps)
@@ -139,13 +139,13 @@ def check_request(
 def clean_estimate(
     runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None = None
 ) -> list[Images]:
-    """What noise and caption alone tell: the clean estimate of one evaluation at the noisiest t.
+    """The clean estimate from noise and caption alone: one evaluation at the noisiest t.
 
-    Without guidance, or with the smallest weight that a student learned.
+    It uses no guidance, or the smallest weight that a student learned.
     """
     setting = _setting(runtime, prompts, stop_at)
     t, x_t = setting.schedule.num_steps, setting.draw()
-    if distilled := runtime.config.distilled:  # its answer at its start is that estimate
+    if distilled := runtime.config.distilled:  # a student's answer at its start is that estimate
         weight = distilled.guidance[0] if distilled.guidance else 1.0
         predictions = _jumps(runtime).jumper(prompts, weight, setting.first)(x_t, t - 1, t)
     else:
@@ -163,7 +163,7 @@ def _student_steps(
     runtime: Runtime, prompts: Sequence[Prompt], sampler: SamplerConfig, setting: _Setting
 ) -> Iterator[Step]:
     distilled = runtime.config.distilled
-    assert distilled is not None, "check_student has seen it"
+    assert distilled is not None, "check_student passed"
     return sample_student(
         _jumps(runtime).jumper(prompts, sampler.guidance_scale, setting.first),
         setting.draw(),
@@ -175,7 +175,7 @@ def _student_steps(
 
 def _jumps(runtime: Runtime) -> StudentRuntime:
     if not isinstance(runtime, StudentRuntime):
-        raise MdmError("backend: distilled models do not run on this one; use torch.")
+        raise MdmError("backend: this one cannot run distilled models; use torch.")
     return runtime
 
 
@@ -194,7 +194,7 @@ class _Setting:
         return [self.runtime.image(level) for level in draw_batch(self.streams)]
 
     def shown(self, images: Sequence[Any]) -> list[Images]:
-        """Backend images as pictures."""
+        """Convert backend images to pictures."""
         signal = [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
         return [
             np.clip(self.runtime.numpy(x) * q, -1, 1) for x, q in zip(images, signal, strict=True)
@@ -206,7 +206,7 @@ def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -
     first = level_of_side(config, stop_at)
     full = runtime.schedule
     diffusion = config.diffusion
-    if len(config.sides) > 1:  # only a plain model rescales; a level left alone is not one
+    if len(config.sides) > 1:  # only a plain model rescales; an inner level run alone is not plain
         diffusion = dataclasses.replace(diffusion, rescale_signal=None)
     return _Setting(
         runtime,
@@ -219,7 +219,7 @@ def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -
 
 
 def finish(previews: Iterator[Preview]) -> list[Images]:
-    """Run to the end; the pictures of every level, highest first."""
+    """Run to the end and return the pictures of every level, highest first."""
     final = None
     for preview in previews:
         final = preview.final

@@ -21,7 +21,7 @@ def level_of_side(config: ModelConfig, side: int | None) -> int:
 def inner_model(config: ModelConfig, side: int) -> ModelConfig:
     """The levels up to `side` as a model to train by itself and to grow around later.
 
-    Noise and shares of a batch are those that these levels have within the whole.
+    The levels keep the noise and the shares of a batch that they have within the whole model.
     """
     first = level_of_side(config, side)
     if first == 0:
@@ -38,7 +38,7 @@ def inner_model(config: ModelConfig, side: int) -> ModelConfig:
 
 def _inner_diffusion(diffusion: DiffusionConfig, first: int) -> DiffusionConfig:
     weights, ratio = diffusion.level_weights, diffusion.mixed_ratio
-    if ratio is not None:  # rows that a dropped level saw were seen by the ones inside it too
+    if ratio is not None:  # the levels inside a dropped one saw its rows too
         ratio = (sum(ratio[: first + 1]), *ratio[first + 1 :])
         ratio = ratio if len(ratio) > 1 else None
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A made picture and a preview of one, as a caller of the Python door holds them."""
+"""A finished picture and a preview of one, as the Python API returns them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mdm_apple.storage.files import atomic_file
 class Picture:
     """The picture of one prompt and seed.
 
-    levels: (H, W, 3) bytes per level, highest first. recipe: what makes it again; None where it was
-    stopped before its end. previews: levels at some steps, where they were asked for.
+    levels: (H, W, 3) bytes per level, highest first. recipe: how to make it again; None if sampling
+    was stopped early. previews: levels at some steps, if requested.
     """
 
     levels: tuple[Pixels, ...]
@@ -42,7 +42,7 @@ class Picture:
         return as_png(tile_steps(self.previews))
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG that remembers how it was made; raises FileError."""
+        """Write a PNG that contains its recipe; raises FileError."""
         with atomic_file(Path(path)) as file:
             file.write(self.png)
 
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class StepPreview:
-    """All levels' clean estimates after step `index` (from 0) of `total`, highest level first."""
+    """The clean estimates of all levels after step `index` (from 0) of `total`, highest first."""
 
     index: int
     total: int
@@ -60,7 +60,7 @@ class StepPreview:
 
     @property
     def image(self) -> Image.Image:
-        """The levels side by side, all at one side."""
+        """The levels in a row, all enlarged to the same side."""
         return Image.fromarray(side_by_side(self.levels))
 
     def _repr_png_(self) -> bytes:

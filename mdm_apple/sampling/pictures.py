@@ -1,4 +1,4 @@
-"""Made pictures as files: bytes per pixel, grids, and PNGs that remember how they were made."""
+"""Finished pictures as files: bytes per pixel, grids, and PNGs that contain their recipe."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class Recipe:
     eta: float
     guidance: float
     threshold: Threshold | None
-    grid: Spacing  # the spacing of steps, under its first name
+    grid: Spacing  # the spacing of steps, under its original name
     stop_at: int | None
     model: str  # SHA-256 of the weights
     backend: str
     precision: Precision
     version: str
-    quantize: Bits | None = None  # of Linear layers, in MLX
+    quantize: Bits | None = None  # bits of Linear layers, in MLX
 
 
 def to_pixels(images: NDArray[np.float32]) -> Pixels:
-    """(B, 3, H, W) in [-1, 1] to (B, H, W, 3) bytes."""
+    """Convert (B, 3, H, W) in [-1, 1] to (B, H, W, 3) bytes."""
     scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
     return scaled.astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def enlarge(pixels: Pixels, side: int) -> Pixels:
-    """A picture (H, W, 3) repeated to `side`, so that low levels can stand beside high ones."""
+    """Enlarge a picture (H, W, 3) to `side` by repetition, to show low levels beside high ones."""
     factor = max(1, side // pixels.shape[0])
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def tile(pixels: Pixels, columns: int, gap: int = 2) -> Pixels:
-    """Pictures (B, H, W, 3) row by row on white: one (H', W', 3)."""
+    """Arrange pictures (B, H, W, 3) row by row on white: one (H', W', 3)."""
     count, height, width, _ = pixels.shape
     rows = -(-count // columns)
     canvas = np.full(
@@ -72,7 +72,7 @@ def tile(pixels: Pixels, columns: int, gap: int = 2) -> Pixels:
 
 
 def tile_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
-    """Steps as columns, levels (H, W, 3) as rows, highest on top, all enlarged to one side."""
+    """Arrange steps as columns and levels (H, W, 3) as rows, highest on top, all at one side."""
     side = steps[0][0].shape[0]
     levels = range(len(steps[0]))
     shown = [enlarge(step[i], side) for i in levels for step in steps]
@@ -113,9 +113,7 @@ def read_recipe(path: Path) -> Recipe:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ):
-        raise MdmError(
-            f"{path}: expected a PNG made by mdm sample, but it is not readable."
-        ) from None
+        raise MdmError(f"{path}: expected a PNG made by mdm sample, but cannot read it.") from None
     if text is None or len(text) > MAX_RECIPE:
         raise MdmError(f"{path}: carries no recipe; only PNGs made by mdm sample do.")
     return from_json(Recipe, str(text), str(path))

@@ -1,7 +1,7 @@
-"""How pictures are asked for, and what fills in where nothing was asked.
+"""Sampling settings of a request, and the defaults for those left out.
 
-Beside a model may lie `sampling.json`: the sampler, steps and guidance that suit it. `mdm export`
-and `mdm distill` write it.
+A model may have a `sampling.json` beside it: the sampler, steps and guidance that suit it.
+`mdm export` and `mdm distill` write it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file
 
 SAMPLING = "sampling.json"
-STEPS = 50  # of a sampler that nothing is known of
+STEPS = 50  # for a sampler without a known default
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What suits a model; None: nothing is known."""
+    """Settings that suit a model; None: unknown."""
 
     sampler: SamplerKind | None = None
     steps: int | None = None
@@ -33,7 +33,7 @@ class SamplingDefaults:
         in_range("guidance", self.guidance, -100, 100)
 
     def updated(self, asked: SamplingDefaults) -> SamplingDefaults:
-        """These, but for what `asked` says."""
+        """These defaults, overridden by `asked`."""
         return SamplingDefaults(
             asked.sampler or self.sampler,
             asked.steps or self.steps,
@@ -43,7 +43,7 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What a caller asked for; None: whatever suits the model.
+    """The caller's settings; None: whatever suits the model.
 
     steps: network evaluations. full_table: every timestep of the table instead. guidance: 1 is
     none. stop_at: side of the highest level to run.
@@ -59,10 +59,10 @@ class SampleSettings:
     stop_at: int | None = None
 
     def sampler_config(self, defaults: SamplingDefaults) -> SamplerConfig:
-        """The settings with what was not asked for filled in. Raises ConfigError."""
+        """The complete settings, with gaps filled from `defaults`. Raises ConfigError."""
         kind = self.sampler or defaults.sampler or "ddim"
         steps = self.steps
-        if steps is None:  # a number of steps suits the sampler that it was chosen for
+        if steps is None:  # a default step count belongs to its own sampler
             steps = defaults.steps if kind == defaults.sampler else None
         guidance = defaults.guidance if self.guidance is None else self.guidance
         return SamplerConfig(
@@ -76,7 +76,7 @@ class SampleSettings:
 
 
 def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults:
-    """What lies beside a model, completed for a student. Raises ConfigError for a damaged file."""
+    """The defaults beside a model, completed for a student; a damaged file raises ConfigError."""
     path = folder / SAMPLING
     beside = read_config(SamplingDefaults, path) if path.is_file() else SamplingDefaults()
     if distilled is None:
@@ -85,12 +85,12 @@ def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults
 
 
 def student_sampling(distilled: Distilled, steps: int) -> SamplingDefaults:
-    """A student with the middle of the guidance that it learned."""
+    """The defaults of a student: the middle of the guidance range that it learned."""
     guidance = sum(distilled.guidance) / 2 if distilled.guidance else None
     return SamplingDefaults("student", steps, guidance)
 
 
 def write_sampling(folder: Path, defaults: SamplingDefaults) -> None:
-    """Leave `sampling.json` beside a model; raises FileError."""
+    """Write `sampling.json` beside a model; raises FileError."""
     with atomic_file(folder / SAMPLING) as file:
         file.write(to_json(defaults).encode())

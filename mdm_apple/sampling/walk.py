@@ -1,6 +1,6 @@
 """The denoising loop, for any backend: a generator of steps.
 
-The caller decides when to evaluate, show, or stop; noise and network are handed in.
+The caller decides when to evaluate, show or stop, and provides the noise and the network.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ DYNAMIC = {"dynamic": (0.995, 100.0), "dynamic_if": (0.95, 1.5)}
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to walk from noise to a picture."""
+    """How to get from noise to a picture."""
 
     kind: SamplerKind = "ddim"
     num_steps: int | None = 50  # network evaluations; None: the whole table
     eta: float = 0.0  # ddim only
     guidance_scale: float = 1.0
-    threshold: Threshold | None = None  # None: what the model was made with
+    threshold: Threshold | None = None  # None: the model's own
     spacing: Spacing = "even"
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class SamplerConfig:
 
     @property
     def draws_noise(self) -> bool:
-        """Whether a step adds noise; deterministic samplers only need the initial one."""
+        """Whether steps add noise; deterministic samplers need only the initial noise."""
         return self.kind == "ddpm" or (self.kind == "ddim" and self.eta > 0)
 
 
@@ -76,11 +76,11 @@ def sample(
     """Trajectory from `initial` noise to a picture, one network evaluation per yielded step.
 
     Args:
-        denoise: from noisy images and the number the network receives (table index - 1) to
-            predictions, guidance applied.
-        initial: standard normals per level. draw: the next normals, called once per step where
-            the sampler adds noise.
-        schedule: with one table per level of `initial`. scales: as in `image_scale`.
+        denoise: maps noisy images and the number the network receives (table index - 1) to
+            predictions with guidance applied.
+        initial: standard normals per level. draw: returns the next normals, called once per step
+            if the sampler adds noise.
+        schedule: has one table per level of `initial`. scales: as in `image_scale`.
     """
     grid = timestep_grid(schedule, sampler.num_steps, sampler.spacing)
     threshold = sampler.threshold or config.threshold
@@ -123,12 +123,12 @@ def sample_student(
 ) -> Iterator[Step]:
     """Jump from `initial` noise to a picture, one evaluation of a student per yielded step.
 
-    A student answers with the mean of its teacher's clean estimates on the way, already guided and
-    kept in range, so nothing is thresholded here; the last answer is the picture.
+    A student predicts the mean of its teacher's clean estimates along the way. That mean is
+    already guided and in range, so nothing is thresholded here; the last one is the picture.
 
     Args:
-        jump: from noisy images to predictions, guidance being an input of the network.
-        grid: table indices, noisiest first, that end in 0; see `student_grid`.
+        jump: maps noisy images to predictions; guidance is an input of the network.
+        grid: table indices, noisiest first, ending in 0; see `student_grid`.
     """
     x_t = list(initial)
     for index, (t, t_next) in enumerate(pairwise(grid)):
@@ -147,7 +147,7 @@ def sample_student(
 
 
 def student_grid(distilled: Distilled, num_steps: int | None) -> list[int]:
-    """Table indices that a student visits in so many steps; raises ConfigError for others."""
+    """Table indices that a student visits; ConfigError for an unsupported number of steps."""
     starts = distilled.starts
     allowed = [n for n in range(1, len(starts) + 1) if len(starts) % n == 0]
     if num_steps not in allowed:
@@ -160,17 +160,17 @@ def student_grid(distilled: Distilled, num_steps: int | None) -> list[int]:
 
 
 def check_student(distilled: Distilled | None, sampler: SamplerConfig) -> None:
-    """Refuse a sampler that does not go with the model. Raises ConfigError."""
+    """Refuse a sampler that does not fit the model. Raises ConfigError."""
     if distilled is None:
         if sampler.kind == "student":
             raise ConfigError(
-                "sampler: student goes with a distilled model, and this one is not; use ddim, "
-                "ddpm or dpmpp, or distil it by `mdm distill`."
+                "sampler: student needs a distilled model, and this one is not; use ddim, ddpm or "
+                "dpmpp, or distil it with `mdm distill`."
             )
         return
     if sampler.kind != "student":
         raise ConfigError(
-            f"sampler: this model is a student, which {sampler.kind} does not go with; use "
+            f"sampler: this model is a student, which {sampler.kind} cannot run; use "
             "--sampler student --steps 1."
         )
     student_grid(distilled, sampler.num_steps)
@@ -194,7 +194,7 @@ def apply_threshold(x0: Array, threshold: Threshold, signal: float, ops: Ops) ->
 
 
 class _History:
-    """The last x0 of DPM-Solver++ 2M. A constant log-SNR shift makes it one for all levels."""
+    """The last x0 of DPM-Solver++ 2M; one for all levels, as the log-SNR shift is constant."""
 
     def __init__(self) -> None:
         self.x0: list[Array] | None = None
@@ -204,7 +204,7 @@ class _History:
         step = (log_snr_next - log_snr) / 2
         before, step_before = self.x0, self.step
         self.x0, self.step = x0, step
-        if before is None or step == float("inf"):  # first step, and the last one, to zero noise
+        if before is None or step == float("inf"):  # the first step, and the last: to zero noise
             return x0
         return [
             arithmetic.dpmpp_extrapolate(a, b, step, step_before)

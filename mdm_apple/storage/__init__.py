@@ -1,1 +1,1 @@
-"""Files that are whole or absent: model folders, tensors, single files."""
+"""Files that are complete or absent: model folders, tensors, single files."""

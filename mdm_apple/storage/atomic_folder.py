@@ -1,12 +1,12 @@
 """The files of a model folder, replaced all together or not at all.
 
-A save writes every file into `.saving`, then renames that folder to `.commit`: this one rename is
-the moment at which the new save counts. Then the files move to their places and `.commit` goes.
-Whatever moment a process is killed at, a reader finds one complete save: the files that are still
-in `.commit`, the rest in place. The next save, or `finish_save`, completes the moves.
+A save writes every file into `.saving`, then renames that folder to `.commit`. This one rename
+makes the new save valid. Then the files move to their places and `.commit` is removed. If the
+process is killed at any moment, a reader still finds one complete save: some files in `.commit`,
+the rest in place. The next save, or `finish_save`, completes the moves.
 
-`hashes.json` lists size and SHA-256 of the files. It stands apart from them because no file can
-hold its own hash, and because it doubles as the list of what belongs to a save.
+`hashes.json` lists the size and SHA-256 of the files. It is a separate file because no file can
+contain its own hash, and because it is also the list of what belongs to a save.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ FILES = (
     "training.json",
 )
 _SAVING, _COMMIT = ".saving", ".commit"
-PATIENCE = 10.0  # seconds; tidying takes milliseconds
+PATIENCE = 10.0  # seconds; finishing a save takes milliseconds
 
 T = TypeVar("T")
 
 
 class CheckpointError(MdmError):
-    """A model folder that cannot be written, or does not hold what it should; one sentence."""
+    """A model folder that cannot be written or has the wrong contents; one sentence."""
 
 
 def replace_files(
@@ -51,14 +51,14 @@ def replace_files(
 ) -> None:
     """Make the files of `writers` the contents of the folder, and remove the other FILES.
 
-    Each writer creates and syncs the file at the path it is given. Other files, such as
+    Each writer creates and syncs the file at the given path. Other files, such as
     metrics.jsonl, are left alone. Raises CheckpointError, with the previous save untouched.
 
     Args:
-        keep_others: the other FILES stay part of the save, as they are.
+        keep_others: keep the other FILES in the save, unchanged.
     """
-    assert set(writers) <= set(FILES), "a save consists of known names"
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    assert set(writers) <= set(FILES), "a save consists of known file names"
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -71,13 +71,13 @@ def replace_files(
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be saved; {system_reason(error)}") from None
     finally:
-        remove_empty(made)
+        remove_empty(missing)
 
 
 def finish_save(folder: Path) -> None:
-    """Complete a save that was interrupted after it counted; call before training resumes.
+    """Complete a save that was interrupted after it became valid; call before training resumes.
 
-    Processes that resume together may all call it: they wait for each other.
+    Processes that resume together may all call it; they wait for each other.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such model folder.")
@@ -86,7 +86,9 @@ def finish_save(folder: Path) -> None:
             _finish(folder)
             _remove(folder / _SAVING)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be tidied; {system_reason(error)}") from None
+        raise CheckpointError(
+            f"{folder}: cannot finish the last save; {system_reason(error)}"
+        ) from None
 
 
 def read_file(folder: Path, name: str, read: Callable[[Path], T]) -> T:
@@ -103,14 +105,14 @@ def read_file(folder: Path, name: str, read: Callable[[Path], T]) -> T:
 
 
 def locate(folder: Path, name: str) -> Path:
-    """Where the current version of a file is; raises CheckpointError where there is none."""
+    """The path of the current version of a file; raises CheckpointError if there is none."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such model folder.")
     commit = folder / _COMMIT
     pending = _read_hashes(commit / HASHES)
     if pending is None or name in pending:
         places = [commit / name, folder / name] if pending else [folder / name]
-        for place in places:  # in this order: files move from the first to the second
+        for place in places:  # in this order, because files move from the first to the second
             if place.is_file():
                 return place
     raise CheckpointError(f"{folder}: holds no {name}.")
@@ -126,7 +128,7 @@ def has_file(folder: Path, name: str) -> bool:
 
 
 def recorded_hashes(folder: Path) -> dict[str, Written]:
-    """Size and SHA-256 of every file of the current save, as they were written."""
+    """Size and SHA-256 of every file of the current save, recorded when it was written."""
     hashes = _read_hashes(folder / _COMMIT / HASHES) or _read_hashes(folder / HASHES)
     if hashes is None:
         raise CheckpointError(f"{folder}: holds no {HASHES}, so its files cannot be checked.")
@@ -134,7 +136,7 @@ def recorded_hashes(folder: Path) -> dict[str, Written]:
 
 
 def verify_files(folder: Path) -> None:
-    """Raise CheckpointError unless every file is byte for byte what was saved; reads them all."""
+    """Raise CheckpointError unless every file has exactly the saved bytes; reads them all."""
     changed = [
         name
         for name, written in recorded_hashes(folder).items()
@@ -150,7 +152,7 @@ def verify_files(folder: Path) -> None:
 def _stage(
     saving: Path, writers: Mapping[str, Callable[[Path], Written]], kept: Mapping[str, Written]
 ) -> None:
-    """Write the files, and the hashes of the whole save; those in `kept` lie in place already."""
+    """Write the files and the hashes of the whole save; files in `kept` are already in place."""
     _remove(saving)
     saving.mkdir()
     try:
@@ -165,10 +167,10 @@ def _stage(
 
 
 def _finish(folder: Path) -> None:
-    """Move the files of a save that counts into place; may be interrupted and repeated."""
+    """Move the files of a valid save into place; may be interrupted and repeated."""
     commit = folder / _COMMIT
     if commit.is_symlink():
-        raise CheckpointError(f"{folder}: {_COMMIT} is a link, which no save leaves; remove it.")
+        raise CheckpointError(f"{folder}: {_COMMIT} is a link, which no save creates; remove it.")
     hashes = _read_hashes(commit / HASHES)
     if hashes is not None:
         for name in FILES:
@@ -183,7 +185,7 @@ def _finish(folder: Path) -> None:
 
 
 def _read_hashes(path: Path) -> dict[str, Written] | None:
-    """The listing, or None where there is none; raises CheckpointError where it is no listing."""
+    """The list of hashes, or None if there is none; raises CheckpointError if it is damaged."""
     try:
         with path.open("rb") as file:
             data: object = json.loads(file.read(1 << 16))
@@ -209,10 +211,10 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, patience: float = 0.0) -> Generator[None]:
-    """Hold the folder for one writer; the system lets go when the process ends, however it ends.
+    """Lock the folder for one writer; the system releases the lock however the process ends.
 
     Args:
-        patience: seconds to wait for another holder.
+        patience: seconds to wait for another writer.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -225,7 +227,7 @@ def _locked(folder: Path, patience: float = 0.0) -> Generator[None]:
                         "stop it."
                     )
                 time.sleep(0.02)
-        except OSError as error:  # some network drives know no locks
+        except OSError as error:  # some network drives support no locks
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
         yield

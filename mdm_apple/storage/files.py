@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written completely or not at all, and their hashes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class FileError(MdmError):
 
 @contextmanager
 def atomic_file(path: Path) -> Generator[BinaryIO]:
-    """A binary file that appears at `path`, complete and on disk, when the block ends well.
+    """A binary file that appears at `path`, complete and on disk, when the block succeeds.
 
-    Whatever was there before stays until then, and stays for good when the block raises.
-    Raises FileError when the folder cannot be written or the disk is full.
+    Until then any previous file stays; if the block raises, it is kept.
+    Raises FileError if the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.filename not in (None, str(temporary)):  # raised by something else in the block
+        if error.filename not in (None, str(temporary)):  # an error from elsewhere in the block
             raise
         raise FileError(f"{path}: cannot be written; {system_reason(error)}") from None
     finally:
@@ -42,15 +42,15 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
-    """Hands out a function that takes names and contents; all files appear in `folder` at the end.
+    """Yields a function that writes named contents; all files appear in `folder` at the end.
 
-    When the block raises, none of them does, and a folder that was made for them goes again.
-    Raises FileError when the folder cannot be written or the disk is full.
+    If the block raises, no file appears, and a folder created for them is removed.
+    Raises FileError if the folder cannot be written or the disk is full.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     staging = folder / f".{os.getpid()}.partial"
 
-    def put(name: str, data: bytes) -> None:
+    def write(name: str, data: bytes) -> None:
         with (staging / name).open("wb") as file:
             file.write(data)
             file.flush()
@@ -59,7 +59,7 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
-        yield put
+        yield write
         for path in sorted(staging.iterdir()):
             os.replace(path, folder / path.name)
         sync_folder(folder)
@@ -67,11 +67,11 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
         raise FileError(f"{folder}: cannot be written; {system_reason(error)}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(made)
+        remove_empty(missing)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, deepest first, that hold nothing."""
+    """Remove the empty ones of these folders, deepest first."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -87,7 +87,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
+    """Make renames in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """A model folder: configuration, weights, text encoder, and the state of a training run.
 
-Enters: numpy arrays under the names of Apple's state dicts. Leaves: the same, checked against the
-configuration. No framework is needed, nothing is unpickled, and a save is all or nothing
+Input: numpy arrays under the names of Apple's state dicts. Output: the same arrays, checked against
+the configuration. No framework is needed, nothing is unpickled, and a save is all or nothing
 (atomic_folder.py).
 """
 
@@ -32,7 +32,7 @@ from mdm_apple.storage.atomic_folder import (
 )
 from mdm_apple.storage.tensorfile import Storage, Written, read_tensors, write_bytes, write_tensors
 
-MAX_TOKENIZER_BYTES = 16 << 20  # T5's own is 0.8 MB, that of the 250,000-piece mT5 4.3 MB
+MAX_TOKENIZER_BYTES = 16 << 20  # T5's own tokenizer has 0.8 MB, the 250,000-piece mT5's 4.3 MB
 
 Weights = dict[str, NumpyArray]
 Which = Literal["model", "ema", "text_encoder", "text_encoder_ema"]
@@ -42,9 +42,9 @@ MAX_STATE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Training:
-    """What resuming needs beside the weights.
+    """State for resuming, besides the weights.
 
-    tensors: any number types, kept bit for bit (optimiser moments, random state as uint8).
+    tensors: of any number type, kept bit for bit (optimiser moments, random state as uint8).
     meta: plain JSON values (step, data position); integers of any size.
     """
 
@@ -64,11 +64,11 @@ def save_model(
     training: Training | None = None,
     storage: Storage = "float32",
 ) -> None:
-    """Replace what the folder holds by this model, in one step that a kill cannot split.
+    """Replace the folder's contents with this model, in one step that a kill cannot split.
 
-    Weights and training state go in together on purpose: two saves could be cut apart between them.
-    Raises CheckpointError, with the folder as it was, when names, shapes or values are not those of
-    the configuration, and when the disk refuses.
+    Weights and training state are saved together on purpose: a kill could separate two saves.
+    Raises CheckpointError, with the folder unchanged, if names, shapes or values do not match the
+    configuration, or if the disk refuses.
 
     Args:
         storage: number type of the weights on disk; training tensors keep their own.
@@ -98,15 +98,15 @@ def save_model(
 
 
 def save_config(folder: Path, config: ModelConfig) -> None:
-    """Replace config.json alone; every other file of the save stays as it is.
+    """Replace config.json only; every other file of the save stays unchanged.
 
-    Raises CheckpointError when the weights of the folder would no longer be those of the
-    configuration, and when the disk refuses.
+    Raises CheckpointError if the folder's weights would no longer match the configuration, or if
+    the disk refuses.
     """
     before = load_model_config(folder)
     encoders = [c.text.encoder if c.text else None for c in (before, config)]
     if before.model != config.model or encoders[0] != encoders[1]:
-        raise CheckpointError(f"{folder}: its weights are those of another network.")
+        raise CheckpointError(f"{folder}: its weights belong to a different network.")
     write = functools.partial(write_bytes, data=to_json(config).encode())
     replace_files(folder, {"config.json": write}, keep_others=True)
 
@@ -119,8 +119,8 @@ def load_model_config(folder: Path) -> ModelConfig:
 def load_weights(folder: Path, which: Which = "model") -> Weights:
     """Weights in memory as float32, in the order of the state dict.
 
-    Raises CheckpointError when a name is missing or unexpected, a shape is not that of the
-    configuration, or a value is not finite; TensorFileError when the file is damaged.
+    Raises CheckpointError if a name is missing or unexpected, a shape does not match the
+    configuration, or a value is not finite; TensorFileError if the file is damaged.
     """
     name = f"{which}.safetensors"
     shapes = _expected_shapes(folder, load_model_config(folder), which)
@@ -130,30 +130,30 @@ def load_weights(folder: Path, which: Which = "model") -> Weights:
 
 
 def averaged(folder: Path, part: Literal["model", "text_encoder"]) -> Which:
-    """The averaged weights of a part where the folder has some, else the part itself."""
+    """The averaged weights of a part if the folder has them, else the part itself."""
     which: Which = "ema" if part == "model" else "text_encoder_ema"
     return which if has_file(folder, f"{which}.safetensors") else part
 
 
 def averaged_encoder(folder: Path) -> Weights | None:
-    """Averaged weights of the text encoder that was trained with the model, if one was."""
+    """Averaged weights of the text encoder that was trained with the model, if any."""
     if not has_file(folder, "text_encoder.safetensors"):
         return None
     return load_weights(folder, averaged(folder, "text_encoder"))
 
 
 def weights_sha256(folder: Path) -> str | None:
-    """Recorded hash of the weights that are sampled and distilled; None where none is recorded."""
+    """Recorded hash of the weights for sampling and distilling; None if none is recorded."""
     hashes = recorded_hashes(folder)
     weights = hashes.get("ema.safetensors") or hashes.get("model.safetensors")
     return weights.sha256 if weights else None
 
 
 def with_encoder_hash(folder: Path, config: ModelConfig) -> ModelConfig:
-    """The configuration, naming by hash the text encoder that was trained with the model.
+    """The configuration with the hash of the text encoder that was trained with the model.
 
-    A frozen encoder is named in config.json already; one that learned changes with every save, so
-    its hash is that of its averaged weights now.
+    config.json already names a frozen encoder; a trained one changes with every save, so its hash
+    is taken from its current averaged weights.
     """
     text = config.text
     if text is None or not text.trainable or not has_file(folder, "text_encoder.safetensors"):
@@ -166,7 +166,7 @@ def with_encoder_hash(folder: Path, config: ModelConfig) -> ModelConfig:
 def load_tokenizer(folder: Path) -> bytes:
     """The SentencePiece model that was saved with the text encoder.
 
-    Raises CheckpointError where it is not the one that config.json names by its hash.
+    Raises CheckpointError if its hash is not the one in config.json.
     """
     read = functools.partial(_read, limit=MAX_TOKENIZER_BYTES)
     model = read_file(folder, "tokenizer.model", read)
@@ -180,7 +180,7 @@ def load_tokenizer(folder: Path) -> bytes:
 
 
 def load_training(folder: Path) -> Training:
-    """The state of the run that saved this folder; raises CheckpointError where there is none."""
+    """The state of the run that saved this folder; raises CheckpointError if there is none."""
     text = read_file(folder, "training.json", functools.partial(_read, limit=MAX_STATE_BYTES))
     try:
         meta: object = json.loads(text)
@@ -199,7 +199,7 @@ def check_weights(
     where: str,
     storage: Storage = "float32",
 ) -> dict[str, NumpyArray]:
-    """The weights in the order of `shapes`, or CheckpointError with the first thing that is wrong.
+    """The weights in the order of `shapes`, or CheckpointError for the first fault found.
 
     Args:
         storage: number type that must be able to hold the values.
@@ -229,7 +229,7 @@ def _expected_shapes(
     if which in ("model", "ema"):
         return state_shapes(config.model)
     if config.text is None or config.text.encoder is None:
-        raise CheckpointError(f"{folder}: its configuration describes no text encoder.")
+        raise CheckpointError(f"{folder}: its configuration has no text encoder.")
     return encoder_shapes(config.text.encoder)
 
 

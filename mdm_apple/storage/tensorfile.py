@@ -1,9 +1,9 @@
 """Safetensors files with numpy, written durably and read defensively.
 
-Enters and leaves: arrays by name, in order. Whether a file is whole is the `safetensors` package's
-to say. The package knows no bfloat16 in numpy, copies what it reads, sorts what it writes, and
-neither hashes nor syncs it; the format is an 8-byte length, a JSON header and raw bytes, so the
-views are made and the files written here.
+Input and output: arrays by name, in order. The `safetensors` package decides whether a file is
+intact. But it has no bfloat16 for numpy, copies what it reads, sorts what it writes, and neither
+hashes nor syncs. The format is an 8-byte length, a JSON header and raw bytes, so this module makes
+the views and writes the files itself.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Written:
 def write_tensors(
     path: Path, tensors: Mapping[str, NumpyArray], storage: Storage | None = None
 ) -> Written:
-    """Write the arrays in their order and sync the file; a temporary name is the caller's business.
+    """Write the arrays in order and sync the file; the caller chooses a temporary name.
 
     Args:
-        storage: number type for the floating-point arrays, None to keep each one's own.
+        storage: number type for the floating-point arrays; None keeps each one's own.
 
-    Raises OSError where the disk refuses.
+        Raises OSError if the disk refuses.
     """
     kinds = {n: (_file_type(n, a, storage), tuple(a.shape)) for n, a in tensors.items()}
     with path.open("wb") as file:
@@ -83,11 +83,11 @@ def header_bytes(
     metadata: Mapping[str, str],
     size: int | None = None,
 ) -> bytes:
-    """All that stands before the numbers, which follow in this order without gaps.
+    """Everything before the numbers, which follow in this order without gaps.
 
     Args:
-        kinds: number type as the format calls it, and shape, per name.
-        size: bytes to fill with spaces after the header, as the format allows; None: up to 8.
+        kinds: the format's name for the number type, and the shape, per name.
+        size: fill with spaces up to this many bytes, which the format allows; None: up to 8.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -102,7 +102,7 @@ def header_bytes(
 
 @dataclass(frozen=True)
 class Mapped:
-    """A file without a conversion: number type and read-only view per name; bfloat16 as uint16."""
+    """An unconverted file: number type and read-only view per name; bfloat16 as uint16."""
 
     metadata: dict[str, object]
     kinds: dict[str, str]
@@ -110,7 +110,7 @@ class Mapped:
 
 
 def map_tensors(path: Path) -> Mapped:
-    """The arrays of a file as they lie there, and its metadata; raises TensorFileError."""
+    """The arrays of a file as stored, and its metadata; raises TensorFileError."""
     header, data = _open(path)
     metadata = header.pop("__metadata__", None) or {}
     if len(header) > MAX_TENSORS:
@@ -122,7 +122,7 @@ def map_tensors(path: Path) -> Mapped:
 def read_tensors(path: Path) -> dict[str, NumpyArray]:
     """All arrays, as read-only views of the mapped file; bfloat16 becomes float32 in memory.
 
-    Raises TensorFileError when the header does not describe exactly the bytes that follow it.
+    Raises TensorFileError unless the header describes exactly the bytes that follow it.
     """
     mapped = map_tensors(path)
     return {
@@ -135,7 +135,7 @@ def to_bfloat16(array: NumpyArray) -> NumpyArray:
     """Upper halves of the float32 values, rounded to nearest even, as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-    quiet_nan = (bits >> 16) | 0x40  # rounding could carry a NaN over into infinity
+    quiet_nan = (bits >> 16) | 0x40  # rounding could turn a NaN into infinity
     return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)
 
 
@@ -186,9 +186,9 @@ def _encoded(array: NumpyArray, kind: str) -> memoryview:
 
 
 def _open(path: Path) -> tuple[dict[str, Any], NumpyArray]:
-    """The header and the mapped bytes behind it, once the package found that they belong together.
+    """The header and the mapped bytes behind it, after the package has checked that they match.
 
-    It opens files by name only, and a save may put another file there between its look and ours.
+    The package opens files by name only, and a save may replace the file after its check.
     """
     try:
         while True:
@@ -225,7 +225,7 @@ def _mapped(file: BinaryIO, start: int, end: int) -> NumpyArray:
 def _view(path: Path, name: str, entry: dict[str, Any], data: NumpyArray) -> NumpyArray:
     kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if kind not in _NUMPY_TYPES:
-        raise TensorFileError(f"{path}: {name[:80]!r} has the number type {kind}, unknown here.")
+        raise TensorFileError(f"{path}: {name[:80]!r} has the unknown number type {kind}.")
     if len(shape) > 16 or (not all(shape) and math.prod(n for n in shape if n) > 1 << 31):
         raise TensorFileError(f"{path}: {name[:80]!r} has a shape that numpy cannot hold.")
     return data[begin:end].view(_NUMPY_TYPES[kind]).reshape(shape)

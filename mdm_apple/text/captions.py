@@ -1,6 +1,6 @@
 """Captions: how each is cleaned, and lists of them as text files.
 
-A file is UTF-8, one caption a line, blank lines passed over.
+A file is UTF-8 with one caption per line; blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from pathlib import Path
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
-CAPTIONS = "captions.txt"  # beside a trained model: those of its pictures
+CAPTIONS = "captions.txt"  # beside a trained model: the captions of its pictures
 MAX_CAPTIONS_BYTES = 256 << 20
 
 _DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
 
 
 def clean_caption(caption: str) -> str:
-    """One line: control characters and line ends count as spaces, single spaces, trimmed.
+    """Clean a caption to one line with single spaces, trimmed; may be empty.
 
-    Lone surrogates count as spaces, too; direction overrides and byte order marks are dropped. May
-    be empty. What joins emoji stays.
+    Control characters, line ends and lone surrogates count as spaces; direction overrides and byte
+    order marks are dropped. Emoji joiners stay.
     """
     kept = (" " if _separates(char) else char for char in caption if char not in _DIRECTIONS)
     return " ".join("".join(kept).split())
 
 
 def _separates(character: str) -> bool:
-    """Control characters, line and paragraph separators, and halves of a surrogate pair."""
+    """Whether it is a control character, a line or paragraph separator, or a lone surrogate."""
     return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
-    """The captions in order; raises MdmError where there is no text."""
+    """The captions in order; raises MdmError if the file is not text or holds no caption."""
     try:
         if path.stat().st_size > MAX_CAPTIONS_BYTES:
             raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
@@ -43,12 +43,12 @@ def read_captions(path: Path) -> tuple[str, ...]:
         raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
     captions = tuple(line.strip() for line in lines if line.strip())
     if not captions:
-        raise MdmError(f"{path}: holds no caption; expected one a line.")
+        raise MdmError(f"{path}: holds no caption; expected one per line.")
     return captions
 
 
 def write_captions(path: Path, captions: Iterable[str]) -> None:
-    """Each caption once, in order; raises FileError."""
+    """Write each caption once, in order; raises FileError."""
     kept = [caption for caption in dict.fromkeys(captions) if caption]
     with atomic_file(path) as file:
         file.write("".join(f"{caption}\n" for caption in kept).encode())

@@ -1,8 +1,8 @@
-"""Frozen T5 encoders as Hugging Face folders: fetching them, and reading what such a folder says.
+"""Frozen T5 encoders as Hugging Face folders: fetching them, and reading such a folder.
 
-Enters: the name of a repository, or a folder with `config.json`, one or several .safetensors files
-and `spiece.model`. Leaves: a T5Config, where each weight lies, and hashes. Needs neither torch nor
-mlx; nothing is fetched unless `fetch_encoder` is called.
+Input: the name of a repository, or a folder with `config.json`, one or more .safetensors files
+and `spiece.model`. Output: a T5Config, the file of each weight, and hashes. Needs neither torch nor
+mlx; only `fetch_encoder` fetches anything.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILE = "spiece.model"
-ENCODER_FOLDER = "encoder"  # of a model folder: where its frozen encoder is fetched to
+ENCODER_FOLDER = "encoder"  # inside a model folder, for its frozen encoder
 
 MAX_JSON_BYTES = 16 << 20
-IGNORED_PREFIXES = ("decoder.", "lm_head.")  # the half of a T5 that is not used here
-SHARED_AGAIN = "encoder.embed_tokens.weight"  # the same table under its second name
+IGNORED_PREFIXES = ("decoder.", "lm_head.")  # the unused half of a T5
+SHARED_AGAIN = "encoder.embed_tokens.weight"  # the same table under another name
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
 # Name in Hugging Face's file -> field here.
@@ -59,7 +59,7 @@ class EncoderFolder:
     stored_names: dict[str, str]  # name in our state dict -> name in that file
 
     def encoder_sha256(self) -> str:
-        """Hash of the hashes of config.json and the weight files in use, by name."""
+        """Hash over the names and hashes of config.json and the weight files in use."""
         names = {CONFIG_FILE, *(path.name for path in self.weights.values())}
         lines = [f"{file_sha256(self.folder / name)}  {name}\n" for name in sorted(names)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -70,7 +70,7 @@ class EncoderFolder:
 
 @dataclass(frozen=True)
 class FetchedEncoder:
-    """What a model's text settings record of a fetched encoder; `revision` is a commit."""
+    """Facts about a fetched encoder for a model's text settings; `revision` is a commit."""
 
     files: EncoderFolder
     source: str
@@ -80,14 +80,14 @@ class FetchedEncoder:
 
 
 def fetch_encoder(source: str, revision: str | None, into: Path) -> FetchedEncoder:
-    """Download a T5 encoder such as google/flan-t5-xl into a folder; takes up what lies there.
+    """Download a T5 encoder such as google/flan-t5-xl into a folder; reuses files already there.
 
     Only config.json, the tokenizer and the .safetensors files with encoder weights are fetched.
-    `revision` is a branch, tag or commit; None means the main branch as it is now.
+    `revision` is a branch, tag or commit; None means the current main branch.
     Raises HubError when there is no network, no such repository, or no T5 in it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", source):
-        raise HubError(f"source: expected a repository as google/flan-t5-xl, got {source!r}.")
+        raise HubError(f"source: expected a repository such as google/flan-t5-xl, got {source!r}.")
     commit = _download(source, revision, into, (CONFIG_FILE, TOKENIZER_FILE, INDEX_FILE))
     if (into / INDEX_FILE).is_file():
         shards = {
@@ -103,7 +103,7 @@ def fetch_encoder(source: str, revision: str | None, into: Path) -> FetchedEncod
 
 
 def _download(source: str, revision: str | None, into: Path, names: Iterable[str]) -> str:
-    """Fetch those of the files that the repository has; returns the commit they come from."""
+    """Fetch the files that the repository has; returns their commit."""
     hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     try:
         commit = hub.HfApi().model_info(source, revision=revision, timeout=30).sha
@@ -113,9 +113,11 @@ def _download(source: str, revision: str | None, into: Path, names: Iterable[str
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise HubError(
             f"{source}: Hugging Face has no such repository at revision {revision or 'main'!r}, "
-            "or it is not open to you; check the name."
+            "or you have no access to it; check the name."
         ) from None
-    except Exception as error:  # the client raises whatever its transport does, which has changed
+    except (
+        Exception
+    ) as error:  # the client raises its transport's errors, which have changed before
         if not _is_transport_error(error):
             raise
         raise HubError(
@@ -126,7 +128,7 @@ def _download(source: str, revision: str | None, into: Path, names: Iterable[str
 
 
 def _is_transport_error(error: Exception) -> bool:
-    """Errors of the system, of the hub client, and of the HTTP client under it."""
+    """Whether it is an error of the system, the hub client, or the HTTP client under it."""
     origins = tuple(kind.__module__ for kind in type(error).__mro__)
     clients = ("huggingface_hub", "httpx", "requests", "urllib3")
     return isinstance(error, OSError) or any(origin.startswith(clients) for origin in origins)
@@ -150,7 +152,7 @@ def read_encoder_folder(folder: Path) -> EncoderFolder:
     expected = encoder_shapes(config)
     for name in sorted(expected.keys() ^ found.keys()):
         state = "is missing" if name in expected else "is not part of such an encoder"
-        raise HubError(f"{folder}: weight {name} {state}; expected a T5 as its config.json says.")
+        raise HubError(f"{folder}: weight {name} {state}; expected a T5 as in its config.json.")
     names = {name: stored.get(name, name) for name in expected}
     _check_shapes(found, names, expected)
     return EncoderFolder(folder, config, {name: found[name] for name in expected}, names)
@@ -159,7 +161,7 @@ def read_encoder_folder(folder: Path) -> EncoderFolder:
 def t5_config_from_hf(data: dict[str, Any], where: str = CONFIG_FILE) -> T5Config:
     """The encoder that a Hugging Face T5 configuration describes; raises HubError.
 
-    Its dropout is not taken over: a fetched encoder stays frozen.
+    Its dropout is ignored, because a fetched encoder stays frozen.
     """
     if data.get("model_type") != "t5":
         raise HubError(f"{where}: expected model_type t5, got {data.get('model_type')!r}.")
@@ -182,7 +184,7 @@ def t5_config_from_hf(data: dict[str, Any], where: str = CONFIG_FILE) -> T5Confi
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """File of every weight that is not the decoder's."""
+    """File of every weight, except the decoder's."""
     if (folder / INDEX_FILE).is_file():
         places = {name: folder / file for name, file in _read_index(folder).items()}
     elif (folder / WEIGHTS_FILE).is_file():
@@ -213,7 +215,7 @@ def _check_shapes(
     for name, shape in expected.items():
         got = by_file[found[name]].get(names[name])
         if got is None:
-            raise HubError(f"{found[name]}: weight {names[name]} is missing though listed.")
+            raise HubError(f"{found[name]}: weight {names[name]} is listed but missing.")
         if got[0] not in WEIGHT_DTYPES or got[1] != shape:
             raise HubError(
                 f"{found[name]}: {names[name]}: expected shape {shape} in "

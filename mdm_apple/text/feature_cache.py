@@ -1,10 +1,10 @@
 """Text features computed once and kept in a file, so that training needs no encoder in memory.
 
-Enters: captions and a function that encodes them. Leaves: one safetensors file whose features are
-bfloat16 rows without padding, and `FeatureCache`, which reads only the rows asked for.
-Tensors of the file: `features` BF16 (rows, width) and, with one entry per caption in the order of
-their digests, `digests` U8 (n, 32), `starts` I64 (n,) and `lengths` I64 (n,). A digest is the
-SHA-256 of a caption as it was tokenized.
+Input: captions and a function that encodes them. Output: one safetensors file whose features are
+bfloat16 rows without padding, and `FeatureCache`, which reads only the requested rows.
+The file holds `features` BF16 (rows, width) and, with one entry per caption sorted by digest,
+`digests` U8 (n, 32), `starts` I64 (n,) and `lengths` I64 (n,). A digest is the SHA-256 of a
+caption as it was tokenized.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from mdm_apple.text.tokenizer import TextError, TextFeatures, shown, spelled
 Encode = Callable[[list[str]], TextFeatures[NDArray[np.float32]]]
 
 DIGEST_BYTES = 32
-DATA_START = 4096  # the header is written last, into this much room before the first row
+DATA_START = 4096  # the header is written last, into this space before the first row
 TENSOR_DTYPES = {"features": "BF16", "digests": "U8", "starts": "I64", "lengths": "I64"}
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features depend on besides the caption; a cache made with another key is refused."""
+    """What features depend on besides the caption; a cache with another key is refused."""
 
     encoder_sha256: str
     tokenizer_sha256: str
@@ -50,7 +50,7 @@ class FeatureKey:
 
     @classmethod
     def of(cls, text: TextConfig) -> FeatureKey:
-        """The key that a model's text settings ask for; TextError if they name no encoder."""
+        """The key for a model's text settings; TextError if they name no encoder."""
         if not (text.encoder and text.encoder_sha256 and text.tokenizer_sha256):
             raise TextError(
                 "text: feature caches need the encoder, encoder_sha256 and tokenizer_sha256 in "
@@ -65,7 +65,7 @@ class FeatureKey:
         )
 
     def as_metadata(self) -> dict[str, str]:
-        """Text values only, as safetensors wants them."""
+        """The key as text values, which safetensors requires."""
         return {
             "format": "mdm-text-features-1",
             "encoder_sha256": self.encoder_sha256,
@@ -85,10 +85,10 @@ def embed_captions(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Encode every different caption once, and the null prompt, into a cache at `path`.
+    """Encode each distinct caption once, and the null prompt, into a cache at `path`.
 
-    Captions are held in memory, features are not. Batches go from short to long captions, so that
-    little is spent on padding. `progress` receives captions done and in all. Returns their number.
+    Captions are kept in memory, features are not. Batches go from short to long captions, which
+    keeps padding small. `progress` receives the captions done and their total. Returns the total.
     Raises TextError when features have the wrong shape, are not finite or exceed bfloat16.
     """
     unique = {spelled(caption, lowercase=key.lowercase) for caption in captions} | {""}
@@ -114,7 +114,7 @@ def _write_rows(
     values, mask = features.values, features.mask
     if values.shape != (len(captions), mask.shape[-1], key.width) or mask.shape != values.shape[:2]:
         raise TextError(
-            f"features: expected {len(captions)} captions of width {key.width} with their mask, "
+            f"features: expected {len(captions)} captions of width {key.width} with a mask, "
             f"got {values.shape} and {mask.shape}."
         )
     lengths = [int(n) for n in np.count_nonzero(mask, axis=1)]
@@ -158,14 +158,14 @@ class FeatureCache:
     """The features of a cache file, found by caption. Opening reads the index, not the features."""
 
     def __init__(self, path: Path, key: FeatureKey) -> None:
-        """Raises TextError when the file is not a whole cache or was made with another key."""
+        """Raises TextError if the file is not a complete cache or was made with another key."""
         self.path = path
         self.key = key
         views = _mapped(path, key)
         self._features, self._digests = views["features"], views["digests"]
         self._starts, self._lengths = np.array(views["starts"]), np.array(views["lengths"])
         if not _index_inside(self._starts, self._lengths, len(self._features), key.max_tokens):
-            raise TextError(f"{path}: has an impossible index; run `mdm embed` to make it again.")
+            raise TextError(f"{path}: has an invalid index; run `mdm embed` to make it again.")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -174,7 +174,7 @@ class FeatureCache:
         return self._find(caption) is not None
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path, FeatureKey]]:
-        """A worker process opens the file again instead of receiving its contents."""
+        """Pickle the path only: a worker process opens the file again."""
         return FeatureCache, (self.path, self.key)
 
     def lookup(
@@ -182,7 +182,7 @@ class FeatureCache:
     ) -> TextFeatures[NDArray[np.float32]]:
         """Features of captions: values (B, L, width) float32 and mask (B, L), zero-padded.
 
-        L is the longest of them, or `length`. Raises TextError naming a caption that is missing.
+        L is the longest of them, or `length`. Raises TextError for a missing caption.
         """
         entries = [self._entry(caption) for caption in captions]
         longest = max((n for _, n in entries), default=0)
@@ -197,7 +197,9 @@ class FeatureCache:
             values[row, :count] = from_bfloat16(self._features[start : start + count])
             mask[row, :count] = 1
         if not np.isfinite(values).all():
-            raise TextError(f"{self.path}: holds numbers that are not finite; make it again.")
+            raise TextError(
+                f"{self.path}: holds numbers that are not finite; run `mdm embed` to make it again."
+            )
         return TextFeatures(values, mask)
 
     def _entry(self, caption: str) -> tuple[int, int]:
@@ -205,7 +207,7 @@ class FeatureCache:
         if index is None:
             raise TextError(
                 f"{self.path}: no features for the caption {shown(caption)}; "
-                "run `mdm embed` with the captions in use."
+                "run `mdm embed` with these captions."
             )
         return int(self._starts[index]), int(self._lengths[index])
 
@@ -223,10 +225,10 @@ def caption_digest(cleaned: str) -> bytes:
 
 
 def _mapped(path: Path, key: FeatureKey) -> dict[str, NDArray[Any]]:
-    """Check everything but the numbers: names, dtypes, shapes, and the key."""
+    """Check everything except the numbers: names, dtypes, shapes, and the key."""
     if not path.is_file():
-        raise TextError(f"{path}: no such file; make it by `mdm embed`.")
-    broken = f"{path}: not a whole file of text features; run `mdm embed` to make it again."
+        raise TextError(f"{path}: no such file; make it with `mdm embed`.")
+    broken = f"{path}: not a complete file of text features; run `mdm embed` to make it again."
     try:
         mapped = map_tensors(path)
     except TensorFileError:
@@ -263,6 +265,6 @@ def _fits(views: dict[str, NDArray[Any]], key: FeatureKey) -> bool:
 def _index_inside(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], rows: int, max_tokens: int
 ) -> bool:
-    """Whether every entry lies within the features, so that no lookup leaves them."""
+    """Whether every entry lies within the features."""
     inside = (starts >= 0) & (lengths >= 1) & (lengths <= max_tokens)
     return bool((inside & (starts <= rows - lengths)).all())

@@ -1,7 +1,7 @@
 """Where the text features of a model folder come from, found without a framework.
 
-Enters: a model folder and what the caller gave. Leaves: a cache, an encoder that was trained along,
-or a frozen one, with its tokenizer; torch/text and mlx/text load what is named here.
+Input: a model folder and the caller's choices. Output: a cache, an encoder that was trained with
+the model, or a frozen one, with its tokenizer; torch/text and mlx/text load it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def find_text(
     features: Path | None = None,
     encoder_folder: Path | None = None,
 ) -> FeatureCache | TrainedEncoder | FrozenEncoder | None:
-    """What turns captions into features for a model folder; None for a model without text.
+    """The source of text features for a model folder; None for a model without text.
 
-    In this order: a feature cache if one is given, the encoder that was trained with the model,
-    a frozen encoder in `encoder_folder` or fetched beside the model. Raises MdmError with the
-    remedies if there is none of these.
+    The first of these that exists: a given feature cache, the encoder that was trained with the
+    model, a frozen encoder in `encoder_folder` or in the model folder. Raises MdmError with the
+    remedies if there is none.
     """
     text = config.text
     if text is None:
@@ -61,7 +61,7 @@ def find_text(
     source = encoder_folder or folder / ENCODER_FOLDER
     if not source.is_dir():
         raise MdmError(
-            f"{folder}: this model reads features of {text.source}, which is not here; run "
+            f"{folder}: this model needs features from {text.source}, which is missing; run "
             f"`mdm fetch text-encoder --out {folder}`, or give --features made by `mdm embed`."
         )
     if text.encoder is None:
@@ -76,6 +76,6 @@ def check_frozen(source: Path, found: T5Config, config: T5Config) -> None:
     """Refuse an encoder that is not the one a model was trained with."""
     if dataclasses.replace(found, dropout=config.dropout) != config:
         raise MdmError(
-            f"{source}: holds another text encoder than the model was trained with; fetch the one "
+            f"{source}: is not the text encoder that the model was trained with; fetch the one "
             "that its config.json names."
         )

@@ -1,4 +1,4 @@
-"""Relative positions of T5: which bucket of the learned table each pair of tokens falls into."""
+"""Relative positions of T5: the bucket of the learned table for each pair of tokens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 def relative_buckets(length: int, buckets: int, max_distance: int) -> NDArray[np.int64]:
     """Bucket of every key position as seen from every query position: (length, length).
 
-    Half of the buckets for keys behind, half for keys ahead; of each half the near distances have
-    one bucket each and the rest grow logarithmically up to max_distance. For a key at distance d,
-    log(d / near) / log(max_distance / near) is rounded as float32 does, which decides boundaries.
+    Half of the buckets are for keys behind, half for keys ahead. In each half, near distances have
+    one bucket each, and the rest grow logarithmically up to max_distance. For a key at distance d,
+    log(d / near) / log(max_distance / near) is computed in float32, which decides the boundaries.
     """
     positions = np.arange(length)
     offset = positions[None, :] - positions[:, None]  # key minus query

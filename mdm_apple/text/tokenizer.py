@@ -1,8 +1,8 @@
 """Captions to tokens, and the form in which text reaches a network.
 
-Enters: captions as people and files hold them. Leaves: token ids with a mask, or, from an encoder
-(torch/t5, mlx/t5) or a cache (features), `TextFeatures`. Tokens are those of a SentencePiece
-unigram model with T5's special ids. Source: Raffel et al. 2020 (arXiv:1910.10683).
+Input: raw captions. Output: token ids with a mask, or `TextFeatures` from an encoder (torch/t5,
+mlx/t5) or a cache (feature_cache). Tokens come from a SentencePiece unigram model with T5's special
+ids. Source: Raffel et al. 2020 (arXiv:1910.10683).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TextError(MdmError):
 
 @dataclass(frozen=True, eq=False)
 class TextFeatures(Generic[Array]):
-    """What a text encoder leaves: arrays of numpy or of one backend.
+    """Output of a text encoder: arrays of numpy or of one backend.
 
     values (B, L, D), zero where the mask is; mask (B, L), 1 for tokens, 0 for padding.
     """
@@ -54,9 +54,9 @@ class TokenBatch:
 
 
 def spelled(caption: str, *, lowercase: bool) -> str:
-    """The caption as it is tokenized: cleaned, and in lower case where asked.
+    """The caption as it is tokenized: cleaned, and in lower case if requested.
 
-    Lower-casing goes character by character: without context it is the same in every language.
+    Lower-casing works character by character: without context, all implementations agree.
     Raises TextError for something that is not text or is longer than MAX_CAPTION_CHARACTERS.
     """
     if not isinstance(caption, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -79,7 +79,7 @@ class Tokenizer:
     """A SentencePiece model with pad 0, eos 1, unk 2. `model` are the bytes of its file."""
 
     def __init__(self, model: bytes, *, lowercase: bool = False, where: str = "tokenizer") -> None:
-        """Raises TextError when the bytes are not such a model; `where` names them there."""
+        """Raises TextError if the bytes are not such a model; `where` names them in the message."""
         self.model = model
         self.lowercase = lowercase
         self.sha256 = hashlib.sha256(model).hexdigest()
@@ -90,7 +90,7 @@ class Tokenizer:
     def load(
         cls, path: Path, *, lowercase: bool = False, expected_sha256: str | None = None
     ) -> Tokenizer:
-        """Read a model file of at most MAX_TOKENIZER_BYTES, of a known hash if one is given."""
+        """Read a model file of at most MAX_TOKENIZER_BYTES, and check its hash if one is given."""
         model = _read_limited(path)
         if expected_sha256 is not None:
             found = hashlib.sha256(model).hexdigest()
@@ -106,7 +106,7 @@ class Tokenizer:
             file.write(self.model)
 
     def tokens(self, caption: str, max_tokens: int) -> list[int]:
-        """Ids of one caption, eos included: at most max_tokens, the last one always eos."""
+        """Ids of one caption, at most max_tokens including the final eos."""
         in_range("max_tokens", max_tokens, 1, error=TextError)
         text = spelled(caption, lowercase=self.lowercase)
         ids = cast(list[int], self._processor.encode(text))
@@ -115,7 +115,7 @@ class Tokenizer:
     def encode(
         self, captions: Sequence[str], max_tokens: int, *, pad_to_max: bool = False
     ) -> TokenBatch:
-        """Token ids of several captions; the empty caption, eos alone, is the null prompt.
+        """Token ids of several captions; the empty caption (only eos) is the null prompt.
 
         L is the longest of the batch, or max_tokens with pad_to_max.
         """
@@ -136,7 +136,7 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a unigram model of at most vocab_size pieces on the captions; write it to `path`.
 
-    The same captions in the same order give the same bytes. Few captions give fewer pieces.
+    The same captions in the same order give the same bytes. A small set gives fewer pieces.
     Source: Kudo 2018 (arXiv:1804.10959).
     """
     import sentencepiece
@@ -161,7 +161,7 @@ def train_tokenizer(
             eos_id=EOS_ID,
             unk_id=UNK_ID,
             bos_id=-1,
-            minloglevel=2,  # its progress report is not ours
+            minloglevel=2,  # suppress its own progress report
         )
     except (RuntimeError, OSError) as error:
         raise TextError(
@@ -199,16 +199,16 @@ def _load_processor(model: bytes, where: str) -> Any:
     except (RuntimeError, OSError):
         loaded = False
     if not loaded:
-        raise TextError(f"{where}: not a SentencePiece model; expected one as T5 has it.")
+        raise TextError(f"{where}: not a SentencePiece model; expected one like T5's.")
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if ids != (PAD_ID, EOS_ID, UNK_ID):
         raise TextError(
             f"{where}: expected a SentencePiece model with pad {PAD_ID}, eos {EOS_ID}, "
-            f"unk {UNK_ID} as T5 has them, got {', '.join(map(str, ids))}."
+            f"unk {UNK_ID} as in T5, got {', '.join(map(str, ids))}."
         )
     return processor
 
 
 def _reason(error: Exception) -> str:
-    """The part of a SentencePiece message that says something: after the source line, if any."""
+    """The useful part of a SentencePiece message: after the source line, if any."""
     return str(error).rpartition("] ")[2].strip().rstrip(".") or "too little text"

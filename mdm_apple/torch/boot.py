@@ -28,16 +28,16 @@ from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 
 Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
-# what is known of a batch -> its guided predictions
+# data of a batch -> its guided predictions
 OpenTeacher = Callable[[BootBatch, Text], Teacher]
 
 
 class TorchBootLearner(TorchLearner[BootBatch]):
-    """Learns to jump where a teacher walks.
+    """Trains a student to jump where its teacher takes many steps.
 
     Args:
         net: the student, on its device. teacher: see `network_teacher`.
-        config: of the student. encode: captions to features, frozen; None without text.
+        config: the student's. encode: maps captions to features, frozen; None without text.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class TorchBootLearner(TorchLearner[BootBatch]):
         return Losses(parts.per_sample.mean(), parts.mse, parts.seen, extra)
 
     def _jump(self, batch: BootBatch, text: Text) -> Jump:
-        """The student as it is now; each call is an autocast of its own.
+        """The current student; each call has its own autocast.
 
-        Autocast keeps cast weights until it ends: one that began without gradients would leave
-        the others without.
+        Autocast caches cast weights until it ends: if it began without gradients, later calls
+        would have none either.
         """
         guidance = torch.from_numpy(batch.guidance).to(self.device)
         weight = guidance if self.config.distilled and self.config.distilled.guidance else None
@@ -102,10 +102,10 @@ class TorchBootLearner(TorchLearner[BootBatch]):
 
 
 def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -> OpenTeacher:
-    """A network as a teacher, with classifier-free guidance by the weights of the batch.
+    """A network as a teacher, with classifier-free guidance at the weights of the batch.
 
-    The two prompts are two calls: as one batch, the first rows of a mixed one would no longer be
-    its first.
+    The two prompts need two calls: joined into one batch, the first rows of a mixed batch would no
+    longer come first.
     """
     ops, device = TorchOps(), next(net.parameters()).device
     with torch.no_grad():
@@ -135,7 +135,7 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
 def open_boot_learner(
     config: ModelConfig, job: DistillJob, device: torch.device | None = None
 ) -> TorchBootLearner:
-    """A learner whose student has its teacher's weights; `distill.OpenBootLearner` for torch."""
+    """A learner whose student starts as its teacher; `distill.OpenBootLearner` for torch."""
     rank, _ = process_rank()
     device = device or default_device(rank)
     teacher = open_network(job.teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -156,7 +156,7 @@ def student_of(teacher: UNet, config: ModelConfig) -> UNet:
 
 
 def load_teacher(net: UNet, weights: Mapping[str, Tensor]) -> None:
-    """Load a teacher's weights strictly, but for the inputs that only a student has."""
+    """Load a teacher's weights strictly, except for the inputs that only a student has."""
     found = net.load_state_dict(dict(weights), strict=False)
     missing = [name for name in found.missing_keys if not is_students_own(name)]
     if found.unexpected_keys or missing:

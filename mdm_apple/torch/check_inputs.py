@@ -11,7 +11,7 @@ from mdm_apple.config.network import UNetConfig
 
 
 def checked_text(config: UNetConfig, features: Tensor | None, mask: Tensor | None) -> Tensor:
-    """The features, if their shape and the mask's fit. Raises ValueError."""
+    """Return the features if their shape and the mask's fit. Raises ValueError."""
     shapes = [None if x is None else tuple(x.shape) for x in (features, mask)]
     check_text_shapes(config, *shapes)
     assert features is not None
@@ -21,7 +21,7 @@ def checked_text(config: UNetConfig, features: Tensor | None, mask: Tensor | Non
 def check_inputs(
     config: UNetConfig, x_t: Sequence[Tensor], times: Tensor, text_features: Tensor | None
 ) -> None:
-    """Refuse images of the wrong count, shape or batch, and text of another. Raises ValueError."""
+    """Refuse images of the wrong count, shape or batch, and text of a different batch."""
     shapes = [tuple(x.shape) for x in x_t]
     check_image_shapes(
         config, shapes, len(times), None if text_features is None else len(text_features)

@@ -1,7 +1,7 @@
-"""FID and CLIP score, whose networks are fetched from their makers when a machine first asks.
+"""FID and CLIP score; their networks are downloaded from their makers on first use.
 
-Enters: real and made pictures, batch by batch, with their captions. Leaves: one number each, over
-all of them. Both networks were trained on photographs; of drawings they say little.
+Input: real and generated pictures, batch by batch, with their captions. Output: one number each,
+over all pictures. Both networks were trained on photographs and say little about drawings.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from mdm_apple.config.types import Images
 from mdm_apple.errors import MdmError, require
 
 CLIP = "openai/clip-vit-base-patch16"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # mean and deviation of CLIP's training pictures
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class FrechetInception:
     """Fréchet distance of Inception features (Heusel et al. 2017, arXiv:1706.08500).
 
-    It falls with the number of pictures: compare equal counts only.
+    It falls as the number of pictures grows: compare equal counts only.
 
     Args:
-        network: features of pictures in [0, 1], (N, 3, H, W) to (N, F), with `num_features`; None
-            for the 2,048 pooled ones of the usual Inception, whose weights are downloaded.
+        network: maps pictures (N, 3, H, W) in [0, 1] to features (N, F), and has `num_features`;
+            None: the 2,048 pooled features of the usual Inception, whose weights are downloaded.
     """
 
     name = "fid_inception"
@@ -45,8 +45,8 @@ class FrechetInception:
             raise MdmError(f"inception: its weights could not be fetched: {error}.") from error
 
     def add(self, real: Images, made: Images, captions: Sequence[str]) -> None:
-        """Take in pictures, (N, 3, side, side) in [-1, 1]."""
-        del captions  # names play no part
+        """Add pictures, (N, 3, side, side) in [-1, 1]."""
+        del captions  # captions play no part
         for pictures, is_real in ((real, True), (made, False)):
             self._metric.update(_unit(pictures), real=is_real)
 
@@ -58,7 +58,7 @@ class ClipScore:
     """Mean of 100 max(cos, 0) between picture and caption (Hessel et al. 2021, arXiv:2104.08718).
 
     Args:
-        model, tokenizer: a CLIP of the package transformers, and its tokenizer.
+        model, tokenizer: a CLIP from the package transformers, and its tokenizer.
     """
 
     name = "clip_score"
@@ -79,7 +79,7 @@ class ClipScore:
 
     @torch.no_grad()
     def add(self, real: Images, made: Images, captions: Sequence[str]) -> None:
-        """Take in made pictures, (N, 3, side, side) in [-1, 1], and what they should show."""
+        """Add generated pictures, (N, 3, side, side) in [-1, 1], and their captions."""
         del real
         side = self._model.config.vision_config.image_size
         words = self._tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
@@ -100,5 +100,5 @@ class ClipScore:
 
 
 def _unit(pictures: Images) -> torch.Tensor:
-    """From [-1, 1] to [0, 1]."""
+    """Map [-1, 1] to [0, 1]."""
     return (torch.from_numpy(np.ascontiguousarray(pictures)).clamp(-1, 1) + 1) / 2

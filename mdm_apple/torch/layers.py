@@ -1,6 +1,6 @@
 """The layers of a Matryoshka UNet in PyTorch, channels first.
 
-Attribute names are those of Apple's published checkpoints, so a state dict loads strictly.
+Attribute names match Apple's published checkpoints, so a state dict loads strictly.
 Sources: Gu et al. 2023 (arXiv:2310.15111) for the network, Perez et al. 2018 (arXiv:1709.07871)
 for the modulation by time (FiLM).
 """
@@ -34,7 +34,7 @@ def zeroed(layer: Layer) -> Layer:
 def sinusoid(values: Tensor, width: int) -> Tensor:
     """Sine then cosine of `values` (B,) at width/2 frequencies: (B, width), always fp32.
 
-    The exponent runs over k / (width / 2), not over k / (width / 2 - 1) as in some other code.
+    The exponent is k / (width / 2), not k / (width / 2 - 1) as in some other code.
     """
     half = width // 2
     steps = torch.arange(half, device=values.device, dtype=torch.float32)
@@ -43,7 +43,7 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
 
 
 def embed_scalar(values: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
-    """Sinusoid, Linear, SiLU, Linear in fp32 whatever the surrounding precision: (B,) to (B, D)."""
+    """Sinusoid, Linear, SiLU, Linear, always in fp32: (B,) to (B, D)."""
     with torch.autocast(values.device.type, enabled=False):
         hidden = F.silu(_linear_fp32(first, sinusoid(values, first.in_features)))
         return _linear_fp32(second, hidden)
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, temb: Tensor, skip: Tensor | None = None) -> Tensor:
         """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W).
 
-        skip: the last channels of the input, where they are not in x.
+        skip: the last channels of the input, if they are not in x.
         """
         parts = (x,) if skip is None else (x, skip)
         film = self.time_layer(F.silu(temb).to(self.time_layer.weight.dtype))
@@ -149,7 +149,7 @@ def as_image(rows: Tensor, like: Tensor) -> Tensor:
 
 def pointwise(conv: nn.Module, rows: Tensor) -> Tensor:
     """A 1x1 convolution as a matrix product over pixels: (B, HW, C) to (B, HW, C_out)."""
-    if not isinstance(conv, nn.Conv2d):  # packed for inference: takes rows as it is
+    if not isinstance(conv, nn.Conv2d):  # packed for inference: takes rows directly
         return conv(rows)
     return F.linear(rows, conv.weight[:, :, 0, 0], conv.bias)
 
@@ -197,8 +197,8 @@ class SelfAttention1D(nn.Module):
 def attendable(mask: Tensor) -> Tensor:
     """Boolean (B, 1, 1, L) for attention from a boolean (B, L).
 
-    A fully masked row attends everywhere instead: softmax stays finite, and since masked values
-    are zeroed by the caller the result is zero.
+    A fully masked row attends everywhere instead: softmax stays finite, and the result is zero
+    because the caller zeroes masked values.
     """
     return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
 
@@ -259,7 +259,7 @@ class TemporalAttention(nn.Module):
         self.mlp = MLP(channels)
 
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """x (B T, C, H, W) with the T frames of each of `samples` = B in a row."""
+        """x (B T, C, H, W), with the T frames of each of the `samples` = B in sequence."""
         h = self.down_conv(x)
         rows, channels, height, width = h.shape
         frames = rows // samples

@@ -32,20 +32,20 @@ from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of some rows, and its parts: squared errors per level (rows,), and rows seen."""
+    """The loss of some rows and its parts: squared errors per level (rows,), and rows seen."""
 
     total: Tensor
     mse: list[Tensor]
     seen: list[int]
-    extra: dict[str, Tensor] = field(default_factory=dict)  # logged beside them
+    extra: dict[str, Tensor] = field(default_factory=dict)  # logged as well
 
 
 class TorchLearner(ABC, Generic[Rows]):
-    """Network, optional text encoder, AdamW and their averages; what they learn is `losses`.
+    """Network, optional text encoder, AdamW and their averages; `losses` is the objective.
 
     Args:
-        net: on its device already. encoder: trained along when given.
-        encode: captions to features, through `encoder` or from a cache; None without text.
+        net: already on its device. encoder: trained with the network, if given.
+        encode: maps captions to features, through `encoder` or from a cache; None without text.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TorchLearner(ABC, Generic[Rows]):
         encode: EncodeText | None = None,
         encoder: nn.Module | None = None,
     ) -> None:
-        # before the optimiser: a layout that changes later would no longer be that of its moments
+        # before the optimiser: the layout of its moments must stay the weights' layout
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.encoder, self._encode = net, encoder, encode
         self.config, self.train = config, train
@@ -129,7 +129,7 @@ class TorchLearner(ABC, Generic[Rows]):
 
     @contextmanager
     def averaged(self) -> Generator[TorchRuntime]:
-        """The network with its averaged weights, for sampling while this lasts."""
+        """A context in which the network has its averaged weights, for sampling."""
         self._set_mode(training=False)
         self._swap_averages()
         try:
@@ -267,13 +267,13 @@ class Objective:
         times: NDArray[np.int64],
         ops: TorchOps,
     ) -> LossParts:
-        """times (B,) as the network receives them; the table index is one more."""
+        """times (B,): the network's input; the table index is one more."""
         tables = [t[times + 1].astype(np.float32) for t in self._schedule.tables]
         alpha_bar = [torch.from_numpy(t).to(self._device)[:, None, None, None] for t in tables]
         return nested_loss(network, x0, eps, alpha_bar, self._config, self._scales, ops)
 
     def sample_weights(self, times: NDArray[np.int64]) -> Tensor | None:
-        """Weights (B,) of whole samples, where the configuration asks for the variational ones."""
+        """Weights (B,) of whole samples, if the configuration uses variational weighting."""
         if self._config.loss_weighting != "vdm":
             return None
         weights = vdm_weights(self._schedule.base)[times + 1].astype(np.float32)
@@ -281,7 +281,7 @@ class Objective:
 
 
 def process_rank() -> tuple[int, int]:
-    """Rank and number of processes; starts torch.distributed when torchrun asks for it."""
+    """Rank and number of processes; starts torch.distributed under torchrun."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return 0, 1
     if not dist.is_initialized():

@@ -16,7 +16,7 @@ from mdm_apple.torch.unet import UNet
 
 
 def open_network(folder: Path) -> UNet:
-    """The network of a model folder with its averaged weights where there are some, on the CPU."""
+    """The network of a model folder on the CPU, with its averaged weights if there are any."""
     config = model_folder.load_model_config(folder)
     weights = model_folder.load_weights(folder, model_folder.averaged(folder, "model"))
     net = build_on_meta(config.model)
@@ -33,7 +33,7 @@ def open_runtime(
     encoder_folder: Path | None = None,
     device: torch.device | None = None,
 ) -> TorchRuntime:
-    """Everything that sampling needs from a model folder."""
+    """Load everything that sampling needs from a model folder."""
     device = device or default_device()
     config = model_folder.load_model_config(folder)
     net = open_network(folder)

@@ -16,7 +16,7 @@ from mdm_apple.torch.unet import BlockKeysValues, UNet
 
 
 class NestedUNet(UNet):
-    """An outer level and everything inside it; the interface is that of `UNet`."""
+    """An outer level and everything inside it, with the interface of `UNet`."""
 
     def __init__(self, config: UNetConfig, nested: bool = False) -> None:
         super().__init__(config, nested)
@@ -50,7 +50,7 @@ class NestedUNet(UNet):
         own_mask = None if mask is None else mask[:rows]
         grid_in, grid_inner = self._frame_grids()
 
-        # 1. this level's image, and what came from above
+        # 1. this level's image, and the features from above
         x = unfold(x_t[0], grid_in)
         if self.config.normalize_input:
             x = x / x.flatten(1).std(dim=1)[:, None, None, None]
@@ -77,7 +77,7 @@ class NestedUNet(UNet):
         return [prediction, *predictions], fold(h, grid_in)
 
     def _frame_grids(self) -> tuple[int, int]:
-        """Side of the square of frames that tiles this level's images, and the inner level's."""
+        """Frames per side of the square that tiles this level's images, and the inner level's."""
         if not self.config.temporal:
             return 1, 1
         scales = self.config.scales
@@ -104,12 +104,12 @@ def fold(x: Tensor, grid: int) -> Tensor:
 
 
 def build_unet(config: UNetConfig, nested: bool = False) -> UNet:
-    """The network of a configuration: `NestedUNet` where there is an inner level, else `UNet`."""
+    """The network of a configuration: `NestedUNet` if there is an inner level, else `UNet`."""
     return (NestedUNet if config.inner else UNet)(config, nested)
 
 
 def build_on_meta(config: UNetConfig) -> UNet:
-    """The network without memory for its weights: for counting, and for loading by assignment."""
+    """The network without memory for weights: for counting, and for loading by assignment."""
     with torch.device("meta"):
         return build_unet(config)
 

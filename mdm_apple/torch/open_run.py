@@ -26,7 +26,7 @@ def open_learner(
     start: Start,
     device: torch.device | None = None,
 ) -> TorchPictureLearner:
-    """A learner with fresh weights, or those of `start`; `fit.OpenLearner` for torch."""
+    """A learner with fresh weights or the weights of `start`; `run.OpenLearner` for torch."""
     rank, _ = process_rank()
     device = device or default_device(rank)
     torch.manual_seed(job.train.seed)
@@ -39,14 +39,14 @@ def open_learner(
 
 
 def default_device(rank: int = 0) -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """This process's GPU if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load_part(net: UNet, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Load weights strictly, or, where they are a smaller model's, strictly into its level."""
+    """Load weights strictly; a smaller model's weights go strictly into its level."""
     incompatible = net.load_state_dict(to_torch(weights), strict=False)
     prefix = common_prefix(weights)
     missing = [key for key in incompatible.missing_keys if key.startswith(prefix)]

@@ -16,7 +16,7 @@ class TorchOps:
         return x.clamp(low, high)
 
     def abs_quantile(self, x: Tensor, q: float) -> Tensor:
-        # by sorting: torch.quantile refuses inputs above 16 M elements
+        # sorted, because torch.quantile refuses inputs above 16 M elements
         values = x.abs().flatten(1).float().sort(dim=1).values
         position = q * (values.shape[1] - 1)
         low = int(position)

@@ -30,8 +30,8 @@ class TorchRuntime:
     """Network, text and device of one loaded model.
 
     Args:
-        net: weights in place. encode: captions to features and mask; None without text.
-        precision: of convolutions and matrix products; embeddings, norms and the sampler stay fp32.
+        net: with its weights. encode: maps captions to features and mask; None without text.
+        precision: for convolutions and matrix products; embeddings, norms and sampler stay fp32.
         packed: see `prepare`.
     """
 
@@ -53,7 +53,7 @@ class TorchRuntime:
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
-        """See `generate.Runtime`. Guidance runs as one batch, unconditional rows first."""
+        """See `generate.Runtime`. Guidance is one batch with the unconditional rows first."""
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
@@ -73,7 +73,7 @@ class TorchRuntime:
         return denoise
 
     def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
-        """See `generate.StudentRuntime`. The weight is an input: one evaluation, not two."""
+        """See `generate.StudentRuntime`. Guidance is an input: one evaluation, not two."""
         config, rows = self.config, len(prompts)
         level = self.net.level_modules()[first_level]
         conditioning = self._condition(level, [p.text for p in prompts])
@@ -91,7 +91,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
-        """What captions contribute, once for all timesteps."""
+        """The captions' contribution, computed once for all timesteps."""
         text = self._encode(captions) if self._encode else (None, None)
         return level.condition(*text)
 
@@ -105,10 +105,10 @@ class TorchRuntime:
 def prepare(
     net: UNet, device: torch.device, precision: Precision = "fp32", packed: bool = False
 ) -> UNet:
-    """The network on a device for inference: channels last, reduced precision where it is safe.
+    """Put the network on a device for inference: channels last, reduced precision where safe.
 
     Args:
-        packed: reorder weights for good where the device gains from it; no training afterwards.
+        packed: reorder weights permanently if that is faster on the device; no training afterwards.
     """
     net = net.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if precision != "fp32":

@@ -1,8 +1,8 @@
 """The encoder of a T5 in PyTorch: token ids to text features.
 
-Attribute names are those of Hugging Face's T5EncoderModel, so that its weights load strictly.
-Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; gated feed-forward of Shazeer 2020
-(arXiv:2002.05202); both kinds are in use: relu in T5, gated-gelu in T5 1.1 and flan-T5.
+Attribute names match Hugging Face's T5EncoderModel, so that its weights load strictly.
+Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; gated feed-forward from Shazeer 2020
+(arXiv:2002.05202). Both kinds are in use: relu in T5, gated-gelu in T5 1.1 and flan-T5.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdm_apple.text.encoder_folder import read_encoder_folder
 from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.text.tokenizer import TextError, TextFeatures, TokenBatch
 
-MASKED = -3e4  # added to logits: no weight is left, and finite in fp16 too
+MASKED = -3e4  # added to logits: leaves no weight, and is finite in fp16 too
 
 
 class RMSNorm(nn.Module):
@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
 
 
 class DenseReluDense(nn.Module):
-    """Feed-forward of either kind; the name is that of the first T5."""
+    """Feed-forward of either kind, under its name in the first T5."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """The blocks; the relative position table of the first one serves all."""
+    """The blocks; the first block's relative position table serves all."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L)."""
         bias = self.attention_bias(mask)
-        x = self.dropout(x.float())  # the residual sum stays fp32, it outgrows fp16 in large models
+        x = self.dropout(x.float())  # the residual sum stays fp32: it exceeds fp16 in large models
         for block in self.block:
             x = block(x, bias)
         return self.dropout(self.final_layer_norm(x))
@@ -150,7 +150,7 @@ class Stack(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Encoder half of a T5, initialised as the paper's code does; trains from there."""
+    """Encoder half of a T5, trainable, initialised as in the paper's code."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -166,9 +166,9 @@ class T5Encoder(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Normal weights that keep activations near 1 without the usual scaling of the logits.
+    """Normal weights that keep activations near 1 without the usual scaling of logits.
 
-    Queries alone carry the 1/sqrt(head width). Source: the initialisation of mesh-tensorflow's T5.
+    Only queries carry the 1/sqrt(head width). Source: the initialisation of mesh-tensorflow's T5.
     """
     if isinstance(module, SelfAttention):
         width, inner = module.q.in_features, module.q.out_features
@@ -211,7 +211,7 @@ def load_hf_encoder(
 ) -> tuple[T5Config, dict[str, Tensor]]:
     """Configuration and weights of a T5 in a local Hugging Face folder, cast to `dtype` if given.
 
-    Raises HubError unless the folder holds exactly one encoder; a decoder beside it is ignored.
+    Raises HubError unless the folder holds exactly one encoder; a decoder is ignored.
     """
     from safetensors import safe_open
 
@@ -229,7 +229,7 @@ def load_hf_encoder(
 
 
 def encoder_from_state(config: T5Config, state: dict[str, Tensor]) -> T5Encoder:
-    """A frozen encoder in evaluation mode that takes over the tensors of a state dict, uncopied."""
+    """A frozen encoder in evaluation mode that uses the tensors of a state dict without a copy."""
     with torch.device("meta"):
         encoder = T5Encoder(config)
     encoder.load_state_dict(state, strict=True, assign=True)

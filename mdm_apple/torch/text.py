@@ -18,7 +18,7 @@ from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text
 from mdm_apple.text.tokenizer import TextFeatures, Tokenizer
 from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder, text_features
 
-# captions -> features (B, L, text_dim) and mask (B, L); gradients flow where the encoder learns
+# captions -> features (B, L, text_dim) and mask (B, L); gradients flow into a trainable encoder
 EncodeText = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
@@ -34,7 +34,7 @@ def through_encoder(encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) 
 
 
 def through_cache(cache: FeatureCache, text: TextConfig, device: torch.device) -> EncodeText:
-    """Features computed by `mdm embed`, so that the encoder is never in memory."""
+    """Features computed by `mdm embed`; the encoder is never in memory."""
 
     def encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         found = cache.lookup(captions, length=text.max_tokens)
@@ -51,9 +51,9 @@ def open_text(
     features: Path | None = None,
     encoder_folder: Path | None = None,
 ) -> EncodeText | None:
-    """What turns captions into features for a model folder; None for a model without text.
+    """The function from captions to features for a model folder; None for a model without text.
 
-    See `text_source.find_text` for where it is looked for, and what is raised.
+    See `source.find_text` for the places searched, and the exceptions.
     """
     source = find_text(folder, config, features=features, encoder_folder=encoder_folder)
     if source is None or config.text is None:
@@ -71,9 +71,9 @@ def open_text(
 def open_frozen_text(
     folder: Path, config: ModelConfig, encoder_folder: Path | None = None
 ) -> Callable[[list[str]], TextFeatures[NDArray[np.float32]]]:
-    """The same as NumPy arrays and without gradients, for `features.embed_captions`."""
+    """The same, as NumPy arrays and without gradients, for `feature_cache.embed_captions`."""
     encode = open_text(folder, config, torch.device("cpu"), encoder_folder=encoder_folder)
-    assert encode is not None, "asked for a model with text only"
+    assert encode is not None, "called only for a model with text"
 
     @torch.inference_mode()
     def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
@@ -86,14 +86,14 @@ def open_frozen_text(
 def load_frozen_encoder(
     source: Path, config: T5Config, dtype: torch.dtype | None = None
 ) -> T5Encoder:
-    """The encoder of a Hugging Face folder, which must be the one that `config` describes."""
+    """The encoder of a Hugging Face folder, which must match `config`."""
     found, state = load_hf_encoder(source, dtype)
     check_frozen(source, found, config)
     return encoder_from_state(config, state)
 
 
 def load_trained_encoder(folder: Path, config: T5Config) -> T5Encoder:
-    """The encoder that was trained with the denoiser, its averaged weights where there are some."""
+    """The encoder that was trained with the denoiser, with averaged weights if there are any."""
     weights = model_folder.load_weights(folder, model_folder.averaged(folder, "text_encoder"))
     state = {name: torch.from_numpy(value) for name, value in weights.items()}
     return encoder_from_state(config, state)

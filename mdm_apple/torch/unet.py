@@ -1,8 +1,8 @@
 """One level of the nest: a UNet over noisy images, timesteps and text.
 
-The forward pass is three calls, so that a sampler does the first two once:
-`condition` (per prompt: pooled text, cross-attention keys and values), `embed` (per timestep),
-`denoise` (per step). `forward` is all three.
+The forward pass has three parts, each run only as often as needed: `condition` (per prompt: pooled
+text, cross-attention keys and values), `embed` (per timestep), `denoise` (per step). `forward` does
+all three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BlockKeysValues = tuple[KeysValues, ...]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prompt contributes, whatever the timestep. B rows each.
+    """A prompt's contribution, the same for all timesteps. B rows each.
 
     pooled: (B, D) added to every time embedding. mask: (B, 1, 1, L), True where attended, or None.
     keys_values: per level, per block, per attention layer.
@@ -193,7 +193,7 @@ class UNet(nn.Module):
     def condition(
         self, text_features: Tensor | None, text_mask: Tensor | None = None
     ) -> Conditioning:
-        """Everything a prompt contributes, computed once for all timesteps.
+        """A prompt's contribution, computed once for all timesteps.
 
         Args:
             text_features: (B, L, text_dim), or None for a network without text.
@@ -212,7 +212,7 @@ class UNet(nn.Module):
     def encode_text(
         self, text_features: Tensor, text_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pooled text (B, D), features (B, L, width) and the boolean mask that attention obeys."""
+        """Pooled text (B, D), features (B, L, width) and the boolean mask for attention."""
         config = self.config
         h = self.lm_proj(text_features) if hasattr(self, "lm_proj") else text_features
         mask = None if text_mask is None else text_mask.bool()
@@ -220,7 +220,7 @@ class UNet(nn.Module):
         if config.num_text_head_layers:
             for layer in self.lm_head:
                 h = layer(h, attention_mask)
-        # head layers without masking have mixed padding into every token: then pool over all
+        # unmasked head layers mix padding into every token, so pool over all of them
         pool_mask = attention_mask if config.num_text_head_layers else mask
         return self.cond_emb(_pool(h, pool_mask)), h, attention_mask
 
@@ -231,13 +231,13 @@ class UNet(nn.Module):
         return tuple(block.keys_values(features, mask) for block in self.run_blocks())
 
     def run_blocks(self) -> list[Block]:
-        """Blocks in the order in which a forward pass runs them."""
+        """Blocks in the order of a forward pass."""
         down, up = _blocks(self.down_blocks), _blocks(self.up_blocks)
         runs_middle = self.config.inner is None and self.config.mid_blocks
         return [*down, *(_blocks(self.mid_blocks) if runs_middle else []), *up]
 
     def level_modules(self) -> list[UNet]:
-        """This level and those inside it, highest resolution first."""
+        """This level and the levels inside it, highest resolution first."""
         return [self]
 
     # --- once per timestep ----------------------------------------------------------------
@@ -252,9 +252,9 @@ class UNet(nn.Module):
         """Time and micro embeddings of each level, without the text: a list of (B, D), fp32.
 
         Args:
-            times: (B,) what the network receives, 0 .. num_steps - 1 (table index minus one).
+            times: (B,), the network's input, 0 to num_steps - 1 (table index minus one).
             micros: values (B,) by name; a missing name takes its default.
-            target_times, guidance: (B,) inputs of a distilled student only.
+            target_times, guidance: (B,), inputs of a distilled student only.
         """
         return [
             level.embed_level(times, micros or {}, target_times, guidance)
@@ -293,8 +293,8 @@ class UNet(nn.Module):
         """Prediction for every level.
 
         Args:
-            x_t: one (B_i, 3, H_i, W_i) per level, highest first; B_i may only grow downwards.
-            tembs: from `embed`. conditioning: from `condition`. Both hold the last level's rows.
+            x_t: one (B_i, 3, H_i, W_i) per level, highest first; B_i may only grow at lower levels.
+            tembs: from `embed`. conditioning: from `condition`. Both have the last level's rows.
         """
         if conditioning.pooled is not None:
             tembs = [temb + conditioning.pooled for temb in tembs]
@@ -311,7 +311,7 @@ class UNet(nn.Module):
         keys_values: tuple[tuple[BlockKeysValues, ...], ...],
         mask: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """This level and all inside: predictions highest first, and the last hidden state."""
+        """This level and all inside it: predictions, highest first, and the last hidden state."""
         (temb,), (text,) = tembs, keys_values
         h = self.conv_in(x_t[0].to(self.conv_in.weight.dtype))
         if features is not None:
@@ -404,7 +404,7 @@ def _blocks(modules: nn.ModuleList) -> list[Block]:
 
 
 def micro_value(name: str, value: Tensor, default: float) -> Tensor:
-    """What is embedded: `scale` capped at its default, any other micro-condition times 1000."""
+    """The value to embed: `scale` capped at its default, any other micro-condition times 1000."""
     return value.clamp(max=default) if name == "scale" else value * 1000
 
 

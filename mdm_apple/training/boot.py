@@ -1,14 +1,15 @@
-"""BOOT: a student that jumps where its teacher walks, learned from noise and captions alone.
+"""BOOT: a student that jumps where its teacher takes many steps, learned without pictures.
 
 Gu et al. 2023 (arXiv:2306.05544), here for a nest: all levels jump at once, with one coefficient,
-because the shift between their log-SNRs is constant. A student Y(z_u, u, s) is told a noisy state z
-of table index u (`start`) and answers with the mean of the clean estimates that its teacher would
-make on the way to index s (`target`); `arithmetic.dpmpp_step` with it lands at s. Its target is its
-own answer for a nearer t, moved by the teacher's estimate there (`schedule.mean_share`). With u at
-the end of the table only, this is BOOT; with later starts too, it is a flow map for a few steps.
+because the shift between their log-SNRs is constant. A student Y(z_u, u, s) receives a noisy state
+z at table index u (`start`). It predicts the mean of the clean estimates that its teacher would
+make on the way to index s (`target`); `arithmetic.dpmpp_step` with this mean lands at s. The
+training target is the student's own answer for a nearer t, moved by the teacher's estimate there
+(`schedule.mean_share`). If u is always the end of the table, this is BOOT; with later starts too,
+it is a flow map for a few steps.
 
-The student predicts as its teacher does, v at z_u: Y = alpha_u z_u - sigma_u v. With extra inputs
-that begin at zero it therefore starts as its teacher's estimate at u, whatever the target.
+The student predicts v at z_u, like its teacher: Y = alpha_u z_u - sigma_u v. Its extra inputs begin
+at zero, so at first it returns its teacher's estimate at u for every target.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ Teacher = Callable[[Sequence[Array], Indices], Sequence[Array]]
 class BootConfig:
     """How a student learns."""
 
-    flow_map: int = 1  # starts that it learns to jump from: 1 is BOOT, K serves up to K steps
-    guidance: tuple[float, ...] = (1.0, 6.0)  # smallest and largest weight it is shown
+    flow_map: int = 1  # number of starts to jump from: 1 is BOOT, K allows up to K steps
+    guidance: tuple[float, ...] = (1.0, 6.0)  # smallest and largest weight in training
     stride: float = 0.05  # teacher's step, as a share of the table
-    boundary_share: float = 0.2  # rows that learn the answer at their start itself
-    later_share: float = 0.5  # rows that start later than at pure noise; flow maps only
-    consistency_weight: float = 0.1  # of the squared difference between pooled neighbours
+    boundary_share: float = 0.2  # share of rows that learn the answer at their start itself
+    later_share: float = 0.5  # share of rows that start after pure noise; flow maps only
+    consistency_weight: float = 0.1  # weight of the squared difference between pooled neighbours
 
     def __post_init__(self) -> None:
         in_range("flow-map", self.flow_map, 1, 64, what="starts")
@@ -72,9 +73,9 @@ class BootConfig:
 
 
 def student_config(teacher: ModelConfig, config: BootConfig) -> ModelConfig:
-    """The configuration of a teacher's student; raises ConfigError where there can be none."""
+    """The configuration of a teacher's student; raises ConfigError if there can be none."""
     if teacher.model.student is not None:
-        raise ConfigError("teacher: is a student itself; give the model that it learned from.")
+        raise ConfigError("teacher: is itself a student; give the model that it learned from.")
     if teacher.diffusion.prediction != "v":
         raise ConfigError(
             "teacher: expected a model that predicts v, whose clean estimate is defined in pure "
@@ -100,12 +101,12 @@ def _with_student(level: UNetConfig, student: Student) -> UNetConfig:
 
 @dataclass(frozen=True)
 class BootBatch:
-    """Some rows of one step; no picture among them.
+    """Some rows of one step; they contain no pictures.
 
     captions: B. noise: standard normal (B, 3, side, side) per level, highest first.
-    start, via, times, target: table indices (B,). A row begins at noise, goes to `start` by one or
-    two of the student's own jumps (over `via`), and there learns its answer for `target` from the
-    teacher at `times`. guidance: weight (B,).
+    start, via, times, target: table indices (B,). A row begins at noise and reaches `start` in one
+    or two of the student's own jumps (by way of `via`). There it learns its answer for `target`
+    from the teacher at `times`. guidance: weight (B,).
     """
 
     captions: list[str]
@@ -120,7 +121,7 @@ class BootBatch:
         return len(self.captions)
 
     def rows(self, start: int, stop: int) -> BootBatch:
-        """Rows start to stop as views."""
+        """Rows from start to stop, as views."""
         part = slice(start, stop)
         return BootBatch(
             self.captions[part],
@@ -135,7 +136,7 @@ class BootBatch:
 
 @dataclass(frozen=True)
 class BootDraws:
-    """Batches that depend on (seed, step, row) alone, as those of `batches.py` do.
+    """Batches that depend only on (seed, step, row), like those of `batches.py`.
 
     Row r of step s reads the block (stream, r, s) of the same generator: stream 0 for times and
     guidance, 1 + k for the noise of level k counted from the innermost.
@@ -183,10 +184,10 @@ def _draw_times(
 
 @dataclass(frozen=True)
 class BootParts:
-    """Loss of each row (B,), and what it was made from.
+    """Loss of each row (B,) and its components.
 
-    mse: squared error per level, each with the rows that the level saw. level_gap: mean square of
-    the difference between neighbouring levels, one average-pooled, or None for a single level.
+    mse: squared error per level, for the rows that the level saw. level_gap: mean squared
+    difference between neighbouring levels, the higher one average-pooled; None for a single level.
     """
 
     per_sample: Array
@@ -203,7 +204,7 @@ class BootLoss:
     """The loss for one schedule and configuration.
 
     Args:
-        array: from numbers (B,) to a backend array (B, 1, 1, 1).
+        array: converts numbers (B,) to a backend array (B, 1, 1, 1).
     """
 
     schedule: Schedule
@@ -224,9 +225,9 @@ class BootLoss:
         """Loss of one batch.
 
         Args:
-            student: the network that learns. settled: the same without gradients.
+            student: the network that learns. settled: the same network without gradients.
             teacher: without gradients, guidance applied.
-            noise: that of the batch; with `mixed_ratio`, higher levels see its first rows only.
+            noise: the batch's; with `mixed_ratio`, higher levels see only its first rows.
         """
         rows = len(batch)
         fractions = self.diffusion.mixed_fractions or (1.0,) * len(noise)
@@ -253,7 +254,7 @@ class BootLoss:
     def targets(
         self, settled: Jump, teacher: Teacher, noise: Sequence[Array], batch: BootBatch
     ) -> tuple[list[Array], list[Array]]:
-        """States at the start of each row, and the clean means to learn there, per level."""
+        """States at the start of each row, and the clean means to learn from there, per level."""
         z = list(noise)
         last = np.full_like(batch.start, self.schedule.num_steps)
         if (batch.start != last).any():  # rows that start at noise stay there
@@ -288,7 +289,7 @@ class BootLoss:
     def jump(
         self, z: Sequence[Array], mean: Sequence[Array], start: Indices, target: Indices
     ) -> list[Array]:
-        """From states of index `start` to those of `target`, with the clean mean in between."""
+        """The states at `target` from those at `start`, and the clean mean in between."""
         now, after = self._alpha_bar(z, start), self._alpha_bar(z, target)
         return [arithmetic.dpmpp_step(*args) for args in zip(z, mean, now, after, strict=True)]
 
@@ -300,7 +301,7 @@ class BootLoss:
         return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
 
     def _level_gap(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
-        """Mean square between each level, average-pooled, and the one below, per row."""
+        """Mean squared difference of each level, average-pooled, from the level below, per row."""
         out = []
         for i in range(len(pred) - 1):
             pooled = self.ops.avg_pool(pred[i], self.scales[i] // self.scales[i + 1])

@@ -1,7 +1,7 @@
 """A distillation from a teacher's folder to a student's, for either backend. No picture is read.
 
-Enters: a `DistillJob`: a teacher and captions. Leaves: the student's model folder, with the
-teacher's frozen text encoder; a run that was interrupted goes on bit for bit.
+Input: a `DistillJob`: a teacher and captions. Output: the student's model folder, with the
+teacher's frozen text encoder. An interrupted run resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from mdm_apple.training.loop import train
 from mdm_apple.training.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
 from mdm_apple.training.settings import TrainConfig, check_mixing, rows_of
 
-ANEW = "start anew"  # what a run that cannot be resumed may do
+ANEW = "start anew"  # advice when a run cannot be resumed
 
 
 @dataclass(frozen=True)
 class DistillJob:
-    """Whom to learn from, on which captions, and where it goes."""
+    """The teacher, the captions, and the folder for the student."""
 
     teacher: Path
     out: Path
     train: TrainConfig
     boot: BootConfig
-    captions: Path | None = None  # None: those that lie beside the teacher
+    captions: Path | None = None  # None: those beside the teacher
     features: Path | None = None
     text_encoder: Path | None = None
     resume: bool = False
     quiet: bool = False
 
 
-# (configuration of the student, job) -> a learner whose student has its teacher's weights
+# (configuration of the student, job) -> a learner whose student starts with the teacher's weights
 OpenBootLearner = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
 
 
 def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
-    """Distil, and return the configuration that was saved. Raises MdmError."""
+    """Distil and return the saved configuration. Raises MdmError."""
     teacher = model_folder.load_model_config(job.teacher)
     sha256 = teacher_sha256(job.teacher)
     config = _with_source(student_config(teacher, job.boot), sha256)
@@ -99,7 +99,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
 
 
 def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:
-    """What the student is prompted with; empty captions for a model without text."""
+    """The student's prompts; empty captions for a model without text."""
     if config.text is None:
         if job.captions is not None:
             raise MdmError(f"captions: {job.teacher} takes no text; leave out --captions.")
@@ -109,13 +109,13 @@ def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:
     beside = job.teacher / CAPTIONS
     if not beside.is_file():
         raise MdmError(
-            f"captions: {job.teacher} holds no {CAPTIONS}; give --captions FILE with one a line."
+            f"captions: {job.teacher} holds no {CAPTIONS}; give --captions FILE with one per line."
         )
     return read_captions(beside)
 
 
 def teacher_sha256(folder: Path) -> str:
-    """Hash of the weights that a student learns from: averaged ones where there are some."""
+    """Hash of the weights that a student learns from: the averaged ones, if any."""
     sha256 = model_folder.weights_sha256(folder)
     if sha256 is None:
         raise MdmError(f"{folder}: holds no weights.")
@@ -134,7 +134,7 @@ def _with_source(config: ModelConfig, sha256: str) -> ModelConfig:
 def _resumed(
     job: DistillJob, config: ModelConfig, meta: Mapping[str, object]
 ) -> tuple[int, Snapshot]:
-    """Steps done and the state after them; refuses a run that would not be the same one."""
+    """Steps done and the state after them; refuses to continue a run with other settings."""
     out = job.out
     finish_save(out)
     verify_files(out)
@@ -144,9 +144,13 @@ def _resumed(
     refuse_changes(from_dict(BootConfig, state.meta.get("boot"), where), job.boot, out, ANEW)
     for name in ("teacher", "captions"):
         if state.meta.get(name) != meta[name]:
-            raise MdmError(f"{name}: the run in {out} was started with another; give the same.")
+            raise MdmError(
+                f"{name}: the run in {out} was started with a different one; give the same."
+            )
     if model_folder.load_model_config(out) != config:
-        raise MdmError(f"{out}: config.json is not that of this teacher's student; start anew.")
+        raise MdmError(
+            f"{out}: config.json does not belong to a student of this teacher; start anew."
+        )
     step = steps_done(state, job.train.steps, out, ANEW)
     ema = model_folder.load_weights(out, "ema") if has_file(out, "ema.safetensors") else None
     return step, Snapshot(model_folder.load_weights(out), ema, None, None, state.tensors)

@@ -1,8 +1,8 @@
-"""A trained model, slim enough to ship: averaged weights alone, in 16 bits.
+"""A trained model, small enough to ship: averaged weights only, in 16 bits.
 
-Enters: a model folder as a training run leaves it. Leaves: a model folder without optimiser, raw
-weights and history, that samples, converts, and starts new runs by --init. What suits the model
-when it samples lies beside it in sampling.json.
+Input: a model folder as a training run leaves it. Output: a model folder without optimiser state,
+raw weights and history, for sampling, converting, and starting new runs with --init. Its
+sampling.json holds the sampling settings that suit the model.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def export_model(
     """Write the model of `source` to `out`; fields of `provenance` that are None are kept.
 
     Args:
-        precision: of the weights on disk.
-        sampling: what suits the model; fields that are None are taken from `source`.
+        precision: number type of the weights on disk.
+        sampling: settings that suit the model; fields that are None are taken from `source`.
 
-    Raises ConfigError where the model cannot be sampled like this, CheckpointError where a weight
-    does not fit the number type or the folder is damaged.
+        Raises ConfigError if the model cannot be sampled with these settings, CheckpointError if a
+        weight does not fit the number type or the folder is damaged.
     """
     config = model_folder.load_model_config(source)
     suits = suitable_sampling(source, config, sampling)
@@ -58,10 +58,10 @@ def export_model(
         tokenizer=tokenizer,
         storage=STORAGE[precision],
     )
-    if (source / CAPTIONS).is_file():  # a distillation of the new folder starts from them
+    if (source / CAPTIONS).is_file():  # a distillation from the new folder uses them
         write_captions(out / CAPTIONS, read_captions(source / CAPTIONS))
     if suits == NOTHING_SAID:
-        (out / SAMPLING).unlink(missing_ok=True)  # of a model that was here before
+        (out / SAMPLING).unlink(missing_ok=True)  # left by a previous model
     else:
         write_sampling(out, suits)
     return config
@@ -70,13 +70,13 @@ def export_model(
 def suitable_sampling(
     source: Path, config: ModelConfig, asked: SamplingDefaults
 ) -> SamplingDefaults:
-    """What was asked for, completed by what lies beside `source` or suits a student.
+    """The requested settings, completed from the file beside `source` or for a student.
 
-    Raises ConfigError where the model cannot be sampled like this.
+    Raises ConfigError if the model cannot be sampled with these settings.
     """
     known = read_sampling(source, config.distilled)
     sampler = asked.sampler or known.sampler
-    # a number of steps suits the sampler that it was chosen for
+    # a default step count belongs to its own sampler
     steps = asked.steps or (known.steps if sampler == known.sampler else None)
     if asked.steps is not None and sampler is None:
         sampler = SampleSettings().sampler_config(known).kind

@@ -1,4 +1,4 @@
-"""What a backend brings to training: a network that learns from batches, as a protocol."""
+"""What a backend provides for training, as a protocol: a network that learns from batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StepMetrics:
     loss: float
     level_losses: tuple[float, ...]  # unweighted squared error per level, highest first
     grad_norm: float  # before clipping
-    extra: Mapping[str, float] = field(default_factory=dict[str, float])  # logged beside them
+    extra: Mapping[str, float] = field(default_factory=dict[str, float])  # logged as well
 
 
 class _Rows(Protocol):
@@ -35,7 +35,7 @@ Rows = TypeVar("Rows", bound=_Rows, contravariant=True)  # noqa: PLC0105
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a resumed run needs, as NumPy arrays by name."""
+    """The full state for resuming a run, as NumPy arrays by name."""
 
     weights: Mapping[str, NDArray[np.float32]]
     ema: Mapping[str, NDArray[np.float32]] | None
@@ -59,7 +59,7 @@ class Learner(Protocol[Rows]):
         ...
 
     def any_asked(self, asked: bool) -> bool:
-        """Whether any process was asked to stop; all of them call it after every step."""
+        """Whether any process was asked to stop; every process calls this after each step."""
         ...
 
     def snapshot(self) -> Snapshot: ...
@@ -67,7 +67,7 @@ class Learner(Protocol[Rows]):
     def restore(self, snapshot: Snapshot) -> None: ...
 
     def averaged(self) -> AbstractContextManager[Runtime]:
-        """The network with its averaged weights, for sampling while this lasts."""
+        """A context in which the network has its averaged weights, for sampling."""
         ...
 
 

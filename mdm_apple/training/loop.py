@@ -1,6 +1,6 @@
 """The training loop of both backends: steps, metrics, validation, saves, sample grids.
 
-Enters: a `Learner` (torch or MLX), batches, a folder. Leaves: a model folder that can be sampled,
+Input: a `Learner` (torch or MLX), batches, a folder. Output: a model folder that can be sampled,
 converted, and resumed bit for bit.
 """
 
@@ -39,15 +39,15 @@ def train(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Run steps `start` .. `config.steps` - 1 and leave the folder at the last one.
+    """Run steps `start` to `config.steps` - 1 and save the last one in the folder.
 
     Args:
-        loader: yields the batch of each step from `start` on, with this process's rows.
+        loader: yields this process's rows of each step from `start` on.
         stop: set it to save after the current step and raise TrainingStoppedError.
-        save: writes a snapshot as "all steps below N done"; called on rank 0 only.
-        validate: loss of the pictures held out; every process calls it.
+        save: writes a snapshot that means "all steps below N are done"; called on rank 0 only.
+        validate: returns the loss on the held-out pictures; every process calls it.
         draw: paints a sample grid to a file.
-        tensorboard: whether event files are written beside metrics.jsonl.
+        tensorboard: whether to write event files beside metrics.jsonl.
     """
     first = learner.rank == 0
     if first and start == 0:

@@ -1,11 +1,11 @@
 """What a training run will hold in memory, computed from its configuration alone.
 
-Weights, gradients, moments and averages are counts times four bytes. Activations are those that a
-backward pass needs, tensor by tensor as the layers are written, and the gradients that are on
-their way: those of all skips, and of everything in the largest layer. What a framework keeps
-besides (caches, workspaces, the graph) is not in them, so the largest batch is for a share of the
-memory. On a CPU, MLX writes every 3x3 window of a convolution's input out as a row: nine times the
-widest input, which is not counted because a GPU does not do it.
+Weights, gradients, moments and averages are counts times four bytes. Activations are the tensors
+that a backward pass needs, counted layer by layer, plus the gradients that exist at the same time:
+those of all skips, and of everything in the largest layer. A framework's own memory (caches,
+workspaces, the graph) is not counted, so the largest batch assumes only a share of the memory. On
+a CPU, MLX writes out every 3x3 window of a convolution's input as a row: nine times the widest
+input. This is not counted, because a GPU does not do it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_c
 from mdm_apple.training.settings import TrainConfig
 
 FP32 = 4
-USABLE_SHARE = 0.75  # of the machine's memory: about what Apple silicon recommends to a GPU
+USABLE_SHARE = 0.75  # of the machine's memory: about what Apple silicon recommends for its GPU
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes. activations_per_picture: kept until its backward pass."""
+    """Bytes. activations_per_picture: kept until the backward pass."""
 
     weights: int
     gradients: int
@@ -35,12 +35,12 @@ class MemoryEstimate:
     activations_per_picture: int
 
     def total(self, pictures: int) -> int:
-        """With a part of a batch of so many pictures in the network at once."""
+        """Total with this many pictures in the network at once."""
         fixed = self.weights + self.gradients + self.optimizer + self.ema
         return fixed + pictures * self.activations_per_picture
 
     def largest_batch(self, available: int) -> int:
-        """Pictures at once that fit into so many bytes; 0 if not even one does."""
+        """Number of pictures that fit into this many bytes at once; 0 if not even one does."""
         return max(0, (available - self.total(0)) // self.activations_per_picture)
 
 
@@ -51,7 +51,7 @@ def estimate(config: ModelConfig, train: TrainConfig) -> MemoryEstimate:
     count = parameter_count(config.model) + of_encoder
     learning = _learning(config.model) + of_encoder
     number = 2 if train.precision == "bf16" else FP32
-    reduced = count * 2 if train.precision == "bf16" else 0  # the weights once more, in 16 bits
+    reduced = count * 2 if train.precision == "bf16" else 0  # a 16-bit copy of the weights
     return MemoryEstimate(
         weights=count * FP32 + reduced,
         gradients=learning * FP32,
@@ -62,7 +62,7 @@ def estimate(config: ModelConfig, train: TrainConfig) -> MemoryEstimate:
 
 
 def machine_memory() -> int | None:
-    """Bytes of this machine, where the system tells."""
+    """Bytes of this machine's memory, if the system reports them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -70,13 +70,13 @@ def machine_memory() -> int | None:
 
 
 def usable_memory(gigabytes: float | None = None) -> int | None:
-    """Bytes that a run may use of this machine's memory, or of so many gigabytes."""
+    """Bytes that a run may use of this machine's memory, or of the given gigabytes."""
     machine = machine_memory() if gigabytes is None else int(gigabytes * 1e9)
     return None if machine is None else int(machine * USABLE_SHARE)
 
 
 def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | None) -> bool:
-    """Whether a batch does not fit into so many bytes with all its activations kept."""
+    """Whether a batch with all its activations would not fit into this many bytes."""
     keeping = estimate(config, dataclasses.replace(train, checkpointing=False))
     at_once = train.batch_size // train.accumulate
     return available is not None and keeping.total(at_once) > available
@@ -93,7 +93,7 @@ def _learning(config: UNetConfig) -> int:
 
 
 def _frozen_from(config: UNetConfig) -> str | tuple[str, ...]:
-    """Prefix of the levels that are frozen; an empty tuple where all learn."""
+    """Prefix of the frozen levels; an empty tuple if all learn."""
     for depth, level in enumerate(config.levels, start=1):
         if level.freeze_inner:
             return "inner_unet." * depth
@@ -111,7 +111,7 @@ def _activations(config: ModelConfig, checkpointing: bool) -> int:
         edges += 2 * sum(_skips(level, side))  # gradients of skips, enlarged images
         kept += share * (edges + sum(block[0 if checkpointing else 1] for block in blocks))
         inside_largest = max(inside_largest, share * max(inside for _, inside in blocks))
-    # its gradients, and where it was not kept, itself
+    # its gradients, and the layer itself if it was not kept
     return math.ceil(kept + (2 if checkpointing else 1) * inside_largest)
 
 
@@ -127,7 +127,7 @@ def _skips(config: UNetConfig, side: int) -> list[int]:
 
 
 def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]:
-    """Per resnet with its attention: numbers that enter it, and that its backward pass keeps."""
+    """Per resnet with its attention: numbers in its input, and kept for its backward pass."""
     out: list[tuple[int, int]] = []
     channels, last = config.channels, len(config.channels) - 1
     skips, running = [channels[0]], channels[0]
@@ -165,7 +165,7 @@ def _attention(config: UNetConfig, pixels: int, width: int, tokens: int) -> int:
 
 
 def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> dict[str, object]:
-    """The estimate as plain values, with the largest batch for so many bytes."""
+    """The estimate as plain values, with the largest batch for this many bytes."""
     found = estimate(config, train)
     at_once = train.batch_size // train.accumulate
     values: dict[str, object] = dataclasses.asdict(found)
@@ -177,7 +177,7 @@ def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> 
 
 
 def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> str:
-    """The same for a person."""
+    """The same as text for a person."""
     found, at_once = estimate(config, train), train.batch_size // train.accumulate
     again = ", recomputed" if train.checkpointing else ""
     parts = {

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line per logged step; a resumed run takes up where its last save left."""
+"""metrics.jsonl: one line per logged step; a resumed run continues from its last save."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MetricsLog:
     """Appends to metrics.jsonl; a resumed run first drops lines at or after its first step."""
 
     def __init__(self, path: Path, start: int, events: Any = None) -> None:
-        """Raises FileError where the file cannot be read or written.
+        """Raises FileError if the file cannot be read or written.
 
         events: a `SummaryWriter` that gets the same numbers.
         """
@@ -72,7 +72,7 @@ class MetricsLog:
 
 
 def _scalars(entry: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an entry by name; those of several levels apart, highest level first."""
+    """The numbers of an entry by name; each level's number has its own name, highest first."""
     out: dict[str, float] = {}
     for name, value in entry.items():
         if isinstance(value, (list, tuple)):
@@ -92,7 +92,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _is_before(line: bytes, start: int) -> bool:
-    """Whether it is a whole line of a step before `start`; a killed run leaves half a line."""
+    """Whether this is a complete line of a step before `start`; a killed run leaves half a line."""
     try:
         return json.loads(line)["step"] < start
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -35,7 +35,7 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 
 
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
-    """Train, and leave the model folder. Raises MdmError."""
+    """Train and write the model folder. Raises MdmError."""
     check_job(job)
     dataset = job_pictures(job)
     for warning in dataset.warnings:
@@ -61,7 +61,7 @@ def job_pictures(job: Job) -> Dataset:
 class Run:
     """One run: a learner, the pictures it sees, and the folder it fills.
 
-    config: as saved, with the tokenizer's hash. learner.rank: which of several processes this is.
+    config: as saved, with the tokenizer's hash. learner.rank: the index of this process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Run:
         tokenizer: Tokenizer | None,
         learner: PictureLearner,
     ) -> None:
-        """Raises ConfigError where the batch cannot be shared out as the model needs it."""
+        """Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
         self.config, self.learner = config, learner
         self._job, self._dataset, self._tokenizer = job, dataset, tokenizer
@@ -88,7 +88,7 @@ class Run:
         self._validation = self._validation_batch()
 
     def train(self, first_step: int) -> None:
-        """All steps from `first_step` on; a failure before the first save leaves no trace."""
+        """Run all steps from `first_step` on; a failure before the first save leaves no trace."""
         job, learner = self._job, self.learner
         place = as_it_was(job.out, self._saved) if learner.rank == 0 else nullcontext()
         with self._loader(first_step) as loader, stop_on_interrupt() as stop, place:
@@ -107,7 +107,7 @@ class Run:
             )
 
     def save(self, snapshot: Snapshot, done: int) -> None:
-        """Write a snapshot as "all steps below `done` are done"."""
+        """Write a snapshot that means "all steps below `done` are done"."""
         tokenizer = None if self._tokenizer is None else self._tokenizer.model
         data = self._job.data
         state = {
@@ -132,7 +132,7 @@ class Run:
         self._saved.set()
 
     def draw(self, path: Path) -> None:
-        """Paint a grid of samples of the averaged weights to a file."""
+        """Write a grid of samples from the averaged weights to a file."""
         captions = self._dataset.captions()
         shown = captions[:: max(1, len(captions) // GRID_PROMPTS)][:GRID_PROMPTS]
         prompts = [Prompt(caption, seed) for seed, caption in enumerate(shown)]
@@ -143,8 +143,8 @@ class Run:
         save_png(path, tile(to_pixels(pictures), columns=4))
 
     def validate(self) -> float:
-        """Loss of the averaged weights on the pictures held out; all processes call it."""
-        assert self._validation is not None, "asked for only where pictures are held out"
+        """Loss of the averaged weights on the held-out pictures; all processes call it."""
+        assert self._validation is not None, "called only if pictures are held out"
         return self.learner.validate(self._validation)
 
     def _loader(self, first_step: int) -> Loader:

@@ -1,4 +1,4 @@
-"""The folder of a run: as it was when the run fails, saved on Ctrl-C, resumed as the same run."""
+"""The folder of a run: restored if the run fails, saved on Ctrl-C, resumed as the same run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
 @contextmanager
 def as_it_was(out: Path, saved: Event) -> Generator[None]:
-    """Make the folder of a run; one that fails before it saved leaves `out` as it found it."""
-    made = [path for path in (out, *out.parents) if not path.exists()]
+    """Make the folder of a run; if the run fails before its first save, restore `out`."""
+    missing = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     metrics = out / METRICS
     before = metrics.read_bytes() if metrics.is_file() else None
@@ -31,13 +31,13 @@ def as_it_was(out: Path, saved: Event) -> Generator[None]:
             metrics.unlink(missing_ok=True)
             if before is not None:
                 metrics.write_bytes(before)
-            remove_empty(made)
+            remove_empty(missing)
         raise
 
 
 @contextmanager
 def stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C saves after the current step; a second one ends at once."""
+    """Ctrl-C saves after the current step; a second Ctrl-C ends at once."""
     stop = Event()
 
     def ask(number: int, frame: object) -> None:
@@ -53,9 +53,9 @@ def stop_on_interrupt() -> Generator[Event]:
 
 
 def refuse_changes(before: TrainConfig | BootConfig, asked: object, out: Path, anew: str) -> None:
-    """Refuse to resume with other settings than those of `before`, but for the free ones.
+    """Refuse to resume with settings that differ from `before`, except those that may change.
 
-    anew: what to do instead, to end the sentence with.
+    anew: the end of the sentence, with what to do instead.
     """
     for field in dataclasses.fields(before):
         now, had = getattr(asked, field.name), getattr(before, field.name)
@@ -67,13 +67,13 @@ def refuse_changes(before: TrainConfig | BootConfig, asked: object, out: Path, a
 
 
 def steps_done(state: Training, steps: int, out: Path, anew: str) -> int:
-    """Steps that the saved run has made; refuses a damaged count, and one beyond `steps`."""
+    """Steps that the saved run has done; refuses a damaged count or one beyond `steps`."""
     step = state.meta.get("step")
     if type(step) is not int or step < 0:
         raise MdmError(f"{out}: training.json is damaged; {anew}.")
     if step > steps:
         raise ConfigError(
-            f"steps: the run in {out} is already at step {step}, now it is to end at "
+            f"steps: the run in {out} is already at step {step}, so it cannot end at "
             f"{steps}; ask for more."
         )
     return step

@@ -1,4 +1,4 @@
-"""How to train: settings, the rate and the decay of each step, and each process's rows."""
+"""How to train: settings, the learning rate and decay of each step, and each process's rows."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
-# what may differ between an interrupted run and the one that resumes it
+# settings that a resumed run may change
 FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Batch sizes count pictures over all processes and accumulation steps."""
+    """How to train. Batch sizes are totals over all processes and accumulation steps."""
 
     steps: int
     batch_size: int = 32
     accumulate: int = 1
     lr: float = 1e-4
-    embedding_lr_scale: float = 1.0  # learning rate of token embeddings over the others'
+    embedding_lr_scale: float = 1.0  # learning rate of token embeddings, as a multiple of lr
     warmup_steps: int = 100
     decay_share: float = 0.0  # share of the run, at its end, over which lr falls to zero (cosine)
     beta1: float = 0.9
@@ -34,7 +34,7 @@ class TrainConfig:
     clip_norm: float = 2.0  # global gradient norm
     ema_decay: float | None = 0.9999  # None: no averaged weights
     ema_ramp: bool = True  # smaller decay at first, so that a short run shows in the average
-    ema_warmup_steps: int = 0  # updates during which the average just follows
+    ema_warmup_steps: int = 0  # updates during which the average is a plain copy
     caption_dropout: float = 0.1  # share of captions replaced by the empty one, for guidance
     white_headroom: float = 0.0  # pure white is trained as 1 + this, so that clipping cleans it
     precision: TrainingPrecision = "fp32"
@@ -90,8 +90,8 @@ def ema_decay_at(config: TrainConfig, step: int) -> float:
 def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
     """Rows of the whole batch that a process takes, in the order of its accumulation steps.
 
-    Strided, so that the first rows of the whole batch (which mixed-resolution training treats
-    differently) are the first rows of every part.
+    The rows are strided, so that the first rows of the whole batch (which mixed-resolution training
+    treats differently) are the first rows of every part.
     """
     parts = world * config.accumulate
     if config.batch_size % parts:
@@ -106,7 +106,7 @@ def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
 
 
 def check_mixing(config: TrainConfig, diffusion: DiffusionConfig, world: int) -> None:
-    """Refuse parts of a batch whose losses do not add up to that of the whole batch."""
+    """Refuse parts of a batch whose losses do not add up to the loss of the whole batch."""
     parts = world * config.accumulate
     part = config.batch_size // parts
     shares = diffusion.mixed_fractions or (1.0,)

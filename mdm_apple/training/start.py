@@ -1,6 +1,6 @@
 """Where a training run begins: fresh, from another folder, around a smaller model, or resumed.
 
-Enters: a `Job`. Leaves: the configuration as it will be trained, its tokenizer, and the weights and
+Input: a `Job`. Output: the configuration as it will be trained, its tokenizer, and the weights and
 state to start with.
 """
 
@@ -30,12 +30,12 @@ from mdm_apple.training.settings import TrainConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-ANEW = "start anew with --init"  # what a run that cannot be resumed may do
+ANEW = "start anew with --init"  # advice when a run cannot be resumed
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train, on what, and where it goes."""
+    """What to train, on which data, and the folder for the result."""
 
     config: ModelConfig
     train: TrainConfig
@@ -46,7 +46,7 @@ class Job:
     grow: Path | None = None
     features: Path | None = None
     text_encoder: Path | None = None
-    captions: tuple[str, ...] | None = None  # only the pictures called so
+    captions: tuple[str, ...] | None = None  # only the pictures with these captions
     background: Background = "white"
     skin_tones: bool = False
     workers: int = 1
@@ -59,13 +59,13 @@ class Start:
     """Where a run begins: weights by name (None: fresh), and the state of an interrupted one."""
 
     step: int = 0
-    weights: Weights | None = None  # of the network; for `grow` only those of the inner levels
+    weights: Weights | None = None  # of the network; for `grow` only of the inner levels
     encoder: Weights | None = None
     snapshot: Snapshot | None = None
 
 
 def check_job(job: Job) -> None:
-    """Refuse starts that contradict each other, and text features that the model does not take."""
+    """Refuse contradictory starts, and text features that the model does not take."""
     if job.resume and (job.init or job.grow):
         raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
     if job.init and job.grow:
@@ -74,13 +74,13 @@ def check_job(job: Job) -> None:
 
 
 def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer | None]:
-    """The configuration as it will be trained, and the tokenizer of an encoder that learns."""
+    """The configuration as it will be trained, and the tokenizer of a trainable encoder."""
     tokenizer = _tokenizer(job, dataset)
     return _with_tokenizer(_as_trained(job), tokenizer), tokenizer
 
 
 def starting_point(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
-    """Weights to begin with, and the state of an interrupted run."""
+    """The initial weights, and the state of an interrupted run."""
     if job.resume:
         return _resumed(job, dataset)
     source = job.init or job.grow
@@ -95,9 +95,9 @@ def starting_point(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
 def resumed_config(
     out: Path, train_config: TrainConfig, as_before: Collection[str] = ()
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Configuration of an interrupted run; its training settings but for the free ones.
+    """Configuration and training settings of an interrupted run; some settings may change.
 
-    as_before: settings that nobody asked for, so that the saved ones hold.
+    as_before: settings that the caller left out, so the saved ones apply.
     """
     finish_save(out)
     saved = model_folder.load_training(out).meta
@@ -122,7 +122,7 @@ def _resumed(job: Job, dataset: Dataset) -> Start:
     state = model_folder.load_training(out)
     if state.meta.get("fingerprint") != dataset.fingerprint:
         raise MdmError(
-            f"{out}: was trained on other pictures than --data holds now; restore them, or start "
+            f"{out}: was trained on other pictures than --data has now; restore them, or start "
             "anew with --init."
         )
     step = steps_done(state, job.train.steps, out, ANEW)
@@ -143,7 +143,7 @@ def _resumed(job: Job, dataset: Dataset) -> Start:
 def _inner_weights(
     config: ModelConfig, smaller: ModelConfig, weights: Weights, source: Path
 ) -> Weights:
-    """Weights of a trained smaller model under the names that they have as inner levels."""
+    """Weights of a trained smaller model, renamed to inner levels."""
     for depth, level in enumerate(config.model.levels):
         if depth and level == smaller.model:
             prefix = "inner_unet." * depth
@@ -155,18 +155,18 @@ def _inner_weights(
 
 
 def _check_text(job: Job) -> None:
-    """Features from elsewhere are of no use to an encoder that learns along, or without text."""
+    """Refuse outside features if the model trains its own encoder or takes no text."""
     text = job.config.text
     if text is not None and not text.trainable:
         return
     for name, given in (("features", job.features), ("text-encoder", job.text_encoder)):
         if given is not None:
-            why = "takes no text" if text is None else "learns its text encoder along"
+            why = "takes no text" if text is None else "trains its own text encoder"
             raise MdmError(f"{name}: this model {why}; leave out --{name}.")
 
 
 def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
-    """The tokenizer of an encoder that learns: from where the run starts, or a new one."""
+    """The tokenizer of a trainable encoder: the starting model's, or a new one."""
     text = job.config.text
     if text is None or not text.trainable or text.encoder is None:
         return None
@@ -178,7 +178,7 @@ def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
 
 
 def _as_trained(job: Job) -> ModelConfig:
-    """The configuration with what this run adds to it: mixed batches, a smaller model's text."""
+    """The configuration with this run's additions: mixed batches, a smaller model's text."""
     config = job.config
     if job.grow is not None:
         text = model_folder.load_model_config(job.grow).text
@@ -189,14 +189,14 @@ def _as_trained(job: Job) -> ModelConfig:
 
 
 def _check_encoder(source: Path) -> None:
-    """Refuse a model whose encoder learned along and is not there, as after `mdm import`."""
-    model_folder.load_model_config(source)  # refuses what is no model folder at all
+    """Refuse a model whose trained encoder is missing, as after `mdm import`."""
+    model_folder.load_model_config(source)  # refuses anything that is not a model folder
     for name in ("tokenizer.model", "text_encoder.safetensors"):
         if not has_file(source, name):
             raise MdmError(
-                f"{source}: holds no {name}, although this model's text encoder learns along; copy "
-                "tokenizer.model and text_encoder.safetensors there from the run that the weights "
-                "are of, or start anew with --preset or --config."
+                f"{source}: holds no {name}, although this model trains its own text encoder; copy "
+                "tokenizer.model and text_encoder.safetensors there from the run that made "
+                "the weights, or start anew with --preset or --config."
             )
 
 

@@ -1,1 +1,1 @@
-"""Layers that are faster on a CPU than PyTorch's own, each from a measured size on."""
+"""Layers that are faster on a CPU than PyTorch's own, each above a measured size."""

@@ -1,12 +1,12 @@
-"""3x3 convolutions, also of an image upsampled by two, in the ways that a CPU gains from.
+"""3x3 convolutions, also of an image upsampled by two, in forms that are fast on a CPU.
 
-With channels last, oneDNN computes the gradient of a large image's weights at half the speed of a
+With channels last, oneDNN computes the weight gradient for a large image at half the speed of a
 matrix product. The gradient of tap (i, j) is the product of the padded input, shifted by i rows and
-j pixels, with the gradient of the output; on a padded grid stored pixel by pixel every shift is a
+j pixels, and the gradient of the output. On a padded grid stored pixel by pixel every shift is a
 plain offset, so nothing is gathered.
 
-Each pixel of an upsampled image stands there four times, so a 3x3 convolution of it sees 2x2 pixels
-of the small one at a time: four 2x2 convolutions, one per corner, with less than half the work.
+An upsampled image contains each pixel four times, so its 3x3 convolution sees only 2x2 pixels of
+the small image at a time: four 2x2 convolutions, one per corner, with less than half the work.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
-# multiplications: below, the library's own gradient is as fast (measured with AVX2)
+# multiplications: below this, the library's gradient is as fast (measured with AVX2)
 WORTHWHILE = 200_000_000
-# which of a filter's three taps each of two small pixels gets, for the first and second corner
+# which of a filter's three taps go to each of two small pixels, for the first and second corner
 CORNERS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 
@@ -35,12 +35,12 @@ class Conv3x3(nn.Conv2d):
         return convolve(input, self.weight, self.bias)
 
     def within(self, x: Tensor) -> Tensor:
-        """Of x (B, C, H + 2, W), whose first and last row take the place of padding."""
+        """Convolve x (B, C, H + 2, W); its first and last rows replace the padding."""
         return F.conv2d(x, self.weight, self.bias, padding=(0, 1))
 
 
 class UpsampleConv3x3(nn.Conv2d):
-    """Nearest upsampling by two, then a 3x3 `nn.Conv2d`, whose parameters these are."""
+    """Nearest upsampling by two, then a 3x3 `nn.Conv2d` with the same parameters."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1)
@@ -52,7 +52,7 @@ class UpsampleConv3x3(nn.Conv2d):
         return self.plain(input)
 
     def plain(self, input: Tensor) -> Tensor:
-        """The same with the upsampled image in memory, and a convolution of all of it."""
+        """The same, with the whole upsampled image in memory."""
         return super().forward(upsample_nearest(input))
 
     def corners(self) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def _gains(x: Tensor, weight: Tensor) -> bool:
 
 
 def eager_fp32_on_cpu(*tensors: Tensor) -> bool:
-    """Whether operations on these run at once, on the CPU and in fp32: neither traced nor cast."""
+    """Whether operations on these run eagerly, on the CPU and in fp32: neither traced nor cast."""
     return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not (
         torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing()
     )
@@ -108,10 +108,10 @@ class _Products(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient (C_out, C_in, k, k) of the weight of `convolve`.
 
-    From input (B, C, H, W) and output gradient, which is as large for k = 3, one larger for k = 2.
+    For input (B, C, H, W) the output gradient is as high and wide for k = 3, one more for k = 2.
 
-    On the grid each row has one pixel of zeros after it, each image one row: they also pad the row
-    and the image that follow, and what lies between images meets errors of zero.
+    On the grid, one zero pixel follows each row and one zero row each image. They also pad the next
+    row and image, and the space between images is multiplied by zero gradients.
     """
     height, width = x.shape[2:]
     row, taps = width + 1, 3 - (grad.shape[2] - height)
@@ -138,7 +138,7 @@ def _on_grid(x: Tensor, rows: int, row: int, around: int = 0) -> Tensor:
 
 
 def corner_weights(weight: Tensor) -> Tensor:
-    """(C_out, C, 3, 3) to the filters of the four corners, each (C_out, C, 2, 2), as one.
+    """Convert (C_out, C, 3, 3) to one filter of the four corners, each (C_out, C, 2, 2).
 
     Corners are in the order of pixels: (4 C_out, C, 2, 2), channels last.
     """
@@ -148,7 +148,7 @@ def corner_weights(weight: Tensor) -> Tensor:
 
 
 def from_corners(corners: Tensor) -> Tensor:
-    """The image that `interleave` writes, with gradients."""
+    """The image from `interleave`, with gradients."""
     return _Interleaved.apply(corners)  # type: ignore[no-any-return]
 
 
@@ -162,7 +162,7 @@ def interleave(corners: Tensor, image: Tensor) -> None:
 
 
 class _Interleaved(torch.autograd.Function):
-    """One strided copy either way."""
+    """One strided copy in each direction."""
 
     @staticmethod
     def forward(ctx: Any, corners: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class _Interleaved(torch.autograd.Function):
 
 
 def _strided_pixels(corners: Tensor) -> Tensor:
-    """The view (B, H, 2, W, 2, C) of corners in the order of the image's pixels."""
+    """A view (B, H, 2, W, 2, C) of the corners in the order of the image's pixels."""
     batch, channels, rows, row = corners.shape
     width, line = channels // 4, row * channels
     size = (batch, rows - 1, 2, row - 1, 2, width)

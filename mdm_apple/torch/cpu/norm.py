@@ -1,7 +1,7 @@
-"""Group norm, with SiLU, modulation by time (FiLM) and gradients that suit a CPU.
+"""Group norm, with SiLU, modulation by time (FiLM) and gradients that are fast on a CPU.
 
-With channels last, PyTorch's gradient of a large image's group norm works on a few channels at a
-time and takes as long as a convolution's; here it is made of passes over whole pixels.
+With channels last, PyTorch's group norm gradient for a large image works on a few channels at a
+time and takes as long as a convolution's. Here it consists of passes over whole pixels.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 from mdm_apple.torch.cpu import strips
 from mdm_apple.torch.cpu.conv import eager_fp32_on_cpu
 
-WORTHWHILE_PIXELS = 1024  # of an image; below, PyTorch's own gradient is as fast
+WORTHWHILE_PIXELS = 1024  # numbers in an image; below this, PyTorch's own gradient is as fast
 
 
 def normalize(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """`norm` of x (B, C, H, W)."""
+    """Apply `norm` to x (B, C, H, W)."""
     if _gains(norm, x):
         return _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # type: ignore[no-any-return]
     return norm(x)
@@ -29,7 +29,7 @@ def normalize(norm: nn.GroupNorm, x: Tensor) -> Tensor:
 def normalize_silu(norm: nn.GroupNorm, x: Tensor, film: Tensor | None = None) -> Tensor:
     """SiLU of the normalised x (B, C, H, W).
 
-    film: (B, 2 C): before, channels are scaled by 1 + its first half and shifted by the other.
+    film: (B, 2 C): before SiLU, channels are scaled by 1 + its first half, shifted by its second.
     """
     if film is None and strips.worthwhile(x):
         return strips.normalized_silu(norm, x)
@@ -70,7 +70,7 @@ class _GroupNorm(torch.autograd.Function):
         grad = grad_outputs[0].permute(0, 2, 3, 1).flatten(1, 2)
         mean, rstd = (v.repeat_interleave(channels // groups, dim=1) for v in (mean, rstd))
         ones = rows.new_ones(1, 1, rows.shape[1]).expand(len(rows), -1, -1)
-        grad_bias = torch.bmm(ones, grad)[:, 0]  # (B, C), of each sample
+        grad_bias = torch.bmm(ones, grad)[:, 0]  # (B, C), per sample
         grad_weight = rstd * (torch.bmm(ones, grad * rows)[:, 0] - mean * grad_bias)
         grad_x = None
         if ctx.needs_input_grad[0]:

@@ -1,9 +1,9 @@
-"""Convolutions whose weights lie in oneDNN's own blocked layout, for inference on a CPU.
+"""Convolutions with weights in oneDNN's own blocked layout, for inference on a CPU.
 
-PyTorch reorders the weights of a convolution on every call; for the deep stages of a large network,
+PyTorch reorders the weights of a convolution on every call. In the deep stages of a large network,
 where a weight is far bigger than its image, that costs up to a third of the call. Outputs are equal
-bit for bit. The operators used here are those that torch.compile emits for frozen networks. The
-widest 3x3 convolutions in fp32 go another way altogether (winograd.py).
+bit for bit. The operators are the ones that torch.compile emits for frozen networks. The widest 3x3
+convolutions in fp32 use another algorithm (winograd.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ WORTHWHILE = 32  # narrower layers gain nothing
 
 
 class PackedConv2d(nn.Module):
-    """A convolution whose weights are reordered at the first call, for the shape it then sees.
+    """A convolution that reorders its weights at the first call, for the shape of that call.
 
-    Other shapes work too, only slower; the original weights are not kept.
+    Other shapes work too, but slower; the original weights are not kept.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -41,7 +41,7 @@ class PackedConv2d(nn.Module):
         return self._convolve(x, self._padding)
 
     def within(self, x: Tensor) -> Tensor:
-        """Of x (B, C, H + 2, W), whose first and last row take the place of padding."""
+        """Convolve x (B, C, H + 2, W); its first and last rows replace the padding."""
         return self._convolve(x, [0, self._padding[1]])
 
     def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
@@ -68,7 +68,7 @@ class PackedConv2d(nn.Module):
 
 
 class PackedUpsample(nn.Module):
-    """Upsampling and the convolution after it, of the small image (see `conv`)."""
+    """Upsampling and the convolution after it, computed on the small image (see `conv`)."""
 
     def __init__(self, conv: UpsampleConv3x3) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class PackedPointwise(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch has the operators for this device, and the CPU the numbers."""
+    """Whether PyTorch has the operators for this device, and the CPU supports the number type."""
     names = ("_reorder_convolution_weight", "_reorder_linear_weight")
     known = (
         device.type == "cpu"
@@ -114,7 +114,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack(net: nn.Module) -> None:
-    """Replace the wide convolutions of a network in place; it can only run forward afterwards."""
+    """Replace the wide convolutions of a network in place; afterwards it can only run forward."""
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and min(child.weight.shape[:2]) >= WORTHWHILE:
@@ -122,7 +122,7 @@ def pack(net: nn.Module) -> None:
 
 
 def _packed(conv: nn.Conv2d, name: str) -> nn.Module:
-    if isinstance(conv, UpsampleConv3x3):  # sums of its weights would be rounded twice in bf16
+    if isinstance(conv, UpsampleConv3x3):  # in bf16, sums of its weights would be rounded twice
         return PackedUpsample(conv) if conv.weight.dtype == torch.float32 else conv
     if conv.kernel_size == (1, 1) and name != "conv3":  # see layers.pointwise
         return PackedPointwise(conv)

@@ -1,8 +1,8 @@
-"""What Linux and its C library can be asked about pages of memory; elsewhere nothing is asked.
+"""Requests to Linux and its C library about memory pages; a no-op elsewhere.
 
-The first touch of 128 MiB in pages of 4 KiB can cost as much as a convolution of the image that is
-written there. PyTorch asks for pages of 2 MiB only where THP_MEM_ALLOC_ENABLE=1 is set before it
-starts. And what packing frees between weights that stay, the C library keeps.
+The first touch of 128 MiB in pages of 4 KiB can cost as much as convolving the image written there.
+PyTorch asks for pages of 2 MiB only if THP_MEM_ALLOC_ENABLE=1 is set before it starts. Also, the C
+library keeps the memory that packing frees between the remaining weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import Tensor
 
-WORTHWHILE = 1 << 25  # bytes: from here on malloc takes fresh pages from the system each time
+WORTHWHILE = 1 << 25  # bytes: from this size on, malloc takes fresh pages from the system each time
 
 
 def empty_image(batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -23,7 +23,7 @@ def empty_image(batch: int, channels: int, height: int, width: int) -> Tensor:
     if out.nbytes >= WORTHWHILE and sys.platform == "linux":
         start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         length = out.data_ptr() + out.nbytes - start
-        # advice only: where it is refused the memory is as good, and slower to touch
+        # advice only: if refused, the memory is as good but slower to touch
         ctypes.CDLL(None).madvise(
             ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE
         )
@@ -31,6 +31,6 @@ def empty_image(batch: int, channels: int, height: int, width: int) -> Tensor:
 
 
 def give_back() -> None:
-    """Return free memory between allocations to the system, where the C library is glibc."""
+    """Return free memory between allocations to the system, if the C library is glibc."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -1,9 +1,9 @@
 """Large images in strips of rows, for inference on a CPU.
 
-At 1024 px an activation has 128 MiB. One operation at a time, a residual block carries a dozen of
-those through memory. Here a strip goes through norm, modulation, SiLU and convolution while it is
+At 1024 px an activation has 128 MiB. Run one operation at a time, a residual block moves a dozen of
+them through memory. Here a strip goes through norm, modulation, SiLU and convolution while it is
 in the cache; only the input, the first convolution's output and the result exist as a whole. Hooks
-on the layers inside such a block are not run.
+on the layers inside such a block do not run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mdm_apple.torch.cpu.conv import eager_fp32_on_cpu, interleave
 from mdm_apple.torch.cpu.pages import empty_image
 
-WORTHWHILE = 1 << 22  # numbers of one image, 16 MiB: smaller ones stay in a cache anyway
-STRIP = 1 << 20  # numbers worked on at a time
+WORTHWHILE = 1 << 22  # numbers in one image, 16 MiB: smaller images stay in a cache anyway
+STRIP = 1 << 20  # numbers processed at a time
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class RowConv(Protocol):
 
 
 class Block(Protocol):
-    """What `layers.ResNet` has, and conv3 where the number of channels changes."""
+    """The parts of `layers.ResNet`, and conv3 if the number of channels changes."""
 
     @property
     def norm1(self) -> nn.GroupNorm: ...
@@ -45,9 +45,9 @@ class Block(Protocol):
 
 
 def worthwhile(x: Tensor, *others: Tensor, growth: int = 1) -> bool:
-    """Whether an image, with others beside it in its channels, is large and of the right kind.
+    """Whether an image, with others concatenated to its channels, is large and of the right kind.
 
-    growth: how many times larger it is about to become.
+    growth: factor by which it is about to grow.
     """
     parts = (x, *others)
     return (
@@ -59,12 +59,12 @@ def worthwhile(x: Tensor, *others: Tensor, growth: int = 1) -> bool:
 
 
 def can_divide(block: Block) -> bool:
-    """Whether its convolutions work on strips."""
+    """Whether the block's convolutions work on strips."""
     return isinstance(block.conv1, RowConv) and isinstance(block.conv2, RowConv)
 
 
 def residual(block: Block, parts: Sequence[Tensor], film: Tensor) -> Tensor:
-    """A residual block of images that lie side by side in its channels; see `layers.ResNet`."""
+    """A residual block on images concatenated in its channels; see `layers.ResNet`."""
     batch, _, height, width = parts[0].shape
     out = empty_image(batch, block.norm2.num_channels, height, width)
     for b in range(batch):
@@ -86,7 +86,7 @@ def normalized_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
 def upsampled(corners: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """x (B, C, H, W) upsampled by two and convolved, (B, C, 2 H, 2 W); see `conv`.
 
-    corners: the small image's convolution, given the rows around a strip: (1, C, h + 2, W) to
+    corners: the small image's convolution of a strip with the rows around it: (1, C, h + 2, W) to
     (1, 4 C, h + 1, W + 1).
     """
     batch, channels, height, width = x.shape
@@ -105,7 +105,7 @@ def _residual_of_one(block: Block, parts: list[Tensor], film: Tensor, out: Tenso
     assert isinstance(conv2, RowConv)
     height = out.shape[2]
 
-    # 1. to the first convolution's output, whose sums are taken as it comes; and the shortcut
+    # 1. the first convolution's output, summed as it is computed; and the shortcut
     slope, level = _affine(block.norm1, torch.cat([_sums(part) for part in parts], dim=1), out)
     hidden = empty_image(*out.shape)
     sums = out.new_zeros(2, out.shape[1], dtype=torch.float64)
@@ -118,7 +118,7 @@ def _residual_of_one(block: Block, parts: list[Tensor], film: Tensor, out: Tenso
         x = x[:, :, top - low : bottom - low]
         out[:, :, top:bottom] = x if conv3 is None else conv3(x)
 
-    # 2. the second convolution's output on top of the shortcut
+    # 2. the second convolution's output, added to the shortcut
     slope, level = _affine(block.norm2, sums, out, film)
     for top, bottom in _strips(hidden):
         low, high = max(top - 1, 0), min(bottom + 1, height)
@@ -127,7 +127,7 @@ def _residual_of_one(block: Block, parts: list[Tensor], film: Tensor, out: Tenso
 
 
 def _strips(*parts: Tensor) -> Iterator[tuple[int, int]]:
-    """First row of a strip and the row after its last, of images beside each other."""
+    """First row of each strip and the row after its last, for images side by side."""
     height = parts[0].shape[2]
     rows = max(1, STRIP * height // sum(part.numel() for part in parts))
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
@@ -138,12 +138,12 @@ def _beside(parts: list[Tensor]) -> Tensor:
 
 
 def _rimmed(x: Tensor, above: int, below: int) -> Tensor:
-    """A row of zeros above and below, where there is none of the image."""
+    """Add a row of zeros above and below, where the image has none."""
     return x if above and below else F.pad(x, (0, 0, 1 - above, 1 - below))
 
 
 def _activate(x: Tensor, slope: Tensor, level: Tensor, out: Tensor | None = None) -> Tensor:
-    """SiLU of x (1, C, H, W) times slope plus level, both (W C,): long loops though C is small."""
+    """SiLU of x (1, C, H, W) times slope plus level, both (W C,): long loops even if C is small."""
     lines = _lines(x)
     done = torch.addcmul(level, lines, slope, out=None if out is None else _lines(out))
     F.silu(done, inplace=True)
@@ -167,7 +167,7 @@ def _affine(
 
 
 def _sums(image: Tensor) -> Tensor:
-    """Of the numbers of every channel and of their squares: (2, C), float64."""
+    """Sums of every channel's numbers and of their squares: (2, C), float64."""
     strips = [image[:, :, top:bottom] for top, bottom in _strips(image)]
     return torch.stack([_sums_of_strip(strip) for strip in strips]).sum(dim=0)
 
@@ -179,5 +179,5 @@ def _sums_of_strip(strip: Tensor) -> Tensor:
 
 
 def _lines(x: Tensor) -> Tensor:
-    """(1, C, H, W), channels last, to the view (H, W C)."""
+    """View (1, C, H, W), channels last, as (H, W C)."""
     return x[0].permute(1, 2, 0).flatten(1)

@@ -1,9 +1,9 @@
-"""3x3 convolutions by Winograd's F(2x2, 3x3), for inference where channels are many.
+"""3x3 convolutions by Winograd's F(2x2, 3x3), for inference with many channels.
 
 Every 2x2 square of the output comes from a 4x4 square of the input through 16 products per pair of
-channels instead of 36, so a wide layer takes little more than half the time. Additions before and
-after cost as much as they save below WORTHWHILE channels. Rounding errors are smaller than those of
-the direct sum, which is nine times as long.
+channels instead of 36, so a wide layer takes little more than half the time. Below WORTHWHILE
+channels, the extra additions cost as much as the products save. Rounding errors are smaller than
+in the direct sum, which is nine times as long.
 Source: Lavin & Gray 2016 (arXiv:1509.09308), section 4.1.
 """
 
@@ -43,7 +43,7 @@ def transform_filter(weight: Tensor) -> Tensor:
 
 
 def transform_input(x: Tensor) -> Tensor:
-    """(B, C, H, W) to what each product reads of every square: (4, 4, B, ceil H/2, ceil W/2, C)."""
+    """(B, C, H, W) to the inputs of each product, per square: (4, 4, B, ceil H/2, ceil W/2, C)."""
     batch, channels, height, width = x.shape
     tall, wide = -(-height // 2), -(-width // 2)
     padded = x.new_zeros(batch, 2 * tall + 2, 2 * wide + 2, channels)
