@@ -234,7 +234,10 @@ WRONG: dict[str, tuple[Callable[[Handler], None], str]] = {
         lambda h: h.answer(Content_Length=str(len(h.site.content) + 10)),
         "3 times in a row",
     ),
-    "recoded": (lambda h: h.answer(Content_Encoding="gzip"), "sends the file with a content encoding"),
+    "recoded": (
+        lambda h: h.answer(Content_Encoding="gzip"),
+        "sends the file with a content encoding",
+    ),
     "too_short": (
         lambda h: h.answer(Content_Length=str(len(h.site.content) - 10)),
         "the download is damaged and was deleted",
