@@ -54,7 +54,7 @@ def limit(name: str, says: str, *more: str, code: int = 1) -> Case:
 def torch_has_no(name: str, *option: str) -> Case:
     return Case(
         f"{name} in torch",
-        "only --backend mlx has it, not torch",
+        "works with --backend mlx only, not torch",
         lambda room: sample(room, room.good.model, "--backend", "torch", *option),
     )
 

@@ -295,7 +295,7 @@ def test_published_layouts_give_the_presets(name: str, tmp_path: Path) -> None:
     ("name", "notices"),
     [
         ("64", ["diffusion_config: appears twice"]),
-        ("256", ["mixed_ratio: not used, because it stands at the top level", "'sample-dir'"]),
+        ("256", ["mixed_ratio: not used, because at the top level", "'sample-dir'"]),
         ("1024", ["multi_res_weights: not used", "initialize_inner_with_pretrained: '8rwvbg85tt'"]),
     ],
 )
@@ -316,8 +316,8 @@ def test_everything_left_unused_is_reported_by_name(tmp_path: Path) -> None:
     assert read.notices == (
         f"batch_size: appears twice (line {line}); the last one counts.",
         "Settings of the original's programs are not used: batch_size.",
-        "mixed_ratio: not used, because it stands at the top level, where the original does not "
-        "read it either; its place is in diffusion_config.",
+        "mixed_ratio: not used, because at the top level the original ignores it too; it belongs "
+        "in diffusion_config.",
         "top level: unknown key 'sample-dir' is not used. Did you mean 'sample_dir'?",
         "top level: unknown key 'whatever' is not used.",
     )

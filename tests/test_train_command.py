@@ -125,7 +125,7 @@ def test_a_folder_that_holds_something_is_left_alone(config_file: Path, tmp_path
         (["--data", "twemoji", "--batch-size", "3", "--accumulate", "2"], "batch_size: "),
         (["--data", "twemoji", "--validation-share", "1.5"], "validation_share: "),
         (["--data", "twemoji", "--resume"], "no such model folder"),
-        (["--data", "twemoji", "--features", __file__], "features: this model learns its text"),
+        (["--data", "twemoji", "--features", __file__], "features: this model trains its own text"),
     ],
 )
 def test_a_run_that_cannot_start_is_refused_and_makes_nothing(
