@@ -1,6 +1,6 @@
 """Times callables in turn within one process, so that a drifting machine affects all alike.
 
-Enters: the callables. Leaves: a `Row`, as plain values for the result files.
+Input: the callables. Output: a `Row`, as plain values for the result files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mixed bits: chooses the bits of each weight within a budget of bytes or of error.
 
-Enters: sensitivities. Leaves: a recipe. The errors of weights are assumed to add up, which holds
+Input: sensitivities. Output: a recipe. The errors of weights are assumed to add up, which holds
 while each is small and independent of the others.
 
 A named variant is as large as the bundle would be with one number of bits for all weights.

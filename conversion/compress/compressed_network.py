@@ -1,6 +1,6 @@
 """The torch network with a bundle's weights in place: a fast stand-in for the bundle.
 
-Enters: an fp16 bundle and the model it was made from. Leaves: a network with the same numbers, in
+Input: an fp16 bundle and the model it was made from. Output: a network with the same numbers, in
 which weights can be exchanged one by one. Weights are matched by name and compared by value; a
 model with other weights is refused.
 """

@@ -1,6 +1,6 @@
 """Makes a bundle smaller: weights become indices into small tables, or scaled integers.
 
-Enters: a bundle with fp16 weights and a plan. Leaves: a new bundle, and a report that names every
+Input: a bundle with fp16 weights and a plan. Output: a new bundle, and a report that names every
 weight left at 16 bits and gives the reason.
 """
 

@@ -1,6 +1,6 @@
 """Replaces some constants of a package by palettes and leaves the rest unchanged.
 
-Enters: a package, and palettes by the place of their weights. Leaves: a package whose program has a
+Input: a package, and palettes by the place of their weights. Output: a package whose program has a
 `constexpr_lut_to_dense` of the same name instead of each constant, in the form coremltools writes.
 Nothing is recompiled: coremltools would run all its passes over the program, which takes longer
 than finding the palettes. A weight shared by several functions stays shared.

@@ -1,6 +1,6 @@
 """Measures how much each weight matters: the prediction error if it alone has few bits.
 
-Enters: an fp16 bundle and its model. Leaves: the size of every weight at every number of bits and
+Input: an fp16 bundle and its model. Output: the size of every weight at every number of bits and
 the error this causes, as strict JSON.
 
 The error is the noise-to-signal ratio of the predictions on noisy images of real trajectories:

@@ -1,6 +1,6 @@
 """A function of a package as plain typed values: operations in order, names defined before use.
 
-Enters: the protobuf message of one function. Leaves: a `Function`. Features the executor cannot run
+Input: the protobuf message of one function. Output: a `Function`. Features the executor cannot run
 (control flow, states, flexible shapes) are refused by name. Operations get their meaning later.
 """
 

@@ -1,6 +1,6 @@
 """Everything that depends only on the prompt, as one network that runs once per prompt.
 
-Enters: text features and their mask. Leaves: the pooled text, the additive mask, and the keys and
+Input: text features and their mask. Output: the pooled text, the additive mask, and the keys and
 values of every cross-attention.
 """
 

@@ -2,7 +2,7 @@
 
     stop_16, stop_32, stop_64 ──► denoiser.mlpackage   (one weight file, as large as stop_64's)
 
-Enters: packages with one function each. Leaves: one package that Core ML opens by function name.
+Input: packages with one function each. Output: one package that Core ML opens by function name.
 coremltools does the merge and does not change the programs. It stores weights with equal numbers
 once, whatever their names. It drops the metadata, which `seal_package` writes afterwards.
 """

@@ -1,6 +1,6 @@
 """Splits a package that is too large for a device into two that run one after the other.
 
-Enters: a package and a place to cut. Leaves: two packages, each with the weights of its own
+Input: a package and a place to cut. Output: two packages, each with the weights of its own
 operations. Ordinary features pass between them, wired by name like all others.
 """
 

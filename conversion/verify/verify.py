@@ -1,6 +1,6 @@
 """Proves a bundle: executes its packages and compares them with the torch network they came from.
 
-Enters: a bundle, and the model folder or the golden record inside the bundle. Leaves: a report with
+Input: a bundle, and the model folder or the golden record inside the bundle. Output: a report with
 a row for the worst prompt at every level and noise level, and optionally the rungs of `ladder`.
 """
 
