@@ -85,6 +85,7 @@ def is_red_heart(middle: np.ndarray) -> bool:
 def test_sampler_student_without_a_model_takes_the_student(steps: str, tmp_path: Path) -> None:
     out = tmp_path / "heart.png"
     asked = ["sample", "--prompt", "red heart", "--sampler", "student", "--steps", steps]
+    asked += ["--seed", "0"]
     result = CliRunner().invoke(group, [*asked, "--quiet", "--out", str(out)])
     assert result.exit_code == 0, result.exception
     with Image.open(out) as picture:
