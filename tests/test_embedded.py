@@ -65,7 +65,17 @@ def test_the_student_names_the_teacher_beside_it() -> None:
 
 def test_sample_without_a_model_takes_it(tmp_path: Path) -> None:
     out = tmp_path / "heart.png"
-    asked = ["sample", "--prompt", "red heart", "--steps", "10", "--sampler", "dpmpp"]
+    asked = [
+        "sample",
+        "--prompt",
+        "red heart",
+        "--steps",
+        "10",
+        "--sampler",
+        "dpmpp",
+        "--seed",
+        "0",
+    ]
     result = CliRunner().invoke(
         group, [*asked, "--guidance", "3", "--stop-at", "16", "--quiet", "--out", str(out)]
     )
