@@ -242,5 +242,5 @@ def test_a_folder_is_no_bundle_and_a_bundle_no_folder(
 ) -> None:
     with pytest.raises(MdmError, match="is a model folder"):
         mdm.verify(model_folder)
-    with pytest.raises(MdmError, match="is a bundle"):
+    with pytest.raises(MdmError, match="is already a bundle"):
         mdm.convert(tiny_bundle.path, tmp_path / "again.bundle")
