@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mdm_apple.bundled_models import find_model
+from mdm_apple.bundled_models import find_bundle, find_model
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.strict_json import read_config
@@ -343,19 +343,11 @@ def require_conversion() -> None:
     require_installed("coremltools")
 
 
-def check_bundle(name: str | Path) -> Path:
-    """The path of a bundle; refuses a model folder. Reads nothing in it."""
-    named = find_model(name)
-    if not named.is_bundle:
-        raise MdmError(f"{named}: is a model folder; give a bundle, made with mdm convert.")
-    return named.path
-
-
 def open_bundle(bundle: Bundle | str | Path) -> Bundle:
     """Open a bundle by name and check it against its manifest. Raises MdmError."""
     if not isinstance(bundle, (str, Path)):
         return bundle
-    path = check_bundle(bundle)
+    path = find_bundle(bundle).path
     require("torch")
     require("jsonschema")
     from mdm_apple.conversion.bundle.folder import Bundle
