@@ -30,7 +30,9 @@ def equal_error_cells(groups: Sequence[Histogram], count: int) -> list[Indices]:
     # for a uniform density the error of a cell is total / count^3; others are within a few times
     bound = np.log(np.maximum(total, 1e-300) / count**3 / 2)
     low, high = np.full_like(bound, -np.inf), np.full_like(bound, np.inf)
-    best = np.repeat(last[None], count + 1, axis=0)
+    # as many values in each cell: kept where few values lie on fp16's even grid of tiny numbers, as
+    # any bound that merges one pair there merges many
+    best = first + (last - first) * np.arange(count + 1)[:, None] // count
     used = np.zeros(len(groups))
     for r in range(MORE_ROUNDS):
         active = (r < ROUNDS) | (used == 0)
