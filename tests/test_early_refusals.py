@@ -1,4 +1,4 @@
-"""A wrong call is refused before any framework is imported, within a second of processor time.
+"""A wrong call is refused before any framework is imported, in little processor time.
 
 Every case is a process of its own, as a person starts it, so that start-up and imports count.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,9 @@ import pytest
 from mdm_apple.cli import COMMANDS
 
 FRAMEWORKS = ("torch", "mlx", "coremltools", "matplotlib", "jsonschema", "transformers")
-SECONDS = 1.0  # of processor time, user and system
+# A refusal's processor time, over that of a process that only imports what every command needs. The
+# promise is one second where such a process takes 0.35 s.
+TIMES_THE_IMPORTS = 2.8
 ROOT = Path(__file__).parents[1]
 
 # runs `python -m mdm_apple`, and says at the end what it loaded
@@ -161,30 +163,50 @@ class Ended:
     loaded: list[str]
 
 
+@pytest.fixture(scope="module")
+def limit(place: dict[str, Path]) -> float:
+    """The seconds of processor time that a refusal may take on this machine."""
+    imports = "import click, numpy, PIL.Image, safetensors, tqdm, yaml"
+    return TIMES_THE_IMPORTS * max(
+        started([sys.executable, "-c", imports], place["folder"]).seconds for _ in range(3)
+    )
+
+
 def run(arguments: list[str], folder: Path) -> Ended:
-    """A process of its own, with what it printed, what it loaded and its processor time."""
+    """A command in a process of its own."""
     reading, writing = os.pipe()
+    with os.fdopen(reading) as loaded:
+        ended = started(
+            [sys.executable, "-c", PROGRAM, str(writing), *arguments], folder, (writing,)
+        )
+        return replace(ended, loaded=json.loads(loaded.read()))
+
+
+def started(words: list[str], folder: Path, pipes: tuple[int, ...] = ()) -> Ended:
+    """A process that has ended: what it printed, and its processor time, user and system.
+
+    pipes: it inherits these, and they are closed here.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(writing), *arguments],
+        words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env=environment,
-        pass_fds=(writing,),
+        pass_fds=pipes,
     )
-    os.close(writing)
+    for pipe in pipes:
+        os.close(pipe)
     assert process.stdout is not None
     assert process.stderr is not None
-    with process.stdout as out, process.stderr as err, os.fdopen(reading) as loaded:
-        printed, said, modules = out.read(), err.read(), loaded.read()
+    with process.stdout as out, process.stderr as err:
+        printed, said = out.read(), err.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Ended(
-        process.returncode, printed, said, used.ru_utime + used.ru_stime, json.loads(modules)
-    )
+    return Ended(process.returncode, printed, said, used.ru_utime + used.ru_stime, [])
 
 
 def everything(place: dict[str, Path]) -> set[Path]:
@@ -192,11 +214,13 @@ def everything(place: dict[str, Path]) -> set[Path]:
 
 
 @pytest.mark.parametrize("wrong", TABLE, ids=lambda wrong: wrong.call)
-def test_a_wrong_call_is_refused_at_once(wrong: Wrong, place: dict[str, Path]) -> None:
+def test_a_wrong_call_is_refused_at_once(
+    wrong: Wrong, place: dict[str, Path], limit: float
+) -> None:
     before = everything(place)
     words = [word.format(**place) for word in wrong.call.split()]
     ended = run(words, place["folder"])
-    if ended.seconds > SECONDS:  # a busy machine may count too much, but not twice
+    if ended.seconds > limit:  # a busy machine may count too much, but not twice
         ended = run(words, place["folder"])
     assert ended.code == wrong.code, ended.stderr
     assert ended.stdout == ""
@@ -207,7 +231,7 @@ def test_a_wrong_call_is_refused_at_once(wrong: Wrong, place: dict[str, Path]) -
     assert wrong.says in sentence
     assert sentence[-1] in ".?"
     assert ended.loaded == []
-    assert ended.seconds <= SECONDS
+    assert ended.seconds <= limit
     assert everything(place) == before
 
 
