@@ -25,7 +25,8 @@ from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
-from mdm_apple.open_model import Backend, Model, OpenOptions, default_backend, prepare
+from mdm_apple.model import Model
+from mdm_apple.open_model import Backend, OpenOptions, default_backend, prepare
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.model_folder import load_model_config
@@ -71,7 +72,8 @@ def load(
     Raises MdmError with one sentence: what was wrong, what was expected, what to do.
     """
     options = OpenOptions(backend, precision, features, text_encoder, quantize)
-    return prepare(find_model(name), options).open()
+    opening = prepare(find_model(name), options)
+    return Model(opening, opening.load())
 
 
 def train(

@@ -17,7 +17,7 @@ import mdm_apple as mdm
 from mdm_apple.cli import group
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.errors import MdmError
-from mdm_apple.open_model import Model
+from mdm_apple.model import Model
 from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.picture import StepPreview
 from mdm_apple.sampling.pictures import Pixels, read_recipe

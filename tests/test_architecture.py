@@ -19,7 +19,7 @@ HEAVY = ("torch", "mlx", "coremltools")
 BACKENDS = ("mdm_apple.torch", "mdm_apple.mlx")
 CONVERSION = "mdm_apple.conversion"
 # The rooms that may reach conversion, and only when they run.
-OPENERS = ("mdm_apple.api", "mdm_apple.cli", "mdm_apple.demo", "mdm_apple.open_model")
+OPENERS = tuple(f"mdm_apple.{room}" for room in ("api", "cli", "demo", "model", "open_model"))
 UPPER_FLOORS = (*OPENERS, CONVERSION, "benchmarks")
 FILES = module_files()
 FRONT = ("mdm_apple", "mdm_apple.__main__", CONVERSION)  # hand the rooms out, and are none

@@ -21,8 +21,8 @@ from mdm_apple.cli.output import (
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Compute, Layout, Target, TextEncoderChoice
+from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.errors import MdmError
-from mdm_apple.open_model import LARGEST_SEED
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
@@ -53,7 +53,7 @@ Examples:
 )
 @click.argument("model", required=False, metavar="[NAME]")
 @preset_option
-@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Seed of a preset's weights.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of a preset's weights.")
 @click.option(
     "--layout",
     type=click.Choice(get_args(Layout)),

@@ -39,6 +39,7 @@ from mdm_apple.evaluation.evaluate import (
     mean_scores,
     worst_scores,
 )
+from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import check_request
 from mdm_apple.sampling.pictures import enlarge, save_png, tile, to_pixels
@@ -170,10 +171,10 @@ def command(request: EvaluateRequest, output: Output) -> None:
     )
     teacher_opening = _teacher_opening(request, plan, opening.config)
     output.say(f"loading {opening.named} on {opening.backend}")
-    model = opening.open()
+    model = Model(opening, opening.load())
     teacher = None
     if teacher_opening is not None:
-        teacher = Teacher(teacher_opening.open().runtime, _teacher_sampler(request, plan))
+        teacher = Teacher(teacher_opening.load().runtime, _teacher_sampler(request, plan))
     judges = _judges(request.inception, request.clip)
     dataset = open_dataset(
         request.data,

@@ -25,20 +25,15 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.types import Bits, Precision
+from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
-from mdm_apple.open_model import (
-    LARGEST_SEED,
-    Backend,
-    Opening,
-    OpenOptions,
-    prepare,
-    random_seed,
-    remarks,
-)
-from mdm_apple.sampling.generate import Prompt
+from mdm_apple.model import Model
+from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
+from mdm_apple.sampling.generate import Prompt, random_seed
 from mdm_apple.sampling.picture import Picture, StepPreview
 from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
+from mdm_apple.sampling.remarks import remarks
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import new_files
@@ -111,7 +106,7 @@ Examples:
 @click.option(
     "--seed",
     "seeds",
-    type=click.IntRange(0, LARGEST_SEED),
+    type=click.IntRange(0, MAX_SEED),
     multiple=True,
     help="May be repeated. Default: a random one, which is printed.",
 )
@@ -170,12 +165,13 @@ def command(request: SampleRequest, output: Output) -> None:
     sampler = _checked(opening, task, request.model is None and like is None)
     if task.remark is not None:
         output.say(task.remark)
-    for remark in remarks(opening, task.settings, sampler, task.prompts):
+    folder, stop_at = opening.named.path, task.settings.stop_at
+    for remark in remarks(folder, opening.config, sampler, task.prompts, stop_at):
         output.say(remark)
     if not request.seeds and like is None:
         output.say(f"seed {task.prompts[0].seed}")
     output.say(f"loading {opening.named} on {opening.backend}")
-    model = opening.open(task.prompts[0], task.settings.stop_at)
+    model = Model(opening, opening.load(task.prompts[0], stop_at))
     if like is not None and like.model != model.sha256:
         output.say(
             f"like: {request.like} was made with other weights than {model.name} holds; expect "

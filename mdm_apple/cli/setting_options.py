@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from mdm_apple.config.types import TrainingPrecision
+from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.settings import TrainConfig
 
@@ -65,7 +66,7 @@ SHARED = (
     ),
     setting(
         "--seed",
-        click.IntRange(0, 2**32 - 1),
+        click.IntRange(0, MAX_SEED),
         "Seed of the order, the noise and the initial weights.",
     ),
     setting("--save-every", click.IntRange(1), "Steps between checkpoints."),

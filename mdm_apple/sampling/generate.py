@@ -7,6 +7,7 @@ NumPy arrays in [-1, 1], and pictures as bytes per pixel.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ import numpy as np
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig
 from mdm_apple.config.types import Images
-from mdm_apple.diffusion.noise import NoiseStream, draw_batch
+from mdm_apple.diffusion.noise import MAX_SEED, NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, check_steps
@@ -40,6 +41,11 @@ class Prompt:
     text: str
     seed: int
     negative: str = ""
+
+
+def random_seed() -> int:
+    """A seed for callers who gave none."""
+    return secrets.randbelow(MAX_SEED + 1)
 
 
 @dataclass(frozen=True)

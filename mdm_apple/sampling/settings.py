@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from mdm_apple.config.model import Distilled, Threshold
 from mdm_apple.config.ranges import in_range
@@ -73,6 +74,19 @@ class SampleSettings:
             threshold=self.threshold,
             spacing=self.spacing or "even",
         )
+
+
+class SettingWords(TypedDict, total=False):
+    """The fields of SampleSettings as keywords of a call."""
+
+    sampler: SamplerKind | None
+    steps: int | None
+    full_table: bool
+    eta: float | None
+    guidance: float | None
+    threshold: Threshold | None
+    spacing: Spacing | None
+    stop_at: int | None
 
 
 def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults:

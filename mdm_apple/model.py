@@ -1,0 +1,196 @@
+"""A model that makes pictures, as `mdm.load` returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack, overload
+
+from mdm_apple.config.types import Images, Pixels, Precision
+from mdm_apple.open_model import Backend, Loaded, Opening
+from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
+from mdm_apple.sampling.generate import Prompt, generate, random_seed
+from mdm_apple.sampling.picture import Picture, StepPreview
+from mdm_apple.sampling.pictures import Recipe, to_pixels
+from mdm_apple.sampling.settings import SampleSettings, SettingWords
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.version import __version__
+
+Progress = Callable[[StepPreview], bool | None]
+
+
+class Model:
+    """A model that makes pictures: `model("red heart", seed=7)`."""
+
+    def __init__(self, opening: Opening, loaded: Loaded) -> None:
+        self.name, self.config = opening.named.name, opening.config
+        self.backend: Backend = opening.backend
+        self.precision: Precision = opening.precision
+        self.runtime, self.sha256 = loaded.runtime, loaded.sha256
+        self.quantized = loaded.quantized
+        self._opening = opening
+
+    @overload
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        n: None = None,
+        seed: int | None = None,
+        negative: str = "",
+        progress: Progress | None = None,
+        filters: Sequence[Filter] = (),
+        **settings: Unpack[SettingWords],
+    ) -> Picture: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        seed: int | None = None,
+        negative: str = "",
+        progress: Progress | None = None,
+        filters: Sequence[Filter] = (),
+        **settings: Unpack[SettingWords],
+    ) -> list[Picture]: ...
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        n: int | None = None,
+        seed: int | None = None,
+        negative: str = "",
+        progress: Progress | None = None,
+        filters: Sequence[Filter] = (),
+        **settings: Unpack[SettingWords],
+    ) -> Picture | list[Picture]:
+        """Make one picture, or a list of `n` with consecutive seeds.
+
+        Args:
+            seed: 0 to 2**32 - 1; None draws one, which the picture's recipe records.
+            settings: steps, sampler, guidance and so on; whatever is left out suits the model.
+            progress: sees every step of the first picture; if it returns False, sampling stops and
+                the pictures are the clean estimates so far, without a recipe.
+            filters: see `mdm_apple.sampling.filters`.
+
+        Raises MdmError for what the model cannot do.
+        """
+        asked = SampleSettings(**settings)
+        first = random_seed() if seed is None else seed
+        prompts = [Prompt(prompt, first + k, negative) for k in range(n or 1)]
+        made = list(self.pictures(prompts, asked, progress=progress, filters=filters))
+        return made[0] if n is None else made
+
+    def steps(
+        self,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        negative: str = "",
+        filters: Sequence[Filter] = (),
+        **settings: Unpack[SettingWords],
+    ) -> Iterator[StepPreview]:
+        """Yield every step of one picture as it is made; the last one is the picture."""
+        asked = SampleSettings(**settings)
+        prompts = [Prompt(prompt, random_seed() if seed is None else seed, negative)]
+        config = self._check(asked, prompts, filters)
+        for step in generate(self.runtime, prompts, config, asked.stop_at):
+            shown = _preview(step.index, step.total, step.final or step.x0)
+            check_pictures(filters, shown.levels)
+            yield shown
+
+    def pictures(
+        self,
+        prompts: Sequence[Prompt],
+        settings: SampleSettings,
+        *,
+        batch_size: int = 8,
+        preview_every: int | None = None,
+        progress: Progress | None = None,
+        filters: Sequence[Filter] = (),
+    ) -> Iterator[Picture]:
+        """Yield a picture for each prompt, in order, as soon as its batch is done.
+
+        Args:
+            preview_every: keep all levels each time this many steps are done, and at the end.
+            progress: sees the first picture of each batch at every step; False stops all.
+        """
+        config = self._check(settings, prompts, filters)
+        for first in range(0, len(prompts), batch_size):
+            batch = prompts[first : first + batch_size]
+            shown: list[list[Pixels]] = []
+            stopped, levels = False, list[Images]()
+            for step in generate(self.runtime, batch, config, settings.stop_at):
+                levels = step.final or step.x0
+                if preview_every and step.index % preview_every == 0:
+                    shown.append([to_pixels(level) for level in step.x0])
+                if preview_every and step.final:
+                    shown.append([to_pixels(level) for level in step.final])
+                if filters:
+                    check_pictures(filters, [row for x in levels for row in to_pixels(x)])
+                if progress and progress(_preview(step.index, step.total, levels)) is False:
+                    stopped = step.final is None
+                    break
+            yield from self._finished(batch, levels, shown, None if stopped else config, settings)
+            if stopped:
+                return
+
+    def sampler_config(self, settings: SampleSettings) -> SamplerConfig:
+        """The sampler for these settings and this model. Raises ConfigError."""
+        return self._opening.check(settings, ())
+
+    def recipe(self, prompt: Prompt, sampler: SamplerConfig, stop_at: int | None) -> Recipe:
+        """How to make a picture again: `mdm sample --like FILE.png`."""
+        return Recipe(
+            prompt=prompt.text,
+            negative=prompt.negative,
+            seed=prompt.seed,
+            sampler=sampler.kind,
+            steps=sampler.num_steps,
+            eta=sampler.eta,
+            guidance=sampler.guidance_scale,
+            threshold=sampler.threshold,
+            grid=sampler.spacing,
+            stop_at=stop_at,
+            model=self.sha256,
+            backend=self.backend,
+            precision=self.precision,
+            version=__version__,
+            quantize=self._opening.options.quantize,
+        )
+
+    def used_memory(self) -> dict[str, float]:
+        """Peak memory of MLX and its limit, in gigabytes; other backends do not measure it."""
+        if self.backend != "mlx":
+            return {}
+        from mdm_apple.mlx.memory import memory_limit, peak_memory
+
+        limit = self._opening.options.memory_limit
+        allowed = memory_limit() if limit is None else limit
+        return {"peak_memory_gb": peak_memory(), "memory_limit_gb": allowed}
+
+    def _check(
+        self, settings: SampleSettings, prompts: Sequence[Prompt], filters: Sequence[Filter]
+    ) -> SamplerConfig:
+        check_prompts(filters, [p.text for p in prompts])
+        return self._opening.check(settings, prompts)
+
+    def _finished(
+        self,
+        batch: Sequence[Prompt],
+        levels: Sequence[Images],
+        shown: Sequence[Sequence[Pixels]],
+        sampler: SamplerConfig | None,
+        settings: SampleSettings,
+    ) -> Iterator[Picture]:
+        pixels = [to_pixels(level) for level in levels]
+        for k, prompt in enumerate(batch):
+            recipe = None if sampler is None else self.recipe(prompt, sampler, settings.stop_at)
+            previews = tuple(tuple(level[k] for level in step) for step in shown)
+            yield Picture(tuple(level[k] for level in pixels), recipe, previews)
+
+
+def _preview(index: int, total: int, levels: Sequence[Images]) -> StepPreview:
+    return StepPreview(index, total, tuple(to_pixels(level[:1])[0] for level in levels))

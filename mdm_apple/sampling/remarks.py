@@ -1,0 +1,53 @@
+"""Remarks on requests that are not wrong but may surprise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdm_apple.config.model import ModelConfig
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.walk import SamplerConfig
+from mdm_apple.text.captions import CAPTIONS, clean_caption, read_captions
+
+MAX_LISTED_BYTES = 4 << 20  # bytes; prompts are not compared with a longer list of captions
+
+
+def remarks(
+    folder: Path,
+    config: ModelConfig,
+    sampler: SamplerConfig,
+    prompts: Sequence[Prompt],
+    stop_at: int | None,
+) -> list[str]:
+    """Remarks on a request to the model in `folder`; `stop_at` is the highest side to run."""
+    out: list[str] = []
+    if any(p.negative for p in prompts) and sampler.guidance_scale == 1:
+        out.append("negative: has no effect at guidance 1; give --guidance, such as 4.")
+    if level_of_side(config, stop_at) and not config.mixed_training:
+        out.append(
+            "stop-at: this model was not trained with mixed resolutions, so its inner levels alone "
+            "may make worse pictures."
+        )
+    return out + _unlearned(folder, prompts)
+
+
+def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
+    """A remark on prompts that the model has no caption for, with the nearest caption."""
+    path = folder / CAPTIONS
+    if not path.is_file() or path.stat().st_size > MAX_LISTED_BYTES:
+        return []
+    learned = read_captions(path)
+    known = {caption.casefold() for caption in learned}
+    asked = dict.fromkeys(clean_caption(p.text) for p in prompts)
+    unknown = [text for text in asked if text.casefold() not in known]
+    if not unknown:
+        return []
+    near = difflib.get_close_matches(unknown[0].casefold(), sorted(known), n=1, cutoff=0.0)
+    more = f" (and {len(unknown) - 1} more prompts)" if len(unknown) > 1 else ""
+    return [
+        f"prompt: this model learned {len(learned):,} captions, and {unknown[0]!r}{more} is not "
+        f"one of them; the nearest is {near[0]!r}."
+    ]
