@@ -11,10 +11,11 @@ Importing this module loads no framework; each function imports what it needs wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mdm_apple.bundled_models import find_bundle, find_model
+from mdm_apple.bundled_models import find_bundle, find_folder, find_model
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.strict_json import read_config
@@ -30,6 +31,7 @@ from mdm_apple.open_model import Backend, OpenOptions, default_backend, prepare
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.model_folder import load_model_config
+from mdm_apple.text.encoder_folder import require_encoder
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.distill import distill as run_distillation
@@ -40,11 +42,22 @@ from mdm_apple.training.start import Job
 if TYPE_CHECKING:
     from mdm_apple.config.types import TextEncoderChoice, Variant
     from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.compress.choose_bits import Chosen
     from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.convert import ConvertOptions
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
 TrainingBackend = Literal["torch", "mlx"]
+MADE_FROM = "give the model folder that it was made from"
+
+
+@dataclass(frozen=True)
+class Palettized:
+    """A compressed bundle. chosen: the mixed bits, with the size and error that they promised."""
+
+    bundle: Bundle
+    report: PalettizeReport
+    chosen: Chosen | None = None
 
 
 def _silent(_: str) -> None:
@@ -236,6 +249,8 @@ def convert(
     named = find_model(model)
     if named.is_bundle:
         raise MdmError(f"{named}: is already a bundle; give the model folder that it came from.")
+    if text_encoder == "yes":
+        require_encoder(named.path, load_model_config(named.path).text)
     require_conversion()
     from mdm_apple.conversion.convert import ConvertOptions, convert
     from mdm_apple.conversion.layouts.text_encoder import missing_text
@@ -256,42 +271,66 @@ def palettize(
     bits: WeightBits | None = None,
     group: int | None = None,
     variant: Variant | None = None,
+    budget: float | None = None,
+    least_db: float | None = None,
     model: str | Path | None = None,
+    sensitivity: Path | None = None,
+    prompts: int = 2,
     recipe: str | Path | None = None,
     protect_ends: bool = True,
+    processes: int | None = None,
+    max_package_mb: float | None = None,
     overwrite: bool = False,
     say: Say = _silent,
-) -> tuple[Bundle, PalettizeReport]:
+) -> Palettized:
     """Compress the weights of a bundle. Raises MdmError.
 
-    Args:
-        bits: one number for all weights. group: output channels that share a palette.
-        variant: mixed bits, measured on `model`, the folder that the bundle came from.
+    Args: exactly one of the first five says how many bits.
+        bits: one number for all weights.
+        variant: mixed bits, with the size of 6, 4 or 3 bits everywhere.
+        budget: mixed bits, in a bundle of at most so many megabytes.
+        least_db: mixed bits, with at least this signal-to-noise ratio expected.
         recipe: a file with the bits of each weight.
+        group: output channels that share a palette.
+        model: the folder that the bundle came from, on which mixed bits are measured.
+        sensitivity: file of these measurements: read if it exists, otherwise written.
+        prompts: to measure on, 1 to 8.
+        protect_ends: leave the first and last convolutions at 16 bits.
+        processes: None chooses by the work. max_package_mb: split packages that are still larger.
     """
-    if sum(asked is not None for asked in (bits, variant, recipe)) != 1:
-        raise MdmError("give one of bits, variant and recipe.")
-    if variant is not None and model is None:
-        raise MdmError("model: mixed bits are measured on the model that the bundle came from.")
+    if sum(asked is not None for asked in (bits, variant, budget, least_db, recipe)) != 1:
+        raise MdmError("give one of bits, variant, budget, least_db and recipe.")
+    mixed = bits is None and recipe is None
+    if mixed and model is None and not (sensitivity and sensitivity.is_file()):
+        raise MdmError(
+            "model: mixed bits are measured on the model folder that the bundle was made from; "
+            "name it."
+        )
+    folder = None if model is None else find_folder(model, MADE_FROM).path
     source, target = open_bundle(bundle), Path(out)
     from mdm_apple.conversion.compress import palettize as compress
-    from mdm_apple.conversion.compress.choose_bits import variant_recipe
+    from mdm_apple.conversion.compress.choose_bits import recipe_for
     from mdm_apple.conversion.compress.recipe import read_recipe
-    from mdm_apple.conversion.compress.sensitivity import measure_on_model
+    from mdm_apple.conversion.compress.sensitivity import known_or_measured
     from mdm_apple.conversion.compress.settings import Setting
 
+    how = overwrite, say, processes, max_package_mb
     if bits is not None:
         setting = Setting.parse(bits, group)
-        return compress.palettize(source, target, setting, protect_ends, overwrite, say)
+        return Palettized(*compress.palettize(source, target, setting, protect_ends, *how))
     if recipe is not None:
-        chosen = read_recipe(Path(recipe))
-    else:
-        assert variant is not None, "checked above"
-        assert model is not None, "checked above"
-        compress.refuse_compressed(source)
-        measured = measure_on_model(source, find_model(model).path, group, protect_ends, say=say)
-        chosen = variant_recipe(measured, variant).recipe
-    return compress.palettize_by_recipe(source, target, chosen, overwrite, say)
+        asked = read_recipe(Path(recipe))
+        return Palettized(*compress.palettize_by_recipe(source, target, asked, *how))
+    compress.refuse_compressed(source)
+    measured = known_or_measured(
+        sensitivity, source, folder, group, protect_ends, prompts, say, processes
+    )
+    chosen = recipe_for(measured, variant, budget, least_db)
+    say(
+        f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
+        f"predictions at {chosen.snr:.1f} dB SNR"
+    )
+    return Palettized(*compress.palettize_by_recipe(source, target, chosen.recipe, *how), chosen)
 
 
 def verify(

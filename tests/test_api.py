@@ -228,9 +228,9 @@ def test_a_model_is_scored_through_the_door(trained: Path, pictures: Path) -> No
 
 def test_a_bundle_is_opened_verified_and_compressed(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert mdm.verify(tiny_bundle.path).passed
-    small, report = mdm.palettize(tiny_bundle, tmp_path / "small.bundle", bits="4")
-    assert report.bytes_after < report.bytes_before
-    picture = mdm.load(small.path)("red heart", seed=1, steps=1)
+    small = mdm.palettize(tiny_bundle, tmp_path / "small.bundle", bits="4")
+    assert small.report.bytes_after < small.report.bytes_before
+    picture = mdm.load(small.bundle.path)("red heart", seed=1, steps=1)
     assert picture.recipe is not None
     assert (picture.recipe.backend, picture.recipe.precision) == ("reference", "fp16")
     picture.save(tmp_path / "a.png")

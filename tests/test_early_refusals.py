@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from small import plain
 
 from mdm_apple.cli import COMMANDS
+from mdm_apple.config.model import ModelConfig, TextConfig
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.strict_json import to_json
 
 FRAMEWORKS = ("torch", "mlx", "coremltools", "matplotlib", "jsonschema", "transformers")
 # A refusal's processor time, over that of a process that only imports what every command needs. The
@@ -66,6 +70,7 @@ TABLE = [
     Wrong("convert box:emoji --seed 1 --out {new}", "seed: makes the weights of a --preset"),
     Wrong("convert box:emoji --layout multifunction --target iOS17 --out {new}", "needs iOS 18"),
     Wrong("convert box:emoji --max-package-mb nan --out {new}", "not a finite number", 2),
+    Wrong("convert {frozen} --text-encoder yes --out {new}", "mdm fetch text-encoder --out"),
     Wrong("convert box:emoji --layout flat --out {new}", "is not one of", 2),
     # palettize
     Wrong("palettize {none} --bits 4 --out {new}", "no such model"),
@@ -143,14 +148,17 @@ TABLE = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Paths that are absent, full, and of each kind; the bundle only looks like one."""
     root = tmp_path_factory.mktemp("early")
-    names = ("new", "none", "full", "file", "bundle", "folder")
+    names = ("new", "none", "full", "file", "bundle", "folder", "frozen")
     paths = {name: root / name for name in names}
-    for name in ("full", "bundle", "folder"):
+    for name in ("full", "bundle", "folder", "frozen"):
         paths[name].mkdir()
     (paths["full"] / "mine.txt").write_text("mine")
     (paths["folder"] / "mine.txt").write_text("mine")
     (paths["bundle"] / "manifest.json").write_text("{}")
     paths["file"].write_text("mine")
+    text = TextConfig(max_tokens=4, encoder=T5Config(20, 8, 4, 12, 2, 2), source="google/small-t5")
+    config = ModelConfig(plain(text_dim=8), 8, text=text)
+    (paths["frozen"] / "config.json").write_text(to_json(config))
     return paths
 
 

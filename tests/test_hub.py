@@ -65,6 +65,7 @@ class Hub:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
         self.fetched: list[str] = []
+        self.claimed: dict[str, int] = {}  # sizes that it tells in place of the true ones
         self.cut_after: int | None = None  # bytes of a file after which the connection drops
         hub = self
 
@@ -89,7 +90,8 @@ class Hub:
         model = "/api/models/google/small-t5"
         resolved = f"/google/small-t5/resolve/{COMMIT}/"
         if path in (model, f"{model}/revision/main", f"{model}/revision/{COMMIT}"):
-            siblings = [{"rfilename": name} for name in self.files]
+            sizes = {name: len(data) for name, data in self.files.items()} | self.claimed
+            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
             info = {"_id": "1", "id": "google/small-t5", "sha": COMMIT, "siblings": siblings}
             self.send(request, 200, json.dumps(info).encode(), body)
         elif path == f"{model}/tree/{COMMIT}":
@@ -228,8 +230,10 @@ def test_the_command_notes_the_encoder_and_keeps_every_other_file(hub: Hub, tmp_
     folder = tmp_path / "model"
     before = model_folder(folder, CONFIG)
     assert set(before) >= {"ema.safetensors", "training.safetensors", "training.json"}
+    hub.claimed = {f"model-0000{n}-of-00003.safetensors": n * 10**6 for n in (1, 2, 3)}
     run = fetch_command(hub, folder)
     assert run.returncode == 0, run.stderr
+    assert "google/small-t5: 3.0 MB to download; " in run.stderr  # not the decoder's third file
     text = load_model_config(folder).text
     assert text is not None
     assert text.revision == COMMIT
@@ -262,6 +266,16 @@ def test_a_connection_that_drops_is_told_and_the_next_run_takes_up(
     assert not list(into.glob("*.safetensors"))  # nothing half-written under its own name
     hub.cut_after = None
     assert fetch(hub.url, into)[1] == COMMIT
+
+
+def test_an_encoder_larger_than_the_disk_is_refused_before_it_is_fetched(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.claimed = {"model-00001-of-00003.safetensors": 10**18}
+    refused = fetch(hub.url, tmp_path / "encoder")["refused"]
+    assert "1,000,000,000,00" in refused
+    assert refused.endswith("free some space.")
+    assert not any(name.endswith(".safetensors") for name in hub.fetched)
 
 
 def test_without_a_network_one_sentence_says_so(hub: Hub, tmp_path: Path) -> None:

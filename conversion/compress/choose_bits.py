@@ -38,6 +38,21 @@ class Chosen:
     bits: float
 
 
+def recipe_for(
+    sensitivity: Sensitivity, variant: Variant | None, budget: float | None, least_db: float | None
+) -> Chosen:
+    """The recipe of a named variant, for a budget in megabytes, or for a quality in decibels.
+
+    Exactly one is given. Raises ConversionError if the budget is too small.
+    """
+    if variant is not None:
+        return variant_recipe(sensitivity, variant)
+    if budget is not None:
+        return recipe_within(sensitivity, int(budget * 1e6), f"mixed-{budget:g}mb")
+    assert least_db is not None, "one of the three is given"
+    return recipe_reaching(sensitivity, least_db, f"mixed-{least_db:g}db")
+
+
 def variant_recipe(sensitivity: Sensitivity, variant: Variant) -> Chosen:
     """The best recipe no larger than the bundle with the variant's bits for all weights."""
     size = sensitivity.uniform_bytes(AS_LARGE_AS[variant])

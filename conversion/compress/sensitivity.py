@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.strict_json import read_config
+from mdm_apple.config.strict_json import read_config, to_json
+from mdm_apple.storage.files import atomic_file
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import package_bytes
@@ -113,6 +114,36 @@ def read_sensitivity(path: Path, bundle: Bundle) -> Sensitivity:
             f"{path}: was measured on another bundle; name another file or delete it."
         )
     return found
+
+
+def known_or_measured(
+    path: Path | None,
+    bundle: Bundle,
+    folder: Path | None,
+    group: int | None = None,
+    protect_ends: bool = True,
+    prompts: int = 2,
+    say: Callable[[str], None] = lambda _: None,
+    processes: int | None = None,
+) -> Sensitivity:
+    """Read them from `path` if it exists; else measure them on the model and write that file.
+
+    Raises ConversionError for measurements with other settings.
+    """
+    if path is not None and path.exists():
+        found = read_sensitivity(path, bundle)
+        if (found.group, found.protect_ends) != (group, protect_ends):
+            raise ConversionError(
+                f"{path}: was measured with a different --group or --protect-ends; name another "
+                "file."
+            )
+        return found
+    assert folder is not None, "without measurements, the caller has a model"
+    measured = measure_on_model(bundle, folder, group, protect_ends, prompts, say, processes)
+    if path is not None:
+        with atomic_file(path) as file:
+            file.write(to_json(measured).encode())
+    return measured
 
 
 def measure_on_model(

@@ -15,15 +15,13 @@ from mdm_apple.config.shapes import encoder_shapes
 from mdm_apple.config.types import TextEncoderChoice
 from mdm_apple.storage.atomic_folder import has_file
 from mdm_apple.storage.model_folder import load_model_config, load_tokenizer, with_encoder_hash
-from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE, require_encoder
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.torch.load import open_network
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.t5 import T5Encoder
 from mdm_apple.torch.text import load_frozen_encoder, load_trained_encoder
 from mdm_apple.torch.unet import UNet
-
-from ..errors import ConversionError
 
 SMALL_ENCODER_MB = 250  # flan-t5-base takes 219, flan-t5-xl 2447
 
@@ -58,11 +56,7 @@ def load_source(folder: Path, text_encoder: TextEncoderChoice = "auto") -> Model
     small = encoder_megabytes(text.encoder) <= SMALL_ENCODER_MB
     if text_encoder == "auto" and not (small and fetched.is_dir()):
         return ModelSource(config, net, None, _tokenizer(folder))
-    if not fetched.is_dir():
-        raise ConversionError(
-            f"{folder}: the text encoder {text.source} is not here; fetch it with `mdm fetch "
-            f"text-encoder --out {folder}`, or leave out --text-encoder yes."
-        )
+    require_encoder(folder, text)
     encoder = load_frozen_encoder(fetched, text.encoder).float()
     tokenizer = Tokenizer.load(
         fetched / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256

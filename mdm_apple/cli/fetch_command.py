@@ -142,7 +142,13 @@ def _fetch_encoder(folder: Path, output: Output) -> None:
     require("huggingface_hub")
     from mdm_apple.text.encoder_folder import fetch_encoder
 
-    fetched = fetch_encoder(text.source, text.revision, folder / ENCODER_FOLDER)
+    def announce(size: int, free: int) -> None:
+        output.say(
+            f"{text.source}: {size / 1e6:,.1f} MB to download; {free / 1e9:.1f} GB are free on "
+            "the disk."
+        )
+
+    fetched = fetch_encoder(text.source, text.revision, folder / ENCODER_FOLDER, announce)
     found = fetched.files.config
     if text.encoder and dataclasses.replace(found, dropout=text.encoder.dropout) != text.encoder:
         raise MdmError(

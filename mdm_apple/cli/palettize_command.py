@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -23,12 +23,6 @@ from mdm_apple.config.strict_json import to_json
 from mdm_apple.config.types import Variant, WeightBits
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
-
-if TYPE_CHECKING:
-    from mdm_apple.conversion.bundle.folder import Bundle
-    from mdm_apple.conversion.compress.choose_bits import Chosen
-    from mdm_apple.conversion.compress.palettize import PalettizeReport
-    from mdm_apple.conversion.compress.sensitivity import Sensitivity
 
 Bits = WeightBits | Literal["mixed"]
 
@@ -138,7 +132,28 @@ Examples:
 def command(request: PalettizeRequest, output: Output) -> None:
     """Compress the weights of a bundle, and name those that keep their 16 bits."""
     _check(request)
-    report, chosen = _compress(request, output)
+    made = api.palettize(
+        request.bundle,
+        request.out,
+        bits=None if request.bits == "mixed" else request.bits,
+        group=request.group,
+        variant=request.variant,
+        budget=request.budget,
+        least_db=request.least_db,
+        model=request.model,
+        sensitivity=request.sensitivity,
+        prompts=request.prompts,
+        recipe=request.recipe,
+        protect_ends=request.protect_ends,
+        processes=request.processes,
+        max_package_mb=request.max_package_mb,
+        overwrite=request.overwrite,
+        say=output.say,
+    )
+    report, chosen = made.report, made.chosen
+    if chosen is not None and request.save_recipe is not None:
+        with atomic_file(request.save_recipe) as file:
+            file.write(to_json(chosen.recipe).encode())
     kept = [w for w in report.weights if w.reason]
     for weight in kept:
         output.say(f"16 bits: {weight.package} {weight.name} ({weight.reason})")
@@ -190,79 +205,6 @@ def _check_mixed(request: PalettizeRequest) -> None:
             "bundle was made from, or use a --recipe."
         )
     if request.model is not None:
-        find_folder(request.model, "give the model folder that it was made from")
+        find_folder(request.model, api.MADE_FROM)
     if request.save_recipe is not None:
         refuse_existing(request.save_recipe, request.overwrite)
-
-
-def _compress(request: PalettizeRequest, output: Output) -> tuple[PalettizeReport, Chosen | None]:
-    """Write the bundle; for mixed bits, also return the expected size and quality."""
-    bundle = api.open_bundle(request.bundle)
-    from mdm_apple.conversion.compress.palettize import (
-        palettize,
-        palettize_by_recipe,
-        refuse_compressed,
-    )
-    from mdm_apple.conversion.compress.recipe import read_recipe
-    from mdm_apple.conversion.compress.settings import Setting
-
-    out, overwrite, say = request.out, request.overwrite, output.say
-    how = request.processes, request.max_package_mb
-    if request.recipe is not None:
-        recipe = read_recipe(request.recipe)
-        return palettize_by_recipe(bundle, out, recipe, overwrite, say, *how)[1], None
-    if not request.mixed:
-        setting = Setting.parse(str(request.bits), request.group)
-        return palettize(bundle, out, setting, request.protect_ends, overwrite, say, *how)[1], None
-    refuse_compressed(bundle)
-    chosen = _chosen(request, bundle, output)
-    say(
-        f"expected: {chosen.bytes / 1e6:.2f} MB, {chosen.bits:.2f} bits a weight, "
-        f"predictions at {chosen.snr:.1f} dB SNR"
-    )
-    _, report = palettize_by_recipe(bundle, out, chosen.recipe, overwrite, say, *how)
-    if request.save_recipe is not None:
-        with atomic_file(request.save_recipe) as file:
-            file.write(to_json(chosen.recipe).encode())
-    return report, chosen
-
-
-def _chosen(request: PalettizeRequest, bundle: Bundle, output: Output) -> Chosen:
-    from mdm_apple.conversion.compress.choose_bits import (
-        recipe_reaching,
-        recipe_within,
-        variant_recipe,
-    )
-
-    measured = _sensitivity(request, bundle, output)
-    if request.variant is not None:
-        return variant_recipe(measured, request.variant)
-    if request.budget is not None:
-        size = request.budget
-        return recipe_within(measured, int(size * 1e6), f"mixed-{size:g}mb")
-    assert request.least_db is not None, "checked: --bits mixed has one of the two"
-    return recipe_reaching(measured, request.least_db, f"mixed-{request.least_db:g}db")
-
-
-def _sensitivity(request: PalettizeRequest, bundle: Bundle, output: Output) -> Sensitivity:
-    """Read them from the named file, or measure them on the model and write that file."""
-    from mdm_apple.conversion.compress.sensitivity import measure_on_model, read_sensitivity
-
-    path, group, protect = request.sensitivity, request.group, request.protect_ends
-    if path is not None and path.exists():
-        found = read_sensitivity(path, bundle)
-        if (found.group, found.protect_ends) != (group, protect):
-            raise MdmError(
-                f"{path}: was measured with a different --group or --protect-ends; name another "
-                "file."
-            )
-        return found
-    assert request.model is not None, "checked: mixed bits have a model or measurements"
-    folder = find_folder(request.model, "give the model folder that it was made from").path
-    measured = measure_on_model(
-        bundle, folder, group, protect, request.prompts, output.say, request.processes
-    )
-    if path is not None:
-        with atomic_file(path) as file:
-            file.write(to_json(measured).encode())
-    return measured

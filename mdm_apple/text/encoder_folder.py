@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from mdm_apple.config.model import TextConfig
 from mdm_apple.config.network import T5_LIMITS, T5Config
 from mdm_apple.config.shapes import SHARED, encoder_shapes
 from mdm_apple.config.strict_json import read_object
@@ -69,6 +72,15 @@ class EncoderFolder:
 
 
 @dataclass(frozen=True)
+class _Repository:
+    """A repository at a commit, with the size of each file in bytes."""
+
+    source: str
+    commit: str
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
 class FetchedEncoder:
     """Facts about a fetched encoder for a model's text settings; `revision` is a commit."""
 
@@ -79,37 +91,88 @@ class FetchedEncoder:
     tokenizer_sha256: str
 
 
-def fetch_encoder(source: str, revision: str | None, into: Path) -> FetchedEncoder:
+def fetch_encoder(
+    source: str,
+    revision: str | None,
+    into: Path,
+    announce: Callable[[int, int], None] = lambda size, free: None,
+) -> FetchedEncoder:
     """Download a T5 encoder such as google/flan-t5-xl into a folder; reuses files already there.
 
     Only config.json, the tokenizer and the .safetensors files with encoder weights are fetched.
-    `revision` is a branch, tag or commit; None means the current main branch.
-    Raises HubError when there is no network, no such repository, or no T5 in it.
+
+    Args:
+        revision: a branch, tag or commit; None means the current main branch.
+        announce: told the bytes of weights to download, and the bytes free on the disk.
+
+    Raises HubError when there is no network, no such repository, no T5 in it, or no room.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", source):
         raise HubError(f"source: expected a repository such as google/flan-t5-xl, got {source!r}.")
-    commit = _download(source, revision, into, (CONFIG_FILE, TOKENIZER_FILE, INDEX_FILE))
+    repository = _look_up(source, revision)
+    _download(repository, into, (CONFIG_FILE, TOKENIZER_FILE, INDEX_FILE))
+    names = [WEIGHTS_FILE]
     if (into / INDEX_FILE).is_file():
         shards = {
             file
             for name, file in _read_index(into).items()
             if not name.startswith(IGNORED_PREFIXES)
         }
-        _download(source, commit, into, sorted(shards))
-    else:
-        _download(source, commit, into, (WEIGHTS_FILE,))
+        names = sorted(shards)
+    size, free = _left_to_fetch(repository, into, names), shutil.disk_usage(into).free
+    if size > free:
+        raise HubError(
+            f"{into}: {size / 1e6:,.1f} MB are to be downloaded, but only {free / 1e6:,.1f} MB are "
+            "free; free some space."
+        )
+    announce(size, free)
+    _download(repository, into, names)
     files = read_encoder_folder(into)
-    return FetchedEncoder(files, source, commit, files.encoder_sha256(), files.tokenizer_sha256())
+    return FetchedEncoder(
+        files, source, repository.commit, files.encoder_sha256(), files.tokenizer_sha256()
+    )
 
 
-def _download(source: str, revision: str | None, into: Path, names: Iterable[str]) -> str:
-    """Fetch the files that the repository has; returns their commit."""
-    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
-    try:
-        commit = hub.HfApi().model_info(source, revision=revision, timeout=30).sha
+def require_encoder(folder: Path, text: TextConfig | None) -> None:
+    """Refuse, with HubError, a model folder whose frozen encoder was not fetched into it."""
+    if text is None or text.encoder is None or text.trainable:
+        return
+    if not (folder / ENCODER_FOLDER).is_dir():
+        raise HubError(
+            f"{folder}: the text encoder {text.source} is not here; fetch it with `mdm fetch "
+            f"text-encoder --out {folder}`, or leave out --text-encoder yes."
+        )
+
+
+def _look_up(source: str, revision: str | None) -> _Repository:
+    hub = require("huggingface_hub")
+    with _refusing(source, revision):
+        found = hub.HfApi().model_info(source, revision=revision, timeout=30, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
+        return _Repository(source, str(found.sha), sizes)
+
+
+def _left_to_fetch(repository: _Repository, into: Path, names: Iterable[str]) -> int:
+    """Bytes of the files that the folder lacks."""
+    return sum(repository.sizes.get(name, 0) for name in names if not (into / name).exists())
+
+
+def _download(repository: _Repository, into: Path, names: Iterable[str]) -> None:
+    """Fetch the files that the repository has."""
+    hub = require("huggingface_hub")
+    source, commit = repository.source, repository.commit
+    with _refusing(source, commit):
         hub.snapshot_download(
             source, revision=commit, local_dir=into, allow_patterns=list(names), max_workers=4
         )
+
+
+@contextmanager
+def _refusing(source: str, revision: str | None) -> Generator[None]:
+    """Turn the errors of the hub's client into sentences."""
+    errors = require("huggingface_hub.errors")
+    try:
+        yield
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise HubError(
             f"{source}: Hugging Face has no such repository at revision {revision or 'main'!r}, "
@@ -124,7 +187,6 @@ def _download(source: str, revision: str | None, into: Path, names: Iterable[str
             f"{source}: cannot be fetched ({type(error).__name__}); check the network and run the "
             "command again, or give a folder that holds the encoder."
         ) from None
-    return str(commit)
 
 
 def _is_transport_error(error: Exception) -> bool:
