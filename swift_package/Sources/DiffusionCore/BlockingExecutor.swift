@@ -1,6 +1,6 @@
 import Dispatch
 
-/// Runs an actor's work on a queue of its own, where it may block without holding up others.
+/// Runs an actor's work on its own queue, where it may block without delaying others.
 package final class BlockingExecutor: SerialExecutor {
   private let queue: DispatchQueue
 

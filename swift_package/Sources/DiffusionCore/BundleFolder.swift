@@ -1,18 +1,18 @@
 import Foundation
 
-/// An opened bundle: a folder that is what its manifest says.
+/// An opened bundle: a folder that matches its manifest.
 public struct BundleFolder: Sendable {
-  /// Where it lies.
+  /// The location of the folder.
   public let url: URL
-  /// What it says about itself.
+  /// The bundle's description of itself.
   public let manifest: Manifest
-  /// Noise of every level.
+  /// The noise schedule of every level.
   public let schedule: NoiseSchedule
   private let tables: TensorFile
 
   /// Opens a bundle and checks its manifest, its listing, its wiring and its tables.
   ///
-  /// - Parameter checkingHashes: also compare every file with its SHA-256. Do so once, when the
+  /// - Parameter checkingHashes: also compare every file with its SHA-256. Do this once, when the
   ///   bundle is installed or downloaded (see ``stampIfIntact(url:stamp:)``), not at each launch.
   public init(url: URL, checkingHashes: Bool = false) throws {
     self.url = url
@@ -25,8 +25,8 @@ public struct BundleFolder: Sendable {
     try BundleFolder.checkEmbeddings(tables, manifest)
   }
 
-  /// Checks every hash, and writes the digest to `stamp`; where it is written already, checks
-  /// nothing. Keep the stamp outside the bundle, which may hold no file that it does not list.
+  /// Checks every hash and writes the digest to `stamp`. If `stamp` already holds the digest, no hash
+  /// is checked. Keep the stamp outside the bundle, which may not contain unlisted files.
   public static func stampIfIntact(url: URL, stamp: URL) throws {
     let bundle = try BundleFolder(url: url)
     let digest = Data(bundle.manifest.digest.utf8)
@@ -39,7 +39,7 @@ public struct BundleFolder: Sendable {
     }
   }
 
-  /// What its provenance says may be done with the model, and whose work it is.
+  /// The model's licence and origin, from the manifest's provenance.
   public var licenses: [String] {
     let provenance = manifest.provenance
     return [
@@ -53,7 +53,7 @@ public struct BundleFolder: Sendable {
   /// Pixels of each level, highest first.
   public var sides: [Int] { manifest.levels.map(\.side) }
 
-  /// Where a student is to land, and with which guidance weight.
+  /// The target of a student's jump, and its guidance weight.
   package struct Jump: Sendable {
     package let target: Int
     package let weight: Double
@@ -61,9 +61,9 @@ public struct BundleFolder: Sendable {
     package init(target: Int, weight: Double) { (self.target, self.weight) = (target, weight) }
   }
 
-  /// A level's time embedding for the number that the network is told: (1, width).
+  /// A level's time embedding for the number that the network receives: (1, width).
   ///
-  /// - Parameter jump: of a student, and of no other model.
+  /// - Parameter jump: for a student; nil for every other model.
   package func timeEmbedding(
     _ level: Manifest.Level, _ time: Int, jump: Jump? = nil
   ) throws -> Tensor {
@@ -71,9 +71,9 @@ public struct BundleFolder: Sendable {
     if let jump, let student = manifest.student, let targets = level.targetTime {
       guard let landing = student.targets.firstIndex(of: jump.target) else {
         throw MatryoshkaError.invalidArgument(
-          name: "steps", reason: "the student does not jump to \(jump.target)")
+          name: "steps", reason: "the student cannot jump to \(jump.target)")
       }
-      // Summed first, then added to the time: so both sides round alike.
+      // The two are summed before the time is added, so that Swift and Python round alike.
       var told = try tables.rows(targets, landing..<landing + 1)
       if let weights = level.guidance, let place = try student.row(ofWeight: jump.weight) {
         told = zip(told, try tables.rows(weights, place..<place + 1)).map { $0 + $1 }
@@ -83,17 +83,17 @@ public struct BundleFolder: Sendable {
     return try Tensor(shape: [1, row.count], values: row)
   }
 
-  /// The tokenizer; nil where the bundle has none.
+  /// The tokenizer; nil if the bundle has none.
   package func tokenizer() throws -> UnigramTokenizer? {
     guard let path = manifest.text?.tokenizer else { return nil }
     let bytes = try BundleFolder.contents(url.appending(path: path))
     if let expected = manifest.text?.tokenizerSHA256, SHA256.hex(of: bytes) != expected {
-      throw MatryoshkaError.damagedBundle(file: path, reason: "is another tokenizer")
+      throw MatryoshkaError.damagedBundle(file: path, reason: "is not the tokenizer that the manifest names")
     }
     return try UnigramTokenizer(model: bytes)
   }
 
-  /// SHA-256 of the text encoder, which feature caches are made with; nil where none is recorded.
+  /// SHA-256 of the text encoder that feature caches are made with; nil if none is recorded.
   public func encoderSHA256() throws -> String? {
     let document = try JSON(parsing: BundleFolder.contents(url.appending(path: manifest.config)))
     guard case .object(let members) = document,
@@ -108,7 +108,7 @@ public struct BundleFolder: Sendable {
     guard values?.isRegularFile == true, let size = values?.fileSize, size <= Manifest.maximumBytes,
       let data = try? Data(contentsOf: url)
     else {
-      throw MatryoshkaError.fileSystem(path: url.path, reason: "is no readable file of at most 16 MiB")
+      throw MatryoshkaError.fileSystem(path: url.path, reason: "is not a readable file of at most 16 MiB")
     }
     return [UInt8](data)
   }
@@ -124,7 +124,7 @@ public struct BundleFolder: Sendable {
     return schedule
   }
 
-  /// Every level has its tables of embeddings, in as many rows as the manifest counts.
+  /// Checks that every level has its tables of embeddings, with the manifest's numbers of rows.
   private static func checkEmbeddings(_ tables: TensorFile, _ manifest: Manifest) throws {
     for level in manifest.levels {
       let width = tables.entries[level.time]?.shape.last
@@ -138,7 +138,7 @@ public struct BundleFolder: Sendable {
           shape[1] == width
         else {
           throw MatryoshkaError.damagedBundle(
-            file: manifest.tables, reason: "lacks the table \(name) of \(rows) rows")
+            file: manifest.tables, reason: "lacks the table \(name) with \(rows) rows")
         }
       }
     }
@@ -164,7 +164,7 @@ public struct BundleFolder: Sendable {
     }
   }
 
-  /// All files of the folder with their sizes; links and devices are refused.
+  /// All files of the folder with their sizes. Refuses links and devices.
   private static func present(_ url: URL) throws -> [(String, Int)] {
     let keys: [URLResourceKey] = [
       .isRegularFileKey, .isDirectoryKey, .isSymbolicLinkKey, .fileSizeKey,
@@ -188,7 +188,7 @@ public struct BundleFolder: Sendable {
           throw MatryoshkaError.damagedBundle(file: path, reason: "is not a plain file")
         }
         guard found.count <= 10_001 else {
-          throw MatryoshkaError.damagedBundle(file: url.path, reason: "holds too many files")
+          throw MatryoshkaError.damagedBundle(file: url.path, reason: "contains too many files")
         }
       }
     }

@@ -1,6 +1,6 @@
-/// Captions as they are tokenized.
+/// Prepares captions for the tokenizer.
 package enum Caption {
-  /// Captions with more characters (Unicode scalars) are refused.
+  /// The longest caption that is accepted, in Unicode scalars.
   package static let maximumCharacters = 1 << 16
 
   private static let directions: Set<Unicode.Scalar> = [
@@ -8,8 +8,8 @@ package enum Caption {
     "\u{2069}", "\u{200e}", "\u{200f}", "\u{feff}",
   ]
 
-  /// One line: control characters and line ends count as spaces, single spaces, trimmed; direction
-  /// overrides are dropped. In lower case where asked, scalar by scalar.
+  /// The caption as one trimmed line with single spaces. Control characters and line ends count as
+  /// spaces, and direction overrides are dropped. Lower-cased on request, scalar by scalar.
   package static func spelled(_ caption: String, lowercase: Bool) throws -> String {
     guard caption.unicodeScalars.count <= maximumCharacters else {
       throw MatryoshkaError.invalidArgument(

@@ -1,13 +1,13 @@
 /// SentencePiece's precompiled normalizer: a double-array trie from byte strings to replacements.
 ///
-/// Layout: the bytes of the trie as a 32-bit number, the trie, then the replacements, each ended by
-/// a zero. A unit of the trie (Darts-clone) has its label in the low byte, a leaf flag in bit 8 and
-/// the offset to its children above.
+/// Layout: the size of the trie as a 32-bit number, the trie, then the zero-terminated replacements.
+/// A unit of the trie (Darts-clone) has its label in the low byte, a leaf flag in bit 8 and the
+/// offset to its children above that.
 struct CharacterMap {
   private let units: [UInt32]
   private let replacements: [UInt8]
 
-  /// nil for an empty blob. Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
+  /// Returns nil for an empty blob. Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
   init?(_ blob: ArraySlice<UInt8>) throws {
     if blob.isEmpty { return nil }
     let damaged = MatryoshkaError.invalidTokenizer(reason: "its character map is damaged")
@@ -22,8 +22,8 @@ struct CharacterMap {
     replacements = Array(bytes[(4 + size)...]) + [0]
   }
 
-  /// The longest entry that `text` starts with from `start`, as its length and its replacement in
-  /// `replacement(at:)`; nil where there is none.
+  /// The longest entry that matches `text` at `start`: its length and its place for
+  /// `replacement(at:)`. nil if nothing matches.
   func longestMatch(_ text: UnsafeBufferPointer<UInt8>, from start: Int) -> (length: Int, value: Int)? {
     var node = offset(units[0])
     var found: (Int, Int)?
@@ -43,7 +43,7 @@ struct CharacterMap {
     return found
   }
 
-  /// The bytes from a place up to the next zero; empty outside.
+  /// The bytes from a place up to the next zero; empty if the place is outside.
   func replacement(at place: Int) -> ArraySlice<UInt8> {
     guard place < replacements.count else { return [] }
     let end = replacements[place...].firstIndex(of: 0) ?? replacements.endIndex

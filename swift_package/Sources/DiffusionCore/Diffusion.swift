@@ -2,8 +2,8 @@ import Foundation
 
 /// The arithmetic of diffusion, elementwise and in place.
 ///
-/// Coefficients are computed in double precision and rounded once, and the operations stand in the
-/// order of `mdm_apple/diffusion.py`, so both sides round alike. Sources: Ho et al. 2020
+/// Coefficients are computed in double precision and rounded once. Operations run in the same order as
+/// in `mdm_apple/diffusion/arithmetic.py`, so that both sides round alike. Sources: Ho et al. 2020
 /// (arXiv:2006.11239), Song et al. 2021 (arXiv:2010.02502), Salimans & Ho 2022 (arXiv:2202.00512),
 /// Lu et al. 2022 (arXiv:2211.01095), Ho & Salimans 2022 (arXiv:2207.12598).
 package enum Diffusion {
@@ -19,7 +19,7 @@ package enum Diffusion {
     }
   }
 
-  /// Guidance into `conditional`; scale 1 leaves it as it is.
+  /// Applies guidance to `conditional` in place; scale 1 leaves it unchanged.
   package static func guide(
     _ conditional: inout [Float], unconditional: [Float], scale: Double
   ) {

@@ -1,9 +1,9 @@
 import Foundation
 
-/// Text features of `mdm embed`: pictures without a text encoder on the device.
+/// Text features from `mdm embed`, for making pictures without a text encoder on the device.
 ///
 /// The file holds `features` BF16 (rows, width) and, sorted by digest, `digests` U8 (n, 32),
-/// `starts` I64 (n,), `lengths` I64 (n,). Only the rows that are asked for are read.
+/// `starts` I64 (n,), `lengths` I64 (n,). Only requested rows are read.
 public struct EmbeddingCache: Sendable {
   private let file: TensorFile
   private let digests: [UInt8]
@@ -13,11 +13,11 @@ public struct EmbeddingCache: Sendable {
   private let maxTokens: Int
   private let lowercase: Bool
 
-  /// Opens a cache; one that was made with another encoder or tokenizer is refused.
+  /// Opens a cache. Refuses a cache that was made with another encoder or tokenizer.
   ///
   /// - Parameters:
-  ///   - text: what the bundle says of its text.
-  ///   - encoderSHA256: what the bundle's configuration says of its encoder; nil is not compared.
+  ///   - text: the bundle's description of its text.
+  ///   - encoderSHA256: the encoder's hash from the bundle's configuration; nil skips the comparison.
   public init(url: URL, text: Manifest.Text, encoderSHA256: String?) throws {
     try self.init(TensorFile(url: url), text, encoderSHA256)
   }
@@ -33,7 +33,7 @@ public struct EmbeddingCache: Sendable {
     expected["encoder_sha256"] = encoderSHA256
     for (key, value) in expected where file.metadata[key] != value {
       throw MatryoshkaError.invalidTensorFile(
-        reason: "the features were made with another \(key) than the bundle has")
+        reason: "the features were made with a \(key) that differs from the bundle's")
     }
     self.file = file
     (width, maxTokens, lowercase) = (text.width, text.maxTokens, text.lowercase)
@@ -46,13 +46,13 @@ public struct EmbeddingCache: Sendable {
       zip(starts, lengths).allSatisfy({
         $0 >= 0 && $1 >= 1 && $1 <= text.maxTokens && $0 <= features.shape[0] - $1
       })
-    else { throw MatryoshkaError.invalidTensorFile(reason: "not a whole file of text features") }
+    else { throw MatryoshkaError.invalidTensorFile(reason: "not a complete file of text features") }
   }
 
-  /// How many captions are there.
+  /// The number of captions.
   public var count: Int { starts.count }
 
-  /// Features (1, maxTokens, width), zero after the text, and their mask (1, maxTokens).
+  /// The features (1, maxTokens, width), zero-padded after the text, and their mask (1, maxTokens).
   ///
   /// Throws ``MatryoshkaError/missingFeatures(caption:)``.
   public func features(of caption: String) throws -> (values: Tensor, mask: Tensor) {

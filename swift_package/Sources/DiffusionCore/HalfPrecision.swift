@@ -1,6 +1,6 @@
-/// Half precision by hand: `Float16` does not exist on every machine that builds this.
+/// Half precision in software, because `Float16` is missing on some build machines.
 package enum HalfPrecision {
-  /// The number that 16 bits mean (IEEE 754 binary16).
+  /// The number encoded by 16 bits (IEEE 754 binary16).
   package static func float(_ bits: UInt16) -> Float {
     let sign = UInt32(bits & 0x8000) << 16
     let exponent = UInt32(bits >> 10 & 0x1F)
@@ -14,7 +14,7 @@ package enum HalfPrecision {
     }
   }
 
-  /// The nearest 16 bits, ties to even; too large becomes infinite.
+  /// The nearest 16-bit encoding, ties to even. Numbers that are too large become infinite.
   package static func bits(_ value: Float) -> UInt16 {
     let bits = value.bitPattern
     let sign = UInt16(truncatingIfNeeded: bits >> 16) & 0x8000

@@ -1,4 +1,4 @@
-/// Decompresses zlib streams (RFC 1950, RFC 1951) whose length is known beforehand.
+/// Decompresses zlib streams (RFC 1950, RFC 1951) whose length is known in advance.
 struct Inflate {
   private let bytes: [UInt8]
   private var position = 2
@@ -7,7 +7,7 @@ struct Inflate {
   private var out: [UInt8] = []
   private let expected: Int
 
-  /// Exactly `expected` bytes; more or fewer, or a wrong checksum, are refused.
+  /// Returns exactly `expected` bytes. Refuses any other length and a wrong checksum.
   static func zlib(_ bytes: [UInt8], expected: Int) throws -> [UInt8] {
     guard bytes.count >= 6, bytes[0] & 15 == 8, (Int(bytes[0]) << 8 | Int(bytes[1])) % 31 == 0,
       bytes[1] & 32 == 0
@@ -22,7 +22,7 @@ struct Inflate {
 
   private init(_ bytes: [UInt8], _ expected: Int) {
     (self.bytes, self.expected) = (bytes, expected)
-    out.reserveCapacity(min(expected, 1032 * bytes.count))  // deflate expands at most so far
+    out.reserveCapacity(min(expected, 1032 * bytes.count))  // the most that deflate can expand
   }
 
   private static func refusal(_ reason: String) -> MatryoshkaError { .invalidPicture(reason: reason) }
@@ -37,7 +37,7 @@ struct Inflate {
       case 2:
         let (literals, distances) = try tables()
         try coded(literals, distances)
-      default: throw Inflate.refusal("an unknown kind of block")
+      default: throw Inflate.refusal("a block has an unknown kind")
       }
     }
   }
@@ -57,10 +57,10 @@ struct Inflate {
   }
 
   private mutating func stored() throws {
-    bits = 0  // the rest of a byte is not used; whole bytes are never ahead of the position
+    bits = 0  // the rest of the byte is padding; whole bytes are never read ahead
     bitCount = 0
     let length = Int(try take(16))
-    guard try take(16) == UInt32(~length & 0xFFFF) else { throw Inflate.refusal("a damaged block") }
+    guard try take(16) == UInt32(~length & 0xFFFF) else { throw Inflate.refusal("a block is damaged") }
     guard length <= bytes.count - position, length <= expected - out.count else {
       throw Inflate.refusal("a block is too long")
     }
@@ -81,13 +81,13 @@ struct Inflate {
       switch try symbol(code) {
       case let length where length < 16: all.append(UInt8(length))
       case 16:
-        guard let previous = all.last else { throw Inflate.refusal("damaged code lengths") }
+        guard let previous = all.last else { throw Inflate.refusal("its code lengths are damaged") }
         all += [UInt8](repeating: previous, count: Int(try take(2)) + 3)
       case 17: all += [UInt8](repeating: 0, count: Int(try take(3)) + 3)
       default: all += [UInt8](repeating: 0, count: Int(try take(7)) + 11)
       }
     }
-    guard all.count == literals + distances else { throw Inflate.refusal("damaged code lengths") }
+    guard all.count == literals + distances else { throw Inflate.refusal("its code lengths are damaged") }
     return (try HuffmanCode(Array(all[..<literals])), try HuffmanCode(Array(all[literals...])))
   }
 
@@ -100,7 +100,7 @@ struct Inflate {
       first = (first + count) << 1
       value <<= 1
     }
-    throw Inflate.refusal("an unknown code")
+    throw Inflate.refusal("a code is unknown")
   }
 
   private mutating func coded(_ literals: HuffmanCode, _ distances: HuffmanCode) throws {
@@ -112,15 +112,15 @@ struct Inflate {
         out.append(UInt8(value))
         continue
       }
-      guard value - 257 < 29 else { throw Inflate.refusal("an unknown length") }
+      guard value - 257 < 29 else { throw Inflate.refusal("a length is unknown") }
       let (base, extra) = Inflate.lengths[value - 257]
       let length = base + Int(try take(extra))
       let place = try symbol(distances)
-      guard place < 30 else { throw Inflate.refusal("an unknown distance") }
+      guard place < 30 else { throw Inflate.refusal("a distance is unknown") }
       let (start, more) = Inflate.distances[place]
       let distance = start + Int(try take(more))
       guard distance <= out.count, length <= expected - out.count else {
-        throw Inflate.refusal("a copy from outside")
+        throw Inflate.refusal("a copy starts before the data")
       }
       for _ in 0..<length { out.append(out[out.count - distance]) }
     }
@@ -149,15 +149,15 @@ struct Inflate {
   }()
 }
 
-/// A canonical prefix code: how many codes have each length, and the symbols in their order.
+/// A canonical prefix code: the number of codes of each length, and the symbols in order.
 struct HuffmanCode {
   let counts: [Int]
   let symbols: [UInt16]
 
-  /// Throws where there are more codes than their lengths allow.
+  /// Throws if there are more codes than their lengths allow.
   init(_ lengths: [UInt8]) throws {
     guard let code = HuffmanCode(checked: lengths) else {
-      throw MatryoshkaError.invalidPicture(reason: "damaged code lengths")
+      throw MatryoshkaError.invalidPicture(reason: "its code lengths are damaged")
     }
     self = code
   }

@@ -1,7 +1,7 @@
-/// JSON as it stands in a file: keys in order, numbers as they are spelled.
+/// JSON exactly as written in a file, with its order of keys and its spelling of numbers.
 ///
-/// Strict: duplicate keys, trailing text, NaN and nesting deeper than ``JSON/maximumDepth`` are
-/// refused. Numbers keep their spelling so that a digest over the text can be made again.
+/// Strict: refuses duplicate keys, trailing text, NaN and nesting deeper than ``JSON/maximumDepth``.
+/// Numbers keep their spelling so that a digest of the text can be recomputed.
 package indirect enum JSON: Equatable, Sendable {
   case null
   case bool(Bool)
@@ -27,8 +27,8 @@ package indirect enum JSON: Equatable, Sendable {
     self = try parser.document()
   }
 
-  /// Sorted keys, no spaces: as `json.dumps(..., sort_keys=True, separators=(",", ":"),
-  /// ensure_ascii=False)` of Python writes it.
+  /// With sorted keys and no spaces, as Python's `json.dumps(..., sort_keys=True,
+  /// separators=(",", ":"), ensure_ascii=False)` writes it.
   package var canonical: String {
     var out = ""
     write(into: &out)
@@ -155,7 +155,7 @@ private struct JSONParser {
     while true {
       skipSpace()
       let key = try string()
-      // Canonically equivalent keys count as equal here, as Swift strings do: refused, too.
+      // Swift strings compare canonically equivalent keys as equal, so those are refused too.
       guard seen.insert(key).inserted else { throw refusal("duplicate key \(key.prefix(80))") }
       skipSpace()
       try take(":")

@@ -1,10 +1,10 @@
-/// The members of a JSON object, taken one by one; what is missing, unknown or of another type is
-/// refused with its place.
+/// Takes the members of a JSON object one by one, and refuses missing, unknown or mistyped members
+/// with their place.
 package struct JSONFields {
   package let place: String
   private var members: [String: JSON]
 
-  /// Throws ``MatryoshkaError/invalidManifest(field:reason:)`` where the value is no object.
+  /// Throws ``MatryoshkaError/invalidManifest(field:reason:)`` if the value is not an object.
   package init(_ value: JSON, _ place: String) throws {
     guard case .object(let members) = value else {
       throw MatryoshkaError.invalidManifest(
@@ -25,7 +25,7 @@ package struct JSONFields {
     return value
   }
 
-  /// Refuses what nobody has taken.
+  /// Refuses members that were not taken.
   package func finish() throws {
     if let key = members.keys.min() { throw refusal(String(key.prefix(80)), "is unknown") }
   }
@@ -88,7 +88,7 @@ package struct JSONFields {
     return choice
   }
 
-  /// A number that Python wrote as a fraction: 2 is none, because it writes 2.0.
+  /// A number that Python wrote as a float. Refuses 2, because Python writes 2.0.
   package static func fraction(
     _ value: JSON, _ range: ClosedRange<Double>, _ place: String
   ) throws -> Double {
@@ -101,7 +101,7 @@ package struct JSONFields {
     return number
   }
 
-  /// A whole number; 2.0 is none, as for the reader in Python.
+  /// A whole number. Refuses 2.0, as the Python reader does.
   package static func integer(
     _ value: JSON, _ range: ClosedRange<Int>, _ place: String
   ) throws -> Int {

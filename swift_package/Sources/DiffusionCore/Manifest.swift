@@ -1,4 +1,4 @@
-/// What a bundle says about itself: `manifest.json`, held to the rules of `manifest.schema.json`.
+/// A bundle's description of itself: `manifest.json`, checked against `manifest.schema.json`.
 public struct Manifest: Sendable, Equatable {
   /// How a network is cut into packages.
   public enum Layout: String, CaseIterable, Sendable {
@@ -10,7 +10,7 @@ public struct Manifest: Sendable, Equatable {
     case multifunction
   }
 
-  /// What the network answers.
+  /// The quantity that the network predicts.
   public enum Prediction: String, CaseIterable, Sendable, Codable {
     /// The noise in x_t.
     case eps
@@ -18,9 +18,9 @@ public struct Manifest: Sendable, Equatable {
     case v
   }
 
-  /// How a clean estimate is kept in the range of pictures.
+  /// How clean estimates are kept within the range of pictures.
   public enum Threshold: String, CaseIterable, Sendable, Codable {
-    /// Not at all.
+    /// Unchanged.
     case none
     /// Clipped to [-1, 1].
     case clip
@@ -30,17 +30,17 @@ public struct Manifest: Sendable, Equatable {
     case dynamicIf = "dynamic_if"
   }
 
-  /// How a prompt's weight reaches the network.
+  /// How the guidance weight reaches the network.
   public enum Guidance: String, CaseIterable, Sendable {
     /// Two evaluations per step.
     case cfg
     /// An input of the network.
     case embedded
-    /// None.
+    /// There is no guidance.
     case none
   }
 
-  /// Text to noise: how often a package runs.
+  /// How often a package runs.
   public enum Phase: String, CaseIterable, Sendable {
     /// Once per text.
     case text
@@ -60,13 +60,13 @@ public struct Manifest: Sendable, Equatable {
     case int32
   }
 
-  /// Where a package should run; Core ML's names.
+  /// Where a package should run, in Core ML's terms.
   public enum ComputeUnits: String, CaseIterable, Sendable {
-    /// Processor and graphics.
+    /// The CPU and the GPU.
     case cpuAndGPU
-    /// Processor and Neural Engine.
+    /// The CPU and the Neural Engine.
     case cpuAndNeuralEngine
-    /// Processor.
+    /// The CPU alone.
     case cpuOnly
     /// Core ML chooses.
     case all
@@ -74,7 +74,7 @@ public struct Manifest: Sendable, Equatable {
 
   /// An input or output of a package.
   public struct Feature: Sendable, Equatable {
-    /// The same name means the same tensor in all packages.
+    /// A name means the same tensor in all packages.
     public let name: String
     /// Its number type.
     public let dtype: ElementType
@@ -90,94 +90,94 @@ public struct Manifest: Sendable, Equatable {
     public let path: String
     /// How often it runs.
     public let phase: Phase
-    /// The level it belongs to; left out where sampling stops at a smaller one. nil: always runs.
+    /// The side of its level. Skipped if sampling stops at a smaller side; nil: always runs.
     public let side: Int?
-    /// 16 where its weights are not compressed.
+    /// Bits per weight; 16 if the weights are not compressed.
     public let weightBits: Int
     /// Where it should run.
     public let compute: ComputeUnits
-    /// Of the package on disk.
+    /// The size of the package on disk.
     public let bytes: Int
-    /// The most that its values occupy at once, weights apart.
+    /// The peak memory of its values, without the weights.
     public let activationBytes: Int
-    /// What it takes.
+    /// Its inputs.
     public let inputs: [Feature]
-    /// What it puts out.
+    /// Its outputs.
     public let outputs: [Feature]
   }
 
   /// One level of the nest.
   public struct Level: Sendable, Equatable {
-    /// Pixels of a side.
+    /// Width and height of its picture, in pixels.
     public let side: Int
-    /// Feature: the noisy picture.
+    /// Name of the feature that holds the noisy picture.
     public let image: String
-    /// Feature: its row of the time table, plus the pooled text.
+    /// Name of the feature that holds the level's row of the time table plus the pooled text.
     public let temb: String
-    /// Feature: what the network answers.
+    /// Name of the feature that holds the prediction.
     public let prediction: String
-    /// Feature: what the level above adds; zero where sampling stops here. nil: no such input.
+    /// Name of the feature that the level above adds, zero if sampling stops here; nil: no such input.
     public let features: String?
-    /// Table of its noise.
+    /// Name of its noise table.
     public let alphaBar: String
-    /// Table of its time embeddings.
+    /// Name of its table of time embeddings.
     public let time: String
-    /// Table of a student's targets, a row per entry of ``Student/targets``.
+    /// Name of a student's table of targets, with a row per entry of ``Student/targets``.
     public let targetTime: String?
-    /// Table of a student's guidance weights, a row per entry of ``Student/weights``.
+    /// Name of a student's table of guidance weights, with a row per entry of ``Student/weights``.
     public let guidance: String?
-    /// A sampled x0 times this is a picture in [-1, 1].
+    /// Factor that turns a sampled x0 into a picture in [-1, 1].
     public let imageScale: Double
   }
 
-  /// How a distilled model jumps: one evaluation each, guidance being an input.
+  /// The jumps of a distilled model. Each takes one evaluation, with guidance as an input.
   public struct Student: Sendable, Equatable {
-    /// Table indices that it jumps from, noisiest first.
+    /// Table indices that it can jump from, noisiest first.
     public let starts: [Int]
-    /// Table indices that it may be told to jump to.
+    /// Table indices that it can jump to.
     public let targets: [Int]
-    /// Guidance weights that it takes; empty: none.
+    /// Guidance weights that it accepts; empty if it takes none.
     public let weights: [Double]
 
-    /// Numbers of steps that divide its starts evenly.
+    /// Allowed numbers of steps: those that divide the starts evenly.
     public var steps: [Int] { (1...max(starts.count, 1)).filter { starts.count % $0 == 0 } }
   }
 
   /// How prompts become features.
   public struct Text: Sendable, Equatable {
-    /// The only source of the text length.
+    /// The length of every text, in tokens.
     public let maxTokens: Int
-    /// Numbers per token.
+    /// Features per token.
     public let width: Int
     /// Whether captions are lower-cased.
     public let lowercase: Bool
-    /// Package of the encoder; nil: features come from a cache.
+    /// Name of the encoder's package; nil if features come from a cache.
     public let encoder: String?
-    /// File of the tokenizer, relative to the bundle.
+    /// Path of the tokenizer, relative to the bundle.
     public let tokenizer: String?
-    /// Where the encoder came from.
+    /// Origin of the encoder.
     public let source: String?
-    /// Hex SHA-256 of the tokenizer.
+    /// SHA-256 of the tokenizer, in hexadecimal.
     public let tokenizerSHA256: String?
   }
 
   /// The sampler that the bundle proposes.
   public struct Sampler: Sendable, Equatable {
-    /// Which sampler.
+    /// The kind of sampler.
     public let kind: SamplerKind
-    /// Proposed evaluations.
+    /// Proposed number of steps.
     public let steps: Int
-    /// Allowed evaluations.
+    /// Allowed numbers of steps.
     public let allowedSteps: ClosedRange<Int>
   }
 
-  /// Predicted bytes per memory policy.
+  /// Predicted peak memory per memory policy, in bytes.
   public struct PeakMemory: Sendable, Equatable {
-    /// All packages loaded.
+    /// With all packages loaded.
     public let resident: Int
-    /// Those of one phase at a time.
+    /// With the packages of one phase loaded at a time.
     public let staged: Int
-    /// One at a time.
+    /// With one package loaded at a time.
     public let minimal: Int
   }
 
@@ -185,76 +185,76 @@ public struct Manifest: Sendable, Equatable {
   public struct File: Sendable, Equatable {
     /// Relative to the bundle, with forward slashes.
     public let path: String
-    /// Bytes.
+    /// Size in bytes.
     public let size: Int
-    /// Hex.
+    /// SHA-256 in hexadecimal.
     public let sha256: String
   }
 
-  /// What the golden record was made with.
+  /// The golden record, and the inputs it was made with.
   public struct Golden: Sendable, Equatable {
-    /// Its file.
+    /// Path of the record.
     public let path: String
     /// Its prompts.
     public let prompts: [String]
-    /// Table indices at which predictions were recorded.
+    /// Table indices of the recorded predictions.
     public let times: [Int]
   }
 
-  /// Whose work the model is, and what may be done with it.
+  /// The origin and licence of the model.
   public struct Provenance: Sendable, Equatable {
-    /// The licence as its publisher names it.
+    /// The licence, as its publisher names it.
     public let license: String?
-    /// Where it came from.
+    /// The source of the model.
     public let source: String?
-    /// What it was made from.
+    /// The model it was made from.
     public let baseModel: String?
     /// Anything else.
     public let notes: String?
   }
 
-  /// Hex SHA-256 of the manifest without this field.
+  /// SHA-256 of the manifest without this field, in hexadecimal.
   public let digest: String
-  /// How the network is cut.
+  /// How the network is cut into packages.
   public let layout: Layout
   /// Name of the compression.
   public let variant: String
-  /// Least operating system: iOS17, iOS18 or iOS26.
+  /// Minimum operating system: iOS17, iOS18 or iOS26.
   public let target: String
-  /// Highest resolution first.
+  /// The levels, highest resolution first.
   public let levels: [Level]
-  /// Length of the noise tables, less one.
+  /// Length of the noise tables, minus one.
   public let numSteps: Int
-  /// Table of the unshifted noise.
+  /// Name of the unshifted noise table.
   public let alphaBar: String
-  /// File of the tables.
+  /// Path of the tables.
   public let tables: String
-  /// File of the model's configuration.
+  /// Path of the model's configuration.
   public let config: String
-  /// What the network answers.
+  /// The quantity that the network predicts.
   public let prediction: Prediction
-  /// What the model was made with.
+  /// The thresholding that the model was made with.
   public let threshold: Threshold
-  /// How a prompt's weight reaches the network.
+  /// How the guidance weight reaches the network.
   public let guidance: Guidance
   /// The proposed sampler.
   public let sampler: Sampler
-  /// nil: the model was not distilled.
+  /// The jumps of a distilled model; nil for other models.
   public let student: Student?
-  /// nil: the model takes no text.
+  /// How prompts become features; nil if the model takes no text.
   public let text: Text?
-  /// In the order in which they run.
+  /// The packages, in the order in which they run.
   public let packages: [Package]
-  /// Predicted bytes.
+  /// Predicted peak memory.
   public let peakMemory: PeakMemory
   /// The golden record.
   public let golden: Golden
-  /// Whose work it is.
+  /// Origin and licence of the model.
   public let provenance: Provenance
-  /// Versions of what made the bundle.
+  /// Versions of the software that made the bundle.
   public let versions: [String: String]
-  /// When, if that was recorded.
+  /// Time of creation, if recorded.
   public let created: String?
-  /// All files but the manifest.
+  /// All files except the manifest.
   public let files: [File]
 }

@@ -1,12 +1,12 @@
 extension Manifest {
-  /// Manifests above this many bytes are refused.
+  /// The largest manifest that is read, in bytes.
   public static let maximumBytes = 16 << 20
-  /// The version of the schema that is read.
+  /// The schema version that this package reads.
   public static let schemaVersion = 1
 
-  /// Reads `manifest.json`: strict JSON, the rules of its schema, and its digest.
+  /// Reads `manifest.json` and checks strict JSON, the rules of the schema, and the digest.
   ///
-  /// Throws ``MatryoshkaError`` with the first thing that is wrong.
+  /// Throws a ``MatryoshkaError`` for the first violation.
   public init(parsing bytes: [UInt8]) throws {
     guard bytes.count <= Manifest.maximumBytes else {
       throw MatryoshkaError.invalidManifest(
@@ -32,7 +32,7 @@ extension Manifest {
     let schema = try fields.integer("schema", 0...Int.max)
     guard schema == Manifest.schemaVersion else {
       throw fields.refusal(
-        "schema", "is \(schema), this version reads \(Manifest.schemaVersion); update the package")
+        "schema", "is \(schema), but this version reads \(Manifest.schemaVersion); update the package")
     }
     digest = try fields.sha256("digest")
     layout = try fields.choice("layout")
@@ -175,7 +175,7 @@ extension Manifest.Golden {
     if let source = try fields.optionalString("text", 0...64),
       !["prompts", "random tokens", "random features"].contains(source)
     {
-      throw fields.refusal("text", "is \"\(source)\", which is not known")
+      throw fields.refusal("text", "is \"\(source)\", which is unknown")
     }
     _ = try fields.integer("seed", 0...Int.max)
     guard ["ddim", "student"].contains(try fields.string("sampler", 0...64)) else {
@@ -295,7 +295,7 @@ private func isName(_ text: String) -> Bool {
     }
 }
 
-/// `2026-11-24T17:00:00Z`, with a fraction of the second or an offset where there is one.
+/// `2026-11-24T17:00:00Z`, optionally with a fraction of a second or an offset.
 private func isDateTime(_ text: String) -> Bool {
   let pattern = Array("dddd-dd-ddTdd:dd:dd".utf8)
   let bytes = Array(text.utf8)

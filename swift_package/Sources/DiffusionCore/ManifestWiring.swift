@@ -1,4 +1,4 @@
-/// Names of the features that the host gives or reads itself.
+/// Names of the features that the host provides or reads.
 package enum FeatureName {
   package static let tokenIDs = "token_ids"
   package static let textMask = "text_mask"
@@ -7,8 +7,8 @@ package enum FeatureName {
 }
 
 extension Manifest {
-  /// Every path stays inside; every input comes from the host or a package before; every level is
-  /// predicted. What the schema cannot say.
+  /// Checks the rules that the schema cannot express: every path stays inside the bundle, every input
+  /// comes from the host or an earlier package, and every level has a prediction.
   package func checkWiring() throws {
     try checkPaths()
     try checkStudent()
@@ -19,7 +19,7 @@ extension Manifest {
     }
     guard golden.times.allSatisfy({ $0 <= numSteps }) else {
       throw MatryoshkaError.invalidManifest(
-        field: "golden.times", reason: "names steps that the tables do not have")
+        field: "golden.times", reason: "names steps that the tables lack")
     }
     var known: Set = [FeatureName.tokenIDs, FeatureName.textMask, FeatureName.textFeatures]
     known.formUnion(levels.flatMap { [$0.image, $0.temb] })
@@ -32,28 +32,28 @@ extension Manifest {
       for input in package.inputs where !known.contains(input.name) {
         throw MatryoshkaError.invalidManifest(
           field: "packages.\(package.name)",
-          reason: "takes \(input.name), which nothing before provides")
+          reason: "takes \(input.name), which nothing before it provides")
       }
       known.formUnion(package.outputs.map(\.name))
     }
     try checkFunctions()
     let wanted = levels.map(\.prediction) + (text == nil ? [] : [FeatureName.pooled])
     for name in wanted where !known.contains(name) {
-      throw MatryoshkaError.invalidManifest(field: "packages", reason: "none puts out \(name)")
+      throw MatryoshkaError.invalidManifest(field: "packages", reason: "contains none that puts out \(name)")
     }
   }
 
-  /// The packages of a phase, in order, where sampling stops at a side; nil: at the largest.
+  /// The packages of a phase, in order, if sampling stops at a side; nil: the largest side.
   package func packages(of phase: Phase, upTo side: Int? = nil) -> [Package] {
     packages.filter { $0.phase == phase && runs($0, upTo: side) }
   }
 
-  /// The name that a package is opened by where several share one file; nil: it has one program.
+  /// The function name that opens a package if several share one file; nil: it has one program.
   package func function(of package: Package) -> String? {
     packages.filter { $0.path == package.path }.count > 1 ? package.name : nil
   }
 
-  /// In a multifunction, one package alone does it all; otherwise those of larger sides are left out.
+  /// In a multifunction bundle a single package runs; otherwise the packages of larger sides are skipped.
   private func runs(_ package: Package, upTo largest: Int?) -> Bool {
     guard let side = package.side else { return true }
     if layout == .multifunction { return side == largest ?? levels[0].side }
@@ -65,7 +65,7 @@ extension Manifest {
     let stops = packages.filter { $0.phase == .step }.map { $0.side ?? 0 }.sorted(by: >)
     guard stops == levels.map(\.side) else {
       throw MatryoshkaError.invalidManifest(
-        field: "packages", reason: "must have a function per side, got \(stops)")
+        field: "packages", reason: "must have one function per side, got \(stops)")
     }
   }
 

@@ -1,40 +1,40 @@
 import Foundation
 
-/// Every refusal of this package, with the values that led to it.
+/// The errors of this package, each with the values that caused it.
 ///
 /// `errorDescription` is one sentence for a person.
 public enum MatryoshkaError: Error, Sendable, Equatable {
-  /// Text that is not strict JSON. `offset`: bytes from its start.
+  /// The text is not strict JSON. `offset`: the byte where parsing failed.
   case invalidJSON(offset: Int, reason: String)
-  /// A manifest that breaks a rule of its schema. `field`: where, as `levels.0.side`.
+  /// The manifest breaks a rule of its schema. `field`: the place, such as `levels.0.side`.
   case invalidManifest(field: String, reason: String)
-  /// A bundle whose files are not what its manifest says.
+  /// A file of the bundle differs from the manifest's description of it.
   case damagedBundle(file: String, reason: String)
-  /// A safetensors file that cannot be read.
+  /// A safetensors file cannot be read.
   case invalidTensorFile(reason: String)
-  /// A SentencePiece model that cannot be used.
+  /// A SentencePiece model cannot be used.
   case invalidTokenizer(reason: String)
-  /// A picture file that cannot be read or written.
+  /// A picture file cannot be read or written.
   case invalidPicture(reason: String)
-  /// A request that cannot be fulfilled. `name`: the argument.
+  /// A request cannot be fulfilled. `name`: the argument at fault.
   case invalidArgument(name: String, reason: String)
-  /// No text features are at hand for this caption.
+  /// The cache has no text features for this caption.
   case missingFeatures(caption: String)
-  /// The file system refused.
+  /// A file operation failed.
   case fileSystem(path: String, reason: String)
-  /// The model does not fit. Both in bytes.
+  /// The model does not fit into memory. Both values are in bytes.
   case notEnoughMemory(needed: Int, available: Int)
   /// A package could not be loaded or run.
   case packageFailed(package: String, reason: String)
-  /// The bundle server sent something that the protocol does not allow, or went away.
+  /// The bundle server broke the protocol or ended.
   case serverFailed(reason: String)
-  /// The pipeline already makes a picture; it makes one at a time.
+  /// The pipeline is already making a picture; it makes one at a time.
   case busy
   /// The app's own filter refused the prompt.
   case promptRefused(reason: String)
   /// The app's own filter refused the picture.
   case pictureRefused(reason: String)
-  /// The run stopped after some steps; `resume` goes on from the snapshot to the same picture.
+  /// The run stopped after some steps. `resume` continues from the snapshot to the same picture.
   case interrupted(Snapshot, reason: String)
 }
 
@@ -51,18 +51,18 @@ extension MatryoshkaError: LocalizedError {
     case .invalidPicture(let reason): "picture: \(reason)."
     case .invalidArgument(let name, let reason): "\(name): \(reason)."
     case .missingFeatures(let caption):
-      "no text features for the caption \"\(caption.prefix(60))\"; add it with mdm embed."
+      "no text features for the caption \"\(caption.prefix(60))\"; add them with mdm embed."
     case .fileSystem(let path, let reason): "\(path): \(reason)."
     case .notEnoughMemory(let needed, let available):
-      "the model needs \(needed >> 20) MB of memory and \(available >> 20) MB are available; "
+      "the model needs \(needed >> 20) MB of memory, but only \(available >> 20) MB are available; "
         + "choose a smaller variant of the bundle."
     case .packageFailed(let package, let reason): "package \(package): \(reason)."
     case .serverFailed(let reason): "bundle server: \(reason)."
-    case .busy: "a picture is being made already; wait for it or end its stream."
+    case .busy: "another picture is being made; wait for it or end its stream."
     case .promptRefused(let reason): "the prompt was refused: \(reason)."
     case .pictureRefused(let reason): "the picture was refused: \(reason)."
     case .interrupted(let snapshot, let reason):
-      "interrupted after \(snapshot.stepsDone) steps (\(reason)); resume with its snapshot."
+      "interrupted after \(snapshot.stepsDone) steps (\(reason)); resume from the snapshot."
     }
   }
 }

@@ -2,15 +2,15 @@ import Foundation
 
 /// `numpy.random.RandomState(key)`: MT19937 seeded by an array, and its legacy normals.
 ///
-/// Sources: Matsumoto & Nishimura 1998 (init_by_array); Marsaglia's polar method, whose second
-/// number is kept for the next call.
+/// Sources: Matsumoto & Nishimura 1998 (init_by_array); Marsaglia's polar method, which keeps its
+/// second number for the next call.
 package struct MersenneTwister: Sendable {
   private static let size = 624
   private var state: [UInt32]
   private var position = MersenneTwister.size
   private var kept: Double?
 
-  /// Seeds from one or more numbers, as `RandomState([a, b])` does.
+  /// Seeds the generator with one or more numbers, like `RandomState([a, b])`.
   package init(key: [UInt32]) {
     var mt = [UInt32](repeating: 0, count: MersenneTwister.size)
     mt[0] = 19_650_218

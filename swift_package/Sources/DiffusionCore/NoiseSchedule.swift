@@ -1,13 +1,13 @@
 import Foundation
 
-/// alpha_bar of every level, highest resolution first, as the bundle has it as numbers.
+/// alpha_bar of every level, highest resolution first, from the bundle's tables.
 ///
-/// A table has T + 1 entries; index 0 is clean (alpha_bar 1), index T is noise. The network is told
-/// t - 1 for table index t.
+/// A table has T + 1 entries. Index 0 is clean (alpha_bar 1), index T is noise. For table index t the
+/// network receives t - 1.
 public struct NoiseSchedule: Sendable, Equatable {
-  /// Which table indices are visited.
+  /// The spacing of the table indices that a sampler visits.
   public enum Grid: String, CaseIterable, Sendable, Codable {
-    /// Even in the index: the published rule.
+    /// Even in the index, as published.
     case even
     /// Even in log-SNR.
     case logSNR = "log_snr"
@@ -18,7 +18,7 @@ public struct NoiseSchedule: Sendable, Equatable {
   /// One table per level.
   public let tables: [[Double]]
 
-  /// Throws where a table does not fall from 1 towards 0, or has another length.
+  /// Throws if a table does not decrease from 1 towards 0, or if the lengths differ.
   public init(base: [Double], tables: [[Double]]) throws {
     for table in [base] + tables {
       let falls = zip(table, table.dropFirst()).allSatisfy { $0 > $1 }
@@ -26,16 +26,16 @@ public struct NoiseSchedule: Sendable, Equatable {
         table[table.count - 1] > 0
       else {
         throw MatryoshkaError.invalidArgument(
-          name: "alpha_bar", reason: "the tables must fall from 1 towards 0 over equal lengths")
+          name: "alpha_bar", reason: "the tables must decrease from 1 towards 0 and have equal lengths")
       }
     }
     (self.base, self.tables) = (base, tables)
   }
 
-  /// T.
+  /// The length of the tables, minus one.
   public var numSteps: Int { base.count - 1 }
 
-  /// Without the `count` highest levels.
+  /// The schedule without the `count` highest levels.
   public func dropping(_ count: Int) throws -> NoiseSchedule {
     try NoiseSchedule(base: base, tables: Array(tables.dropFirst(count)))
   }
@@ -48,7 +48,7 @@ public struct NoiseSchedule: Sendable, Equatable {
 
   /// Table indices from noisy to clean; the last is 0.
   ///
-  /// - Parameter steps: evaluations of the network; nil for all of the table.
+  /// - Parameter steps: evaluations of the network; nil for the whole table.
   public func indices(steps: Int?, grid: Grid) throws -> [Int] {
     guard let steps else { return Array((0...numSteps).reversed()) }
     guard (1...numSteps).contains(steps) else {
@@ -66,7 +66,7 @@ public struct NoiseSchedule: Sendable, Equatable {
     let gap = steps > 1 ? (last - first) / Double(steps - 1) : 0
     var picked: [Int] = []
     for step in 0..<steps {
-      // the last value is exact, as numpy.linspace has it
+      // the last value is exact, as in numpy.linspace
       let wanted = step == steps - 1 && steps > 1 ? last : first + Double(step) * gap
       var nearest = 0
       for index in table.indices where abs(table[index] - wanted) < abs(table[nearest] - wanted) {

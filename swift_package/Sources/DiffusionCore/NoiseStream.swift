@@ -1,4 +1,4 @@
-/// The one stream of noise, so that a seed means the same picture in every runtime.
+/// The one documented stream of noise, so that a seed gives the same picture in every runtime.
 ///
 /// Level k, counted from the innermost = 0, of seed s reads
 /// `numpy.random.RandomState([s, k]).standard_normal` in (C, H, W) order, rounded to single
@@ -6,10 +6,10 @@
 public struct NoiseStream: Sendable {
   private let sides: [Int]
   private var states: [MersenneTwister]
-  /// How often ``draw()`` was called.
+  /// The number of calls of ``draw()`` so far.
   public private(set) var draws = 0
 
-  /// - Parameter sides: pixels of each level, highest first; a run that stops early names fewer.
+  /// - Parameter sides: side of each level, highest first. A run that stops early names fewer levels.
   public init(seed: UInt32, sides: [Int]) {
     self.sides = sides
     states = sides.indices.map { MersenneTwister(key: [seed, UInt32(sides.count - 1 - $0)]) }
@@ -24,7 +24,7 @@ public struct NoiseStream: Sendable {
     }
   }
 
-  /// Goes on from where `draws` draws end.
+  /// Advances the stream past its first `draws` draws.
   package mutating func skip(to count: Int) {
     while draws < count {
       draws += 1

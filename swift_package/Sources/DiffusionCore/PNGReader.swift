@@ -1,9 +1,9 @@
-/// Reads PNG files of 8 bits per channel that are not interlaced; transparency is left out.
+/// Reads non-interlaced PNG files with 8 bits per channel. Transparency is ignored.
 extension Picture {
-  /// Pictures with more pixels are refused.
+  /// The most pixels of a picture that is read.
   public static let maximumPixels = 89_000_000
 
-  /// Throws ``MatryoshkaError/invalidPicture(reason:)``.
+  /// Decodes a file. Throws ``MatryoshkaError/invalidPicture(reason:)``.
   public init(png bytes: [UInt8]) throws {
     var reader = PNGReader(bytes)
     self = try reader.picture()
@@ -26,9 +26,9 @@ private struct PNGReader {
     let (width, height) = (number(size[0..<4]), number(size[4..<8]))
     guard width >= 1, height >= 1, width <= 1 << 20, height <= 1 << 20,
       width * height <= Picture.maximumPixels
-    else { throw refusal("\(width) x \(height) pixels are too many or none") }
+    else { throw refusal("\(width) x \(height) is no possible size") }
     guard size[8] == 8, size[10...] == [0, 0, 0], let channels = [0: 1, 2: 3, 3: 1, 4: 2, 6: 4][size[9]]
-    else { throw refusal("only 8 bits per channel, not interlaced, are read") }
+    else { throw refusal("only non-interlaced files with 8 bits per channel are supported") }
     let compressed = try body()
     let expected = height * (width * channels + 1)
     var rows = try Inflate.zlib(compressed, expected: expected)

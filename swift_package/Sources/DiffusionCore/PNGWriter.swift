@@ -1,8 +1,8 @@
-/// Pictures as PNG files (ISO/IEC 15948), with zlib's stored blocks: whole, and not compressed.
+/// Writes pictures as PNG files (ISO/IEC 15948) with zlib's stored blocks, uncompressed.
 extension Picture {
   /// The contents of a PNG file.
   ///
-  /// - Parameter text: kept in the file under this key, as `mdm sample` keeps its recipes.
+  /// - Parameter text: a key and a text stored in the file, as `mdm sample` stores its recipes.
   public func png(text: (key: String, value: String)? = nil) -> [UInt8] {
     var out = PNG.signature
     var header = bigEndian(UInt32(width)) + bigEndian(UInt32(height))
@@ -16,7 +16,7 @@ extension Picture {
     return out
   }
 
-  /// Every row after its filter, which is none.
+  /// Every row, preceded by the filter type "none".
   private func rows() -> [UInt8] {
     var rows: [UInt8] = []
     rows.reserveCapacity(height * (3 * width + 1))
@@ -28,7 +28,7 @@ extension Picture {
   }
 }
 
-/// What reading and writing share.
+/// The parts that reading and writing share.
 package enum PNG {
   static let signature: [UInt8] = [0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A]
 
@@ -54,7 +54,7 @@ package enum PNG {
     return out + bigEndian(adler32(data))
   }
 
-  /// CRC-32 as PNG has it.
+  /// CRC-32 as PNG defines it.
   package static func checksum(_ bytes: ArraySlice<UInt8>) -> UInt32 {
     ~bytes.reduce(~0) { crcTable[Int(($0 ^ UInt32($1)) & 255)] ^ $0 >> 8 }
   }

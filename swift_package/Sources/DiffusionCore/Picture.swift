@@ -1,13 +1,13 @@
-/// A picture of 8-bit RGB.
+/// An 8-bit RGB picture.
 public struct Picture: Sendable, Equatable {
-  /// Pixels.
+  /// Width in pixels.
   public let width: Int
-  /// Pixels.
+  /// Height in pixels.
   public let height: Int
   /// Red, green, blue, row by row from the top.
   public let rgb: [UInt8]
 
-  /// Throws ``MatryoshkaError/invalidPicture(reason:)`` where sizes and bytes disagree.
+  /// Throws ``MatryoshkaError/invalidPicture(reason:)`` if size and bytes disagree.
   public init(width: Int, height: Int, rgb: [UInt8]) throws {
     guard width >= 1, height >= 1, Tensor.count(of: [width, height, 3]) == rgb.count else {
       throw MatryoshkaError.invalidPicture(
@@ -16,7 +16,7 @@ public struct Picture: Sendable, Equatable {
     (self.width, self.height, self.rgb) = (width, height, rgb)
   }
 
-  /// Of a (1, 3, H, W) tensor: values times `scale`, clipped to [-1, 1], to 256 steps.
+  /// Converts a (1, 3, H, W) tensor: multiplies by `scale`, clips to [-1, 1] and rounds to 8 bits.
   package init(_ tensor: Tensor, scale: Double) throws {
     guard tensor.shape.count == 4, tensor.shape[0] == 1, tensor.shape[1] == 3 else {
       throw MatryoshkaError.invalidPicture(reason: "expected the shape (1, 3, H, W)")
@@ -29,7 +29,7 @@ public struct Picture: Sendable, Equatable {
       for channel in 0..<3 {
         for pixel in 0..<plane {
           let value = min(max(values[channel * plane + pixel] * factor, -1), 1)
-          // NaN, which no network of ours gives, becomes black
+          // our networks give no NaN; it would become black
           out[3 * pixel + channel] =
             value.isNaN ? 0 : UInt8(((value + 1) * 127.5).rounded(.toNearestOrEven))
         }

@@ -1,5 +1,5 @@
-/// Pieces by their bytes, as a double array: the child of node n for byte b is at `base[n] + b`
-/// where `parent` there is n.
+/// Finds pieces by their bytes with a double array: the child of node n for byte b is at
+/// `base[n] + b`, if `parent` there is n.
 struct PieceTrie {
   private var base: [Int32] = [0]
   private var parent: [Int32] = [-1]
@@ -61,7 +61,7 @@ struct PieceTrie {
     while bytes.contains(where: { start + Int($0) < parent.count && parent[start + Int($0)] >= 0 }) {
       start += 1
       tries += 1
-      // A crowded stretch is left alone from then on: memory for time.
+      // From then on, skip a crowded stretch: this trades memory for time.
       if tries == 256 { firstFree = max(firstFree, start + lowest - 64) }
     }
     let needed = start + 256

@@ -1,6 +1,6 @@
-/// Fields of a protocol buffer message, one after the other.
+/// Reads the fields of a protocol buffer message one by one.
 struct ProtobufReader {
-  /// What a field holds.
+  /// The contents of a field.
   enum Value {
     case varint(UInt64)
     case fixed32(UInt32)

@@ -27,7 +27,7 @@ package struct SHA256 {
     pending.append(contentsOf: bytes[(offset + whole)...])
   }
 
-  /// The digest of everything added.
+  /// The digest of everything added so far.
   package consuming func finish() -> [UInt8] {
     let bits = count * 8
     pending.append(0x80)
@@ -41,7 +41,7 @@ package struct SHA256 {
     }
   }
 
-  /// In hexadecimal.
+  /// The digest of some bytes, in hexadecimal.
   package static func hex(of bytes: [UInt8]) -> String { hex(digest(of: bytes)) }
 
   package static func digest(of bytes: [UInt8]) -> [UInt8] {
@@ -50,7 +50,7 @@ package struct SHA256 {
     return hash.finish()
   }
 
-  /// Of a file, read in pieces. Throws ``MatryoshkaError/fileSystem(path:reason:)``.
+  /// The digest of a file, in hexadecimal, read in pieces. Throws ``MatryoshkaError/fileSystem(path:reason:)``.
   package static func hex(ofFile url: URL) throws -> String {
     do {
       let file = try FileHandle(forReadingFrom: url)
@@ -70,7 +70,7 @@ package struct SHA256 {
     return String(decoding: digest.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
   }
 
-  /// Works through blocks of 64 bytes.
+  /// Processes blocks of 64 bytes.
   private static func compress(_ blocks: UnsafeRawBufferPointer, _ state: inout [UInt32]) {
     withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 64) { w in
       constants.withUnsafeBufferPointer { k in
