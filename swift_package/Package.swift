@@ -2,7 +2,7 @@
 import PackageDescription
 
 // COREML_SHIM=1 builds the Core ML adapters against Sources/CoreMLShim, to test them without Core ML.
-// Give such builds a folder of their own: --scratch-path .build-shim.
+// Give these builds their own folder: --scratch-path .build-shim.
 let usesShim = Context.environment["COREML_SHIM"] == "1"
 let shimSettings: [SwiftSetting] = usesShim ? [.define("COREML_SHIM")] : []
 let shimTargets: [Target] =
@@ -33,7 +33,7 @@ let package = Package(
     .target(
       name: "DiffusionCoreML", dependencies: ["DiffusionCore"] + (usesShim ? ["CoreMLShim"] : []),
       resources: [.copy("PrivacyInfo.xcprivacy")], swiftSettings: shimSettings),
-    // Runs a bundle by `mdm serve-bundle`, where there is no Core ML.
+    // Runs a bundle with `mdm serve-bundle` where there is no Core ML.
     .target(name: "DiffusionPipe", dependencies: ["DiffusionCore"]),
     // Latencies of a pipeline, as lines for `mdm doctor`.
     .target(name: "DiffusionBench", dependencies: ["DiffusionCore", "MatryoshkaDiffusion"]),
@@ -44,7 +44,7 @@ let package = Package(
         "MatryoshkaDiffusion",
       ],
       swiftSettings: shimSettings),
-    // What the tests in Python compare with: prints what the library makes of given inputs.
+    // For comparison in the Python tests: prints the library's outputs for given inputs.
     .executableTarget(name: "mdm-dump", dependencies: ["DiffusionCore", "DiffusionPipe"]),
     .testTarget(name: "DiffusionCoreTests", dependencies: ["DiffusionCore"]),
     .target(name: "TestBundle", dependencies: ["DiffusionCore"], path: "Tests/TestBundle"),

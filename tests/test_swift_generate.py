@@ -234,7 +234,7 @@ def test_previews_of_the_emoji_model(program: list[str], emoji: Bundle, tmp_path
     [
         (["--steps", "0"], "expected 1 to"),
         (["--stop-at", "7"], "this model has sides"),
-        (["--sampler", "euler"], "is none of"),
+        (["--sampler", "euler"], "expected one of"),
         (["--eta", "2"], "expected 0 to 1"),
         (["--frob", "1"], "is unknown"),
         (["--server", "/no/such/mdm"], "it has ended"),

@@ -3,7 +3,7 @@ import Foundation
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// Ten pictures in a row, as a line of a result file to be shared and read by `mdm doctor --psnr 0`.
+/// Makes ten pictures in a row and shares the result as a line for `mdm doctor --psnr 0`.
 struct BenchmarkView: View {
   let bundle: BundleFolder
   let runtime: any PackageRuntime
@@ -15,7 +15,7 @@ struct BenchmarkView: View {
 
   var body: some View {
     VStack(spacing: 16) {
-      Stepper("\(steps) steps a picture", value: $steps, in: 1...50)
+      Stepper("\(steps) steps per picture", value: $steps, in: 1...50)
       Button("Measure") { Task { await measure() } }.disabled(isRunning)
       Text(failure ?? line).font(.footnote.monospaced()).textSelection(.enabled)
       if !line.isEmpty { ShareLink("Share the line", item: line) }

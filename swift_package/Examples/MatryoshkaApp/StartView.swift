@@ -2,9 +2,9 @@ import DiffusionCoreML
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// Opens one of the app's bundles and compiles its packages once; then shows the studio or the benchmark.
+/// Opens one of the app's bundles, compiles its packages once, then shows the studio or the benchmark.
 struct StartView: View {
-  /// Variants of a model are bundles of their own, such as emoji.bundle and emoji-4bit.bundle.
+  /// Each variant of a model is its own bundle, such as emoji.bundle and emoji-4bit.bundle.
   private let bundles = Bundle.main.urls(forResourcesWithExtension: "bundle", subdirectory: nil) ?? []
   @State private var chosen: URL?
   @State private var units = Manifest.ComputeUnits.cpuAndNeuralEngine
@@ -52,7 +52,7 @@ struct StartView: View {
       let bundle = try BundleFolder(url: url)
       let base = URL.applicationSupportDirectory.appending(path: "compiled")
       let models = CompiledModels(bundle: bundle, base: base)
-      progress = "compiling, once"
+      progress = "compiling (only once)"
       try await models.prepare()
       let runtime = CoreMLRuntime(models: models, computeUnits: units)
       let generation = Generation(pipeline: Pipeline(bundle: bundle, runtime: runtime))

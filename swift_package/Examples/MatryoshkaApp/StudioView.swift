@@ -1,7 +1,7 @@
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// A prompt, the nested previews while it works, and how long each step took.
+/// A prompt, the nested previews during the run, and the duration of each step.
 struct StudioView: View {
   let generation: Generation
   @State private var prompt = "red heart"
@@ -23,7 +23,7 @@ struct StudioView: View {
       HStack {
         Button("Make") { make() }
         Button("Stop", role: .cancel) { generation.cancel() }
-        Button("Go on") { generation.resume() }
+        Button("Resume") { generation.resume() }
       }
       Text(status)
     }

@@ -1,6 +1,6 @@
-// The few declarations of Core ML that the adapters use, so that they compile and their plumbing is
-// tested without Core ML. A pass proves consistency with these declarations alone; nothing of it
-// was run on a Mac. Written from Apple's documentation, its page beside each declaration.
+// The declarations of Core ML that the adapters use, so that the adapters compile and their plumbing
+// can be tested without Core ML. A pass proves consistency with these declarations alone; none of it
+// was run on a Mac. Each declaration follows the page of Apple's documentation beside it.
 
 import Foundation
 
@@ -42,7 +42,7 @@ public final class MLMultiArray {
     self.init(shape: shape, dataType: dataType, padding: 0)
   }
 
-  /// Only here: rows that are longer than what they hold, as Core ML's own outputs may have them.
+  /// Only in the shim: padded rows, which Core ML's own outputs may have.
   public init(shape: [NSNumber], dataType: MLMultiArrayDataType, padding: Int) {
     self.shape = shape
     self.dataType = dataType
@@ -106,11 +106,11 @@ public final class MLPredictionOptions {
 
 /// https://developer.apple.com/documentation/coreml/mlmodel
 public final class MLModel {
-  /// Only here: what a fake model computes, from inputs and the buffers offered for its outputs.
+  /// Only in the shim: a fake model's computation, from inputs and the buffers offered for outputs.
   public typealias Body = ([String: MLMultiArray], [String: Any]) throws -> [String: MLMultiArray]
   private let body: Body
 
-  /// Only here.
+  /// Only in the shim.
   public init(body: @escaping Body) { self.body = body }
 
   public convenience init(contentsOf url: URL, configuration: MLModelConfiguration) throws {

@@ -1,4 +1,4 @@
-// What Core ML says of devices and plans; see CoreMLShim.swift.
+// Core ML's declarations of devices and plans; see CoreMLShim.swift.
 
 import Foundation
 
@@ -95,7 +95,7 @@ public final class MLComputePlan {
   public let modelStructure: MLModelStructure
   private let usage: (MLModelStructure.Program.Operation) -> (DeviceUsage, Cost)?
 
-  /// Only here: what is said of each operation.
+  /// Only in the shim: the plan's answer for each operation.
   public init(
     modelStructure: MLModelStructure,
     usage: @escaping (MLModelStructure.Program.Operation) -> (DeviceUsage, Cost)?

@@ -1,8 +1,8 @@
 import Foundation
 import MatryoshkaDiffusion
 
-/// A line of a result file for `mdm doctor`, as `conversion/device/result.schema.json` has it; to be
-/// encoded with keys in snake case.
+/// A line of a result file for `mdm doctor`, as defined by `conversion/device/result.schema.json`.
+/// Encode it with keys in snake case.
 public struct BenchRecord: Encodable, Sendable {
   struct Load: Encodable, Sendable {
     let package: String
@@ -10,28 +10,28 @@ public struct BenchRecord: Encodable, Sendable {
     @Nullable var secondS: Double?
     let cold: Bool
   }
-  /// Of the whole step first, then of packages.
+  /// Latencies of the whole step first, then of packages.
   public struct Latency: Encodable, Sendable {
     /// `step`, or `package NAME`.
     public let what: String
-    /// Of every call.
+    /// The duration of every call.
     public let seconds: [Double]
     @Nullable var flops: Int? = nil
   }
   /// Whole pictures, from prompt to pixels.
   public struct Pictures: Encodable, Sendable {
-    /// Of each.
+    /// Number of steps of each picture.
     public let steps: Int
-    /// Of the network per step: two with guidance.
+    /// Evaluations of the network per step: two with guidance.
     public let evaluations: Int
-    /// Of each picture.
+    /// The duration of each picture.
     public let seconds: [Double]
   }
   struct Conditions: Encodable, Sendable {
     @Nullable var thermal: String?
     @Nullable var lowPower: Bool?
 
-    /// Of this moment.
+    /// The conditions at this moment.
     static var now: Conditions {
       let state = ThermalState.current
       let known = state == .unknown ? nil : state.rawValue
@@ -107,9 +107,9 @@ public struct BenchRecord: Encodable, Sendable {
   let after: Conditions
   let violations: [String]
   let loads: [Load]
-  /// Of steps and packages.
+  /// Latencies of steps and packages.
   public let latencies: [Latency]
-  /// Of one number of steps.
+  /// Pictures with one number of steps.
   public let pictures: [Pictures]
   @Nullable var sustained: [Double]? = nil
   @Nullable var peakBytes: Int?
@@ -117,7 +117,7 @@ public struct BenchRecord: Encodable, Sendable {
   @Nullable var floor: [Double]? = nil
   @Nullable var quality: [Double]? = nil
 
-  /// As a line of a result file.
+  /// The record as a line of a result file.
   public func line() throws -> String {
     let encoder = JSONEncoder()
     encoder.keyEncodingStrategy = .convertToSnakeCase
@@ -125,7 +125,7 @@ public struct BenchRecord: Encodable, Sendable {
     return String(decoding: try encoder.encode(self), as: UTF8.self)
   }
 
-  /// What makes numbers taken in between doubtful.
+  /// Conditions that make the numbers measured in between doubtful.
   static func violations(_ before: Conditions, _ after: Conditions) -> [String] {
     var found: [String] = []
     if let thermal = before.thermal, thermal != "nominal" {
@@ -136,13 +136,13 @@ public struct BenchRecord: Encodable, Sendable {
       found.append("the thermal state was \(thermal) at the end")
     }
     if after.lowPower == true, before.lowPower != true {
-      found.append("low-power mode was switched on meanwhile")
+      found.append("low-power mode was switched on during the run")
     }
     return found
   }
 }
 
-/// Is written as null where it is nil; a synthesized encoder would leave the key out.
+/// Encodes nil as null; a synthesized encoder would leave the key out.
 @propertyWrapper
 struct Nullable<Value: Encodable & Sendable>: Encodable, Sendable {
   var wrappedValue: Value?

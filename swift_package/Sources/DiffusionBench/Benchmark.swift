@@ -2,9 +2,9 @@ import DiffusionCore
 import Foundation
 import MatryoshkaDiffusion
 
-/// Seconds to load, per package, per step and per picture of one request, repeated.
+/// Times loads, packages, steps and whole pictures of one request, repeatedly.
 public struct Benchmark: Sendable {
-  /// How the pictures are made, as the record says it.
+  /// How the pictures are made, as stated in the record.
   public struct Setup: Sendable {
     let engine: String
     let bundle: String
@@ -14,10 +14,10 @@ public struct Benchmark: Sendable {
 
     /// - Parameters:
     ///   - engine: `coreml` or `executor`.
-    ///   - bundle: The name of its folder.
+    ///   - bundle: The name of the bundle's folder.
     ///   - units: The compute units that packages were loaded for.
-    ///   - precision: Of what runs: `fp16` or `fp32`.
-    ///   - repetitions: Pictures that count; one more warms up.
+    ///   - precision: The precision of the run: `fp16` or `fp32`.
+    ///   - repetitions: The number of timed pictures. One more picture warms up.
     public init(
       engine: String, bundle: String, units: String, precision: String, repetitions: Int
     ) {
@@ -30,15 +30,15 @@ public struct Benchmark: Sendable {
   private let pipeline: Pipeline
   private let runtime: TimedRuntime
 
-  /// A first load is called cold where it takes this many times the second.
+  /// A first load is called cold if it takes this many times as long as the second.
   private static let cold = 1.5
 
-  /// The pipeline's packages are run by `runtime`.
+  /// Creates a benchmark. `runtime` must be the runtime of `pipeline`.
   public init(setup: Setup, pipeline: Pipeline, runtime: TimedRuntime) {
     (self.setup, self.pipeline, self.runtime) = (setup, pipeline, runtime)
   }
 
-  /// Makes the picture once to warm up, then as often as the setup says; throws what making one throws.
+  /// Makes the picture once to warm up, then repeats it as set up. Rethrows errors of the pipeline.
   public func run(_ request: PictureRequest) async throws -> BenchRecord {
     var pictures: [Double] = []
     var steps: [Double] = []
@@ -46,7 +46,7 @@ public struct Benchmark: Sendable {
     let clock = ContinuousClock()
     let beginning = clock.now
     for round in 0...setup.repetitions {
-      if round == 1 {  // what is loaded again now is warm
+      if round == 1 {  // from here on, loads are warm
         await pipeline.release()
         await runtime.forgetRuns()
         try await pipeline.prepare()
@@ -96,7 +96,7 @@ public struct Benchmark: Sendable {
   }
 }
 
-/// The most memory that this process had, in bytes; nil where it cannot be told.
+/// The peak memory of this process, in bytes; nil if unknown.
 private func peakFootprint() -> Int? {
   #if os(Linux)
     guard let text = try? String(contentsOfFile: "/proc/self/status", encoding: .utf8),

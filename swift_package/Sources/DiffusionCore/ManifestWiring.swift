@@ -39,7 +39,8 @@ extension Manifest {
     try checkFunctions()
     let wanted = levels.map(\.prediction) + (text == nil ? [] : [FeatureName.pooled])
     for name in wanted where !known.contains(name) {
-      throw MatryoshkaError.invalidManifest(field: "packages", reason: "contains none that puts out \(name)")
+      throw MatryoshkaError.invalidManifest(
+        field: "packages", reason: "lists no package that puts out \(name)")
     }
   }
 

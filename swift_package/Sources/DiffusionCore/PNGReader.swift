@@ -26,7 +26,7 @@ private struct PNGReader {
     let (width, height) = (number(size[0..<4]), number(size[4..<8]))
     guard width >= 1, height >= 1, width <= 1 << 20, height <= 1 << 20,
       width * height <= Picture.maximumPixels
-    else { throw refusal("\(width) x \(height) is no possible size") }
+    else { throw refusal("the size \(width) x \(height) is not supported") }
     guard size[8] == 8, size[10...] == [0, 0, 0], let channels = [0: 1, 2: 3, 3: 1, 4: 2, 6: 4][size[9]]
     else { throw refusal("only non-interlaced files with 8 bits per channel are supported") }
     let compressed = try body()

@@ -29,7 +29,7 @@ public struct Picture: Sendable, Equatable {
       for channel in 0..<3 {
         for pixel in 0..<plane {
           let value = min(max(values[channel * plane + pixel] * factor, -1), 1)
-          // our networks give no NaN; it would become black
+          // our networks never produce NaN; it would become black
           out[3 * pixel + channel] =
             value.isNaN ? 0 : UInt8(((value + 1) * 127.5).rounded(.toNearestOrEven))
         }

@@ -16,7 +16,9 @@ struct ProtobufReader {
     position = bytes.startIndex
   }
 
-  /// The next field and its number; nil at the end. Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
+  /// The next field and its number; nil at the end.
+  ///
+  /// Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
   mutating func next() throws -> (field: Int, value: Value)? {
     guard position < bytes.endIndex else { return nil }
     let key = try varint()

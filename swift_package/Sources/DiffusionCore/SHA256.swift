@@ -50,7 +50,9 @@ package struct SHA256 {
     return hash.finish()
   }
 
-  /// The digest of a file, in hexadecimal, read in pieces. Throws ``MatryoshkaError/fileSystem(path:reason:)``.
+  /// The digest of a file, in hexadecimal; the file is read in pieces.
+  ///
+  /// Throws ``MatryoshkaError/fileSystem(path:reason:)``.
   package static func hex(ofFile url: URL) throws -> String {
     do {
       let file = try FileHandle(forReadingFrom: url)

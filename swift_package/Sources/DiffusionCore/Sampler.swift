@@ -1,12 +1,12 @@
 /// The walk from noise to a picture, one step per evaluation of the network.
 ///
-/// A value: what it holds is what a snapshot must keep.
+/// A value type: its state is exactly the state that a snapshot must keep.
 public struct Sampler: Sendable {
-  /// What DPM-Solver++ remembers: the last clean estimate per level and its step in half log-SNR.
+  /// The memory of DPM-Solver++: the last clean estimate per level and its step in half log-SNR.
   public struct History: Sendable, Equatable, Codable {
-    /// Highest level first.
+    /// The last clean estimates, highest level first.
     public let cleanEstimates: [Tensor]
-    /// Half the growth of log-SNR.
+    /// Half the increase of the log-SNR.
     public let step: Double
   }
 
@@ -15,17 +15,17 @@ public struct Sampler: Sendable {
   private let prediction: Manifest.Prediction
   private let threshold: Manifest.Threshold
   private let imageScales: [Double]
-  /// Table indices, noisiest first, that end in 0.
+  /// Table indices, noisiest first; the last is 0.
   public let indices: [Int]
-  /// Steps that are done.
+  /// Number of steps done.
   public package(set) var stepsDone = 0
-  /// Of DPM-Solver++; nil for the others.
+  /// Memory of DPM-Solver++; nil for the other samplers.
   public package(set) var history: History?
 
   /// - Parameters:
   ///   - schedule: one table per level, highest first.
-  ///   - imageScales: a clean estimate times this is a picture in [-1, 1]; per level.
-  ///   - starts: of a student, the table indices that it learned, noisiest first.
+  ///   - imageScales: per level, the factor that turns a clean estimate into a picture in [-1, 1].
+  ///   - starts: the table indices that a student learned to jump from, noisiest first.
   public init(
     schedule: NoiseSchedule, settings: SamplerSettings, prediction: Manifest.Prediction,
     threshold: Manifest.Threshold, imageScales: [Double], starts: [Int] = []
@@ -44,21 +44,21 @@ public struct Sampler: Sendable {
       : try schedule.indices(steps: settings.steps, grid: settings.grid)
   }
 
-  /// All evaluations.
+  /// Total number of steps.
   public var total: Int { indices.count - 1 }
   /// Whether the last step is done.
   public var isFinished: Bool { stepsDone == total }
-  /// Table index of the state before the next step; the network is told one less.
+  /// Table index of the state before the next step. The network receives one less.
   public var index: Int { indices[stepsDone] }
-  /// Table index of the state after the next step: where a student is told to land.
+  /// Table index of the state after the next step, which is the target of a student's jump.
   public var nextIndex: Int { indices[stepsDone + 1] }
 
   /// Takes one step.
   ///
   /// - Parameters:
-  ///   - x: the noisy pictures, which become the cleaner ones.
-  ///   - prediction: what the network answered, guidance applied.
-  ///   - noise: needed where the settings draw noise.
+  ///   - x: the noisy pictures; replaced by the cleaner ones.
+  ///   - prediction: the network's prediction, with guidance applied.
+  ///   - noise: required if the settings draw noise.
   /// - Returns: the clean estimate of every level.
   public mutating func step(
     _ x: inout [Tensor], prediction: consuming [Tensor], noise: [Tensor]?
@@ -70,7 +70,7 @@ public struct Sampler: Sendable {
       Diffusion.cleanEstimate(
         of: &x0[level].values, at: x[level].values, alphaBar: schedule.tables[level][now],
         kind: self.prediction)
-      if settings.kind != .student {  // a student answers with a mean that is kept in range
+      if settings.kind != .student {  // a student's answer is a mean that is already in range
         Thresholding.apply(threshold, to: &x0[level].values, signal: imageScales[level])
       }
     }
@@ -97,7 +97,7 @@ public struct Sampler: Sendable {
   private mutating func extrapolated(_ x0: [Tensor], _ now: Int, _ next: Int) -> [Tensor] {
     let step = (schedule.logSNR(next) - schedule.logSNR(now)) / 2
     defer { history = History(cleanEstimates: x0, step: step) }
-    guard let history, step != .infinity else { return x0 }  // the first, and the one to clean
+    guard let history, step != .infinity else { return x0 }  // the first step and the last
     var out = x0
     for level in out.indices {
       Diffusion.extrapolate(
@@ -111,26 +111,26 @@ public struct Sampler: Sendable {
     func refuse(_ name: String, _ reason: String) -> MatryoshkaError {
       .invalidArgument(name: name, reason: reason)
     }
-    guard !isFinished else { throw refuse("step", "the walk has ended") }
+    guard !isFinished else { throw refuse("step", "all steps are done") }
     guard x.count == imageScales.count else { throw refuse("x", "expected one picture per level") }
     let shapes = x.map(\.shape)
     guard prediction.map(\.shape) == shapes else {
-      throw refuse("prediction", "its shapes are not those of the pictures")
+      throw refuse("prediction", "its shapes differ from the pictures' shapes")
     }
     if let noise, noise.map(\.shape) != shapes {
-      throw refuse("noise", "its shapes are not those of the pictures")
+      throw refuse("noise", "its shapes differ from the pictures' shapes")
     }
-    if settings.drawsNoise && noise == nil { throw refuse("noise", "this sampler needs it") }
+    if settings.drawsNoise && noise == nil { throw refuse("noise", "this sampler needs noise") }
     if let history, history.cleanEstimates.map(\.shape) != shapes {
-      throw refuse("history", "its shapes are not those of the pictures")
+      throw refuse("history", "its shapes differ from the pictures' shapes")
     }
   }
 
-  /// Table indices that a student visits in so many steps; others are refused.
+  /// Table indices that a student visits in `steps` steps. Refuses other numbers of steps.
   private static func studentIndices(_ starts: [Int], steps: Int?, table: Int) throws -> [Int] {
     let falls = zip(starts, starts.dropFirst()).allSatisfy { $0 > $1 }
     guard let first = starts.first, let last = starts.last, falls, last >= 1, first <= table else {
-      throw MatryoshkaError.invalidArgument(name: "sampler", reason: "the model is no student")
+      throw MatryoshkaError.invalidArgument(name: "sampler", reason: "the model is not a student")
     }
     guard let steps, steps >= 1, starts.count % steps == 0 else {
       let known = (1...starts.count).filter { starts.count % $0 == 0 }

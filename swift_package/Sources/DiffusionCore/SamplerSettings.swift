@@ -1,8 +1,8 @@
-/// How to walk from noise to a picture.
+/// The available samplers.
 public enum SamplerKind: String, CaseIterable, Sendable, Codable {
   /// Ancestral sampling.
   case ddpm
-  /// Deterministic, or with the noise that `eta` says.
+  /// Deterministic, or with noise as set by `eta`.
   case ddim
   /// DPM-Solver++ 2M.
   case dpmpp
@@ -10,19 +10,19 @@ public enum SamplerKind: String, CaseIterable, Sendable, Codable {
   case student
 }
 
-/// A sampler with its numbers.
+/// A sampler and its parameters.
 public struct SamplerSettings: Sendable, Equatable, Codable {
-  /// Which sampler.
+  /// The kind of sampler.
   public var kind: SamplerKind
-  /// Evaluations of the network; nil: the whole table.
+  /// Number of steps; nil: the whole table.
   public var steps: Int?
-  /// Noise of ddim, 0 to 1.
+  /// Amount of noise for ddim, 0 to 1.
   public var eta: Double
-  /// 1: none.
+  /// Guidance weight; 1 turns guidance off.
   public var guidanceScale: Double
-  /// nil: what the model was made with.
+  /// Thresholding; nil: the thresholding that the model was made with.
   public var threshold: Manifest.Threshold?
-  /// Which table indices are visited.
+  /// The spacing of the table indices that are visited.
   public var grid: NoiseSchedule.Grid
 
   /// Settings with the defaults of `mdm sample`.
@@ -34,7 +34,7 @@ public struct SamplerSettings: Sendable, Equatable, Codable {
     (self.guidanceScale, self.threshold, self.grid) = (guidanceScale, threshold, grid)
   }
 
-  /// Whether a step adds noise; deterministic samplers only need the initial one.
+  /// Whether a step adds noise. Deterministic samplers need only the initial noise.
   public var drawsNoise: Bool { kind == .ddpm || (kind == .ddim && eta > 0) }
 
   /// Refuses numbers out of range.

@@ -1,5 +1,4 @@
-/// What a SentencePiece `.model` file holds (sentencepiece_model.proto), as far as unigram models
-/// need it.
+/// The parts of a SentencePiece `.model` file (sentencepiece_model.proto) that unigram models need.
 struct SentencePieceModel {
   enum Kind: UInt64 {
     case normal = 1
@@ -34,7 +33,9 @@ struct SentencePieceModel {
       guard case .bytes(let content) = value else { continue }
       switch field {
       case 1:
-        guard pieces.count < SentencePieceModel.maximumPieces else { throw refuse("too many pieces") }
+        guard pieces.count < SentencePieceModel.maximumPieces else {
+          throw refuse("it has too many pieces")
+        }
         pieces.append(try piece(content))
       case 2: try readTraining(content)
       case 3: try readNormalizer(content)
@@ -54,13 +55,13 @@ struct SentencePieceModel {
       case (1, .bytes(let text)): piece.text = Array(text)
       case (2, .fixed32(let bits)): piece.score = Float(bitPattern: bits)
       case (3, .varint(let number)):
-        guard let kind = Kind(rawValue: number) else { throw refuse("a piece of an unknown kind") }
+        guard let kind = Kind(rawValue: number) else { throw refuse("a piece has an unknown kind") }
         piece.kind = kind
       default: continue
       }
     }
     guard !piece.text.isEmpty, piece.text.count <= 4096, piece.score.isFinite else {
-      throw refuse("an empty piece, or one without a score")
+      throw refuse("a piece is empty or has no score")
     }
     return piece
   }
@@ -69,7 +70,7 @@ struct SentencePieceModel {
     var message = ProtobufReader(bytes)
     while let field = try message.next() {
       switch field {
-      case (3, .varint(let kind)) where kind != 1: throw refuse("only unigram models are read")
+      case (3, .varint(let kind)) where kind != 1: throw refuse("only unigram models are supported")
       case (24, .varint(let suffix)) where suffix != 0:
         throw refuse("white space as a suffix is not supported")
       case (35, .varint(let fallback)) where fallback != 0:
@@ -97,7 +98,7 @@ struct SentencePieceModel {
   private func check() throws {
     guard pieces.count >= 3, pieces[0].kind == .control, pieces[0].text == padPiece,
       pieces[1].kind == .control, pieces[1].text == endPiece, pieces[2].kind == .unknown
-    else { throw refuse("expected a model with pad 0, eos 1, unk 2 as T5 has them") }
+    else { throw refuse("expected a model with pad 0, eos 1, unk 2, as in T5") }
     guard pieces.count(where: { $0.kind == .unknown }) == 1 else {
       throw refuse("the unknown piece is defined twice")
     }

@@ -1,17 +1,17 @@
-/// One picture to make.
+/// A request for one picture.
 public struct PictureRequest: Sendable, Equatable, Codable {
-  /// What to show.
+  /// The prompt.
   public var prompt: String
-  /// What not to show; empty: guidance is against the empty prompt.
+  /// The negative prompt; if empty, guidance is relative to the empty prompt.
   public var negativePrompt: String
   /// The same seed gives the same picture.
   public var seed: UInt32
-  /// The walk.
+  /// The sampler and its parameters.
   public var sampler: SamplerSettings
-  /// Side of the highest level to run; nil: all.
+  /// Side of the highest level to run; nil: all levels.
   public var stopAt: Int?
 
-  /// A request with the defaults of `mdm sample`.
+  /// Creates a request with the defaults of `mdm sample`.
   public init(
     prompt: String, negativePrompt: String = "", seed: UInt32 = 0,
     sampler: SamplerSettings = SamplerSettings(), stopAt: Int? = nil
@@ -21,19 +21,19 @@ public struct PictureRequest: Sendable, Equatable, Codable {
   }
 }
 
-/// A run between two steps; from here it goes on to the picture it would have become.
+/// The state of a run between two steps. Resuming gives the same picture as an uninterrupted run.
 ///
-/// Encodes to a few times the bytes of the pictures; keep it in memory or in a file.
+/// An encoded snapshot takes a few times the bytes of the pictures. Keep it in memory or in a file.
 public struct Snapshot: Sendable, Equatable, Codable {
-  /// The digest of the bundle that it belongs to.
+  /// The digest of the snapshot's bundle.
   public let bundleDigest: String
-  /// What is being made.
+  /// The request.
   public let request: PictureRequest
-  /// Steps that are done.
+  /// Number of steps done.
   public let stepsDone: Int
-  /// The state of every level, highest first.
+  /// The noisy picture of every level, highest first.
   public let states: [Tensor]
-  /// How often noise was drawn.
+  /// Number of noise draws so far.
   public let draws: Int
   /// Memory of the solver.
   public let history: Sampler.History?

@@ -1,13 +1,13 @@
 import Foundation
 
-/// Numbers in row-major order with their shape; pictures are (1, 3, side, side).
+/// An array of numbers in row-major order. Pictures are (1, 3, side, side).
 public struct Tensor: Sendable, Equatable {
   /// Lengths of the axes, outermost first.
   public let shape: [Int]
-  /// All numbers, the last axis fastest.
+  /// All numbers; the last axis varies fastest.
   public var values: [Float]
 
-  /// Throws ``MatryoshkaError/invalidArgument(name:reason:)`` where count and shape disagree.
+  /// Throws ``MatryoshkaError/invalidArgument(name:reason:)`` if count and shape disagree.
   public init(shape: [Int], values: [Float]) throws {
     guard let count = Tensor.count(of: shape), count == values.count else {
       throw MatryoshkaError.invalidArgument(
@@ -16,7 +16,7 @@ public struct Tensor: Sendable, Equatable {
     (self.shape, self.values) = (shape, values)
   }
 
-  /// All zero. Throws as `init(shape:values:)` does, for shapes that no memory holds.
+  /// A tensor of zeros. Throws like `init(shape:values:)` for shapes that exceed any memory.
   public init(zeros shape: [Int]) throws {
     guard let count = Tensor.count(of: shape), count <= 1 << 32 else {
       throw MatryoshkaError.invalidArgument(name: "shape", reason: "\(shape) is impossible")
@@ -46,14 +46,14 @@ extension Tensor: Codable {
     case shape, values
   }
 
-  /// The values travel as little-endian bytes, so that they come back bit for bit.
+  /// Encodes the values as little-endian bytes, which restores them bit for bit.
   public func encode(to encoder: any Encoder) throws {
     var container = encoder.container(keyedBy: Keys.self)
     try container.encode(shape, forKey: .shape)
     try container.encode(Data(littleEndianBytes(of: values)), forKey: .values)
   }
 
-  /// Throws where bytes and shape disagree.
+  /// Throws if bytes and shape disagree.
   public init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: Keys.self)
     let shape = try container.decode([Int].self, forKey: .shape)
@@ -62,7 +62,7 @@ extension Tensor: Codable {
   }
 }
 
-/// IEEE single precision, least significant byte first.
+/// The numbers as IEEE single precision bytes, least significant byte first.
 package func littleEndianBytes(of values: [Float]) -> [UInt8] {
   [UInt8](unsafeUninitializedCapacity: 4 * values.count) { bytes, filled in
     let raw = UnsafeMutableRawBufferPointer(bytes)
@@ -73,7 +73,7 @@ package func littleEndianBytes(of values: [Float]) -> [UInt8] {
   }
 }
 
-/// The inverse; a rest of fewer than four bytes is left out.
+/// The inverse. Ignores a remainder of fewer than four bytes.
 package func floats<Bytes: ContiguousBytes>(fromLittleEndian bytes: Bytes) -> [Float] {
   bytes.withUnsafeBytes { raw in
     (0..<raw.count / 4).map {

@@ -2,12 +2,12 @@ import Foundation
 
 /// A safetensors file: an 8-byte length, a JSON header, raw little-endian numbers.
 ///
-/// Reading checks that the header describes exactly the bytes that follow; nothing is copied before
-/// it is asked for.
+/// Opening a file checks that the header describes exactly the bytes that follow. Tensors are copied
+/// only on request.
 public struct TensorFile: Sendable {
-  /// Number types of the format.
+  /// The number types of the format.
   public enum ElementType: String, CaseIterable, Sendable {
-    /// As the format spells them.
+    /// Spelled as in the format.
     case F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL
 
     /// Bytes of one number.
@@ -21,19 +21,19 @@ public struct TensorFile: Sendable {
     }
   }
 
-  /// Where a tensor lies.
+  /// The place of a tensor in the file.
   public struct Entry: Sendable, Equatable {
     /// Its number type.
     public let type: ElementType
     /// Its shape.
     public let shape: [Int]
-    /// Its bytes, counted from the first number of the file.
+    /// Its byte range, counted from the first number of the file.
     public let bytes: Range<Int>
   }
 
   /// Tensors by name.
   public let entries: [String: Entry]
-  /// What the writer said of the file.
+  /// The writer's metadata.
   public let metadata: [String: String]
   private let data: Data
   private let start: Int
@@ -41,7 +41,7 @@ public struct TensorFile: Sendable {
   private static let maximumHeader = 32 << 20
   private static let maximumTensors = 200_000
 
-  /// Opens a file; its numbers are mapped, not read.
+  /// Opens a file. Its numbers are mapped, not read.
   public init(url: URL) throws {
     do {
       try self.init(data: Data(contentsOf: url, options: .mappedIfSafe))
@@ -52,7 +52,7 @@ public struct TensorFile: Sendable {
     }
   }
 
-  /// Throws ``MatryoshkaError/invalidTensorFile(reason:)`` or, for its header, `invalidJSON`.
+  /// Throws ``MatryoshkaError/invalidTensorFile(reason:)`` or, for the header, `invalidJSON`.
   public init(data: Data) throws {
     guard data.count >= 8 else { throw TensorFile.refusal("has no header") }
     let length = data.withUnsafeBytes { UInt64(littleEndian: $0.loadUnaligned(as: UInt64.self)) }
@@ -72,7 +72,7 @@ public struct TensorFile: Sendable {
     return try Tensor(shape: entry.shape, values: floats(entry.type, entry.bytes))
   }
 
-  /// Rows of a matrix (rows, width) as single precision numbers; only these are read.
+  /// Rows of a matrix (rows, width) as single precision numbers. Other rows are not read.
   public func rows(_ name: String, _ range: Range<Int>) throws -> [Float] {
     let entry = try entry(name)
     guard entry.shape.count == 2, range.lowerBound >= 0, range.upperBound <= entry.shape[0] else {
@@ -100,7 +100,7 @@ public struct TensorFile: Sendable {
     try load(entry(name, .U8).bytes, as: UInt8.self)
   }
 
-  /// The contents of a file with these tensors, in this order, as single precision numbers.
+  /// The contents of a file that holds these tensors, in this order, in single precision.
   public static func contents(
     _ tensors: [(name: String, tensor: Tensor)], metadata: [String: String] = [:]
   ) -> Data {
@@ -134,7 +134,7 @@ public struct TensorFile: Sendable {
 
   private func entry(_ name: String, _ type: ElementType? = nil) throws -> Entry {
     guard let entry = entries[name] else {
-      throw TensorFile.refusal("holds no tensor \(name.prefix(80))")
+      throw TensorFile.refusal("has no tensor \(name.prefix(80))")
     }
     guard type == nil || entry.type == type else {
       throw TensorFile.refusal("\(name.prefix(80)) is \(entry.type), expected \(type ?? entry.type)")
@@ -158,7 +158,7 @@ public struct TensorFile: Sendable {
     case .F16: load(range, as: UInt16.self).map { HalfPrecision.float(UInt16(littleEndian: $0)) }
     case .BF16:
       load(range, as: UInt16.self).map { Float(bitPattern: UInt32(UInt16(littleEndian: $0)) << 16) }
-    default: throw TensorFile.refusal("whole numbers where fractions were expected")
+    default: throw TensorFile.refusal("has whole numbers where fractions were expected")
     }
   }
 
@@ -179,7 +179,7 @@ public struct TensorFile: Sendable {
 
   private static func parse(_ header: [UInt8]) throws -> ([String: Entry], [String: String]) {
     guard case .object(let members) = try JSON(parsing: header), members.count <= maximumTensors
-    else { throw refusal("its header is no list of at most \(maximumTensors) tensors") }
+    else { throw refusal("its header is not a list of at most \(maximumTensors) tensors") }
     var entries: [String: Entry] = [:]
     var metadata: [String: String] = [:]
     for member in members {
@@ -197,7 +197,7 @@ public struct TensorFile: Sendable {
 
   private static func entry(_ member: JSON.Member) throws -> Entry {
     let name = member.key.prefix(80)
-    guard case .object(let fields) = member.value else { throw refusal("\(name) is no object") }
+    guard case .object(let fields) = member.value else { throw refusal("\(name) is not an object") }
     var type: ElementType?
     var shape: [Int]?
     var place: [Int]?

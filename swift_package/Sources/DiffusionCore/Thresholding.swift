@@ -1,8 +1,8 @@
-/// Keeps clean estimates in the range of pictures.
+/// Keeps clean estimates within the range of pictures.
 ///
-/// Source of the dynamic ones: Saharia et al. 2022 (arXiv:2205.11487).
+/// Source of dynamic thresholding: Saharia et al. 2022 (arXiv:2205.11487).
 package enum Thresholding {
-  /// - Parameter signal: a picture in [-1, 1] is x0 times this.
+  /// - Parameter signal: the factor that turns x0 into a picture in [-1, 1].
   package static func apply(_ kind: Manifest.Threshold, to x0: inout [Float], signal: Double) {
     let scale = Float(signal)
     switch kind {
@@ -19,7 +19,7 @@ package enum Thresholding {
     map(&x0) { min(max($0, -limit), limit) / limit / scale }
   }
 
-  /// Quantile of |x|, linearly interpolated in single precision as `numpy.quantile` does.
+  /// Quantile of |x|, linearly interpolated in single precision like `numpy.quantile`.
   package static func absoluteQuantile(of x: [Float], _ quantile: Float) -> Float {
     guard !x.isEmpty else { return 0 }
     let place = Float(x.count - 1) * quantile
@@ -33,8 +33,8 @@ package enum Thresholding {
 
   /// The values at two neighbouring ranks of |x|.
   ///
-  /// The bits of numbers that are not negative are in the order of the numbers, so two counts (of
-  /// the upper 16 bits, then of the lower 15) find a rank without sorting.
+  /// The bit patterns of non-negative numbers sort like the numbers. Two counts, of the upper 16 bits
+  /// and then of the lower 15, therefore find a rank without sorting.
   private static func neighbours(_ x: [Float], _ below: Int, _ above: Int) -> (Float, Float) {
     var counts = [Int](repeating: 0, count: 1 << 16)
     for value in x { counts[Int((value.bitPattern & 0x7FFF_FFFF) >> 15)] += 1 }
@@ -52,7 +52,7 @@ package enum Thresholding {
     return Float(bitPattern: UInt32(upper) << 15 | UInt32(locate(fine, rest).0))
   }
 
-  /// The bin that holds a rank, and the rank within it.
+  /// The bin that contains a rank, and the rank within that bin.
   private static func locate(_ counts: [Int], _ rank: Int) -> (Int, Int) {
     var rest = rank
     for (bin, count) in counts.enumerated() {

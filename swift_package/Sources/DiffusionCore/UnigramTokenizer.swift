@@ -1,13 +1,14 @@
 import Foundation
 
-/// A SentencePiece unigram model with T5's special ids: the same ids and pieces as `sentencepiece`.
+/// A SentencePiece unigram model with T5's special ids. Gives the same ids and pieces as
+/// `sentencepiece`.
 ///
-/// Source: Kudo 2018 (arXiv:1804.10959). All work is on UTF-8 bytes, never on characters as Swift
-/// counts them, which would join what SentencePiece keeps apart.
+/// Source: Kudo 2018 (arXiv:1804.10959). It works on UTF-8 bytes, because Swift's
+/// characters would join scalars that SentencePiece keeps apart.
 public struct UnigramTokenizer: Sendable {
-  /// A piece of the normalized text; unknown neighbours are one piece.
+  /// A piece of the normalized text. Neighbouring unknown pieces are joined into one.
   public struct Token: Sendable, Equatable {
-    /// Its number.
+    /// Its id.
     public let id: Int
     /// Its text, with "▁" for white space.
     public let piece: String
@@ -30,7 +31,7 @@ public struct UnigramTokenizer: Sendable {
   private let addsDummyPrefix: Bool
   private let removesExtraWhitespace: Bool
   private let escapesWhitespace: Bool
-  /// How many pieces there are.
+  /// The number of pieces.
   public var vocabularySize: Int { scores.count }
 
   /// Reads the bytes of a `.model` file. Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
@@ -53,7 +54,7 @@ public struct UnigramTokenizer: Sendable {
     escapesWhitespace = model.escapesWhitespace
   }
 
-  /// Ids and pieces of a text, without the end.
+  /// Ids and pieces of a text, without the end token.
   public func encode(_ text: String) -> [Token] {
     let normalized = normalize(Array(text.utf8))
     return segments(normalized).map { start, end, id in
@@ -61,12 +62,12 @@ public struct UnigramTokenizer: Sendable {
     }
   }
 
-  /// Ids alone.
+  /// Ids of a text, without the end token.
   public func ids(_ text: String) -> [Int] {
     segments(normalize(Array(text.utf8))).map(\.2)
   }
 
-  /// At most `maximum` ids; the last is always the end.
+  /// At most `maximum` ids; the last is always the end token.
   public func tokens(_ text: String, maximum: Int) -> [Int] {
     ids(text).prefix(max(maximum - 1, 0)) + [UnigramTokenizer.endID]
   }
@@ -112,7 +113,7 @@ public struct UnigramTokenizer: Sendable {
     return out
   }
 
-  /// How many bytes are consumed next, and what they become.
+  /// The number of bytes to consume next, and their replacement.
   private func prefix(_ text: UnsafeBufferPointer<UInt8>, _ position: Int) -> (Int, ArraySlice<UInt8>) {
     if let length = userMatch(text, position) {
       return (length, ArraySlice(text[position..<position + length]))
@@ -137,7 +138,7 @@ public struct UnigramTokenizer: Sendable {
     return found
   }
 
-  /// Bytes of the character that starts here, as its first byte says, but no more than are left.
+  /// Length in bytes of the character that starts here, by its first byte, within the rest of the text.
   @inline(__always)
   private func characterLength(_ text: UnsafeBufferPointer<UInt8>, _ position: Int) -> Int {
     let length = text[position] < 0xC0 ? 1 : text[position] < 0xE0 ? 2 : text[position] < 0xF0 ? 3 : 4
@@ -168,7 +169,7 @@ public struct UnigramTokenizer: Sendable {
         var end = text.count
         while end > 0 {
           let (start, id) = (Int(best[end].start), Int(best[end].id))
-          // An unknown piece before another unknown one makes one with it.
+          // Neighbouring unknown pieces are joined.
           if id == UnigramTokenizer.unknownID, let next = out.last, next.2 == id {
             out[out.count - 1].0 = start
           } else {
@@ -182,7 +183,7 @@ public struct UnigramTokenizer: Sendable {
     return out
   }
 
-  /// Tries every piece that starts here; without one for the character itself, the unknown.
+  /// Tries every piece that starts here, and the unknown piece if none covers the character itself.
   @inline(__always)
   private func extend(
     _ best: UnsafeMutableBufferPointer<Best>, _ text: UnsafeBufferPointer<UInt8>, _ start: Int,

@@ -8,16 +8,16 @@
     import CoreMLShim
   #endif
 
-  /// A bundle's packages, compiled on a Mac beforehand: a folder with one .mlmodelc each and the
-  /// digest of the bundle. Give it to ``CompiledModels`` beside the bundle. Not run on a Mac.
+  /// A bundle's packages, compiled in advance on a Mac: a folder with one .mlmodelc per package and the
+  /// digest of the bundle. Pass it to ``CompiledModels`` along with the bundle. Not run on a Mac.
   public enum CompiledBundle {
     private static let stamp = "digest"
 
-    /// Compiles all packages into a new folder, which is there whole or not at all.
+    /// Compiles all packages into a new folder. The folder appears complete or not at all.
     ///
     /// - Parameters:
-    ///   - compile: `MLModel.compileModel(at:)` unless told otherwise.
-    ///   - progress: packages done, of so many.
+    ///   - compile: compiles one package; `MLModel.compileModel(at:)` by default.
+    ///   - progress: receives the number of packages done and the total.
     public static func make(
       of bundle: BundleFolder, at place: URL,
       compile: CompiledModels.Compile = { try await MLModel.compileModel(at: $0) },
@@ -25,7 +25,7 @@
     ) async throws {
       let files = FileManager.default
       guard !files.fileExists(atPath: place.path) else {
-        throw MatryoshkaError.fileSystem(path: place.path, reason: "exists; choose another place")
+        throw MatryoshkaError.fileSystem(path: place.path, reason: "already exists; choose another place")
       }
       let partial = place.deletingLastPathComponent()
         .appending(path: ".\(place.lastPathComponent).\(UUID().uuidString).partial")
@@ -78,7 +78,7 @@
   }
 
   extension [Manifest.Package] {
-    /// The first of the functions of each package.
+    /// The first function of each package file.
     var onePerFile: [Manifest.Package] {
       var seen: Set<String> = []
       return filter { seen.insert($0.path).inserted }

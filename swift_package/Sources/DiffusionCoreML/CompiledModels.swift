@@ -8,13 +8,13 @@
     import CoreMLShim
   #endif
 
-  /// Packages compiled on this device, once: Core ML caches what it derives from a compiled model by
-  /// its path, so each keeps one path for as long as bundle and system stay the same.
+  /// Packages compiled once on this device. Core ML caches by path the data that it derives from a
+  /// compiled model, so each model keeps its path as long as bundle and system stay the same.
   public struct CompiledModels: Sendable {
-    /// From a package to a compiled model in a temporary place.
+    /// Compiles a package and returns the compiled model's temporary location.
     public typealias Compile = @Sendable (URL) async throws -> URL
 
-    /// What is compiled.
+    /// The bundle whose packages are compiled.
     public let bundle: BundleFolder
     private let base: URL
     private let precompiled: URL?
@@ -22,11 +22,11 @@
     private let compile: Compile
 
     /// - Parameters:
-    ///   - base: a folder of the app's own, such as one in Application Support.
-    ///   - precompiled: a folder that `mdm-generate compile` made of this bundle, to spare the device
-    ///     the work; nil: the packages of the bundle are compiled here.
-    ///   - system: changes with the system's build, which voids what was compiled.
-    ///   - compile: `MLModel.compileModel(at:)` unless told otherwise.
+    ///   - base: a folder that belongs to the app, such as one in Application Support.
+    ///   - precompiled: a folder that `mdm-generate compile` made from this bundle, which saves the
+    ///     device the work; nil: the packages are compiled here.
+    ///   - system: identifies the system's build. A new build invalidates the compiled models.
+    ///   - compile: compiles one package; `MLModel.compileModel(at:)` by default.
     public init(
       bundle: BundleFolder, base: URL, precompiled: URL? = nil,
       system: String = ProcessInfo.processInfo.operatingSystemVersionString,
@@ -38,8 +38,8 @@
       folder = base.appending(path: "\(bundle.manifest.digest.prefix(16))-\(String(build))")
     }
 
-    /// The compiled model of a package; compiles it where that has not been done. Functions that
-    /// share a package share what is compiled of it.
+    /// The compiled model of a package, compiled now if necessary. Functions that share a package file
+    /// share its compiled model.
     public func url(of package: Manifest.Package) async throws -> URL {
       if let precompiled { return try CompiledBundle.url(of: package, of: bundle, in: precompiled) }
       let place = folder.appending(path: CompiledBundle.name(of: package))
@@ -63,9 +63,9 @@
       return place
     }
 
-    /// Compiles all packages, one at a time. Between them it can be cancelled, and goes on later.
+    /// Compiles all packages, one at a time. It can be cancelled between packages and continued later.
     ///
-    /// - Parameter progress: packages done, of so many.
+    /// - Parameter progress: receives the number of packages done and the total.
     public func prepare(progress: @Sendable (Int, Int) -> Void = { _, _ in }) async throws {
       let packages = bundle.manifest.packages.onePerFile
       for (index, package) in packages.enumerated() {
@@ -77,7 +77,7 @@
       removeOthers()
     }
 
-    /// Removes what was compiled for other systems or bundles below the same base.
+    /// Removes models in the same base folder that were compiled for other systems or bundles.
     public func removeOthers() {
       let others = (try? FileManager.default.contentsOfDirectory(at: base, includingPropertiesForKeys: nil)) ?? []
       for other in others where other.lastPathComponent != folder.lastPathComponent {
@@ -105,7 +105,7 @@
       guard let free = (attributes?[.systemFreeSize] as? NSNumber)?.int64Value else { return }
       guard free >= 2 * Int64(bytes) else {
         throw MatryoshkaError.fileSystem(
-          path: folder.path, reason: "has \(free >> 20) MB left, \(bytes >> 19) MB are needed")
+          path: folder.path, reason: "has \(free >> 20) MB left, but \(bytes >> 19) MB are needed")
       }
     }
   }

@@ -8,7 +8,7 @@
     import CoreMLShim
   #endif
 
-  /// Runs the packages of a bundle by Core ML. Checked against declarations only: not run on a Mac.
+  /// Runs the packages of a bundle with Core ML. Checked against declarations only; not run on a Mac.
   public actor CoreMLRuntime: PackageRuntime {
     /// Opens a compiled model.
     public typealias Open = @Sendable (URL, MLModelConfiguration) throws -> MLModel
@@ -20,14 +20,14 @@
     private var contexts: [Int: [String: MLMultiArray]] = [:]
     private let executor = BlockingExecutor(label: "DiffusionCoreML")
 
-    /// The actor's own thread: a prediction takes long, and holds up nobody else.
+    /// The actor's own thread, so that long predictions do not delay others.
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
       executor.asUnownedSerialExecutor()
     }
 
     /// - Parameters:
-    ///   - computeUnits: for all packages; nil: what the manifest says of each. Measure it.
-    ///   - open: `MLModel(contentsOf:configuration:)` unless told otherwise.
+    ///   - computeUnits: for all packages; nil: the manifest's proposal for each. Measure the difference.
+    ///   - open: opens a compiled model; `MLModel(contentsOf:configuration:)` by default.
     public init(
       models: CompiledModels, computeUnits: Manifest.ComputeUnits? = nil,
       open: @escaping Open = { try MLModel(contentsOf: $0, configuration: $1) }
@@ -35,7 +35,7 @@
       (self.models, self.computeUnits, self.open) = (models, computeUnits, open)
     }
 
-    /// Compiles the package if need be, and loads it.
+    /// Compiles the package if necessary, and loads it.
     public func load(_ package: Manifest.Package) async throws {
       if loaded[package.name] != nil { return }
       let url = try await models.url(of: package)
@@ -49,10 +49,10 @@
       }
     }
 
-    /// Releases a package; values of the contexts stay.
+    /// Releases a package. Values in the contexts stay.
     public func unload(_ package: Manifest.Package) { loaded[package.name] = nil }
 
-    /// Runs a package. Buffers of its last outputs are offered again for the new ones.
+    /// Runs a package. The buffers of its last outputs are offered for the new outputs.
     public func run(
       _ package: Manifest.Package, context: Int, giving values: [String: Tensor]
     ) throws {
@@ -71,14 +71,14 @@
           array.shape.map(\.intValue) == output.shape
         else {
           throw MatryoshkaError.packageFailed(
-            package: package.name, reason: "did not put out \(output.name) as the manifest has it")
+            package: package.name, reason: "did not put out \(output.name) as declared in the manifest")
         }
         known[output.name] = array
       }
       contexts[context] = known
     }
 
-    /// A value as single precision numbers.
+    /// A value of a context in single precision.
     public func value(_ name: String, context: Int) throws -> Tensor {
       guard let array = contexts[context]?[name] else {
         throw MatryoshkaError.packageFailed(package: name, reason: "was not computed")
@@ -114,8 +114,8 @@
   }
 
   extension MLModelConfiguration {
-    /// For packages of a bundle: their shapes never change, and they run far more often than they
-    /// are loaded.
+    /// A configuration for packages of a bundle. Their shapes never change, and they run far more often
+    /// than they are loaded.
     package convenience init(_ units: Manifest.ComputeUnits) {
       self.init()
       computeUnits =

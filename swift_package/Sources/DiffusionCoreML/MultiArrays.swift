@@ -8,9 +8,9 @@
     import CoreMLShim
   #endif
 
-  /// Tensors as Core ML has them. Rows may be padded: every access goes by strides.
+  /// Converts tensors to and from Core ML's arrays. Rows may be padded, so every access uses strides.
   package enum MultiArrays {
-    /// Throws ``MatryoshkaError/packageFailed(package:reason:)`` for another shape than declared.
+    /// Throws ``MatryoshkaError/packageFailed(package:reason:)`` if the shape is not the declared one.
     package static func array(_ tensor: Tensor, as feature: Manifest.Feature) throws -> MLMultiArray {
       guard tensor.shape == feature.shape else {
         throw MatryoshkaError.packageFailed(
@@ -65,7 +65,7 @@
       }
     }
 
-    /// Every number's index in row-major order, and its place counted in numbers.
+    /// Visits every number: its index in row-major order and its place, counted in numbers.
     @inline(__always)
     private static func walk(_ shape: [Int], _ strides: [Int], _ body: (Int, Int) -> Void) {
       guard let width = shape.last, let step = strides.last, width > 0 else { return }

@@ -8,26 +8,26 @@
     import CoreMLShim
   #endif
 
-  /// Where Core ML means to run the operations of one package, by `MLComputePlan`. It predicts; what
-  /// was measured is what counts. Not run on a Mac.
+  /// Where Core ML intends to run the operations of one package, by `MLComputePlan`. This is a
+  /// prediction; only measurements count. Not run on a Mac.
   public struct Placement: Sendable, Equatable, Codable {
-    /// Reads the plan of a compiled model.
+    /// Loads the plan of a compiled model.
     public typealias Load = @Sendable (URL, MLModelConfiguration) async throws -> MLComputePlan
 
-    /// The package, or the function of it.
+    /// Name of the package, or of its function.
     public let package: String
-    /// Operations by the device that is preferred for them: cpu, gpu, neuralEngine or unknown.
+    /// Number of operations by preferred device: cpu, gpu, neuralEngine or unknown.
     public let operations: [String: Int]
-    /// Share of the estimated cost by device; 1 in all, or empty where none is estimated.
+    /// Share of the estimated cost by device. The shares add up to 1; empty if there is no estimate.
     public let cost: [String: Double]
-    /// How often an operator stands where the Neural Engine cannot run it.
+    /// Number of operations that the Neural Engine cannot run, by operator.
     public let notOnNeuralEngine: [String: Int]
 
-    /// Plans a package as ``CoreMLRuntime`` would load it.
+    /// Reads the plan of a package with the settings that ``CoreMLRuntime`` would use.
     ///
     /// - Parameters:
-    ///   - computeUnits: nil: what the manifest says of the package.
-    ///   - load: `MLComputePlan.load(contentsOf:configuration:)` unless told otherwise.
+    ///   - computeUnits: nil: the manifest's proposal for the package.
+    ///   - load: loads a plan; `MLComputePlan.load(contentsOf:configuration:)` by default.
     public init(
       of package: Manifest.Package, models: CompiledModels,
       computeUnits: Manifest.ComputeUnits? = nil,
@@ -39,7 +39,7 @@
       do {
         plan = try await load(url, MLModelConfiguration(computeUnits ?? package.compute))
       } catch {
-        throw MatryoshkaError.packageFailed(package: package.name, reason: "cannot be planned")
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "has no compute plan")
       }
       guard case .program(let program) = plan.modelStructure,
         let block = (function.map { program.functions[$0] } ?? program.functions.first?.value)?.block
@@ -76,7 +76,7 @@
       }
     }
 
-    /// What this device can compute with, as `MLComputeDevice.allComputeDevices` has it.
+    /// The compute devices of this machine, from `MLComputeDevice.allComputeDevices`.
     public static var devices: [String] { MLComputeDevice.allComputeDevices.map(name(of:)) }
   }
 

@@ -3,10 +3,10 @@ import Foundation
 
 /// Frames of the bundle server's protocol; see docs/serve_bundle.md. Every length is checked.
 package enum Frame {
-  /// The most bytes of a frame.
+  /// The largest frame, in bytes.
   package static let maximum = 256 << 20
 
-  /// Length, kind and payload.
+  /// A frame: length, kind and payload.
   package static func bytes(_ kind: Character, _ payload: [UInt8]) throws -> [UInt8] {
     guard payload.count < maximum, let byte = kind.asciiValue else {
       throw MatryoshkaError.serverFailed(reason: "a request of \(payload.count) bytes is too large")
@@ -14,13 +14,13 @@ package enum Frame {
     return word(UInt32(payload.count + 1)) + [byte] + payload
   }
 
-  /// A text as the protocol has it.
+  /// A text as the protocol encodes it.
   package static func text(_ text: String) -> [UInt8] {
     let bytes = Array(text.utf8.prefix(0xFFFF))
     return [UInt8(bytes.count & 255), UInt8(bytes.count >> 8)] + bytes
   }
 
-  /// A tensor as the protocol has it.
+  /// A tensor as the protocol encodes it.
   package static func tensor(
     _ name: String, _ tensor: Tensor, as type: Manifest.ElementType
   ) -> [UInt8] {
@@ -34,13 +34,13 @@ package enum Frame {
     return out
   }
 
-  /// 32 bits, least significant byte first.
+  /// A 32-bit number, least significant byte first.
   package static func word(_ value: UInt32) -> [UInt8] {
     [0, 8, 16, 24].map { UInt8(truncatingIfNeeded: value >> UInt32($0)) }
   }
 }
 
-/// Takes a payload apart from front to back.
+/// Reads a payload from front to back.
 package struct FrameReader {
   private let bytes: [UInt8]
   private var position = 0
@@ -53,17 +53,17 @@ package struct FrameReader {
 
   package mutating func text() throws -> String {
     guard let text = String(validating: try take(number(bytes: 2)), as: UTF8.self) else {
-      throw MatryoshkaError.serverFailed(reason: "a text that is not UTF-8")
+      throw MatryoshkaError.serverFailed(reason: "it sent a text that is not UTF-8")
     }
     return text
   }
 
-  /// A tensor and its name; whole numbers become fractions.
+  /// A tensor and its name. Integers become floats.
   package mutating func tensor() throws -> (String, Tensor) {
     let name = try text()
     let (type, rank) = (try number(bytes: 1), try number(bytes: 1))
     guard type <= 1, rank <= 5 else {
-      throw MatryoshkaError.serverFailed(reason: "a tensor of type \(type) and rank \(rank)")
+      throw MatryoshkaError.serverFailed(reason: "it sent a tensor of type \(type) and rank \(rank)")
     }
     let shape = try (0..<rank).map { _ in try number(bytes: 4) }
     guard let count = Tensor.count(of: shape + [4]) else { throw short }
@@ -75,12 +75,12 @@ package struct FrameReader {
 
   package func finish() throws {
     guard position == bytes.count else {
-      throw MatryoshkaError.serverFailed(reason: "an answer is longer than what it announces")
+      throw MatryoshkaError.serverFailed(reason: "an answer is longer than announced")
     }
   }
 
   private var short: MatryoshkaError {
-    .serverFailed(reason: "an answer is shorter than what it announces")
+    .serverFailed(reason: "an answer is shorter than announced")
   }
 
   private mutating func take(_ count: Int) throws -> ArraySlice<UInt8> {

@@ -2,12 +2,12 @@
   import DiffusionCore
   import Foundation
 
-  /// Runs the packages of a bundle by `mdm serve-bundle` in a child process.
+  /// Runs the packages of a bundle with `mdm serve-bundle` in a child process.
   ///
-  /// For Linux and for tests. The child starts with the first `load`, ends with `release` and with
-  /// this object's last owner, and by itself when this process dies. A task that is cancelled while
-  /// it waits for the child kills it, so that a child that hangs holds up nobody. SIGPIPE is ignored
-  /// from then on in the whole process.
+  /// For Linux and for tests. The child starts with the first `load`. It ends with `release`, with the
+  /// last reference to this object, or when this process dies. Cancelling a task that waits for the
+  /// child kills the child, so that a hanging child blocks nobody. From the first `load` on, the whole
+  /// process ignores SIGPIPE.
   public actor PipeRuntime: PackageRuntime {
     private let executor = BlockingExecutor(label: "mdm-serve-bundle")
     private let command: [String]
@@ -15,21 +15,21 @@
     private var server: ServerProcess?
     private var loaded: Set<String> = []
 
-    /// The actor's own thread, so that waiting for the child holds up nobody else.
+    /// The actor's own thread, so that waiting for the child delays nobody else.
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
       executor.asUnownedSerialExecutor()
     }
 
     /// - Parameters:
-    ///   - bundle: what the server opens; its digest is compared.
-    ///   - program: the `mdm` command, with arguments before `serve-bundle` if it needs any.
-    ///   - precision: "fp16" rounds as a device does, "fp32" does not.
+    ///   - bundle: the bundle that the server opens; the digests are compared.
+    ///   - program: the `mdm` command, with any arguments that go before `serve-bundle`.
+    ///   - precision: "fp16" rounds like a device, "fp32" does not.
     public init(bundle: BundleFolder, program: [String] = ["mdm"], precision: String = "fp16") {
       command = program + ["serve-bundle", bundle.url.path, "--precision", precision]
       digest = bundle.manifest.digest
     }
 
-    /// Starts the server if need be, and loads a package there.
+    /// Starts the server if necessary, and loads a package there.
     public func load(_ package: Manifest.Package) async throws {
       if server == nil { try await start() }
       if loaded.contains(package.name) { return }
@@ -56,7 +56,7 @@
       _ = try await ask("R", payload)
     }
 
-    /// Fetches a value.
+    /// Fetches a value from the server.
     public func value(_ name: String, context: Int) async throws -> Tensor {
       var reader = FrameReader(try await ask("G", Frame.word(UInt32(context)) + Frame.text(name)))
       let (found, tensor) = try reader.tensor()
@@ -91,7 +91,7 @@
       }
     }
 
-    /// The payload of the answer to one request. A connection that broke is closed.
+    /// The payload of the answer to one request. Closes a broken connection.
     private func ask(_ kind: Character, _ payload: [UInt8]) async throws -> [UInt8] {
       guard let server else { throw MatryoshkaError.serverFailed(reason: "it is not running") }
       let frame = try Frame.bytes(kind, payload)
@@ -115,7 +115,7 @@
         throw MatryoshkaError.serverFailed(reason: try reader.text())
       default:
         stop()
-        throw MatryoshkaError.serverFailed(reason: "an answer of the unknown kind \(answer)")
+        throw MatryoshkaError.serverFailed(reason: "it sent an answer of the unknown kind \(answer)")
       }
     }
   }

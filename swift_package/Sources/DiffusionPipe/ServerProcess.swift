@@ -3,8 +3,8 @@
   import Foundation
   import Synchronization
 
-  /// A child process and the two pipes to it. Blocks; not for the main thread. One thread at a time
-  /// sends and receives; any may kill.
+  /// A child process and two pipes to it. Calls block, so keep them off the main thread. One thread at
+  /// a time may send and receive; any thread may kill.
   final class ServerProcess: Sendable {
     private let process: Mutex<Process>
     private let requests: FileHandle
@@ -45,13 +45,13 @@
       let head = try take(4)
       let length = head.reversed().reduce(0) { $0 << 8 | Int($1) }
       guard (1...Frame.maximum).contains(length) else {
-        throw MatryoshkaError.serverFailed(reason: "a frame of \(length) bytes")
+        throw MatryoshkaError.serverFailed(reason: "it sent a frame of \(length) bytes")
       }
       let body = try take(length)
       return (body[0], Array(body[1...]))
     }
 
-    /// Ends the child at once; whoever waits for its answer gets an error.
+    /// Ends the child at once. A caller that waits for its answer gets an error.
     func kill() {
       process.withLock {
         if $0.isRunning { _ = signalled($0.processIdentifier, SIGKILL) }
@@ -88,6 +88,6 @@
     }
   }
 
-  /// `kill` of the C library, which a method above hides.
+  /// The C library's `kill`, which the method of that name hides.
   private func signalled(_ process: pid_t, _ number: Int32) -> Int32 { kill(process, number) }
 #endif

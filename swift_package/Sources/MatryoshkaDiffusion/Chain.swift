@@ -1,12 +1,12 @@
 import DiffusionCore
 
-/// The packages of a bundle, run in order and wired by name, whatever the layout.
+/// Runs the packages of a bundle in order and wires them by name, for every layout.
 struct Chain: Sendable {
   let bundle: BundleFolder
   let runtime: any PackageRuntime
   let policy: MemoryPolicy
 
-  /// What a run's texts are.
+  /// The texts of a run.
   struct Captions: Sendable {
     let prompt: String
     /// nil: no guidance, one evaluation per step.
@@ -16,7 +16,7 @@ struct Chain: Sendable {
     var all: [String] { [prompt] + [negative].compactMap { $0 } }
   }
 
-  /// A caption that is in its context; the row that is added to every time embedding.
+  /// A caption that is loaded into its context, and the row it adds to every time embedding.
   struct Conditioning: Sendable {
     let context: Int
     let pooled: Tensor?
@@ -25,7 +25,7 @@ struct Chain: Sendable {
 
   typealias Pause = () async throws -> Void
 
-  /// Brings every caption into a context of its own.
+  /// Loads every caption into its own context.
   func condition(
     _ captions: Captions, _ cache: EmbeddingCache?, _ pause: Pause
   ) async throws -> [Conditioning] {
@@ -51,7 +51,7 @@ struct Chain: Sendable {
     return out
   }
 
-  /// Predictions of the levels from `firstLevel` on, guidance applied.
+  /// Predictions of the levels from `firstLevel` on, with guidance applied.
   func predict(
     _ states: [Tensor], time: Int, jump: BundleFolder.Jump?, firstLevel: Int,
     _ prompts: [Conditioning], _ pause: Pause
@@ -93,15 +93,16 @@ struct Chain: Sendable {
     return values
   }
 
-  /// What the level above would add to the highest one that runs. A function that stops there has
-  /// no such input.
+  /// Zeros in place of the features from the level above the highest one that runs. A function that
+  /// stops there has no such input.
   private func nothingFromAbove(_ firstLevel: Int) throws -> [String: Tensor] {
     let manifest = bundle.manifest
     guard firstLevel > 0, manifest.layout != .multifunction,
       let name = manifest.levels[firstLevel].features
     else { return [:] }
     guard let feature = manifest.packages.flatMap(\.inputs).first(where: { $0.name == name }) else {
-      throw MatryoshkaError.invalidManifest(field: "packages", reason: "none takes \(name)")
+      throw MatryoshkaError.invalidManifest(
+        field: "packages", reason: "lists no package that takes \(name)")
     }
     return [name: try Tensor(zeros: feature.shape)]
   }
@@ -111,7 +112,7 @@ struct Chain: Sendable {
   ) throws -> [[String: Tensor]] {
     guard text.encoder != nil, let tokenizer = try bundle.tokenizer() else {
       throw MatryoshkaError.invalidArgument(
-        name: "features", reason: "this bundle has no text encoder; give features of mdm embed")
+        name: "features", reason: "this bundle has no text encoder; supply features made by mdm embed")
     }
     return try captions.map {
       let spelled = try Caption.spelled($0, lowercase: text.lowercase)
@@ -150,7 +151,7 @@ struct Chain: Sendable {
     }
   }
 
-  /// Of functions that share their weights one is loaded at a time, as the predicted peaks have it.
+  /// Keeps one function loaded among those that share weights, as the predicted peaks assume.
   private func unloadSiblings(of package: Manifest.Package) async {
     for other in bundle.manifest.packages where other.path == package.path && other != package {
       await runtime.unload(other)
@@ -160,7 +161,7 @@ struct Chain: Sendable {
   private func check(_ found: Tensor, _ name: String, like expected: Tensor) throws {
     guard found.shape == expected.shape else {
       throw MatryoshkaError.packageFailed(
-        package: name, reason: "it has the shape \(found.shape), expected \(expected.shape)")
+        package: name, reason: "expected the shape \(expected.shape), got \(found.shape)")
     }
   }
 }

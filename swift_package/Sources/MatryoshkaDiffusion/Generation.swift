@@ -1,7 +1,7 @@
 import DiffusionCore
 import Observation
 
-/// The state of one picture for a SwiftUI view: bind to its properties, call its methods.
+/// The state of one picture for a SwiftUI view. Bind to its properties and call its methods.
 ///
 /// ```swift
 /// @State private var generation = Generation(pipeline: pipeline)
@@ -9,58 +9,58 @@ import Observation
 @MainActor
 @Observable
 public final class Generation {
-  /// What is happening.
+  /// The phases of a run.
   public enum State: Sendable, Equatable {
-    /// Nothing yet, or cancelled.
+    /// No run yet, or the run was cancelled.
     case idle
-    /// Steps done, of so many.
+    /// `done` of `total` steps are done.
     case running(done: Int, total: Int)
-    /// There is a picture.
+    /// The picture is finished.
     case finished
-    /// Stopped with a snapshot; `resume()` goes on.
+    /// The run stopped with a snapshot; `resume()` continues it.
     case interrupted(reason: String)
-    /// It failed; one sentence.
+    /// The run failed, with a sentence that says why.
     case failed(String)
   }
 
-  /// What is happening.
+  /// The phase of the current run.
   public private(set) var state: State = .idle
-  /// The newest clean estimates, highest level first; the result once finished.
+  /// The newest clean estimates, highest level first, and finally the result.
   public private(set) var pictures: [Picture] = []
-  /// Seconds of every step so far.
+  /// Durations of the steps so far, in seconds.
   public private(set) var stepSeconds: [Double] = []
-  /// How hot the device was at the last step.
+  /// The thermal state of the device at the last step.
   public private(set) var thermalState: ThermalState = .unknown
   private let pipeline: Pipeline
   private var task: Task<Void, Never>?
   private var snapshot: Snapshot?
 
-  /// - Parameter pipeline: used by this object alone.
+  /// - Parameter pipeline: for this object alone.
   public init(pipeline: Pipeline) { self.pipeline = pipeline }
 
-  /// Makes a picture; one that is being made is given up.
+  /// Makes a picture. Cancels a picture that is being made.
   public func start(_ request: PictureRequest, previews: Previews = .all) {
     pictures = []
     stepSeconds = []
     follow(pipeline.generate(request, previews: previews))
   }
 
-  /// Goes on after an interruption; does nothing otherwise.
+  /// Continues after an interruption; does nothing otherwise.
   public func resume(previews: Previews = .all) {
     guard let snapshot else { return }
     follow(pipeline.resume(snapshot, previews: previews))
   }
 
-  /// Ends the run; what it held is released.
+  /// Ends the run and releases its resources.
   public func cancel() {
     task?.cancel()
     if case .running = state { state = .idle }
   }
 
-  /// Stops the run so that `resume()` can go on: for when the app goes to the background.
+  /// Stops the run so that `resume()` can continue it. Call it when the app goes to the background.
   public func interrupt() async { await pipeline.interrupt(reason: "in the background") }
 
-  /// Returns when the run that was started last has ended and released what it held.
+  /// Returns when the last run has ended and released its resources.
   public func wait() async {
     await task?.value
     await pipeline.idle()

@@ -5,20 +5,20 @@ import Foundation
   import os
 #endif
 
-/// What stays loaded, and when.
+/// Which packages stay loaded, and when.
 public enum MemoryPolicy: String, CaseIterable, Sendable {
-  /// The first of the others that fits into the memory that is available.
+  /// The first of the other policies that fits into the available memory.
   case automatic
-  /// All packages, between pictures too: fastest.
+  /// All packages, also between pictures: fastest.
   case resident
-  /// The packages of one phase: the text encoder is gone when the denoiser comes.
+  /// The packages of one phase: the text encoder is released before the denoiser is loaded.
   case staged
   /// One package at a time: slowest.
   case minimal
 
-  /// The policy to use. Refuses, before anything is loaded, what does not fit.
+  /// The policy to use. Throws before anything is loaded if no allowed policy fits.
   ///
-  /// - Parameter available: bytes; nil where that is unknown, which refuses nothing.
+  /// - Parameter available: bytes; nil if unknown, and then every policy is accepted.
   package func resolved(_ peak: Manifest.PeakMemory, available: Int?) throws -> MemoryPolicy {
     guard let available else { return self == .automatic ? .resident : self }
     let needs: [(MemoryPolicy, Int)] = [
@@ -32,7 +32,7 @@ public enum MemoryPolicy: String, CaseIterable, Sendable {
     return fitting.0
   }
 
-  /// Bytes that this process may still take; nil where the system does not say.
+  /// Bytes that this process may still allocate; nil if the system does not say.
   public static func availableMemory() -> Int? {
     #if os(iOS) || os(tvOS) || os(visionOS)
       return os_proc_available_memory()
@@ -43,7 +43,7 @@ public enum MemoryPolicy: String, CaseIterable, Sendable {
       else { return nil }
       return kilobytes << 10
     #else
-      // A Mac swaps rather than refuse; half of its memory is what is left alone to others.
+      // A Mac swaps instead of refusing, so half of its memory is left to other processes.
       return Int(ProcessInfo.processInfo.physicalMemory / 2)
     #endif
   }

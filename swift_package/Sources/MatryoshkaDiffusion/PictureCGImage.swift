@@ -4,7 +4,7 @@
   import Foundation
 
   extension Picture {
-    /// Made when it is asked for; nil where the system refuses. Not run on a Mac.
+    /// The picture as a new `CGImage`; nil if the system cannot make one. Not run on a Mac.
     public var cgImage: CGImage? {
       guard let provider = CGDataProvider(data: Data(rgb) as CFData),
         let space = CGColorSpace(name: CGColorSpace.sRGB)

@@ -2,7 +2,7 @@ import DiffusionCore
 import Foundation
 import Synchronization
 
-/// Makes pictures from prompts with one bundle, one at a time.
+/// Makes pictures from prompts with one bundle, one picture at a time.
 ///
 /// ```swift
 /// let pipeline = Pipeline(bundle: bundle, runtime: runtime)
@@ -11,7 +11,7 @@ import Synchronization
 /// }
 /// ```
 public actor Pipeline {
-  /// What it runs.
+  /// The bundle that the pipeline runs.
   public nonisolated let bundle: BundleFolder
   private let runtime: any PackageRuntime
   private let options: Options
@@ -19,55 +19,55 @@ public actor Pipeline {
   private var interruption: String?
   private var waiting: [CheckedContinuation<Void, Never>] = []
 
-  /// How a pipeline works.
+  /// The settings of a pipeline.
   public struct Options: Sendable {
-    /// What stays loaded.
+    /// Which packages stay loaded.
     public var memory: MemoryPolicy = .automatic
-    /// Text features, for bundles without a text encoder or to spare it.
+    /// Text features, for bundles without a text encoder or to avoid running it.
     public var features: EmbeddingCache?
-    /// Sees every prompt, and every negative one that is not empty.
+    /// Checks every prompt, and every negative prompt that is not empty.
     public var promptFilter: (any PromptFilter)?
-    /// Sees every picture.
+    /// Checks every picture.
     public var imageFilter: (any ImageFilter)?
-    /// Bytes that may be taken; nil where that is unknown.
+    /// Bytes that may be allocated; nil if unknown.
     public var availableMemory: @Sendable () -> Int? = MemoryPolicy.availableMemory
 
-    /// The defaults.
+    /// Creates the default settings.
     public init() {}
   }
 
-  /// - Parameter runtime: of the same bundle; the pipeline alone uses it.
+  /// - Parameter runtime: a runtime of the same bundle, for this pipeline alone.
   public init(bundle: BundleFolder, runtime: any PackageRuntime, options: Options = Options()) {
     (self.bundle, self.runtime, self.options) = (bundle, runtime, options)
   }
 
-  /// Makes a picture. Ending the stream, or the task that reads it, cancels.
+  /// Makes a picture. Ending the stream, or the task that reads it, cancels the run.
   ///
-  /// Steps that nobody has read are dropped for newer ones; the last, which carries the result, is
-  /// not. On every error, cancellation included, all packages are released before the stream ends.
-  /// Throws ``MatryoshkaError``, `busy` while another picture is being made.
+  /// A newer step replaces a step that nobody has read. The last step carries the result and is never
+  /// dropped. On every error, cancellation included, all packages are released before the stream
+  /// ends. Throws ``MatryoshkaError``; it is `busy` while another picture is being made.
   public nonisolated func generate(
     _ request: PictureRequest, previews: Previews = .none
   ) -> AsyncThrowingStream<Step, any Error> {
     stream(.fresh(request), previews)
   }
 
-  /// Goes on from a snapshot to the picture that it would have become.
+  /// Continues from a snapshot. Gives the same picture as an uninterrupted run.
   public nonisolated func resume(
     _ snapshot: Snapshot, previews: Previews = .none
   ) -> AsyncThrowingStream<Step, any Error> {
     stream(.later(snapshot), previews)
   }
 
-  /// Stops the run after the package that is at work; its stream then throws
-  /// ``MatryoshkaError/interrupted(_:reason:)`` with a snapshot. Nothing happens without a run.
+  /// Stops the current run after the package at work. The stream then throws
+  /// ``MatryoshkaError/interrupted(_:reason:)`` with a snapshot. Does nothing if there is no run.
   ///
-  /// Call it when the app goes to the background: the system ends GPU work there.
+  /// Call it when the app goes to the background, where the system ends GPU work.
   public func interrupt(reason: String = "on request") {
     if current != nil { interruption = reason }
   }
 
-  /// Loads what the memory policy keeps, so that the first picture starts at once.
+  /// Loads the packages that the memory policy keeps, so that the first picture starts at once.
   public func prepare() async throws {
     guard current == nil else { throw MatryoshkaError.busy }
     let policy = try resolvedPolicy()
@@ -83,13 +83,13 @@ public actor Pipeline {
     }
   }
 
-  /// Releases everything, after the run that is at work.
+  /// Releases everything after the current run.
   public func release() async {
     await idle()
     await runtime.release()
   }
 
-  /// Returns when no run is at work.
+  /// Returns when no run is active.
   public func idle() async {
     while current != nil {
       await withCheckedContinuation { waiting.append($0) }
@@ -101,7 +101,7 @@ public actor Pipeline {
     case later(Snapshot)
   }
 
-  /// Marks one stream's run; tells the next one whether this one is ending anyway.
+  /// Marks the run of one stream, and tells the next run whether this one is already ending.
   private final class Run: Sendable {
     let isCancelled = Mutex(false)
   }
@@ -176,7 +176,7 @@ public actor Pipeline {
     }
   }
 
-  /// Text, then step after step. A failure between steps becomes an interruption.
+  /// Runs the text, then all steps. A failure after the first step becomes an interruption.
   private func finish(
     _ walk: inout Walk, _ previews: Previews, _ yield: @Sendable (Step) -> Void
   ) async throws {
@@ -223,20 +223,20 @@ public actor Pipeline {
     }
   }
 
-  /// Between packages: here a run ends, whether cancelled or interrupted.
+  /// Called between packages, where a run ends if it was cancelled or interrupted.
   private func pause() throws {
     try Task.checkCancellation()
     if let reason = interruption { throw Stop(reason: reason) }
   }
 }
 
-/// Someone called `interrupt`.
+/// Thrown after a call of `interrupt`.
 private struct Stop: Error {
   let reason: String
 }
 
 extension MatryoshkaError {
-  /// Whether trying again later may help.
+  /// Whether a later attempt may succeed.
   fileprivate var isOfTheRuntime: Bool {
     switch self {
     case .packageFailed, .serverFailed: true

@@ -1,19 +1,19 @@
 import DiffusionCore
 import Foundation
 
-/// What is known after one evaluation of the network.
+/// The state of a run after one step.
 public struct Step: Sendable {
-  /// Steps done before this one.
+  /// The number of steps done before this one.
   public let index: Int
-  /// Steps in all.
+  /// The total number of steps.
   public let total: Int
-  /// Clean estimates of the sides that were asked for, highest first.
+  /// Clean estimates of the requested sides, highest level first.
   public let previews: [Picture]
-  /// The result; only with the last step, which is never dropped.
+  /// The result; only in the last step, which is never dropped.
   public let finished: Finished?
-  /// Seconds that this step took.
+  /// The duration of this step, in seconds.
   public let seconds: Double
-  /// How hot the device is.
+  /// The thermal state of the device.
   public let thermalState: ThermalState
 }
 
@@ -21,18 +21,18 @@ public struct Step: Sendable {
 public struct Finished: Sendable {
   /// One picture per level that ran, highest first.
   public let pictures: [Picture]
-  /// The same before rounding to 8 bits: (1, 3, side, side), in [-1, 1].
+  /// The pictures before rounding to 8 bits: (1, 3, side, side), in [-1, 1].
   public let values: [Tensor]
 
   /// The picture of the highest level.
   public var picture: Picture { pictures[0] }
 }
 
-/// Which clean estimates become pictures at every step; each costs its bytes and little time.
+/// Which clean estimates become pictures at every step. Each costs its bytes and little time.
 public enum Previews: Sendable, Equatable {
   /// None.
   case none
-  /// These sides, as far as they run.
+  /// These sides, if their levels run.
   case sides(Set<Int>)
   /// Every level.
   case all
@@ -46,12 +46,12 @@ public enum Previews: Sendable, Equatable {
   }
 }
 
-/// `ProcessInfo.ThermalState`, and unknown where there is none.
+/// `ProcessInfo.ThermalState`, or unknown if the system has none.
 public enum ThermalState: String, Sendable {
-  /// As the system names them; unknown on Linux.
+  /// The system's own names; unknown on Linux.
   case nominal, fair, serious, critical, unknown
 
-  /// Of the device, now.
+  /// The current state of the device.
   public static var current: ThermalState {
     #if canImport(Darwin)
       switch ProcessInfo.processInfo.thermalState {

@@ -1,6 +1,6 @@
 import DiffusionCore
 
-/// The state of one run between two steps.
+/// The state of a run between two steps.
 struct Walk {
   let policy: MemoryPolicy
   /// Index of the highest level that runs.
@@ -12,12 +12,12 @@ struct Walk {
   private var noise: NoiseStream
   private(set) var states: [Tensor]
 
-  /// From the start.
+  /// Starts a new run.
   init(_ bundle: BundleFolder, _ request: PictureRequest, _ policy: MemoryPolicy) throws {
     try self.init(bundle, request, policy, states: nil)
   }
 
-  /// From a snapshot. Throws ``MatryoshkaError`` where it is not one of this bundle.
+  /// Continues from a snapshot. Throws a ``MatryoshkaError`` if it belongs to another bundle.
   init(_ bundle: BundleFolder, _ snapshot: Snapshot, _ policy: MemoryPolicy) throws {
     try self.init(bundle, snapshot.request, policy, states: snapshot.states)
     let shapes = snapshot.states.map(\.shape)
@@ -28,7 +28,7 @@ struct Walk {
       (snapshot.history != nil) == (request.sampler.kind == .dpmpp && snapshot.stepsDone > 0)
     else {
       throw MatryoshkaError.invalidArgument(
-        name: "snapshot", reason: "belongs to another bundle, or was altered")
+        name: "snapshot", reason: "belongs to another bundle or was altered")
     }
     sampler.stepsDone = snapshot.stepsDone
     sampler.history = snapshot.history
@@ -65,7 +65,7 @@ struct Walk {
     let stops = manifest.layout == .multifunction || manifest.levels[level].features != nil
     guard level == 0 || stops else {
       throw MatryoshkaError.invalidArgument(
-        name: "stopAt", reason: "a \(manifest.layout) runs all of its levels")
+        name: "stopAt", reason: "a bundle of layout \(manifest.layout) always runs all levels")
     }
     return level
   }
@@ -74,16 +74,16 @@ struct Walk {
   var stepsDone: Int { sampler.stepsDone }
   var total: Int { sampler.total }
   var isFinished: Bool { sampler.isFinished }
-  /// What the network is told.
+  /// The time that the network receives.
   var time: Int { sampler.index - 1 }
 
-  /// Where a student is to land; nil for other models.
+  /// The target of a student's next jump; nil for other models.
   var jump: BundleFolder.Jump? {
     guard request.sampler.kind == .student else { return nil }
     return BundleFolder.Jump(target: sampler.nextIndex, weight: request.sampler.guidanceScale)
   }
 
-  /// The prompt and, where guidance asks for it, the negative one; guidance between them.
+  /// The prompt, the negative prompt if guidance needs one, and the guidance weight.
   var captions: Chain.Captions {
     let scale = request.sampler.guidanceScale
     let guided = scale != 1 && bundle.manifest.guidance == .cfg
@@ -97,7 +97,7 @@ struct Walk {
       draws: noise.draws, history: sampler.history)
   }
 
-  /// Takes the step that the predictions say; returns the clean estimates.
+  /// Takes one step with the given predictions and returns the clean estimates.
   mutating func advance(_ predictions: [Tensor]) throws -> [Tensor] {
     let draw = request.sampler.drawsNoise ? try noise.draw() : nil
     return try sampler.step(&states, prediction: predictions, noise: draw)

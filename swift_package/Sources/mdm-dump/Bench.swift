@@ -1,7 +1,7 @@
 import DiffusionCore
 import Foundation
 
-/// Seconds of some work, several times, as a JSON list. One warm-up is dropped.
+/// Times some work repeatedly and prints the seconds as a JSON list, without one warm-up.
 enum Bench {
   static func run(_ arguments: inout Arguments) throws {
     let what = try arguments.next("what")
@@ -22,7 +22,7 @@ enum Bench {
     }
   }
 
-  /// Guidance and all steps of a sampler on pictures of one level, the network apart.
+  /// Guidance and all steps of a sampler on pictures of one level, without the network.
   private static func steps(_ times: Int, _ arguments: inout Arguments) throws {
     let side = Int(try arguments.number("side"))
     let kind = SamplerKind(rawValue: try arguments.next("sampler")) ?? .ddim

@@ -1,7 +1,7 @@
 import DiffusionCore
 import Foundation
 
-/// What is read of bundles.
+/// Prints values that the library reads from bundles.
 enum Bundles {
   /// Bit patterns of the alpha_bar tables: the unshifted one, then each level's.
   static func tables(_ path: String, out: String) throws {
@@ -13,7 +13,7 @@ enum Bundles {
     try write(bytes, to: out)
   }
 
-  /// Standard input: a JSON list of manifests as texts. Output: for each, "" or why it is refused.
+  /// Standard input: a JSON list of manifests as texts. Output: for each, "" or the reason for refusal.
   static func manifests() throws {
     try Texts.put(
       Texts.given().map { text in

@@ -1,7 +1,7 @@
 import DiffusionCore
 import Foundation
 
-/// `mdm-dump WHAT ...`: what the library makes of given inputs, for comparison with Python.
+/// `mdm-dump WHAT ...`: the library's outputs for given inputs, for comparison with Python.
 @main
 struct Dump {
   static func main() {
@@ -39,7 +39,7 @@ struct Dump {
   }
 }
 
-/// Words of the command line, one by one.
+/// The words of the command line, taken one by one.
 struct Arguments {
   private var words: ArraySlice<String>
 
@@ -65,7 +65,7 @@ struct Arguments {
   }
 }
 
-/// Bytes of a file.
+/// The bytes of a file.
 func read(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: URL(filePath: path))) }
 
 /// Writes bytes to a file.

@@ -2,8 +2,8 @@ import DiffusionCore
 import DiffusionPipe
 import Foundation
 
-/// `fuzz KIND SEED COUNT FILE`: reads that many mutations of a file; whatever is refused must be
-/// refused by a MatryoshkaError, and nothing may crash, hang or take unbounded memory.
+/// `fuzz KIND SEED COUNT FILE`: reads COUNT mutations of a file. Every refusal must be a
+/// MatryoshkaError, and nothing may crash, hang or take unbounded memory.
 enum Fuzz {
   static func run(_ arguments: inout Arguments) throws {
     let kind = try arguments.next("kind")
@@ -28,7 +28,7 @@ enum Fuzz {
     switch kind {
     case "manifest":
       return { bytes in
-        // The digest would refuse nearly all before anything else is seen: it is made to fit.
+        // The digest would refuse nearly every mutation before any other check, so it is recomputed.
         let manifest = try Manifest(parsing: refitted(bytes))
         try manifest.checkWiring()
       }
@@ -60,7 +60,7 @@ enum Fuzz {
     return Array(JSON.object(fitted).canonical.utf8)
   }
 
-  /// The file with checksums that fit, so that the decoder behind them is reached.
+  /// The file with valid checksums, so that the decoder behind them is reached.
   private static func resummed(_ bytes: [UInt8]) -> [UInt8] {
     var out = bytes
     var position = 8
@@ -75,7 +75,7 @@ enum Fuzz {
   }
 }
 
-/// Random damage: bytes changed, cut, repeated, moved, or replaced by telling ones.
+/// Random damage: bytes are changed, cut, repeated, moved, or replaced by special values.
 struct Mutation {
   private var random: SplitMix
 
@@ -106,7 +106,7 @@ struct Mutation {
   }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a seed repeats a run.
+/// SplitMix64 (Steele, Lea, Flood 2014), so that a seed repeats a run.
 struct SplitMix: RandomNumberGenerator {
   var state: UInt64
 

@@ -1,11 +1,11 @@
 import DiffusionCore
 
-/// Normals as float64 and, from a second generator, as float32: raw little-endian numbers.
+/// Writes normals as float64 and, from a second generator, as float32, in raw little-endian bytes.
 enum Noise {
   static func normals(key: [UInt32], count: Int, out: String) throws {
     var first = MersenneTwister(key: key)
     var second = MersenneTwister(key: key)
-    // In two uneven draws, so that a kept second number is passed on.
+    // Two uneven draws, so that a kept second number crosses from one to the next.
     let odd = count / 3 | 1
     let doubles = first.normals(odd) + first.normals(count - odd)
     let floats = second.floatNormals(odd) + second.floatNormals(count - odd)

@@ -1,6 +1,6 @@
 import DiffusionCore
 
-/// Pictures to and from raw RGB bytes.
+/// Converts pictures to and from raw RGB bytes.
 enum Pictures {
   static func write(raw: String, width: Int, out: String) throws {
     let rgb = try read(raw)

@@ -1,7 +1,7 @@
 import DiffusionCore
 import Foundation
 
-/// Standard input: a JSON list of texts. Standard output: a JSON list of what becomes of them.
+/// Standard input: a JSON list of texts. Standard output: a JSON list of their results.
 enum Texts {
   private struct Encoded: Encodable {
     let ids: [Int]

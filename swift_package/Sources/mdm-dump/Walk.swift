@@ -1,9 +1,9 @@
 import DiffusionCore
 import Foundation
 
-/// A sampler against a denoiser that is known in closed form; every step is written.
+/// Runs a sampler with a denoiser known in closed form and writes every step.
 ///
-/// The pictures: each pixel is +mean or -mean, equally likely, plus a normal of the given spread.
+/// Each pixel of the pictures is +mean or -mean, equally likely, plus a normal of the given spread.
 enum Walk {
   private struct Case: Decodable {
     let seed: UInt32

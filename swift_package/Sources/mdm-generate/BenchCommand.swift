@@ -2,13 +2,13 @@ import DiffusionBench
 import Foundation
 import MatryoshkaDiffusion
 
-/// `mdm-generate bench BUNDLE ...`: a line for `mdm doctor`, or the gist of it.
+/// `mdm-generate bench BUNDLE ...`: prints a line for `mdm doctor`, or a summary.
 struct BenchCommand {
   let options: CommandLineOptions
   let pipeline: Pipeline
   let runtime: TimedRuntime
 
-  /// Values from which on there is a 95th percentile.
+  /// The number of values needed for a 95th percentile.
   private static let many = 20
 
   func run() async throws {
@@ -29,7 +29,8 @@ struct BenchCommand {
     return "picture median \(quantile(pictures, 50)) s, step median \(quantile(steps, 50)) s\(tail)"
   }
 
-  /// The value below which so many per cent lie, or the largest; there is at least one.
+  /// The value below which `percent` per cent of the values lie, or the largest value; `values` must
+  /// not be empty.
   private func quantile(_ values: [Double], _ percent: Int) -> Double {
     let sorted = values.sorted()
     return sorted[min(sorted.count - 1, sorted.count * percent / 100)]

@@ -4,7 +4,7 @@ import Dispatch
 import Foundation
 import MatryoshkaDiffusion
 
-/// `mdm-generate`: pictures from a bundle on the command line.
+/// `mdm-generate`: makes pictures from a bundle on the command line.
 @main
 struct Command {
   static func main() async {
@@ -14,8 +14,8 @@ struct Command {
       exit(words.isEmpty ? 2 : 0)
     }
     let work = Task { try await run(words) }
-    // An interrupted run releases what it holds before it ends.
-    // Sendable: it runs on a queue of the system's, not on the main actor.
+    // An interrupted run releases its resources before it ends.
+    // The closure is Sendable because it runs on a system queue, not on the main actor.
     let cancel: @Sendable () -> Void = { work.cancel() }
     let signals = [SIGINT, SIGTERM].map { number in
       signal(number, SIG_IGN)

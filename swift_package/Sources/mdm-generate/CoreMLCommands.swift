@@ -5,7 +5,7 @@ import MatryoshkaDiffusion
   import DiffusionCoreML
 #endif
 
-/// What runs the packages.
+/// The runtimes that can run packages.
 enum RuntimeChoice: String, CaseIterable {
   case coreml, pipe
 
@@ -18,7 +18,7 @@ enum RuntimeChoice: String, CaseIterable {
   }
 }
 
-/// What needs Core ML: compiling, planning, running. Type-checked on Linux; not run on a Mac.
+/// The commands that need Core ML: compiling, planning, running. Type-checked on Linux; not run on a Mac.
 struct CoreMLCommands {
   let options: CommandLineOptions
   let bundle: BundleFolder
@@ -30,7 +30,7 @@ struct CoreMLCommands {
 
     func compile() async throws {
       guard let out = options.out else {
-        throw MatryoshkaError.invalidArgument(name: "out", reason: "say where the folder goes")
+        throw MatryoshkaError.invalidArgument(name: "out", reason: "name the folder to make")
       }
       let isQuiet = options.isQuiet
       try await CompiledBundle.make(
@@ -65,7 +65,7 @@ struct CoreMLCommands {
       }
     }
 
-    /// --compiled names what `compile` made, or else a place of our own.
+    /// The models in the folder given by --compiled, or else in our own cache folder.
     private func models() throws -> CompiledModels {
       if let compiled = options.compiled {
         let place = URL(filePath: compiled)
@@ -81,7 +81,7 @@ struct CoreMLCommands {
     func devices() async throws { throw absent }
 
     private var absent: MatryoshkaError {
-      .invalidArgument(name: "Core ML", reason: "is not on this system; run this on a Mac")
+      .invalidArgument(name: "Core ML", reason: "is not on this system; run this command on a Mac")
     }
   #endif
 }

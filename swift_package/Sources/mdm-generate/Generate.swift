@@ -1,7 +1,7 @@
 import Foundation
 import MatryoshkaDiffusion
 
-/// `mdm-generate BUNDLE ...`: one picture per seed.
+/// `mdm-generate BUNDLE ...`: makes one picture per seed.
 struct Generate {
   let options: CommandLineOptions
   let pipeline: Pipeline
@@ -26,7 +26,7 @@ struct Generate {
     let files: [String]
   }
 
-  /// nil: it was stopped for a snapshot.
+  /// Makes one picture; nil if the run was stopped for a snapshot.
   private func picture(_ request: PictureRequest) async throws -> Finished? {
     let previews: Previews = options.previews == nil ? .none : .all
     let stream =
@@ -46,7 +46,7 @@ struct Generate {
       }
     } catch MatryoshkaError.interrupted(let snapshot, let reason) {
       if let path = options.snapshot { try write(JSONEncoder().encode(snapshot), path) }
-      // What was asked for is no failure; a server that died is one, snapshot or not.
+      // A requested stop is not a failure. A server that died is one, with or without a snapshot.
       guard options.snapshot != nil, reason == Generate.asked else {
         throw MatryoshkaError.interrupted(snapshot, reason: reason)
       }
@@ -59,7 +59,7 @@ struct Generate {
     do {
       return try JSONDecoder().decode(Snapshot.self, from: Data(contentsOf: URL(filePath: path)))
     } catch {
-      throw MatryoshkaError.fileSystem(path: path, reason: "is no readable snapshot")
+      throw MatryoshkaError.fileSystem(path: path, reason: "is not a readable snapshot")
     }
   }
 
@@ -89,11 +89,11 @@ struct Generate {
 
   private func refuseExisting() throws {
     guard options.out != nil || options.raw != nil else {
-      throw MatryoshkaError.invalidArgument(name: "out", reason: "say where the picture goes")
+      throw MatryoshkaError.invalidArgument(name: "out", reason: "name the file for the picture")
     }
     for path in [options.out, options.raw, options.snapshot].compactMap({ $0 })
     where !options.overwrites && FileManager.default.fileExists(atPath: path) {
-      throw MatryoshkaError.fileSystem(path: path, reason: "exists; add --overwrite")
+      throw MatryoshkaError.fileSystem(path: path, reason: "already exists; add --overwrite")
     }
   }
 

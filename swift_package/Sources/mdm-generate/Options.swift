@@ -1,7 +1,7 @@
 import Foundation
 import MatryoshkaDiffusion
 
-/// The command line, taken apart. Throws ``MatryoshkaError/invalidArgument(name:reason:)``.
+/// The parsed command line. Throws ``MatryoshkaError/invalidArgument(name:reason:)``.
 struct CommandLineOptions {
   var bundle = ""
   var request = PictureRequest(prompt: "")
@@ -27,26 +27,26 @@ struct CommandLineOptions {
   static let usage = """
     Usage: mdm-generate [generate|bench] BUNDLE --prompt TEXT --out FILE.png [options]
            mdm-generate licenses BUNDLE          whose work the model is
-           mdm-generate compile BUNDLE --out DIR compiled packages for an app; on a Mac
-           mdm-generate devices BUNDLE           what runs where by Core ML's plan; on a Mac
+           mdm-generate compile BUNDLE --out DIR compile packages for an app; on a Mac
+           mdm-generate devices BUNDLE           where Core ML plans to run each operation; on a Mac
 
       --prompt TEXT        what to show            --negative TEXT      what not to show
-      --seed N             default 0; repeat for several: --out is a folder then
+      --seed N             default 0; give several, and --out is a folder
       --steps N            default 50              --full-table         every step of the table
-      --sampler NAME       ddim, ddpm, dpmpp, student (of a distilled model)
-      --eta X              noise of ddim
-      --guidance X         1: none                 --threshold NAME     none, clip, dynamic, dynamic_if
-      --grid NAME          even, log_snr           --stop-at SIDE       run up to this side only
+      --sampler NAME       ddim, ddpm, dpmpp, or student for a distilled model
+      --eta X              noise for ddim
+      --guidance X         1 turns it off          --threshold NAME     none, clip, dynamic, dynamic_if
+      --grid NAME          even, log_snr           --stop-at SIDE       run only up to this side
       --previews DIR       every level at every step, as PNG
       --raw FILE           the picture before rounding, as safetensors
       --features FILE      text features made by mdm embed
       --memory NAME        automatic, resident, staged, minimal
-      --snapshot FILE --snapshot-after N    stop after N steps or soon; --resume FILE goes on
-      --runtime NAME       coreml (default on a Mac) or pipe (elsewhere), by mdm serve-bundle
+      --snapshot FILE --snapshot-after N    stop soon after N steps; --resume FILE continues
+      --runtime NAME       coreml (default on a Mac) or pipe (default elsewhere; mdm serve-bundle)
       --server COMMAND     default mdm             --precision NAME     fp16, fp32
       --compute-units NAME all, cpuOnly, cpuAndGPU, cpuAndNeuralEngine; default: the bundle's
-      --compiled DIR       what compile made; default: compiled once, kept in the caches
-      --repetitions N      of bench; default 10
+      --compiled DIR       output of compile; default: compile once and keep it in the caches
+      --repetitions N      for bench; default 10
       --json --quiet --overwrite --help
 
     Examples:
@@ -64,7 +64,7 @@ struct CommandLineOptions {
       }
       if try !flag(word) { try set(word, rest.popFirst()) }
     }
-    if bundle.isEmpty { throw refuse("bundle", "give the folder of one") }
+    if bundle.isEmpty { throw refuse("bundle", "name the folder of a bundle") }
     if seeds.isEmpty { seeds = [0] }
   }
 
@@ -117,7 +117,9 @@ struct CommandLineOptions {
   private func number<Number: LosslessStringConvertible>(
     _ word: String, _ given: String
   ) throws -> Number {
-    guard let number = Number(given) else { throw refuse(word, "\"\(given)\" is no number for it") }
+    guard let number = Number(given) else {
+      throw refuse(word, "expected a number in range, got \"\(given)\"")
+    }
     return number
   }
 
@@ -126,7 +128,7 @@ struct CommandLineOptions {
   ) throws -> Choice where Choice.RawValue == String {
     guard let choice = Choice(rawValue: given) else {
       let known = Choice.allCases.map(\.rawValue).joined(separator: ", ")
-      throw refuse(word, "\"\(given)\" is none of \(known)")
+      throw refuse(word, "expected one of \(known), got \"\(given)\"")
     }
     return choice
   }
