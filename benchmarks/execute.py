@@ -25,7 +25,7 @@ from mdm_apple.conversion.convert import convert_part
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.layouts.nested import nested_parts
 from mdm_apple.conversion.layouts.parts import Part
-from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.package_file.weights import weights_of
 from mdm_apple.conversion.source.model import ModelSource, load_source, random_source
 
 SETTING = Setting(4, group=16)

@@ -22,7 +22,7 @@ from mdm_apple.bundled_models import EMOJI
 from mdm_apple.conversion.compress.histogram import Halves
 from mdm_apple.conversion.compress.palette_jobs import Job, PackedPalettes, run_jobs
 from mdm_apple.conversion.coreml import quiet_coremltools
-from mdm_apple.conversion.packages.weightfile import WeightFileWriter
+from mdm_apple.conversion.package_file.weightfile import WeightFileWriter
 from mdm_apple.storage.tensorfile import read_tensors
 
 SHAPE, CONVOLUTIONS, GROUP, WORKERS = (768, 768, 3, 3), 2, 16, 2

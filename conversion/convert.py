@@ -27,9 +27,9 @@ from .errors import ConversionError
 from .execute.watch import FP16_MAX
 from .layouts.choose import fitting_compute, parts_of
 from .layouts.parts import Part
-from .packages.merge import merge_packages
-from .packages.seal import package_size, seal_package
-from .packages.split import split_to_fit
+from .package_file.merge import merge_packages
+from .package_file.seal import package_size, seal_package
+from .package_file.split import split_to_fit
 from .source.model import ModelSource
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from mdm_apple.apple.fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.apple_checkpoints.fields import diffusion_config_from_apple, unet_config_from_apple
 from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.diffusion.schedule import Schedule, base_table

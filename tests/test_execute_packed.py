@@ -8,7 +8,7 @@ import pytest
 from mdm_apple.conversion.execute.compressed import look_up
 from mdm_apple.conversion.execute.coverage import PAGE, render
 from mdm_apple.conversion.execute.packed import Packed, look_up_packed, take_values, unpack_bits
-from mdm_apple.conversion.packages.weightfile import pack
+from mdm_apple.conversion.package_file.weightfile import pack
 
 BITS = (1, 2, 3, 4, 6, 8)
 

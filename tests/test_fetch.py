@@ -18,9 +18,9 @@ import pytest
 import torch
 from file_server import Handler, Site, serve
 
-from mdm_apple.apple import download as fetch_module
-from mdm_apple.apple.download import Fetched, FetchError, fetch
-from mdm_apple.apple.pth import read_pth
+from mdm_apple.apple_checkpoints import download as fetch_module
+from mdm_apple.apple_checkpoints.download import Fetched, FetchError, fetch
+from mdm_apple.apple_checkpoints.pth import read_pth
 
 QUICK = {"timeout": 0.5, "pause": 0.01, "attempts": 3}
 
@@ -318,7 +318,7 @@ def test_too_little_space_is_noticed_before_the_download(tmp_path: Path) -> None
 CHILD = """
 import resource, sys
 from pathlib import Path
-from mdm_apple.apple.download import FetchError, fetch
+from mdm_apple.apple_checkpoints.download import FetchError, fetch
 limit = int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from file_server import Site, serve
 from small import random_state
 
-from mdm_apple.apple.download import FetchError, fetch, look_ahead
+from mdm_apple.apple_checkpoints.download import FetchError, fetch, look_ahead
 from mdm_apple.cli import group
 from mdm_apple.cli.fetch_command import PRESET_OF
 from mdm_apple.config.presets import preset
@@ -167,7 +167,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_question(
     address: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = SimpleNamespace(free=len(site.content) - 1)
-    monkeypatch.setattr("mdm_apple.apple.download.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr("mdm_apple.apple_checkpoints.download.shutil.disk_usage", lambda _: room)
     with pytest.raises(FetchError, match="are needed, but only"):
         look_ahead("flickr64", tmp_path / "model.download", address)
     assert site.requests == []

@@ -26,7 +26,7 @@ from tolerances import (
     VDM_WEIGHTS,
 )
 
-from mdm_apple.apple.fields import diffusion_config_from_apple
+from mdm_apple.apple_checkpoints.fields import diffusion_config_from_apple
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, TextConfig
 from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.arithmetic import guide

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from small import APPLE_YAML as YAML
 from small import random_state
 
-from mdm_apple.apple.yaml_file import read_apple_yaml
+from mdm_apple.apple_checkpoints.yaml_file import read_apple_yaml
 from mdm_apple.cli import group
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset

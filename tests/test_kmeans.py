@@ -13,7 +13,7 @@ from mdm_apple.conversion.compress.kmeans import palette_of, palettes_of
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import ConversionError
 from mdm_apple.conversion.execute.blob import unpack
-from mdm_apple.conversion.packages.weightfile import pack
+from mdm_apple.conversion.package_file.weightfile import pack
 
 
 def numbers(kind: str, count: int, seed: int = 0) -> np.ndarray:

@@ -12,8 +12,8 @@ import yaml
 from golden_fixtures import Fixture, golden_folders
 from safetensors import safe_open
 
-from mdm_apple.apple.fields import diffusion_config_from_apple, unet_config_from_apple
-from mdm_apple.apple.yaml_file import read_apple_yaml
+from mdm_apple.apple_checkpoints.fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.apple_checkpoints.yaml_file import read_apple_yaml
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import state_shapes

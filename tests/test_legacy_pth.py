@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 import torch
 
-from mdm_apple.apple.checkpoint import import_apple
-from mdm_apple.apple.pickle_walk import PthError
-from mdm_apple.apple.pth import read_pth
+from mdm_apple.apple_checkpoints.checkpoint import import_apple
+from mdm_apple.apple_checkpoints.pickle_walk import PthError
+from mdm_apple.apple_checkpoints.pth import read_pth
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.storage.model_folder import Weights

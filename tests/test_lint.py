@@ -21,8 +21,8 @@ from mdm_apple.conversion.execute.liveness import peak_bytes
 from mdm_apple.conversion.execute.schema import model_message
 from mdm_apple.conversion.inspect.inspect import inspect_bundle, parameters_of
 from mdm_apple.conversion.inspect.lint import RULES, count_by_rule, lint
-from mdm_apple.conversion.packages.cost import CHIPS, cost_of
-from mdm_apple.conversion.packages.split import cut_points
+from mdm_apple.conversion.package_file.cost import CHIPS, cost_of
+from mdm_apple.conversion.package_file.split import cut_points
 
 pytest_plugins = ["bundles"]
 

@@ -30,7 +30,7 @@ from mdm_apple.conversion.inspect.inspect import inspect_bundle
 from mdm_apple.conversion.inspect.lint import count_by_rule, lint
 from mdm_apple.conversion.layouts.parts import Part
 from mdm_apple.conversion.layouts.whole import denoiser_part
-from mdm_apple.conversion.packages.merge import merge_packages
+from mdm_apple.conversion.package_file.merge import merge_packages
 from mdm_apple.conversion.psnr import picture_psnr
 from mdm_apple.conversion.run.runtime import open_bundle_runtime
 from mdm_apple.conversion.run.serve import BundleServer

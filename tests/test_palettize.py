@@ -17,7 +17,7 @@ from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.errors import ConversionError
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.execute.constants import load_constants
-from mdm_apple.conversion.packages.weights import end_convolutions, weights_of
+from mdm_apple.conversion.package_file.weights import end_convolutions, weights_of
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from mdm_apple.config.model import ModelConfig, TextConfig
 from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
 from mdm_apple.conversion.layouts.conditioning import additive_mask
-from mdm_apple.conversion.psnr import closeness
-from mdm_apple.conversion.rewrite import for_neural_engine
-from mdm_apple.conversion.rewrite.attention import (
+from mdm_apple.conversion.neural_engine import for_neural_engine
+from mdm_apple.conversion.neural_engine.attention import (
     QUERIES_AT_ONCE,
     Attention,
     attend,
     engine_keys_values,
     engine_mask,
 )
-from mdm_apple.conversion.rewrite.norms import GroupNorm, mean_per_group, standardised
+from mdm_apple.conversion.neural_engine.norms import GroupNorm, mean_per_group, standardised
+from mdm_apple.conversion.psnr import closeness
 from mdm_apple.conversion.source.model import random_source
 from mdm_apple.torch import layers
 from mdm_apple.torch.unet import Conditioning, UNet

@@ -28,7 +28,7 @@ from mdm_apple.cli.verify_command import command as verify_command
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress import palette_jobs
 from mdm_apple.conversion.execute import Package
-from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.package_file.weights import weights_of
 from mdm_apple.conversion.source.model import load_source
 from mdm_apple.conversion.source.trajectory import PROMPTS
 from mdm_apple.conversion.verify.verify import VerifyOptions

@@ -17,7 +17,7 @@ from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import ConversionError
 from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.execute.graph import Function
-from mdm_apple.conversion.packages.split import best_cut, split_package
+from mdm_apple.conversion.package_file.split import best_cut, split_package
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.conversion.verify.verify import VerifyOptions, verify
 

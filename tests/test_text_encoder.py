@@ -19,7 +19,7 @@ from mdm_apple.conversion.execute import Package
 from mdm_apple.conversion.layouts import text_encoder
 from mdm_apple.conversion.layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.layouts.text_encoder import missing_text, text_encoder_part
-from mdm_apple.conversion.packages.weights import weights_of
+from mdm_apple.conversion.package_file.weights import weights_of
 from mdm_apple.conversion.psnr import closeness
 from mdm_apple.conversion.source.model import (
     ModelSource,

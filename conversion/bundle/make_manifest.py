@@ -35,7 +35,7 @@ from ..layouts.names import (
     time_name,
 )
 from ..layouts.parts import Part
-from ..packages.seal import package_size
+from ..package_file.seal import package_size
 from ..source.model import ModelSource
 from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..coreml import quiet_coremltools
-from ..packages.seal import copy_package
+from ..package_file.seal import copy_package
 from .settings import INT4_BLOCK
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..execute.blob import WeightFile, unpack
-from ..packages.weightfile import pack
+from ..package_file.weightfile import pack
 from .histogram import Halves
 from .kmeans import Palette, palettes_of
 

@@ -23,10 +23,10 @@ from ..bundle.manifest import PackageInfo, package_bytes
 from ..bundle.memory import peak_memory
 from ..errors import ConversionError
 from ..execute import Package
-from ..packages.program_file import Where
-from ..packages.seal import copy_package, package_size, seal_package
-from ..packages.split import split_to_fit
-from ..packages.weights import weights_of
+from ..package_file.program_file import Where
+from ..package_file.seal import copy_package, package_size, seal_package
+from ..package_file.split import split_to_fit
+from ..package_file.weights import weights_of
 from .integer_weights import quantize_linear
 from .palette_jobs import Job, PackedPalettes, run_jobs
 from .recipe import Recipe, recipe_plan

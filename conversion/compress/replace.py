@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..execute import Package
-from ..packages.program_file import WEIGHT_FILE, Where, read_model, save_program
-from ..packages.weightfile import WeightFileWriter
+from ..package_file.program_file import WEIGHT_FILE, Where, read_model, save_program
+from ..package_file.weightfile import WeightFileWriter
 from .palette_jobs import PackedPalettes
 
 OLD_OPSETS = ("CoreML6", "CoreML7")  # iOS 16 and 17: one palette per weight, among the attributes

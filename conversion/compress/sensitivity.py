@@ -25,7 +25,7 @@ from mdm_apple.storage.files import atomic_file
 from ..bundle.folder import Bundle
 from ..bundle.manifest import package_bytes
 from ..errors import ConversionError
-from ..packages.weightfile import record_bytes
+from ..package_file.weightfile import record_bytes
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .compressed_network import CompressedNetwork, Key

@@ -9,7 +9,7 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import PackageInfo
 from ..errors import ConversionError
 from ..execute import Package
-from ..packages.weights import Weight, end_convolutions, weights_of
+from ..package_file.weights import Weight, end_convolutions, weights_of
 
 PALETTE_BITS = (8, 6, 4, 3, 2)
 LINEAR = {"int8": 8, "int4": 4}

@@ -16,7 +16,7 @@ from mdm_apple.errors import MdmError
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
 from ..execute import Package
-from ..packages.cost import cost_of
+from ..package_file.cost import cost_of
 
 Units = ComputeUnits | Literal["executor"]
 Kind = Literal["packages", "pictures", "sustained"]

@@ -17,7 +17,7 @@ from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
 from ..bundle.make_manifest import function_of
 from ..execute import Package, Watch
-from ..packages.cost import cost_of
+from ..package_file.cost import cost_of
 from ..run.packages import Denoiser, Jump, Load, Runnable, Values
 from ..source.trajectory import Predict, TextInputs, Trajectory
 from ..verify.ladder import bundle_predict, guided_pictures, pictures, text_of

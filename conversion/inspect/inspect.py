@@ -17,9 +17,9 @@ from ..bundle.make_manifest import function_of
 from ..bundle.manifest import PeakMemory
 from ..execute import Package
 from ..execute.graph import Function
-from ..packages.cost import CHIPS, cost_of
-from ..packages.split import CutPoint, cut_points
-from ..packages.weights import weights_of
+from ..package_file.cost import CHIPS, cost_of
+from ..package_file.split import CutPoint, cut_points
+from ..package_file.weights import weights_of
 from .lint import RULES, Finding, Rule, count_by_rule, lint
 
 INNER = "inner_unet."

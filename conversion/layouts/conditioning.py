@@ -16,7 +16,7 @@ from mdm_apple.config.types import Compute
 from mdm_apple.torch.layers import TextHeadLayer, merge_heads, split_heads
 from mdm_apple.torch.unet import UNet
 
-from ..rewrite.attention import engine_keys_values, engine_mask
+from ..neural_engine.attention import engine_keys_values, engine_mask
 from ..source.model import ModelSource
 from .names import ATTENTION_MASK, POOLED, TEXT_FEATURES, TEXT_MASK
 from .parts import MASKED, Part, cross_attention_counts, cross_attention_names

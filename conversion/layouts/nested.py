@@ -26,8 +26,8 @@ from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
 
 from ..errors import ConversionError
-from ..rewrite import for_neural_engine
-from ..rewrite.norms import standardised
+from ..neural_engine import for_neural_engine
+from ..neural_engine.norms import standardised
 from ..source.model import ModelSource
 from .names import (
     ATTENTION_MASK,

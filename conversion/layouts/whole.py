@@ -15,7 +15,7 @@ from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
 
 from ..errors import ConversionError
-from ..rewrite import for_neural_engine
+from ..neural_engine import for_neural_engine
 from ..source.model import ModelSource
 from .names import ATTENTION_MASK, image_name, prediction_name, temb_name
 from .parts import (

@@ -30,9 +30,9 @@ from ..bundle.folder import Bundle
 from ..execute import Watch
 from ..layouts.conditioning import additive_mask
 from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..neural_engine import for_neural_engine
+from ..neural_engine.attention import engine_keys_values, engine_mask
 from ..psnr import Closeness, closeness, picture_psnr
-from ..rewrite import for_neural_engine
-from ..rewrite.attention import engine_keys_values, engine_mask
 from ..run.packages import Denoiser, Jump, Values
 from ..source.model import ModelSource
 from ..source.trajectory import (

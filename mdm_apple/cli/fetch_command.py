@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import click
 from tqdm import tqdm
 
-from mdm_apple.apple.download import (
+from mdm_apple.apple_checkpoints.download import (
     BASE_URL,
     CheckpointName,
     Fetched,

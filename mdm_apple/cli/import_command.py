@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from mdm_apple.apple.checkpoint import import_apple
-from mdm_apple.apple.yaml_file import read_apple_yaml
+from mdm_apple.apple_checkpoints.checkpoint import import_apple
+from mdm_apple.apple_checkpoints.yaml_file import read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
 from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
 from mdm_apple.config.model import ModelConfig

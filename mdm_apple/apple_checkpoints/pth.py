@@ -17,7 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from mdm_apple.apple.pickle_walk import MAX_PICKLE_BYTES, Opaque, PthError, TensorRef, walk_pickle
+from mdm_apple.apple_checkpoints.pickle_walk import (
+    MAX_PICKLE_BYTES,
+    Opaque,
+    PthError,
+    TensorRef,
+    walk_pickle,
+)
 from mdm_apple.config.types import NumpyArray
 
 MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less space there than in the description

@@ -61,7 +61,7 @@ def pointwise(linear: nn.Linear) -> nn.Conv2d:
 def for_neural_engine(net: UNet) -> UNet:
     """A network with the same weights and outputs; `net` is unchanged.
 
-    Its attention takes keys, values and masks in the form of `rewrite.attention`.
+    Its attention takes keys, values and masks in the form of `neural_engine.attention`.
     """
     return _exchanged(net)
 

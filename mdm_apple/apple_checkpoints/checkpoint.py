@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdm_apple.apple.pickle_walk import PthError
-from mdm_apple.apple.pth import PthTensor, read_pth
+from mdm_apple.apple_checkpoints.pickle_walk import PthError
+from mdm_apple.apple_checkpoints.pth import PthTensor, read_pth
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import PRESETS
 from mdm_apple.config.shapes import state_shapes

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from mdm_apple.apple.fields import diffusion_config_from_apple, unet_config_from_apple
-from mdm_apple.apple.values import Fields
+from mdm_apple.apple_checkpoints.fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.apple_checkpoints.values import Fields
 from mdm_apple.config.model import ModelConfig, Provenance, TextConfig
 from mdm_apple.config.presets import FLAN_T5
 from mdm_apple.config.strict_json import unknown_name

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mdm_apple.apple.pth import check_zip
+from mdm_apple.apple_checkpoints.pth import check_zip
 from mdm_apple.config.strict_json import read_object, unknown_name
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file, file_sha256

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mdm_apple.apple.values import Fields
+from mdm_apple.apple_checkpoints.values import Fields
 from mdm_apple.config.model import (
     DiffusionConfig,
     Prediction,
