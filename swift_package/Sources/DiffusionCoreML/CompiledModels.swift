@@ -22,20 +22,30 @@
     private let compile: Compile
 
     /// - Parameters:
-    ///   - base: a folder that belongs to the app, such as one in Application Support.
+    ///   - base: where the compiled models go, each bundle's in a folder of its own. Whatever else
+    ///     lies there is left alone, so it may be Application Support itself.
     ///   - precompiled: a folder that `mdm-generate compile` made from this bundle, which saves the
     ///     device the work; nil: the packages are compiled here.
-    ///   - system: identifies the system's build. A new build invalidates the compiled models.
+    ///   - system: identifies the system. A new one invalidates the compiled models.
     ///   - compile: compiles one package; `MLModel.compileModel(at:)` by default.
     public init(
       bundle: BundleFolder, base: URL, precompiled: URL? = nil,
-      system: String = ProcessInfo.processInfo.operatingSystemVersionString,
+      system: String = CompiledModels.thisSystem,
       compile: @escaping Compile = { try await MLModel.compileModel(at: $0) }
     ) {
       (self.bundle, self.base, self.compile) = (bundle, base, compile)
       self.precompiled = precompiled
-      let build = system.map { $0.isLetter || $0.isNumber ? $0 : "-" }
-      folder = base.appending(path: "\(bundle.manifest.digest.prefix(16))-\(String(build))")
+      let name = system.map { $0.isLetter || $0.isNumber ? $0 : "-" }
+      folder = base.appending(path: "\(Self.prefix(of: bundle))\(String(name))")
+    }
+
+    /// The system's version and build. The version string of ProcessInfo is in the user's language, so
+    /// another language would compile everything again.
+    public static var thisSystem: String {
+      let version = ProcessInfo.processInfo.operatingSystemVersion
+      let numbers = [version.majorVersion, version.minorVersion, version.patchVersion]
+      let build = systemBuild()
+      return (numbers.map(String.init) + (build.map { [$0] } ?? [])).joined(separator: "-")
     }
 
     /// The compiled model of a package, compiled now if necessary. Functions that share a package file
@@ -74,20 +84,59 @@
         _ = try await url(of: package)
       }
       progress(packages.count, packages.count)
-      removeOthers()
+      removeOld()
     }
 
-    /// Removes models in the same base folder that were compiled for other systems or bundles.
-    public func removeOthers() {
-      let others = (try? FileManager.default.contentsOfDirectory(at: base, includingPropertiesForKeys: nil)) ?? []
-      for other in others where other.lastPathComponent != folder.lastPathComponent {
+    /// Removes what was compiled from this bundle for other systems.
+    private func removeOld() {
+      for other in Self.folders(in: base)
+      where other.lastPathComponent.hasPrefix(Self.prefix(of: bundle))
+        && other.lastPathComponent != folder.lastPathComponent
+      {
         try? FileManager.default.removeItem(at: other)
+      }
+    }
+
+    /// Removes what was compiled from other bundles, such as those of an app's last version.
+    ///
+    /// Only folders that this package made are removed: their names are its own and they hold its mark.
+    ///
+    /// - Parameters:
+    ///   - base: the folder that the compiled models lie in.
+    ///   - bundles: those that are still in use.
+    public static func removeOthers(in base: URL, keeping bundles: [BundleFolder]) {
+      let kept = bundles.map(prefix(of:))
+      for folder in folders(in: base)
+      where !kept.contains(where: folder.lastPathComponent.hasPrefix) {
+        try? FileManager.default.removeItem(at: folder)
+      }
+    }
+
+    /// A file in every folder of compiled models, which shows that this package made the folder.
+    public static let mark = "compiled-by-matryoshka-diffusion"
+
+    private static func prefix(of bundle: BundleFolder) -> String {
+      "\(bundle.manifest.digest.prefix(16))-"
+    }
+
+    /// The folders of compiled models in a base folder: a digest in the name, and the mark inside. A
+    /// link is none, even if it leads to one.
+    private static func folders(in base: URL) -> [URL] {
+      let found = try? FileManager.default.contentsOfDirectory(
+        at: base, includingPropertiesForKeys: [.isDirectoryKey, .isSymbolicLinkKey])
+      return (found ?? []).filter { item in
+        let values = try? item.resourceValues(forKeys: [.isDirectoryKey, .isSymbolicLinkKey])
+        guard values?.isDirectory == true, values?.isSymbolicLink == false else { return false }
+        let digest = item.lastPathComponent.prefix { $0 != "-" }
+        return digest.count == 16 && digest.allSatisfy(\.isHexDigit)
+          && FileManager.default.fileExists(atPath: item.appending(path: mark).path)
       }
     }
 
     private func makeFolder() throws {
       do {
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        try Data().write(to: folder.appending(path: Self.mark))
         #if canImport(Darwin)
           var values = URLResourceValues()
           values.isExcludedFromBackup = true
@@ -108,5 +157,18 @@
           path: folder.path, reason: "has \(free >> 20) MB left, but \(bytes >> 19) MB are needed")
       }
     }
+  }
+
+  /// The build of an Apple system, such as 24A335; nil elsewhere.
+  private func systemBuild() -> String? {
+    #if canImport(Darwin)
+      var length = 0
+      guard sysctlbyname("kern.osversion", nil, &length, nil, 0) == 0, length > 1 else { return nil }
+      var text = [UInt8](repeating: 0, count: length)
+      guard sysctlbyname("kern.osversion", &text, &length, nil, 0) == 0 else { return nil }
+      return String(decoding: text.prefix { $0 != 0 }, as: UTF8.self)
+    #else
+      nil
+    #endif
   }
 #endif

@@ -136,6 +136,67 @@
       }
     }
 
+    @Test func whatThePackageDidNotMakeIsKept() async throws {
+      let ours = try SmallBundle()
+      let others = try SmallBundle(.functions)
+      let (small, other, base) = (ours.bundle, others.bundle, temporary())
+      defer { try? FileManager.default.removeItem(at: base) }
+      let files = FileManager.default
+      try files.createDirectory(at: base, withIntermediateDirectories: true)
+      let digest = small.manifest.digest.prefix(16)
+      // Some foreign folders have a name like ours, and one foreign file has the mark's.
+      for number in 0..<1000 {
+        let name =
+          switch number % 5 {
+          case 0: "diary \(number).txt"
+          case 1: "\(digest)-old\(number)"
+          case 2: "0123456789abcdef-\(number)"
+          case 3: "\(digest)"
+          default: "\(CompiledModels.mark) \(number)"
+          }
+        let place = base.appending(path: name)
+        if number % 5 == 0 || number % 5 == 4 {
+          try Data("mine".utf8).write(to: place)
+        } else {
+          try files.createDirectory(at: place, withIntermediateDirectories: true)
+          try Data("mine".utf8).write(to: place.appending(path: "\(number).mlmodelc"))
+        }
+      }
+      let elsewhere = temporary()
+      defer { try? files.removeItem(at: elsewhere) }
+      try files.createDirectory(at: elsewhere, withIntermediateDirectories: true)
+      try Data().write(to: elsewhere.appending(path: CompiledModels.mark))
+      try files.createSymbolicLink(
+        at: base.appending(path: "fedcba9876543210-link"), withDestinationURL: elsewhere)
+      let before = try Set(files.subpathsOfDirectory(atPath: base.path))
+      func made() throws -> Set<String> {
+        let now = try Set(files.subpathsOfDirectory(atPath: base.path))
+        #expect(now.isSuperset(of: before))
+        return Set(now.subtracting(before).map { String($0.prefix { $0 != "/" }) })
+      }
+      let counts = Counts()
+      for (bundle, system) in [(small, "24A1"), (other, "24A1"), (small, "24B7")] {
+        let models = CompiledModels(bundle: bundle, base: base, system: system) {
+          try counts.compile($0)
+        }
+        try await models.prepare()
+      }
+      // The other bundle's models stay; of this one's, only those of the new system do.
+      let expected = ["\(digest)-24B7", "\(other.manifest.digest.prefix(16))-24A1"]
+      #expect(try made() == Set(expected))
+      CompiledModels.removeOthers(in: base, keeping: [other])
+      #expect(try made() == [expected[1]])
+      CompiledModels.removeOthers(in: base, keeping: [])
+      #expect(try made().isEmpty)
+      #expect(files.fileExists(atPath: elsewhere.appending(path: CompiledModels.mark).path))
+    }
+
+    @Test func theSystemIsNamedByNumbersWhateverTheLanguage() {
+      let version = ProcessInfo.processInfo.operatingSystemVersion
+      #expect(CompiledModels.thisSystem.hasPrefix("\(version.majorVersion)-\(version.minorVersion)-"))
+      #expect(!CompiledModels.thisSystem.contains(" "))
+    }
+
     @Test func aModelThatCannotBeCompiledIsRefusedAndLeavesNothing() async throws {
       let small = try SmallBundle()
       let folder = temporary()
