@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mdm_apple.bundled_models import find_bundle, find_folder, find_model
+from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.strict_json import read_config
-from mdm_apple.config.types import Background, Bits, Precision, Say, WeightBits
+from mdm_apple.config.types import Background, Bits, Precision, Say, Variant, WeightBits
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset
@@ -27,27 +28,35 @@ from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
 from mdm_apple.model import Model
-from mdm_apple.open_model import Backend, OpenOptions, default_backend, prepare
+from mdm_apple.open_model import (
+    Backend,
+    OpenOptions,
+    TrainingBackend,
+    default_backend,
+    prepare,
+)
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.settings import SampleSettings
+from mdm_apple.storage.files import occupied
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.text.encoder_folder import require_encoder
-from mdm_apple.training.boot import BootConfig
-from mdm_apple.training.distill import DistillJob
+from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.training.boot import BootBatch, BootConfig
+from mdm_apple.training.distill import DistillJob, OpenBootLearner
 from mdm_apple.training.distill import distill as run_distillation
-from mdm_apple.training.run import Run, run_job
+from mdm_apple.training.learner import Learner, PictureLearner
+from mdm_apple.training.run import OpenLearner, Run, run_job
 from mdm_apple.training.settings import TrainConfig
-from mdm_apple.training.start import Job
+from mdm_apple.training.start import Job, Start
 
 if TYPE_CHECKING:
-    from mdm_apple.config.types import TextEncoderChoice, Variant
+    from mdm_apple.config.types import TextEncoderChoice
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.compress.choose_bits import Chosen
     from mdm_apple.conversion.compress.palettize import PalettizeReport
     from mdm_apple.conversion.convert import ConvertOptions
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
-TrainingBackend = Literal["torch", "mlx"]
 MADE_FROM = "give the model folder that it was made from"
 
 
@@ -109,6 +118,7 @@ def train(
     skin_tones: bool = False,
     workers: int = 1,
     tensorboard: bool = False,
+    overwrite: bool = False,
     say: Say = _silent,
     quiet: bool = True,
 ) -> Run:
@@ -123,21 +133,18 @@ def train(
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
         captions: train only on pictures with these. tensorboard: write event files beside
-            metrics.jsonl.
+            metrics.jsonl. overwrite: replace another run in `out`; nothing is replaced otherwise.
 
     Raises MdmError.
     """
-    if (steps is None) == (settings is None):
-        raise MdmError("steps, settings: give one of them.")
-    train_config = settings or TrainConfig(steps=steps or 1)
     job = Job(
         config=model_to_train(preset, config, init, stop_at, Path(out) if resume else None),
-        train=train_config,
+        train=_train_config(steps, settings),
         data=str(data) if isinstance(data, Path) else data,
-        out=Path(out),
+        out=_free(out, overwrite or resume),
         resume=resume,
-        init=None if init is None else Path(init),
-        grow=None if grow is None else Path(grow),
+        init=None if init is None else find_folder(init, MADE_FROM).path,
+        grow=None if grow is None else find_folder(grow, MADE_FROM).path,
         features=features,
         text_encoder=text_encoder,
         captions=None if captions is None else tuple(captions),
@@ -149,13 +156,60 @@ def train(
     )
     if tensorboard:
         require("tensorboardX")
-    if (backend or default_backend()) == "mlx":
-        require("mlx.core")
-        from mdm_apple.mlx.open_run import open_learner
-    else:
-        require("torch")
-        from mdm_apple.torch.open_run import open_learner
-    return run_job(job, open_learner, say)
+    return run_job(job, _picture_learner(backend or default_backend()), say)
+
+
+def _train_config(steps: int | None, settings: TrainConfig | None) -> TrainConfig:
+    """The settings, or the default ones for a number of steps."""
+    if settings is not None and steps is None:
+        return settings
+    if settings is None and steps is not None:
+        return TrainConfig(steps=steps)
+    raise MdmError("steps, settings: give one of them.")
+
+
+def _free(out: str | Path, may_exist: bool) -> Path:
+    """The folder for a run; refuses one with something in it."""
+    folder = Path(out)
+    if not may_exist and occupied(folder):
+        raise MdmError(f"{folder} exists; name another folder, or pass overwrite=True.")
+    return folder
+
+
+def _picture_learner(backend: TrainingBackend) -> OpenLearner:
+    """Opens a learner. The framework is imported when all else was found to be in order."""
+    one_of("backend", backend, TrainingBackend)
+    require_installed(backend)
+
+    def open_learner(
+        config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
+    ) -> PictureLearner:
+        if backend == "mlx":
+            require("mlx.core")
+            from mdm_apple.mlx.open_run import open_learner as opened
+        else:
+            require("torch")
+            from mdm_apple.torch.open_run import open_learner as opened
+        return opened(config, job, tokenizer, start)
+
+    return open_learner
+
+
+def _boot_learner(backend: TrainingBackend) -> OpenBootLearner:
+    """The same for a student."""
+    one_of("backend", backend, TrainingBackend)
+    require_installed(backend)
+
+    def open_learner(config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
+        if backend == "mlx":
+            require("mlx.core")
+            from mdm_apple.mlx.boot import open_boot_learner as opened
+        else:
+            require("torch")
+            from mdm_apple.torch.boot import open_boot_learner as opened
+        return opened(config, job)
+
+    return open_learner
 
 
 def model_to_train(
@@ -171,11 +225,11 @@ def model_to_train(
     if init is not None:
         if preset or config or stop_at:
             raise MdmError(
-                "init: brings its own configuration, so leave out --preset, --config and --stop-at."
+                "init: brings its own configuration, so leave out preset, config and stop-at."
             )
-        return load_model_config(find_model(init).path)
+        return load_model_config(find_folder(init, MADE_FROM).path)
     if (preset is None) == (config is None):
-        raise MdmError("give either --preset or --config.")
+        raise MdmError("give either a preset or a config.")
     if isinstance(config, ModelConfig):
         chosen = config
     elif config is not None:
@@ -197,6 +251,7 @@ def distill(
     features: Path | None = None,
     text_encoder: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     quiet: bool = True,
 ) -> ModelConfig:
     """Teach a student to make a model's pictures in one or a few steps, and save it in `out`.
@@ -205,15 +260,14 @@ def distill(
         steps: total optimisation steps, with default settings; give `settings` to choose others.
         boot: where the student jumps from, and what it learns.
         captions: file of prompts, one per line; None takes the one beside the teacher.
+        overwrite: replace another run in `out`; nothing is replaced otherwise.
 
     Raises MdmError.
     """
-    if (steps is None) == (settings is None):
-        raise MdmError("steps, settings: give one of them.")
     job = DistillJob(
-        find_model(teacher).path,
-        Path(out),
-        settings or TrainConfig(steps=steps or 1),
+        find_folder(teacher, MADE_FROM).path,
+        _free(out, overwrite or resume),
+        _train_config(steps, settings),
         boot or BootConfig(),
         captions,
         features,
@@ -221,13 +275,7 @@ def distill(
         resume,
         quiet,
     )
-    if (backend or default_backend()) == "mlx":
-        require("mlx.core")
-        from mdm_apple.mlx.boot import open_boot_learner
-    else:
-        require("torch")
-        from mdm_apple.torch.boot import open_boot_learner
-    return run_distillation(job, open_boot_learner)
+    return run_distillation(job, _boot_learner(backend or default_backend()))
 
 
 def convert(
@@ -268,7 +316,7 @@ def palettize(
     bundle: Bundle | str | Path,
     out: str | Path,
     *,
-    bits: WeightBits | None = None,
+    bits: WeightBits | int | None = None,
     group: int | None = None,
     variant: Variant | None = None,
     budget: float | None = None,
@@ -300,6 +348,7 @@ def palettize(
     """
     if sum(asked is not None for asked in (bits, variant, budget, least_db, recipe)) != 1:
         raise MdmError("give one of bits, variant, budget, least_db and recipe.")
+    one_of("variant", variant, Variant)
     mixed = bits is None and recipe is None
     if mixed and model is None and not (sensitivity and sensitivity.is_file()):
         raise MdmError(
@@ -316,7 +365,7 @@ def palettize(
 
     how = overwrite, say, processes, max_package_mb
     if bits is not None:
-        setting = Setting.parse(bits, group)
+        setting = Setting.parse(str(bits), group)
         return Palettized(*compress.palettize(source, target, setting, protect_ends, *how))
     if recipe is not None:
         asked = read_recipe(Path(recipe))

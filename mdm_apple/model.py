@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Unpack, overload
 
+from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Images, Pixels, Precision
+from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.open_model import Backend, Loaded, Opening
 from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
 from mdm_apple.sampling.generate import Prompt, generate, random_seed
@@ -15,6 +17,7 @@ from mdm_apple.sampling.settings import SampleSettings, SettingWords
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.version import __version__
 
+MAX_PICTURES = 1 << 16  # of one call
 Progress = Callable[[StepPreview], bool | None]
 
 
@@ -69,7 +72,7 @@ class Model:
         """Make one picture, or a list of `n` with consecutive seeds.
 
         Args:
-            seed: 0 to 2**32 - 1; None draws one, which the picture's recipe records.
+            n: 1 to 65,536. seed: 0 to 2**32 - n; None draws one, which the recipe records.
             settings: steps, sampler, guidance and so on; whatever is left out suits the model.
             progress: sees every step of the first picture; if it returns False, sampling stops and
                 the pictures are the clean estimates so far, without a recipe.
@@ -77,9 +80,12 @@ class Model:
 
         Raises MdmError for what the model cannot do.
         """
+        in_range("n", n, 1, MAX_PICTURES)
+        count = n or 1
+        in_range("seed", seed, 0, MAX_SEED + 1 - count)
         asked = SampleSettings(**settings)
-        first = random_seed() if seed is None else seed
-        prompts = [Prompt(prompt, first + k, negative) for k in range(n or 1)]
+        first = random_seed(count) if seed is None else seed
+        prompts = [Prompt(prompt, first + k, negative) for k in range(count)]
         made = list(self.pictures(prompts, asked, progress=progress, filters=filters))
         return made[0] if n is None else made
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mdm_apple.bundled_models import NamedModel
+from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.types import Bits, Precision
 from mdm_apple.errors import MdmError, require, require_installed
@@ -24,6 +25,7 @@ from mdm_apple.sampling.settings import SampleSettings, SamplingDefaults, read_s
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage.model_folder import load_model_config, weights_sha256
 
+TrainingBackend = Literal["torch", "mlx"]
 Backend = Literal["torch", "mlx", "coreml", "reference"]
 BUNDLE_PACKAGES = ("torch", "coremltools", "jsonschema")
 
@@ -138,6 +140,9 @@ class Opening:
 def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     """Choose backend and precision for a model, and refuse options that do not fit together."""
     options = options or OpenOptions()
+    one_of("backend", options.backend, Backend)
+    one_of("precision", options.precision, Precision)
+    one_of("quantize", options.quantize, Bits)
     backend = options.backend or ("reference" if named.is_bundle else default_backend())
     precision = options.precision or ("fp16" if named.is_bundle else "fp32")
     if named.is_bundle != (backend in ("coreml", "reference")):
@@ -152,7 +157,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
         ("memory-limit", options.memory_limit),
     ):
         if value is not None and backend != "mlx":
-            raise MdmError(f"{name}: works with --backend mlx only, not {backend}.")
+            raise MdmError(f"{name}: works with the backend mlx only, not {backend}.")
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
@@ -162,11 +167,11 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     return Opening(named, config, defaults, backend, precision, options)
 
 
-def default_backend() -> Backend:
+def default_backend() -> TrainingBackend:
     """MLX on Apple silicon, PyTorch elsewhere; the other if only that is installed."""
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
-    first: Backend = "mlx" if apple else "torch"
-    second: Backend = "torch" if apple else "mlx"
+    first: TrainingBackend = "mlx" if apple else "torch"
+    second: TrainingBackend = "torch" if apple else "mlx"
     if importlib.util.find_spec(first) is None and importlib.util.find_spec(second) is not None:
         return second
     return first

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -90,10 +91,12 @@ def kept(key: str, make: Callable[[Path], object]) -> Path:
 
 
 def forget_unused(root: Path) -> None:
+    """Another process may be at work here, so what vanishes meanwhile is no fault."""
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in root.iterdir():
-        if entry.stat().st_mtime < oldest:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        with suppress(FileNotFoundError):
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

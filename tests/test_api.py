@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.picture import StepPreview
 from mdm_apple.sampling.pictures import Pixels, read_recipe
 from mdm_apple.sampling.settings import SampleSettings
+from mdm_apple.training.settings import TrainConfig
 
 pytest_plugins = ["bundles"]
 
@@ -220,6 +224,90 @@ def test_event_files_hold_the_numbers_of_the_metrics(tmp_path: Path) -> None:
     assert (out / "metrics.jsonl").is_file()
 
 
+def test_another_run_is_not_replaced_unless_asked(trained: Path, tmp_path: Path) -> None:
+    config = trainable_model()
+    before = (trained / "training.json").read_bytes()
+    with pytest.raises(MdmError, match="pass overwrite=True"):
+        mdm.train(Stripes(), trained, steps=1, config=config, backend="torch")
+    assert (trained / "training.json").read_bytes() == before
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "sampling.json").write_text('{"sampler": "student", "steps": 1}')
+    mdm.train(Stripes(), copy, steps=1, config=config, backend="torch", overwrite=True)
+    assert (copy / "training.json").read_bytes() != before
+    assert not (copy / "sampling.json").exists()  # it belonged to the model before
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"settings": TrainConfig(steps=3, seed=5)}, "seed: "),
+        ({"preset": "emoji"}, "different model"),
+    ],
+)
+def test_a_changed_run_is_not_resumed(trained: Path, changed: dict[str, Any], says: str) -> None:
+    asked: dict[str, Any] = {"steps": 3} | changed
+    if "settings" in changed:
+        del asked["steps"]
+    with pytest.raises(MdmError, match=says):
+        mdm.train(Stripes(), trained, resume=True, backend="torch", **asked)
+
+
+def test_a_run_starts_from_a_model_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(MdmError, match="did you mean box:emoji"):
+        mdm.train(Stripes(), tmp_path / "a", steps=1, init="box:emojy")
+    run = mdm.train(Stripes(), tmp_path / "b", steps=1, init="box:emoji", backend="torch")
+    assert run.config.side == 64
+
+
+def test_a_run_on_another_thread_is_a_run(tmp_path: Path) -> None:
+    out, errors = tmp_path / "run", list[BaseException]()
+
+    def work() -> None:
+        try:
+            mdm.train(Stripes(), out, steps=1, config=trainable_model(), backend="torch")
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"sampler": "student2"}, "sampler: expected one of .* did you mean student"),
+        ({"threshold": "clop"}, "threshold: expected one of"),
+        ({"spacing": "odd"}, "spacing: expected one of"),
+        ({"steps": 0}, "steps: expected 1 or more"),
+        ({"n": 0}, "n: expected 1 to"),
+        ({"n": -1}, "n: expected 1 to"),
+        ({"seed": -1}, "seed: expected 0 to"),
+        ({"seed": 2**32 - 1, "n": 2}, "seed: expected 0 to 4294967294"),
+        ({"eta": 0.5}, "eta: a student has no use for it"),
+        ({"spacing": "log_snr"}, "spacing: a student has no use for it"),
+    ],
+)
+def test_words_of_a_call_are_checked(student: Model, words: dict[str, Any], says: str) -> None:
+    with pytest.raises(MdmError, match=says):
+        student("red heart", **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"backend": "jax"}, "backend: expected one of torch, mlx"),
+        ({"precision": "fp8"}, "precision: expected one of .* did you mean"),
+    ],
+)
+def test_words_of_loading_are_checked(words: dict[str, Any], says: str) -> None:
+    with pytest.raises(MdmError, match=says):
+        mdm.load("box:student", **words)
+
+
 def test_a_model_is_scored_through_the_door(trained: Path, pictures: Path) -> None:
     model = mdm.load(trained, backend="torch")
     found = mdm.evaluate(model, pictures, count=4, settings=SampleSettings(steps=1))
@@ -228,7 +316,7 @@ def test_a_model_is_scored_through_the_door(trained: Path, pictures: Path) -> No
 
 def test_a_bundle_is_opened_verified_and_compressed(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert mdm.verify(tiny_bundle.path).passed
-    small = mdm.palettize(tiny_bundle, tmp_path / "small.bundle", bits="4")
+    small = mdm.palettize(tiny_bundle, tmp_path / "small.bundle", bits=4)
     assert small.report.bytes_after < small.report.bytes_before
     picture = mdm.load(small.bundle.path)("red heart", seed=1, steps=1)
     assert picture.recipe is not None

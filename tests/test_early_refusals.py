@@ -53,7 +53,19 @@ TABLE = [
     Wrong("sample heart --out {full}", "add --overwrite"),
     Wrong("distill --teacher box:emojy --out {new} --steps 1", "did you mean box:emoji"),
     Wrong("train --preset tiny --data {none} --out {new} --steps 0", "not in the range", 2),
+    Wrong("train --preset tiny --data {none} --out {new} --steps 1", "no such folder"),
+    Wrong("train --preset tiny --data {none} --captions {none} --out {new} --steps 1", "{none}"),
+    Wrong(
+        "train --preset tiny --grow {none} --data twemoji --out {new} --steps 1", "no such model"
+    ),
+    Wrong("train --init {bundle} --data twemoji --out {new} --steps 1", "is a bundle, but"),
+    Wrong("train --preset tiny --features {none} --data twemoji --out {new} --steps 1", "encoder"),
+    Wrong("distill --teacher box:emoji --captions {none} --out {new} --steps 1", "{none}"),
+    Wrong("distill --teacher {bundle} --out {new} --steps 1", "is a bundle, but"),
     Wrong("evaluate --model box:emojy --data twemoji", "did you mean box:emoji"),
+    Wrong("evaluate --data {none}", "no such folder"),
+    Wrong("evaluate --data twemoji --captions {none}", "{none}"),
+    Wrong("embed --model {bundle} --prompt heart --out {new}", "is a bundle, but"),
     Wrong("embed --model box:emojy --prompt heart --out {new}", "did you mean box:emoji"),
     Wrong("embed --model box:emoji --out {new}", "give one of --prompt, --captions and --data"),
     Wrong("embed --model box:emoji --prompt heart --out {file}", "add --overwrite"),
@@ -236,7 +248,7 @@ def test_a_wrong_call_is_refused_at_once(
     assert end == ""
     assert len(remarks) <= 1  # what is known of the licence
     assert sentence.startswith("mdm: ")
-    assert wrong.says in sentence
+    assert wrong.says.format(**place) in sentence
     assert sentence[-1] in ".?"
     assert ended.loaded == []
     assert ended.seconds <= limit

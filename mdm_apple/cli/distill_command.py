@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_model
+from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import (
     Output,
@@ -28,6 +28,7 @@ from mdm_apple.cli.setting_options import (
 )
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.types import TrainingPrecision
+from mdm_apple.open_model import TrainingBackend
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
 from mdm_apple.training.memory_estimate import needs_recomputing, usable_memory
@@ -42,7 +43,7 @@ class DistillRequest:
     teacher: str
     out: Path
     steps: int
-    backend: api.TrainingBackend | None
+    backend: TrainingBackend | None
     captions: Path | None
     guidance: tuple[float, float]
     flow_map: int
@@ -86,7 +87,7 @@ Examples:
 @click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
 @click.option(
     "--backend",
-    type=click.Choice(get_args(api.TrainingBackend)),
+    type=click.Choice(get_args(TrainingBackend)),
     help="Default: mlx on Apple silicon, else torch; the other if only that is installed.",
 )
 @click.option(
@@ -127,7 +128,8 @@ def command(request: DistillRequest, output: Output) -> None:
     --resume with the same settings continues exactly there.
     """
     boot = configured(BootConfig, request)
-    config = student_config(load_model_config(find_model(request.teacher).path), boot)
+    teacher = find_folder(request.teacher, api.MADE_FROM).path
+    config = student_config(load_model_config(teacher), boot)
     train = _train_config(request, config)
     if request.dry_run:
         settings = {"model": config, "train": train, "boot": boot}
@@ -149,6 +151,7 @@ def command(request: DistillRequest, output: Output) -> None:
         features=request.features,
         text_encoder=request.text_encoder,
         resume=request.resume,
+        overwrite=request.overwrite,
         quiet=output.quiet,
     )
     output.result(

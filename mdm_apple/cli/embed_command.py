@@ -9,8 +9,8 @@ from typing import get_args
 import click
 from tqdm import tqdm
 
-from mdm_apple.api import TrainingBackend
-from mdm_apple.bundled_models import find_model
+from mdm_apple import api
+from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import (
     Output,
@@ -21,7 +21,7 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require
-from mdm_apple.open_model import default_backend
+from mdm_apple.open_model import TrainingBackend, default_backend
 from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
 from mdm_apple.text.captions import read_captions
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, read_encoder_folder
@@ -71,7 +71,7 @@ def command(request: EmbedRequest, output: Output) -> None:
     Training then never holds the encoder in memory, and an app can ship prompts without it. The
     file records its encoder and tokenizer, and is refused with any others.
     """
-    out, folder = request.out, find_model(request.model).path
+    out, folder = request.out, find_folder(request.model, api.MADE_FROM).path
     refuse_existing(out, request.overwrite)
     config = with_encoder_hash(folder, load_model_config(folder))
     if config.text is None:

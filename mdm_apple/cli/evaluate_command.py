@@ -170,15 +170,9 @@ def command(request: EvaluateRequest, output: Output) -> None:
         request.batch_size,
     )
     teacher_opening = _teacher_opening(request, plan, opening.config)
-    output.say(f"loading {opening.named} on {opening.backend}")
-    model = Model(opening, opening.load())
-    teacher = None
-    if teacher_opening is not None:
-        teacher = Teacher(teacher_opening.load().runtime, _teacher_sampler(request, plan))
-    judges = _judges(request.inception, request.clip)
     dataset = open_dataset(
         request.data,
-        model.config.side,
+        opening.config.side,
         background=request.background,
         skin_tones=request.skin_tones,
     )
@@ -186,6 +180,12 @@ def command(request: EvaluateRequest, output: Output) -> None:
         dataset = with_captions(dataset, captions)
     for warning in dataset.warnings:
         output.say(warning)
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = Model(opening, opening.load())
+    teacher = None
+    if teacher_opening is not None:
+        teacher = Teacher(teacher_opening.load().runtime, _teacher_sampler(request, plan))
+    judges = _judges(request.inception, request.clip)
     began = time.perf_counter()
     total = plan.count * len(plan.seeds)
     with tqdm(total=total, unit="picture", disable=output.quiet) as bar:

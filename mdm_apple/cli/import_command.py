@@ -16,6 +16,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import parameter_count
 from mdm_apple.errors import MdmError
+from mdm_apple.sampling.settings import forget_sampling
 from mdm_apple.storage.model_folder import save_model
 
 # all we know about the published weights; the checkpoints carry no licence of their own
@@ -74,6 +75,7 @@ def import_checkpoint(
     weights = import_apple(checkpoint, config)
     provenance = dataclasses.replace(config.provenance, license=license_note)
     save_model(out, dataclasses.replace(config, provenance=provenance), weights)
+    forget_sampling(out)
 
 
 def _config(request: ImportRequest) -> tuple[ModelConfig, list[str]]:

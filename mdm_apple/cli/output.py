@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from mdm_apple.errors import MdmError
+from mdm_apple.storage.files import occupied
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Request = TypeVar("Request")
@@ -78,16 +79,12 @@ overwrite_option = click.option(
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Refuse to replace an output without `overwrite`. An empty folder counts as absent."""
-    if _occupied(path) and not overwrite:
+    if occupied(path) and not overwrite:
         raise MdmError(f"{path} exists; choose another --out or add --overwrite.")
 
 
 def refuse_existing_bundle(path: Path, overwrite: bool) -> None:
     """Like `refuse_existing`, but --overwrite replaces nothing except a bundle."""
     refuse_existing(path, overwrite)
-    if _occupied(path) and not (path / "manifest.json").is_file():
+    if occupied(path) and not (path / "manifest.json").is_file():
         raise MdmError(f"{path}: is not a bundle, so it is not overwritten; choose another --out.")
-
-
-def _occupied(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -154,7 +154,8 @@ Examples:
 def command(request: SampleRequest, output: Output) -> None:
     """Make pictures from prompts.
 
-    One prompt and one seed give one file; more give a folder with a file per picture and a grid.
+    Without --out, each picture becomes a file named after its prompt and seed. With --out, several
+    pictures go into a folder, with a grid of them all.
     The same seed gives the same picture on every backend. Options left out take the values that
     suit the model.
     """
@@ -256,18 +257,18 @@ def _default_model(
     if like is not None:
         return ("box:student" if settings.sampler == "student" else "box:emoji"), None
     reasons = {
-        "--negative": negative,
-        "--previews": previews,
-        "--sampler": settings.sampler not in (None, "student"),
-        "--full-table": settings.full_table,
-        "--eta": settings.eta is not None,
-        "--threshold": settings.threshold is not None,
-        "--spacing": settings.spacing is not None,
+        "takes no --negative": negative,
+        "draws in one step, which leaves nothing to preview": previews,
+        "takes no other --sampler": settings.sampler not in (None, "student"),
+        "takes no --full-table": settings.full_table,
+        "takes no --eta": settings.eta is not None,
+        "takes no --threshold": settings.threshold is not None,
+        "takes no --spacing": settings.spacing is not None,
     }
-    asked = [option for option, given in reasons.items() if given]
-    if settings.sampler == "student" or not asked:
+    true = [reason for reason, given in reasons.items() if given]
+    if settings.sampler == "student" or not true:
         return "box:student", None
-    return "box:emoji", f"model: box:emoji, because a student takes no {asked[0]}."
+    return "box:emoji", f"model: box:emoji, because box:student {true[0]}."
 
 
 def _opening(request: SampleRequest, task: Task) -> OpenOptions:
@@ -284,13 +285,21 @@ def _opening(request: SampleRequest, task: Task) -> OpenOptions:
 
 
 def _checked(opening: Opening, task: Task, by_default: bool) -> SamplerConfig:
-    """The sampler; if the student is only the default, a refusal also names the other model."""
+    """The sampler. A refusal of the default model names the other one, if that can do it."""
     try:
         return opening.check(task.settings, task.prompts)
     except MdmError as error:
-        if by_default and opening.config.distilled is not None:
+        if by_default and opening.config.distilled is not None and _emoji_can(task):
             raise MdmError(f"{str(error).rstrip('.')}, or use --model box:emoji.") from None
         raise
+
+
+def _emoji_can(task: Task) -> bool:
+    try:
+        prepare(find_model("box:emoji")).check(task.settings, task.prompts)
+    except MdmError:
+        return False
+    return True
 
 
 @contextmanager
@@ -322,7 +331,7 @@ class OutputFiles:
         out = request.out
         if out is None:
             taken: set[Path] = set()
-            paths = tuple(_free(Path(_slug(p)), taken) for p in prompts)
+            paths = tuple(_free(Path(_slug(p)), taken, request.previews) for p in prompts)
             return cls(Path(), paths, None)
         suffix = out.suffix.lower()
         if suffix in OTHER_PICTURES:
@@ -358,12 +367,15 @@ def _strip_of(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}_steps.png")
 
 
-def _free(stem: Path, taken: set[Path]) -> Path:
-    """`stem.png`, or with the next free number."""
-    names = (stem.with_name(f"{stem.name}{end}.png") for end in _endings())
-    free = next(path for path in names if path not in taken and not path.exists())
-    taken.add(free)
-    return free
+def _free(stem: Path, taken: set[Path], with_strip: bool) -> Path:
+    """`stem.png`, or with the next number that is free for the picture and its strip."""
+    for end in _endings():
+        path = stem.with_name(f"{stem.name}{end}.png")
+        files = {path, _strip_of(path)} if with_strip else {path}
+        if not files & taken and not any(file.exists() for file in files):
+            taken |= files
+            return path
+    raise AssertionError("there is always another number")
 
 
 def _endings() -> Iterator[str]:

@@ -28,7 +28,8 @@ from mdm_apple.cli.setting_options import (
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import parameter_count
 from mdm_apple.config.types import Background, TrainingPrecision
-from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.errors import ConfigError
+from mdm_apple.open_model import TrainingBackend
 from mdm_apple.text.captions import read_captions
 from mdm_apple.training.memory_estimate import (
     describe,
@@ -37,7 +38,7 @@ from mdm_apple.training.memory_estimate import (
     usable_memory,
 )
 from mdm_apple.training.settings import TrainConfig
-from mdm_apple.training.start import resumed_config
+from mdm_apple.training.start import refuse_other_model, resumed_config
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TrainRequest:
     data: str
     out: Path
     steps: int
-    backend: api.TrainingBackend | None
+    backend: TrainingBackend | None
     batch_size: int
     accumulate: int
     lr: float
@@ -104,7 +105,7 @@ Examples:
 @click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
 @click.option(
     "--backend",
-    type=click.Choice(get_args(api.TrainingBackend)),
+    type=click.Choice(get_args(TrainingBackend)),
     help="Default: mlx on Apple silicon, else torch; the other if only that is installed.",
 )
 @settings_of_steps
@@ -190,6 +191,7 @@ def command(request: TrainRequest, output: Output) -> None:
         skin_tones=request.skin_tones,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
+        overwrite=request.overwrite,
         say=output.say,
         quiet=output.quiet,
     )
@@ -216,12 +218,7 @@ def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
     unasked = ["checkpointing"] if request.checkpointing == "auto" else []
     saved, train = resumed_config(request.out, _train_config(request), unasked)
     if request.preset_name is not None or request.config_path is not None:
-        asked = _model_config(request)
-        if (asked.model, asked.side, asked.diffusion) != (saved.model, saved.side, saved.diffusion):
-            raise MdmError(
-                f"resume: the run in {request.out} trains a different model; leave out "
-                "--preset, --config and --stop-at to continue it."
-            )
+        refuse_other_model(saved, _model_config(request), request.out)
     return saved, train
 
 

@@ -43,9 +43,9 @@ class Prompt:
     negative: str = ""
 
 
-def random_seed() -> int:
-    """A seed for callers who gave none."""
-    return secrets.randbelow(MAX_SEED + 1)
+def random_seed(count: int = 1) -> int:
+    """A seed for callers who gave none, with room for `count` consecutive ones."""
+    return secrets.randbelow(MAX_SEED + 2 - count)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mdm_apple.config.types import Pixels
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.pictures import Recipe, as_png, enlarge, tile, tile_steps
 from mdm_apple.storage.files import atomic_file
 
@@ -38,7 +39,9 @@ class Picture:
 
     @property
     def strip(self) -> bytes:
-        """A PNG of the previews: steps as columns, levels as rows."""
+        """A PNG of the previews: steps as columns, levels as rows. Raises MdmError without any."""
+        if not self.previews:
+            raise MdmError("strip: this picture has no previews; ask for them with preview_every.")
         return as_png(tile_steps(self.previews))
 
     def save(self, path: str | Path) -> None:

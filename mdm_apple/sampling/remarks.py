@@ -41,7 +41,7 @@ def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
         return []
     learned = read_captions(path)
     known = {caption.casefold() for caption in learned}
-    asked = dict.fromkeys(clean_caption(p.text) for p in prompts)
+    asked = dict.fromkeys(filter(None, (clean_caption(p.text) for p in prompts)))
     unknown = [text for text in asked if text.casefold() not in known]
     if not unknown:
         return []

@@ -68,7 +68,7 @@ class SampleSettings:
         guidance = defaults.guidance if self.guidance is None else self.guidance
         return SamplerConfig(
             kind=kind,
-            num_steps=None if self.full_table else steps or STEPS,
+            num_steps=None if self.full_table else STEPS if steps is None else steps,
             eta=0.0 if self.eta is None else self.eta,
             guidance_scale=1.0 if guidance is None else guidance,
             threshold=self.threshold,
@@ -102,6 +102,11 @@ def student_sampling(distilled: Distilled, steps: int) -> SamplingDefaults:
     """The defaults of a student: the middle of the guidance range that it learned."""
     guidance = sum(distilled.guidance) / 2 if distilled.guidance else None
     return SamplingDefaults("student", steps, guidance)
+
+
+def forget_sampling(folder: Path) -> None:
+    """Remove the defaults of a model that another one replaces."""
+    (folder / SAMPLING).unlink(missing_ok=True)
 
 
 def write_sampling(folder: Path, defaults: SamplingDefaults) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import DiffusionConfig, Distilled, Threshold
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Array
@@ -40,6 +41,10 @@ class SamplerConfig:
     spacing: Spacing = "even"
 
     def __post_init__(self) -> None:
+        one_of("sampler", self.kind, SamplerKind)
+        one_of("threshold", self.threshold, Threshold)
+        one_of("spacing", self.spacing, Spacing)
+        in_range("steps", self.num_steps, 1)
         in_range("eta", self.eta, 0, 1)
         in_range("guidance", self.guidance_scale, -100, 100)
 
@@ -173,6 +178,13 @@ def check_student(distilled: Distilled | None, sampler: SamplerConfig) -> None:
             f"sampler: this model is a student, which {sampler.kind} cannot run; use "
             "--sampler student --steps 1."
         )
+    for name, given in (
+        ("eta", sampler.eta != 0),
+        ("threshold", sampler.threshold is not None),
+        ("spacing", sampler.spacing != "even"),
+    ):
+        if given:
+            raise ConfigError(f"{name}: a student has no use for it; leave out --{name}.")
     student_grid(distilled, sampler.num_steps)
     weight, learned = sampler.guidance_scale, distilled.guidance or (1.0, 1.0)
     if not learned[0] <= weight <= learned[1]:

@@ -70,6 +70,11 @@ def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
         remove_empty(missing)
 
 
+def occupied(path: Path) -> bool:
+    """Whether something is there that writing would replace; an empty folder is not."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def remove_empty(folders: Iterable[Path]) -> None:
     """Remove the empty ones of these folders, deepest first."""
     for folder in folders:

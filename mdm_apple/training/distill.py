@@ -21,7 +21,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.sampling.settings import student_sampling, write_sampling
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
-from mdm_apple.text.captions import CAPTIONS, read_captions
+from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
@@ -83,6 +83,8 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
             tokenizer=tokenizer,
             training=model_folder.Training(dict(snapshot.optimizer), {**meta, "step": done}),
         )
+        if not saved.is_set() and config.text is not None:
+            write_captions(job.out / CAPTIONS, captions)
         saved.set()
 
     plan = BatchPlan(len(captions), job.train.batch_size, job.train.seed)

@@ -16,6 +16,7 @@ from mdm_apple.data.dataset import Dataset, with_captions
 from mdm_apple.data.open import open_dataset
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.pictures import save_png, tile, to_pixels
+from mdm_apple.sampling.settings import forget_sampling
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage import model_folder
 from mdm_apple.text.captions import CAPTIONS, write_captions
@@ -126,6 +127,8 @@ class Run:
             tokenizer=None if snapshot.encoder is None else tokenizer,
             training=model_folder.Training(dict(snapshot.optimizer), state),
         )
+        if not self._saved.is_set() and not self._job.resume:
+            forget_sampling(self._job.out)
         if not self._saved.is_set() and self.config.text is not None:
             captions = self._dataset.captions()  # for a later distillation
             write_captions(self._job.out / CAPTIONS, captions)

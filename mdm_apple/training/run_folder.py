@@ -7,7 +7,7 @@ import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.files import remove_empty
@@ -37,8 +37,14 @@ def as_it_was(out: Path, saved: Event) -> Generator[None]:
 
 @contextmanager
 def stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C saves after the current step; a second Ctrl-C ends at once."""
+    """Ctrl-C saves after the current step; a second Ctrl-C ends at once.
+
+    Python gives signals to the main thread alone. A run on another thread is left as it is.
+    """
     stop = Event()
+    if current_thread() is not main_thread():
+        yield stop
+        return
 
     def ask(number: int, frame: object) -> None:
         if stop.is_set():

@@ -65,11 +65,14 @@ class Start:
 
 
 def check_job(job: Job) -> None:
-    """Refuse contradictory starts, and text features that the model does not take."""
+    """Refuse contradictory starts, a changed run, and text features that the model cannot take."""
     if job.resume and (job.init or job.grow):
-        raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
+        raise ConfigError("resume: continues the run in --out, so leave out --init and --grow.")
     if job.init and job.grow:
         raise ConfigError("init, grow: choose one of them.")
+    if job.resume:
+        saved, _ = resumed_config(job.out, job.train)
+        refuse_other_model(saved, job.config, job.out)
     _check_text(job)
 
 
@@ -106,6 +109,15 @@ def resumed_config(
     train_config = dataclasses.replace(train_config, **saved_ones)
     refuse_changes(before, train_config, out, ANEW)
     return model_folder.load_model_config(out), train_config
+
+
+def refuse_other_model(saved: ModelConfig, asked: ModelConfig, out: Path) -> None:
+    """Refuse to resume a run as a different model."""
+    if (asked.model, asked.side, asked.diffusion) != (saved.model, saved.side, saved.diffusion):
+        raise MdmError(
+            f"resume: the run in {out} trains a different model; leave out preset, config and "
+            "stop-at to continue it."
+        )
 
 
 def common_prefix(weights: Mapping[str, object]) -> str:
@@ -157,10 +169,13 @@ def _inner_weights(
 def _check_text(job: Job) -> None:
     """Refuse outside features if the model trains its own encoder or takes no text."""
     text = job.config.text
-    if text is not None and not text.trainable:
-        return
     for name, given in (("features", job.features), ("text-encoder", job.text_encoder)):
-        if given is not None:
+        if given is None:
+            continue
+        if text is not None and not text.trainable:
+            if not given.exists():
+                raise MdmError(f"{name}: {given}: no such file or folder.")
+        else:
             why = "takes no text" if text is None else "trains its own text encoder"
             raise MdmError(f"{name}: this model {why}; leave out --{name}.")
 
