@@ -2,12 +2,15 @@
 
     python -m benchmarks.walks MODEL_FOLDER
 
-A room is the first name below a package: a folder, or a file that lies beside the folders. A
-profile hook watches every call. The value is followed by identity: a function that is handed it, or
-something that was made from it, is a stop, and so is whatever that function returns. The value is
-in a room while a function of that room is on the stack, so calling on a neighbour and coming back
-leaves no room. Each function counts once, at its first stop: loops over packages or steps count
-once. Four walks: a weight to Core ML, a training job, a batch to its loss, a prompt to a picture.
+A room is a file, so that a flat package and one of folders are measured alike. A profile hook
+watches every call. The value is followed by identity: a function that is handed it, or something
+that was made from it, is a stop, and so is whatever that function returns. The value is in a room
+while a function of that room is on the stack, so calling on a neighbour and coming back leaves no
+room. Each function counts once, at its first stop: loops over packages or steps count once. Four
+walks: a weight to Core ML, a training job, a batch to its loss, a prompt to a picture.
+
+Read the numbers with care. What a function returns is followed, and its own variables are not, so
+dividing a long function into short ones adds stops.
 """
 
 from __future__ import annotations
@@ -74,14 +77,13 @@ class Walk:
 
 
 def room_of(file: Path) -> str | None:
-    """`mdm_apple/data/folder.py` is in `data`; None for files of other packages."""
+    """The path of a file below its package; None for commands and for other packages."""
     resolved = file.resolve()
     for package in ("mdm_apple", "conversion"):
         if resolved.is_relative_to(ROOT / package):
-            parts = resolved.relative_to(ROOT / package).with_suffix("").parts
-            if parts[0] in ("cli", "__init__"):
-                return None
-            return parts[0] if package == "mdm_apple" else f"conversion/{parts[0]}"
+            below = resolved.relative_to(ROOT / package).with_suffix("")
+            front = below.parts[0] in ("cli", "__init__")
+            return None if front else below.as_posix()
     return None
 
 
