@@ -185,8 +185,10 @@ def test_folders_of_two_layouts_are_refused(tmp_path: Path):
 
     picture.unlink()
     picture.with_suffix(".txt").unlink()
-    assert open_dataset(str(captioned), SIDE).captions() == ["cats"]
     (captioned / "cats" / "1.txt").write_text("a cat")
+    assert open_dataset(str(captioned), SIDE).captions() == ["a cat"]
+    (captioned / "dogs").mkdir()
+    gradient(8, 8).save(captioned / "dogs" / "2.png")
     assert "unclear" in refusal(captioned)
 
 
@@ -206,7 +208,7 @@ def test_emoji_options_are_refused_for_a_folder(tmp_path: Path):
 
 def test_small_pictures_are_enlarged_counted_and_keep_their_true_scale(tmp_path: Path):
     save(tmp_path, "a.png", gradient(40, 9))
-    save(tmp_path, "b.png", gradient(90, 70))
+    save(tmp_path, "b.png", gradient(90, 70), "another picture")
     dataset = open_dataset(str(tmp_path), SIDE)
     assert [dataset.item(i).scale for i in range(2)] == [9.0, 70.0]
     assert dataset.item(0).image.shape == (SIDE, SIDE, 3)

@@ -1,0 +1,98 @@
+"""The files below a folder from outside: what is there, and what each path really is.
+
+Nothing is opened. Names that start with a dot and the files of operating systems are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from mdm_apple.data.dataset import DataError
+from mdm_apple.data.read_picture import SUFFIXES, shown
+
+MAX_DEPTH = 8  # folders below the first
+_SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
+
+
+@dataclass
+class Tree:
+    """The files below a folder, as paths relative to it with forward slashes, sorted.
+
+    outside: links to folders that lie elsewhere, which are not followed.
+    """
+
+    root: Path
+    files: dict[str, None] = field(default_factory=dict[str, None])  # for its fast `in`
+    outside: list[str] = field(default_factory=list[str])
+
+    @property
+    def pictures(self) -> list[str]:
+        return [name for name in self.files if is_picture(name)]
+
+    def path(self, name: str, where: str) -> Path:
+        """The real path of a file, links resolved. Raises DataError unless it lies in the folder.
+
+        where: begins the sentence that refuses it.
+        """
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root):
+            raise DataError(
+                f"{shown(where)}: leads out of the folder; copy the picture into "
+                f"{shown(self.root)}."
+            )
+        if not path.is_file():
+            raise DataError(f"{shown(where)}: no such file in {shown(self.root)}.")
+        return path
+
+
+def scan(root: Path) -> Tree:
+    """List a folder. Raises OSError for a folder that cannot be listed."""
+    tree = Tree(root)
+    found = sorted(_files(root, "", tree.outside, {root}, 0))
+    tree.files = dict.fromkeys(found)
+    return tree
+
+
+def _files(
+    folder: Path, prefix: str, outside: list[str], above: set[Path], depth: int
+) -> Iterator[str]:
+    """Paths below a folder. Anything that is no folder (a pipe, a dead link) counts as a file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+                continue
+            name = prefix + entry.name
+            if not entry.is_dir():
+                yield name
+                continue
+            real = Path(entry.path).resolve()
+            if not real.is_relative_to(min(above, key=lambda p: len(p.parts))):
+                outside.append(name)
+            elif real not in above and depth < MAX_DEPTH:  # a link to a folder above is a circle
+                yield from _files(real, f"{name}/", outside, above | {real}, depth + 1)
+
+
+def is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def folder_of(name: str) -> str:
+    """`a/b.png` lies in `a`; a file at the top lies in the empty string."""
+    return name.rpartition("/")[0]
+
+
+def stem_of(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def same_name(name: str) -> str:
+    """A form in which names are equal that a person takes for equal.
+
+    Windows writes backslashes, Macs write accents as letters of their own, and neither tells
+    capitals apart.
+    """
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold().removeprefix("./")
