@@ -90,19 +90,23 @@ class Dataset:
 
 
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
-    """Only the pictures with these captions, in that order. Raises DataError for an unknown one."""
-    position = {caption: index for index, caption in enumerate(dataset.captions())}
+    """All pictures with these captions, in that order. Raises DataError for an unknown one."""
+    places: dict[str, list[int]] = {}
+    for index, caption in enumerate(dataset.captions()):
+        places.setdefault(caption, []).append(index)
     for caption in captions:
-        if caption not in position:
+        if caption not in places:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
-    chosen = [position[caption] for caption in captions]
+    chosen = [index for caption in captions for index in places[caption]]
+    every = dataset.captions()
+    kept = [every[index] for index in chosen]
 
     def read(index: int) -> tuple[Pixels, float]:
         item = dataset.item(chosen[index])
         return item.image, item.scale
 
-    fingerprint = hash_fields([dataset.fingerprint, *captions])
-    return Dataset(dataset.side, captions, read, fingerprint, dataset.warnings)
+    fingerprint = hash_fields([dataset.fingerprint, *kept])
+    return Dataset(dataset.side, kept, read, fingerprint, dataset.warnings)
 
 
 def hash_fields(fields: Iterable[object]) -> str:

@@ -18,7 +18,10 @@ from mdm_apple.data.dataset import DataError
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the file name says
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
+MAX_FILE_BYTES = 1 << 30  # of a file that is read as a whole
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DECORATION = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> the rotation or flip that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,7 +53,7 @@ def shorter_side(path: Path) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with _opened(path) as image:
                 width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
@@ -69,14 +72,44 @@ def read_square(path: Path, side: int) -> Pixels:
     have passed `shorter_side`; raises DataError if the rest of it is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             return _square(image, side)
     except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors mean the same
         raise _unreadable(path, error) from None
 
 
+def _opened(path: Path) -> Image.Image:
+    """Open a picture; a PNG whose texts Pillow refuses is opened without them."""
+    try:
+        return Image.open(path, formats=FORMATS)
+    except ValueError:  # more text than a megabyte, or a compressed text that would grow too large
+        with path.open("rb") as file:
+            if file.read(len(_PNG)) != _PNG or path.stat().st_size > MAX_FILE_BYTES:
+                raise
+        return Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its text and EXIF chunks; nothing is decompressed."""
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] not in _DECORATION:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # decoration never refuses pixels, and damaged EXIF fails in every way
+        return 1
+
+
 def _square(image: Image.Image, side: int) -> Pixels:
-    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
     image.draft(None, (3 * side, 3 * side))  # a large JPEG is decoded smaller, which is far faster
     if image.width * image.height > MAX_PIXELS:
