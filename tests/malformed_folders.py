@@ -149,7 +149,7 @@ RUNS = [
     Case("run on other pictures", "was trained on other pictures", other_pictures),
     Case("run over an older one", "cannot be read as a PNG", overwriting),
     Case("run from nowhere", "no such model;", lambda room: trained(room, "--init", room.at / "none")),
-    Case("run with init and preset", "leave out --preset", lambda room: trained(room, "--init", room.good.model, "--preset", "tiny")),
+    Case("run with init and preset", "leave out preset", lambda room: trained(room, "--init", room.good.model, "--preset", "tiny")),
     Case("run with init and grow", "choose one of them", lambda room: trained(room, "--init", room.good.model, "--grow", room.good.model)),
     Case("run that grows what does not fit", "not an inner level", lambda room: trained(room, "--preset", "emoji", "--grow", room.good.model)),
     Case("run into a full folder", "choose another --out", lambda room: trained(room, "--init", room.good.model, "--out", room.copy(room.good.pictures))),

@@ -54,7 +54,7 @@ def limit(name: str, says: str, *more: str, code: int = 1) -> Case:
 def torch_has_no(name: str, *option: str) -> Case:
     return Case(
         f"{name} in torch",
-        "works with --backend mlx only, not torch",
+        "works with the backend mlx only, not torch",
         lambda room: sample(room, room.good.model, "--backend", "torch", *option),
     )
 
@@ -102,7 +102,7 @@ OWN = [
     torch_has_no("low memory", "--low-memory"),
     torch_has_no("memory limit", "--memory-limit", "1"),
     recipe_case("of three bits", "quantize: expected one of 8, 4, got 3", lambda r: r.update(quantize=3)),
-    Case("recipe of eight bits in torch", "works with --backend mlx only", lambda room: (*recipe_case("", "", lambda r: r.update(quantize=8)).build(room), "--backend", "torch")),
+    Case("recipe of eight bits in torch", "works with the backend mlx only", lambda room: (*recipe_case("", "", lambda r: r.update(quantize=8)).build(room), "--backend", "torch")),
     Case("mlx like a foreign picture", "carries no recipe", lambda room: (*like(room, room.good.pictures / "00.png"), *MLX)),
     Case("mlx NaN encoder", "NaN or infinite", broken_encoder),
     Case("mlx fine-tune without tokenizer", "copy tokenizer.model and text_encoder.safetensors there", lambda room: imported(room, "tokenizer.model")),

@@ -320,7 +320,7 @@ def test_options_of_mlx_are_refused_elsewhere(
     asked = ["sample", "--model", model_folder, "--prompt", "cat", "--backend", "torch"]
     result = mdm(*asked, *option, "--out", tmp_path / "cat.png")
     assert isinstance(result.exception, MdmError)
-    assert "works with --backend mlx only, not torch" in str(result.exception)
+    assert "works with the backend mlx only, not torch" in str(result.exception)
 
 
 def test_features_of_a_frozen_encoder_are_those_of_torch(tmp_path: Path) -> None:
