@@ -33,15 +33,16 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_ctrl_c_saves_and_resume_ends_where_an_undisturbed_run_does(
-    config_file: Path, pictures: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_and_resumed_to_where_an_undisturbed_run_ends(
+    config_file: Path, pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out, whole = tmp_path / "run", tmp_path / "whole"
     # the number of steps may change between the parts of a run
     asked = arguments(config_file, pictures, out, 100_000, "--save-every", "100000")
     with started(asked) as process:
         assert wait_until(lambda: lines_logged(out) >= 2, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=120) == 1
         assert process.stderr is not None
         said = process.stderr.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from backends import Backend, predict
 from hypothesis import given
 from hypothesis import strategies as st
 from small import (
+    CAPTIONS,
     around,
     inner_model,
     noisy_images,
@@ -26,13 +28,15 @@ from small import (
 )
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
-from mdm_apple.data.batches import Batch
+from mdm_apple.data.batches import Batch, BatchPlan
+from mdm_apple.data.dataset import DataError
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training, load_weights
 from mdm_apple.training.learner import PictureLearner, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.loop import TrainingDivergedError
 from mdm_apple.training.metrics import METRICS, MetricsLog
 from mdm_apple.training.run import run_job
+from mdm_apple.training.run_folder import LOCK
 from mdm_apple.training.settings import (
     TrainConfig,
     check_mixing,
@@ -484,6 +488,76 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_save(
         run_job(job(out, pictures, steps=6), opened, lambda _: None)
     assert load_training(out).meta["step"] == 2
     load_weights(out)
+
+
+def test_one_picture_validates_a_run_of_mixed_batches(
+    backend: Backend, pictures: Path, tmp_path: Path
+) -> None:
+    """One row is too few for the shares of a training batch."""
+    mixed = trainable_model()
+    mixed = dataclasses.replace(
+        mixed, diffusion=dataclasses.replace(mixed.diffusion, mixed_ratio=(3.0, 1.0))
+    )
+    task = job(tmp_path / "run", pictures, steps=2, config=mixed)
+    train = dataclasses.replace(task.train, validate_every=1, validation_share=0.05)
+    run(backend, dataclasses.replace(task, train=train))
+    losses = logged(tmp_path / "run", "validation_loss")
+    assert set(losses) == {0, 1}
+    assert all(math.isfinite(loss) for loss in losses.values())
+
+
+def test_validation_in_parts_is_that_of_the_whole(
+    backend: Backend, pictures: Path, tmp_path: Path
+) -> None:
+    found = []
+    for accumulate in (1, 4):
+        task = job(tmp_path / f"run{accumulate}", pictures, steps=1)
+        train = dataclasses.replace(
+            task.train, lr=1e-30, validate_every=1, validation_share=0.5, accumulate=accumulate
+        )
+        run(backend, dataclasses.replace(task, train=train))
+        found.append(logged(tmp_path / f"run{accumulate}", "validation_loss")[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_bad_picture_costs_no_step_before_it(
+    backend: Backend, pictures: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    last = sorted(data.glob("*.png"))[-1]
+    task = job(tmp_path / "run", data, steps=40)
+    train = dataclasses.replace(task.train, save_every=1000, validation_share=0.0, batch_size=1)
+    order = BatchPlan(len(CAPTIONS), 1, train.seed)
+    at = next(step for step in range(40) if order.indices(step)[0] == len(CAPTIONS) - 1)
+    assert at > 0
+    last.write_bytes(last.read_bytes()[:-30])
+    with pytest.raises(DataError, match=last.name):
+        run(backend, dataclasses.replace(task, train=train))
+    assert load_training(tmp_path / "run").meta["step"] == at
+
+
+def test_two_runs_never_share_a_folder(backend: Backend, pictures: Path, tmp_path: Path) -> None:
+    task, refused = job(tmp_path / "run", pictures, steps=2), list[str]()
+
+    def opened(*arguments: Any) -> Any:
+        learner = backend.open_learner(*arguments)
+        step = learner.step
+
+        def second(batch: Batch, index: int) -> StepMetrics:
+            with pytest.raises(MdmError, match="another run is at work there") as caught:
+                run(backend, task)
+            refused.append(str(caught.value))
+            return step(batch, index)
+
+        learner.step = second
+        return learner
+
+    run_job(task, opened, lambda _: None)
+    assert len(refused) == 2
+    assert sorted(logged(task.out)) == [0, 1]
+    assert not (task.out / LOCK).exists()
+    run(backend, task)  # the folder is free again
 
 
 def test_the_largest_seed_trains(backend: Backend, pictures: Path, tmp_path: Path) -> None:

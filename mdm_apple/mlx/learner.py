@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Generic
 
 import mlx.core as mx
@@ -126,9 +127,11 @@ class MlxLearner(ABC, Generic[Rows]):
     def validate(self, batch: Rows) -> float:
         self._set_mode(training=False)
         self._swap_averages()
-        loss = self._evaluate(self.arrays(batch))
-        mx.eval(loss, self._state)
-        self._swap_averages()
+        try:
+            loss = self._evaluate(self.arrays(batch))
+            mx.eval(loss, self._state)
+        finally:
+            self._swap_averages()
         return float(loss)
 
     def any_asked(self, asked: bool) -> bool:
@@ -308,13 +311,15 @@ class MlxPictureLearner(MlxLearner[Batch]):
         def network(x_t: list[mx.array]) -> list[mx.array]:
             return self.net(x_t, given["times"], features, mask, given["micros"])
 
-        config = self.config
+        config, diffusion = self.config, self.config.diffusion
+        if not self.net.training:  # for validation: every level sees all
+            diffusion = replace(diffusion, mixed_ratio=None)
         parts = nested_loss(
             network,
             build_pyramid(given["images"], config.model, self._ops),
             given["noise"],
             given["alpha_bar"],
-            config.diffusion,
+            diffusion,
             config.model.scales,
             self._ops,
         )

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import numpy as np
@@ -114,8 +114,10 @@ class TorchLearner(ABC, Generic[Rows]):
     def validate(self, batch: Rows) -> float:
         self._set_mode(training=False)
         self._swap_averages()
-        loss = self.losses(batch).total
-        self._swap_averages()
+        try:
+            loss = self.losses(batch).total
+        finally:
+            self._swap_averages()
         if self.world > 1:
             dist.all_reduce(loss)
         return float(loss) / self.world
@@ -231,7 +233,9 @@ class TorchPictureLearner(TorchLearner[Batch]):
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__(net, config, train, encode, encoder)
-        self._objective = Objective(config.diffusion, config.model.scales, self.device)
+        scales, unmixed = config.model.scales, replace(config.diffusion, mixed_ratio=None)
+        self._objective = Objective(config.diffusion, scales, self.device)
+        self._whole = Objective(unmixed, scales, self.device)  # validation: all levels see all
 
     def losses(self, batch: Batch) -> Losses:
         times = torch.from_numpy(batch.times).to(self.device)
@@ -245,8 +249,9 @@ class TorchPictureLearner(TorchLearner[Batch]):
 
         x0 = build_pyramid(self._image(batch.images), self.config.model, self._ops)
         eps = [self._image(noise) for noise in batch.noise]
-        parts = self._objective(network, x0, eps, batch.times, self._ops)
-        weights = self._objective.sample_weights(batch.times)
+        objective = self._objective if self.net.training else self._whole
+        parts = objective(network, x0, eps, batch.times, self._ops)
+        weights = objective.sample_weights(batch.times)
         return Losses(batch_loss(parts.per_sample, weights), parts.mse, parts.seen)
 
 

@@ -25,7 +25,13 @@ from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
-from mdm_apple.training.run_folder import as_it_was, refuse_changes, steps_done, stop_on_interrupt
+from mdm_apple.training.run_folder import (
+    as_it_was,
+    refuse_changes,
+    refuse_running,
+    steps_done,
+    stop_on_interrupt,
+)
 from mdm_apple.training.settings import TrainConfig, check_mixing, rows_of
 
 ANEW = "start anew"  # advice when a run cannot be resumed
@@ -52,6 +58,7 @@ OpenBootLearner = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
 
 def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     """Distil and return the saved configuration. Raises MdmError."""
+    refuse_running(job.out)
     teacher = model_folder.load_model_config(job.teacher)
     sha256 = teacher_sha256(job.teacher)
     config = _with_source(student_config(teacher, job.boot), sha256)

@@ -57,9 +57,16 @@ def train(
     progress = tqdm(
         total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
     )
-    began, seen = time.perf_counter(), 0
+    began, seen, saved = time.perf_counter(), 0, start
     with log_or_none as log, progress as bar:
-        for index, batch in zip(range(start, config.steps), loader, strict=False):
+        batches = iter(loader)
+        for index in range(start, config.steps):
+            try:
+                batch = next(batches)
+            except MdmError:  # a bad picture is no reason to lose the steps before it
+                if first and index > saved:
+                    save(learner.snapshot(), index)
+                raise
             metrics = learner.step(batch, index)
             seen += config.batch_size
             done = index + 1
@@ -73,13 +80,14 @@ def train(
             bar.update()
             if log and (done % config.log_every == 0 or done == config.steps):
                 log.write(index, metrics, learning_rate(config, index), rate)
+            asked = learner.any_asked(stop.is_set())
+            if first and (done % config.save_every == 0 or done == config.steps or asked):
+                save(learner.snapshot(), done)
+                saved = done
             if validate and (done % config.validate_every == 0 or done == config.steps):
                 loss = validate()
                 if log:
                     log.write_validation(index, loss)
-            asked = learner.any_asked(stop.is_set())
-            if first and (done % config.save_every == 0 or done == config.steps or asked):
-                save(learner.snapshot(), done)
             if first and draw and config.sample_every and done % config.sample_every == 0:
                 (folder / SAMPLES).mkdir(exist_ok=True)
                 draw(folder / SAMPLES / f"step_{done:07d}.png")

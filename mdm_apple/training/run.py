@@ -141,14 +141,28 @@ class Run:
         prompts = [Prompt(caption, seed) for seed, caption in enumerate(shown)]
         steps = min(GRID_STEPS, self.config.diffusion.schedule.num_steps)
         sampler = SamplerConfig("ddim", num_steps=steps, guidance_scale=3.0)
+        at_once = max(1, self._rows_at_once() // 2)  # guidance doubles the rows
         with self.learner.averaged() as runtime:
-            pictures = finish(generate(runtime, prompts, sampler))[0]
-        save_png(path, tile(to_pixels(pictures), columns=4))
+            parts = [
+                finish(generate(runtime, prompts[first : first + at_once], sampler))[0]
+                for first in range(0, len(prompts), at_once)
+            ]
+        save_png(path, tile(to_pixels(np.concatenate(parts)), columns=4))
 
     def validate(self) -> float:
         """Loss of the averaged weights on the held-out pictures; all processes call it."""
         assert self._validation is not None, "called only if pictures are held out"
-        return self.learner.validate(self._validation)
+        rows, at_once = len(self._validation), self._rows_at_once()
+        total = 0.0
+        for first in range(0, rows, at_once):
+            part = self._validation.rows(first, min(first + at_once, rows))
+            total += self.learner.validate(part) * len(part)
+        return total / rows
+
+    def _rows_at_once(self) -> int:
+        """The rows of a training step that are in memory together."""
+        config = self._job.train
+        return config.batch_size // self.learner.world // config.accumulate
 
     def _loader(self, first_step: int) -> Loader:
         train_config = self._job.train

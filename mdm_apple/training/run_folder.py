@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
+import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.metrics import METRICS
 from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
+LOCK = ".lock"  # in the folder of a run, while the run is at work
+
 
 @contextmanager
 def as_it_was(out: Path, saved: Event) -> Generator[None]:
@@ -23,21 +28,73 @@ def as_it_was(out: Path, saved: Event) -> Generator[None]:
     missing = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     metrics = out / METRICS
-    before = metrics.read_bytes() if metrics.is_file() else None
     try:
-        yield
-    except BaseException:
+        with _owned(out):
+            before = metrics.read_bytes() if metrics.is_file() else None
+            try:
+                yield
+            except BaseException:
+                if not saved.is_set():
+                    metrics.unlink(missing_ok=True)
+                    if before is not None:
+                        metrics.write_bytes(before)
+                raise
+    finally:
         if not saved.is_set():
-            metrics.unlink(missing_ok=True)
-            if before is not None:
-                metrics.write_bytes(before)
             remove_empty(missing)
-        raise
+
+
+@contextmanager
+def _owned(out: Path) -> Generator[None]:
+    """Own the folder of a run; the system lets go of it however the process ends.
+
+    Two runs in one folder would train into each other, so the second is refused.
+    """
+    place = out / LOCK
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        # the owner before removes the file as it goes, and then this lock would be on no file
+        if not _try_lock(descriptor) or not place.exists():
+            raise _running(out)
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_running(out: Path) -> None:
+    """Refuse a folder that a run owns, before anything is loaded."""
+    try:
+        descriptor = os.open(out / LOCK, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        if not _try_lock(descriptor):
+            raise _running(out)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network drives have no locks
+            raise
+    return True
+
+
+def _running(out: Path) -> MdmError:
+    return MdmError(f"{out}: another run is at work there; choose another --out, or wait for it.")
 
 
 @contextmanager
 def stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C saves after the current step; a second Ctrl-C ends at once.
+    """Ctrl-C and SIGTERM save after the current step; the second of them ends at once.
 
     Python gives signals to the main thread alone. A run on another thread is left as it is.
     """
@@ -51,11 +108,12 @@ def stop_on_interrupt() -> Generator[Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def refuse_changes(before: TrainConfig | BootConfig, asked: object, out: Path, anew: str) -> None:

@@ -25,7 +25,7 @@ from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.tokenizer import Tokenizer, train_tokenizer
 from mdm_apple.training.learner import Snapshot
-from mdm_apple.training.run_folder import refuse_changes, steps_done
+from mdm_apple.training.run_folder import refuse_changes, refuse_running, steps_done
 from mdm_apple.training.settings import TrainConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -70,6 +70,7 @@ def check_job(job: Job) -> None:
         raise ConfigError("resume: continues the run in --out, so leave out --init and --grow.")
     if job.init and job.grow:
         raise ConfigError("init, grow: choose one of them.")
+    refuse_running(job.out)
     if job.resume:
         saved, _ = resumed_config(job.out, job.train)
         refuse_other_model(saved, job.config, job.out)
