@@ -41,8 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of what -m has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files stay whole. Those with dear tests come first, so that one process takes these on while
-    the other runs the cheap ones, and then helps."""
+    """Files stay whole. Those with costly tests come first, so that one process starts on them
+    while the other runs the cheap ones, and then helps."""
     if config.getoption("--changed-first"):
         first = reaching(changed_files())
     else:
