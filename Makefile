@@ -24,8 +24,8 @@ demo: setup
 bundle: setup
 	$(BIN)/mdm convert box:student --out out/emoji.bundle --overwrite
 
-# All but the slow tests. Dear tests come first and are shared out as processes fall idle. Bundles
-# are converted once and kept in .cache/test-bundles, where the next run finds them.
+# All but the slow tests. Costly tests come first; processes that fall idle take over some of the
+# rest. Bundles are converted once and kept in .cache/test-bundles, where the next run finds them.
 test: setup check-and-swift
 	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
 

@@ -176,8 +176,6 @@ def pictures(bundle: Bundle) -> Pictures:
     return [final[k : k + 1] for k in range(len(asked))]
 
 
-# --- the plot -----------------------------------------------------------------------------------
-
 INK, GREY, LINE = "#1d1d1f", "#8e8e93", "#d2d2d7"
 COLOURS = {"uniform": "#8e8e93", "linear": "#c7b299", "mixed": "#0071e3"}
 

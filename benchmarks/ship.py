@@ -77,8 +77,8 @@ def device_latencies(results: Path) -> dict[str, str]:
             if c.picture is not None:
                 steps, seconds = c.picture
                 known = f"{out[c.variant]}; " if c.variant in out else ""
-                told = f"{seconds:.2f} s for {steps} steps on {c.units}, {path.stem}"
-                out[c.variant] = known + told
+                latency = f"{seconds:.2f} s for {steps} steps on {c.units}, {path.stem}"
+                out[c.variant] = known + latency
     return out
 
 

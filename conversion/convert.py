@@ -24,13 +24,14 @@ from .bundle.golden import write_golden
 from .bundle.make_manifest import describe
 from .coreml import quiet_coremltools
 from .errors import ConversionError
-from .execute.watch import FP16_MAX
 from .layouts.choose import fitting_compute, parts_of
 from .layouts.parts import Part
 from .package_file.merge import merge_packages
 from .package_file.seal import package_size, seal_package
 from .package_file.split import split_to_fit
 from .source.model import ModelSource
+
+FP16_MAX = 65504.0
 
 
 def convert(

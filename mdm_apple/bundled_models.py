@@ -15,6 +15,7 @@ from mdm_apple.errors import MdmError
 EMOJI = Path(__file__).parent / "models" / "emoji"
 EMOJI_STUDENT = EMOJI.with_name("emoji_student")
 BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT}
+MADE_FROM = "give the model folder that it was made from"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def find_model(name: str | Path) -> NamedModel:
     if (path / "config.json").is_file():
         return NamedModel(str(name), path, is_bundle=False)
     if path.is_file():
-        raise MdmError(f"{name}: is a file; give a model folder, a bundle, or one of the box.")
+        raise MdmError(f"{name}: is a file; give a model folder, a bundle, or box:emoji.")
     if path.is_dir():
         raise MdmError(
             f"{name}: holds no model; expected config.json (a model folder) or manifest.json (a "
@@ -49,7 +50,7 @@ def find_model(name: str | Path) -> NamedModel:
     raise MdmError(f"{name}: no such model; {_hint(str(name))}.")
 
 
-def find_folder(name: str | Path, instead: str) -> NamedModel:
+def find_folder(name: str | Path, instead: str = MADE_FROM) -> NamedModel:
     """Like `find_model`, for commands that need a model folder.
 
     Args:
@@ -84,4 +85,4 @@ def _hint(name: str) -> str:
         close = difflib.get_close_matches(Path(name).name, folders, n=1)
         if close:
             return f"did you mean {Path(name).with_name(close[0])}"
-    return f"give a model folder, a bundle, or one of the box: {', '.join(BOX)}"
+    return f"give a model folder, a bundle, or one of the box models: {', '.join(BOX)}"

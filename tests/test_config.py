@@ -301,7 +301,7 @@ def test_mixed_fractions_add_up_the_shares() -> None:
         (0, {"low": 1}, "x: expected 1 or more, got 0."),
         (9, {"low": 1, "high": 8}, "x: expected 1 to 8, got 9."),
         (9, {"low": 1, "high": 8, "what": "levels"}, "x: expected 1 to 8 levels, got 9."),
-        (1.0, {"low": 0, "high": 1, "below": True}, "x: expected 0 up to but not 1, got 1.0."),
+        (1.0, {"low": 0, "high": 1, "below": True}, "x: expected from 0 to below 1, got 1.0."),
         (0.0, {"low": 0, "high": 1, "above": True}, "x: expected more than 0 up to 1, got 0.0."),
         (
             0.0,
@@ -312,7 +312,7 @@ def test_mixed_fractions_add_up_the_shares() -> None:
         (
             float("inf"),
             {"low": 0, "below": True},
-            "x: expected a finite number of 0 or more, got inf.",
+            "x: expected a finite number, 0 or more, got inf.",
         ),
     ],
 )

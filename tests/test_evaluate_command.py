@@ -89,7 +89,7 @@ def test_impossible_requests_are_refused_and_leave_nothing(
         (["--model", tmp_path / "none", *data], "no such model"),
         ([*model, *data, "--captions", empty], "holds no caption"),
         ([*model, *data, "--captions", binary], "cannot be read as UTF-8"),
-        ([*model, *data, "--captions", tmp_path / "none.txt"], "cannot be read as UTF-8"),
+        ([*model, *data, "--captions", tmp_path / "none.txt"], "none.txt: no such file"),
     ):
         assert said in refusal(*arguments, *rest)
         assert [p.name for p in tmp_path.iterdir()] == ["in"]

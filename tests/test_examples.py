@@ -19,14 +19,18 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 CLOSE = 0.08  # of means and relative variances, with 3,000 points
 
 
-def run(name: str, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+def started(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
         env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run(*arguments: str | Path) -> str:
+    done = started(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -40,15 +44,30 @@ def module(name: str) -> ModuleType:
     return loaded
 
 
+WITHOUT_A_FRAMEWORK = """
+import runpy, sys
+sys.modules |= {"torch": None, "mlx": None}  # importing either raises ModuleNotFoundError
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.bundle
 def test_the_toy_draws_both_levels_without_a_framework(tmp_path: Path) -> None:
-    said = run("toy_2d.py", "--out", tmp_path / "toy.png")
+    said = run("-c", WITHOUT_A_FRAMEWORK, EXAMPLES / "toy_2d.py", "--out", tmp_path / "toy.png")
     numbers = [float(n) for n in re.findall(r"\d\.\d+", said)]
     assert len(numbers) == 4
     assert max(numbers) < CLOSE
     with Image.open(tmp_path / "toy.png") as picture:
         assert picture.size == (480, 600)
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) == 4
+
+
+@pytest.mark.bundle
+def test_an_example_that_needs_a_framework_does_not_run_without_one(tmp_path: Path) -> None:
+    done = started("-c", WITHOUT_A_FRAMEWORK, EXAMPLES / "train_tiny.py", "--out", tmp_path)
+    assert "torch" in done.stderr.splitlines()[-1]
+    assert done.returncode != 0
 
 
 def worst(toy: ModuleType) -> float:
@@ -78,7 +97,7 @@ def test_the_toy_with_a_denoiser_that_is_a_tenth_off_does_not() -> None:
 
 @pytest.mark.bundle
 def test_the_samples_are_saved(tmp_path: Path) -> None:
-    said = run("sample.py", "--out", tmp_path)
+    said = run(EXAMPLES / "sample.py", "--out", tmp_path)
     assert "levels: [64, 32, 16]" in said
     names = {path.name for path in tmp_path.iterdir()}
     assert {"heart.png", "cat_1.png", "cat_2.png", "cat_3.png", "step_0.png", "step_3.png"} == {
@@ -88,7 +107,7 @@ def test_the_samples_are_saved(tmp_path: Path) -> None:
 
 @pytest.mark.bundle
 def test_the_tiny_loop_learns(tmp_path: Path) -> None:
-    said = run("train_tiny.py", "--out", tmp_path, "--steps", "12", "--batch-size", "8")
+    said = run(EXAMPLES / "train_tiny.py", "--out", tmp_path, "--steps", "12", "--batch-size", "8")
     losses = [float(n) for n in re.findall(r"loss (\d\.\d+)", said)]
     assert losses[-1] < 0.9 * losses[0]
     assert (tmp_path / "levels.png").is_file()

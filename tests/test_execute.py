@@ -238,7 +238,7 @@ def test_package_describes_itself_and_its_memory(tmp_path: Path) -> None:
     assert 4 * 32 * 64 * 2 <= program.peak_bytes < 3 * 4 * 32 * 64 * 2
     assert watch.largest is not None
     assert watch.largest.largest < 65504
-    assert not watch.beyond_fp16
+    assert watch.first_nonfinite is None
     assert len(watch.ranges) > 30
 
 

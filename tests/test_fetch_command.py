@@ -120,7 +120,7 @@ def test_licence_size_and_room_are_told_before_the_question(
 ) -> None:
     place = ("--out", tmp_path / "model", "--base-url", address)
     result = mdm(*TALKATIVE, *place, answer="n\n")
-    assert str(result.exception) == "nothing was downloaded, as you chose."
+    assert str(result.exception) == "nothing was downloaded, because you declined."
     size = f"flickr64: {len(site.content) / 1e6:,.1f} MB to download; "
     assert "no licence file" in result.stderr.partition(size)[0]
     assert "GB are free on the disk.\nDownload it?" in result.stderr.partition(size)[2]
@@ -171,3 +171,15 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_question(
     with pytest.raises(FetchError, match="are needed, but only"):
         look_ahead("flickr64", tmp_path / "model.download", address)
     assert site.requests == []
+
+
+@pytest.mark.parametrize(
+    "option", [["--accept"], ["--keep-pth"], ["--overwrite"], ["--base-url", "http://127.0.0.1:9"]]
+)
+def test_an_option_that_a_text_encoder_would_ignore_is_refused(
+    option: list[str], model_folder: Path
+) -> None:
+    result = mdm("fetch", "text-encoder", "--out", model_folder, *option)
+    assert isinstance(result.exception, MdmError), result.exception
+    expected = f"{option[0]} is for checkpoints only; leave it out for text-encoder."
+    assert str(result.exception) == expected

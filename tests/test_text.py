@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
-from mdm_apple.text.captions import clean_caption
+from mdm_apple.text.captions import clean_caption, read_captions
 from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.text.tokenizer import (
     EOS_ID,
@@ -216,6 +216,35 @@ def test_pictures_and_prompts_are_cleaned_alike(tokenizer: Tokenizer) -> None:
         assert clean_caption(odd) == "red heart", ascii(odd)
         assert spelled(odd, lowercase=False) == "red heart", ascii(odd)
         assert tokenizer.tokens(odd, 16) == tokenizer.tokens("red heart", 16)
+
+
+@pytest.mark.parametrize("lines", ["\ufeffred heart\r\n", "red  heart\n\n", "  red\theart \u200e"])
+def test_a_list_of_captions_is_cleaned_like_the_captions_of_pictures(
+    lines: str, tmp_path: Path
+) -> None:
+    """A byte order mark or a second space does not keep a caption from its picture."""
+    (tmp_path / "list.txt").write_text(f"{lines}blue star", encoding="utf-8", newline="")
+    expected = ("red heart", "blue star") if lines.endswith("\n") else ("red heart blue star",)
+    assert read_captions(tmp_path / "list.txt") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; give a text file with one caption per line."),
+        (b"\xff\xfe", "cannot be read as UTF-8 text"),
+        (b"\xef\xbb\xbf \r\n\n", "holds no caption; expected one per line."),
+    ],
+)
+def test_a_list_of_captions_that_cannot_be_used_is_refused_with_its_reason(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MdmError) as caught:
+        read_captions(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_lower_casing_ignores_the_context_of_a_letter() -> None:

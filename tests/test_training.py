@@ -99,6 +99,36 @@ def test_the_average_just_follows_while_it_warms_up() -> None:
     assert ema_decay_at(TrainConfig(steps=1, ema_decay=None), 0) == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "steps: expected 1 or more, got 0."),
+        ({"lr": 0.0}, "lr: expected a finite number, more than 0, got 0.0."),
+        ({"lr": -1.0}, "lr: expected a finite number, more than 0, got -1.0."),
+        ({"clip_norm": 0.0}, "clip_norm: expected a finite number, more than 0, got 0.0."),
+        ({"weight_decay": -0.1}, "weight_decay: expected a finite number, 0 or more, got -0.1."),
+        ({"beta1": 1.0}, "beta1: expected from 0 to below 1, got 1.0."),
+        ({"warmup_steps": -1}, "warmup_steps: expected 0 or more steps, got -1."),
+        ({"ema_warmup_steps": -1}, "ema_warmup_steps: expected 0 or more steps, got -1."),
+        ({"sample_every": -1}, "sample_every: expected 0 or more steps, got -1."),
+        (
+            {"validate_every": 0, "validation_share": 0.1},
+            "validate_every: expected 1 or more steps, got 0.",
+        ),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_with_one_sentence(
+    setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**{"steps": 10, **setting})
+    assert str(caught.value) == message
+
+
+def test_settings_that_turn_something_off_are_taken() -> None:
+    TrainConfig(steps=1, warmup_steps=0, ema_warmup_steps=0, sample_every=0, weight_decay=0.0)
+
+
 # --- rows -------------------------------------------------------------------------------------
 
 

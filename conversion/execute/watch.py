@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-FP16_MAX = 65504.0
-
 
 @dataclass(frozen=True)
 class Range:
@@ -54,8 +52,3 @@ class Watch:
     def first_nonfinite(self) -> Range | None:
         """The first value with an infinity or NaN, where the search for the cause starts."""
         return next((r for r in self.ranges if r.nonfinite), None)
-
-    @property
-    def beyond_fp16(self) -> list[Range]:
-        """Values that fp16 cannot hold; meaningful after an fp32 run."""
-        return [r for r in self.ranges if r.largest > FP16_MAX or r.nonfinite]

@@ -64,7 +64,7 @@ def cross_attention_counts(net: UNet) -> list[list[int]]:
 
 
 def cross_attention_names(source: ModelSource, first_level: int = 0) -> list[str]:
-    """Names of the keys and values from `first_level` on, in the order of `flat_keys_values`."""
+    """Names of the keys and values from `first_level` on, in the order of execution."""
     if source.config.model.text_width is None:
         return []
     counts = [sum(blocks) for blocks in cross_attention_counts(source.net)]

@@ -136,13 +136,13 @@ class Denoiser:
         if first_level and self.bundle.manifest.layout != "multifunction":
             values[levels[0].features or ""] = self._nothing_from_above(levels[0])
         for level, x in zip(levels, x_t, strict=True):
-            temb = self._tables[level.time][time][None] + self._told(level, jump)
+            temb = self._tables[level.time][time][None] + self._jump_embedding(level, jump)
             values[level.image] = x
             values[level.temb] = temb + values[POOLED] if POOLED in values else temb
         known = self.chain.run("step", values, watches, levels[0].side)
         return [known[level.prediction] for level in levels]
 
-    def _told(self, level: LevelInfo, jump: Jump | None) -> NDArray[np.float32] | float:
+    def _jump_embedding(self, level: LevelInfo, jump: Jump | None) -> NDArray[np.float32] | float:
         """The terms that a student's extra inputs add to the time embedding."""
         student = self.bundle.manifest.student
         if student is None or jump is None or level.target_time is None:

@@ -131,20 +131,14 @@ def verify(
     """
     options = options or VerifyOptions()
     if model is not None:
-        return _against_source(bundle, load_source(model, _encoder_choice(bundle)), options)
+        return verify_source(bundle, load_source(model, _encoder_choice(bundle)), options)
     config, golden = bundle.config(), bundle.manifest.golden
     text, record = read_golden(bundle.file(golden.path), golden, config.sides)
     return _compare(bundle, config, None, text, record, options)
 
 
-def verify_source(
-    bundle: Bundle, source: ModelSource, options: VerifyOptions | None = None
-) -> VerifyReport:
+def verify_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     """`verify` against a network in memory."""
-    return _against_source(bundle, source, options or VerifyOptions())
-
-
-def _against_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     if source.config != bundle.config():
         raise BundleError(
             f"{bundle.path}: was made from a model with another configuration; give its own folder."

@@ -128,8 +128,6 @@ class _Machine:
                 f"the description of the tensors uses {name}, which torch.save never does."
             )
 
-    # --- the stack ------------------------------------------------------------------------
-
     def pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
             raise PthError("the description of the tensors takes more than it put down.")
@@ -171,8 +169,6 @@ class _Machine:
         if index not in self._memo:
             raise PthError("the description of the tensors recalls a value it never stored.")
         self._stack.append(self._memo[index])
-
-    # --- containers -----------------------------------------------------------------------
 
     def make_tuple(self, _: Any) -> None:
         self._stack.append(tuple(self._to_mark()))
@@ -230,9 +226,8 @@ class _Machine:
         self._to_mark()  # sets are opaque: their members would have to be hashed
         self._top()
 
-    # --- names and calls: looked up in a table, never imported, never called ----------------
-
     def named(self, argument: str) -> None:
+        """A class or function by name: looked up in a table, never imported, never called."""
         self._stack.append(_named(argument.replace(" ", ".", 1)))
 
     def stack_named(self, _: Any) -> None:

@@ -156,7 +156,7 @@ def command(request: DistillRequest, output: Output) -> None:
     )
     output.result(
         {"out": str(request.out), "steps": train.steps},
-        f"{request.out}: {train.steps} steps done.",
+        f"{request.out}: finished at step {train.steps}.",
     )
 
 

@@ -77,7 +77,7 @@ def command(request: ExportRequest, output: Output) -> None:
     The new folder has no optimiser state and no history. It can be sampled and converted, and
     --init can start from it. The sampling settings that suit the model go into sampling.json.
     """
-    folder = find_folder(request.model, "give the model folder that it was made from").path
+    folder = find_folder(request.model).path
     out = request.out
     refuse_existing(out, request.overwrite)
     export_model(

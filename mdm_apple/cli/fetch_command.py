@@ -65,25 +65,39 @@ Examples:
     help="Model folder to make, or the one to add its text encoder to.",
 )
 @click.option(
-    "--accept", is_flag=True, help="Agree in advance to the licence and the size, as far as known."
+    "--accept", is_flag=True, help="Agree in advance to the licence and the size of a checkpoint."
 )
 @click.option(
     "--base-url", default=BASE_URL, metavar="URL", help="Address of Apple's checkpoints or a copy."
 )
-@click.option("--keep-pth", is_flag=True, help="Keep the downloaded .pth after the import.")
+@click.option("--keep-pth", is_flag=True, help="Keep the .pth of a checkpoint after the import.")
 @overwrite_option
 @output_options
 @filling(FetchRequest)
 def command(request: FetchRequest, output: Output) -> None:
     """Download one of Apple's checkpoints and import it, or the text encoder of a model folder.
 
-    Shows the size of the download and asks first. An interrupted download continues where it
-    stopped.
+    For a checkpoint, shows the size of the download and asks first; a text encoder is downloaded
+    without a question. An interrupted download continues where it stopped.
     """
     if request.name == "text-encoder":
+        _refuse_options_of_checkpoints(request)
         _fetch_encoder(request.out, output)
     else:
         _fetch_checkpoint(request.name, request, output)
+
+
+def _refuse_options_of_checkpoints(request: FetchRequest) -> None:
+    """A text encoder comes from Hugging Face into an existing folder, and nobody is asked."""
+    given = {
+        "--accept": request.accept,
+        "--base-url": request.base_url != BASE_URL,
+        "--keep-pth": request.keep_pth,
+        "--overwrite": request.overwrite,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise MdmError(f"{option} is for checkpoints only; leave it out for text-encoder.")
 
 
 def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Output) -> None:
@@ -96,7 +110,7 @@ def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Outpu
     ahead = look_ahead(name, downloads, request.base_url)
     output.say(f"{name}: {_amounts(ahead)}.")
     if not (request.accept or click.confirm("Download it?", err=True)):
-        raise MdmError("nothing was downloaded, as you chose.")
+        raise MdmError("nothing was downloaded, because you declined.")
     try:
         fetched = _download(name, downloads, request.base_url, output)
         import_checkpoint(fetched.path, preset(PRESET_OF[name]), out, license_note=PUBLISHED)
@@ -118,7 +132,7 @@ def _amounts(ahead: Outlook) -> str:
         return f"the server does not say how large the download is; {room}"
     left = f"{(ahead.size - ahead.present) / 1e6:,.1f} MB to download"
     if ahead.present:
-        left += f", {ahead.present / 1e6:,.1f} MB are here already"
+        left += f", {ahead.present / 1e6:,.1f} MB of it are on the disk"
     return f"{left}; {room}"
 
 
@@ -134,7 +148,7 @@ def _download(name: CheckpointName, folder: Path, base_url: str, output: Output)
 
 def _fetch_encoder(folder: Path, output: Output) -> None:
     """Fetch the frozen encoder that the model folder names, and note its hashes there."""
-    named = find_folder(folder, "give the model folder that it was made from")
+    named = find_folder(folder)
     config = load_model_config(named.path)
     text = config.text
     if text is None or text.source is None:

@@ -24,8 +24,6 @@ from mdm_apple.config.types import Variant, WeightBits
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 
-Bits = WeightBits | Literal["mixed"]
-
 
 @dataclass(frozen=True)
 class PalettizeRequest:
@@ -205,6 +203,6 @@ def _check_mixed(request: PalettizeRequest) -> None:
             "bundle was made from, or use a --recipe."
         )
     if request.model is not None:
-        find_folder(request.model, api.MADE_FROM)
+        find_folder(request.model)
     if request.save_recipe is not None:
         refuse_existing(request.save_recipe, request.overwrite)

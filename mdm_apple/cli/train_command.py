@@ -198,7 +198,7 @@ def command(request: TrainRequest, output: Output) -> None:
     if run.learner.rank == 0:  # one result, however many processes
         output.result(
             {"out": str(request.out), "steps": train.steps},
-            f"{request.out}: {train.steps} steps done.",
+            f"{request.out}: finished at step {train.steps}.",
         )
 
 
@@ -214,7 +214,7 @@ def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
 def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
     """What an interrupted run trains; refuses to resume it as a different model."""
     if request.init is not None or request.grow is not None:
-        raise ConfigError("resume: goes on from --out, so leave out --init and --grow.")
+        raise ConfigError("resume: continues the run in --out, so leave out --init and --grow.")
     unasked = ["checkpointing"] if request.checkpointing == "auto" else []
     saved, train = resumed_config(request.out, _train_config(request), unasked)
     if request.preset_name is not None or request.config_path is not None:

@@ -36,7 +36,7 @@ def in_range(
 def _words(low: float, high: float, above: bool, below: bool) -> str:
     if high == math.inf:
         words = f"more than {low}" if above else f"{low} or more"
-        return f"a finite number of {words}" if below else words
+        return f"a finite number, {words}" if below else words
     if below:
-        return f"between {low} and {high}" if above else f"{low} up to but not {high}"
+        return f"between {low} and {high}" if above else f"from {low} to below {high}"
     return f"more than {low} up to {high}" if above else f"{low} to {high}"

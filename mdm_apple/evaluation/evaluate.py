@@ -73,7 +73,7 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of one seed; higher is better for scores in `WORST_IS_LEAST`.
+    """Results of one seed; higher is better for scores in `LEAST_IS_WORST`.
 
     top1, top5: shares of captions whose picture was retrieved. white_share: share of the white
     pixels of the real pictures that are within 6/255 of white in the generated ones; None if there

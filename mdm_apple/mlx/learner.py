@@ -170,8 +170,6 @@ class MlxLearner(ABC, Generic[Rows]):
         self._load_optimizer_state(snapshot.optimizer)
         mx.eval(self._state)
 
-    # --- traced ---------------------------------------------------------------------------
-
     def _added_part(self, given: Mapping[str, Any], sums: Sums | None) -> Sums:
         """Add the gradients and losses of one part to the sums so far."""
         everything = self._weights()
@@ -214,8 +212,6 @@ class MlxLearner(ABC, Generic[Rows]):
     def _mean(self, value: mx.array) -> mx.array:
         """Over processes."""
         return mx.distributed.all_sum(value) / self.world if self.world > 1 else value
-
-    # --- parts ----------------------------------------------------------------------------
 
     def _weights(self) -> Arrays:
         """Every weight, including frozen ones; the encoder's have their prefix."""

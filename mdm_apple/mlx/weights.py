@@ -7,7 +7,7 @@ and values are moved, never rounded, so a round trip gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -69,7 +69,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Floats], prefix: str =
 def save_weights(values: Mapping[str, mx.array], shapes: Mapping[str, Shape]) -> dict[str, Floats]:
     """Arrays by parameter name in a folder's layout, in the order of `shapes`."""
     return {name: to_folder(values[name], shape) for name, shape in shapes.items()}
-
-
-def total_bytes(arrays: Iterable[mx.array]) -> int:
-    return sum(array.nbytes for array in arrays)

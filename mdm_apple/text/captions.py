@@ -1,6 +1,7 @@
 """Captions: how each is cleaned, and lists of them as text files.
 
-A file is UTF-8 with one caption per line; blank lines are skipped.
+A file is UTF-8, with or without a byte order mark, and holds one caption per line; blank lines are
+skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, system_reason
 from mdm_apple.storage.files import atomic_file
 
 CAPTIONS = "captions.txt"  # beside a trained model: the captions of its pictures
@@ -34,14 +35,25 @@ def _separates(character: str) -> bool:
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
-    """The captions in order; raises MdmError if the file is not text or holds no caption."""
+    """The captions in order, cleaned like the captions of pictures, so that equal ones match.
+
+    Raises MdmError if the file is not text or holds no caption.
+    """
     try:
         if path.stat().st_size > MAX_CAPTIONS_BYTES:
             raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MdmError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    captions = tuple(line.strip() for line in lines if line.strip())
+    except FileNotFoundError:
+        raise MdmError(
+            f"{path}: no such file; give a text file with one caption per line."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise MdmError(
+            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8."
+        ) from None
+    except OSError as error:
+        raise MdmError(f"{path}: cannot be read: {system_reason(error)}") from None
+    captions = tuple(filter(None, map(clean_caption, lines)))
     if not captions:
         raise MdmError(f"{path}: holds no caption; expected one per line.")
     return captions

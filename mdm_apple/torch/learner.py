@@ -159,8 +159,6 @@ class TorchLearner(ABC, Generic[Rows]):
             self.encoder_ema.load(to_torch(snapshot.encoder_ema))
         self._load_optimizer_state(snapshot.optimizer)
 
-    # --- parts ----------------------------------------------------------------------------
-
     def _image(self, x: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)
 

@@ -82,7 +82,7 @@ class DenseReluDense(nn.Module):
             hidden = F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x)
         else:
             hidden = F.relu(self.wi(x))
-        return self.wo(self.dropout(hidden).to(self.wo.weight.dtype))
+        return self.wo(self.dropout(hidden))
 
 
 class AttentionLayer(nn.Module):
@@ -182,14 +182,6 @@ def _initialize(module: nn.Module) -> None:
         for layer in module.children():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-
-
-def half_precision(encoder: T5Encoder, dtype: torch.dtype) -> T5Encoder:
-    """Cast an encoder to fp16 or bf16 in place, but `wo`, whose products overflow fp16, to fp32."""
-    for name, parameter in encoder.named_parameters():
-        kept = torch.float32 if name.endswith("wo.weight") else dtype
-        parameter.data = parameter.data.to(kept)
-    return encoder
 
 
 def text_features(encoder: T5Encoder, tokens: TokenBatch) -> TextFeatures[Tensor]:

@@ -191,6 +191,6 @@ def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> s
     lines = [f"{name:30} {size / 1e9:9.3f} GB" for name, size in parts.items()]
     if available is not None:
         lines.append(
-            f"largest batch at once {found.largest_batch(available)} in {available / 1e9:.1f} GB."
+            f"{available / 1e9:.1f} GB hold {found.largest_batch(available)} pictures at once."
         )
     return "computed, not measured (on a CPU up to 1.7 times as much):\n" + "\n".join(lines)

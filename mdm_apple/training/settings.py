@@ -47,19 +47,16 @@ class TrainConfig:
     validation_share: float = 0.0  # share of the pictures held out
 
     def __post_init__(self) -> None:
-        positive = (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "lr",
-            "clip_norm",
-            "save_every",
-            "log_every",
-        )
-        for name in ("lr", "embedding_lr_scale", "weight_decay", "clip_norm", "white_headroom"):
+        for name in ("steps", "batch_size", "accumulate"):
+            in_range(name, getattr(self, name), 1)
+        for name in ("save_every", "log_every", "validate_every"):
+            in_range(name, getattr(self, name), 1, what="steps")
+        for name in ("warmup_steps", "ema_warmup_steps", "sample_every"):
+            in_range(name, getattr(self, name), 0, what="steps")
+        for name in ("lr", "clip_norm"):
+            in_range(name, getattr(self, name), 0, above=True, below=True)
+        for name in ("embedding_lr_scale", "weight_decay", "white_headroom"):
             in_range(name, getattr(self, name), 0, below=True)
-        for name in positive:
-            in_range(name, getattr(self, name), 0, above=True)
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size: expected a multiple of accumulate ({self.accumulate}), "
