@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from mdm_apple.conversion.convert import ConvertOptions
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
-MADE_FROM = "give the model folder that it was made from"
-
 
 @dataclass(frozen=True)
 class Palettized:
@@ -143,8 +141,8 @@ def train(
         data=str(data) if isinstance(data, Path) else data,
         out=_free(out, overwrite or resume),
         resume=resume,
-        init=None if init is None else find_folder(init, MADE_FROM).path,
-        grow=None if grow is None else find_folder(grow, MADE_FROM).path,
+        init=None if init is None else find_folder(init).path,
+        grow=None if grow is None else find_folder(grow).path,
         features=features,
         text_encoder=text_encoder,
         captions=None if captions is None else tuple(captions),
@@ -227,7 +225,7 @@ def model_to_train(
             raise MdmError(
                 "init: brings its own configuration, so leave out preset, config and stop-at."
             )
-        return load_model_config(find_folder(init, MADE_FROM).path)
+        return load_model_config(find_folder(init).path)
     if (preset is None) == (config is None):
         raise MdmError("give either a preset or a config.")
     if isinstance(config, ModelConfig):
@@ -265,7 +263,7 @@ def distill(
     Raises MdmError.
     """
     job = DistillJob(
-        find_folder(teacher, MADE_FROM).path,
+        find_folder(teacher).path,
         _free(out, overwrite or resume),
         _train_config(steps, settings),
         boot or BootConfig(),
@@ -355,7 +353,7 @@ def palettize(
             "model: mixed bits are measured on the model folder that the bundle was made from; "
             "name it."
         )
-    folder = None if model is None else find_folder(model, MADE_FROM).path
+    folder = None if model is None else find_folder(model).path
     source, target = open_bundle(bundle), Path(out)
     from mdm_apple.conversion.compress import palettize as compress
     from mdm_apple.conversion.compress.choose_bits import recipe_for

@@ -119,6 +119,13 @@ def test_layers_that_cannot_take_a_setting_are_named(tiny_bundle: Bundle, tmp_pa
     assert all(w.bits == 16 for w in report.weights if w.reason)
 
 
+def test_a_setting_that_no_weight_can_have_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="do not divide into groups of 7") as caught:
+        palettize(tiny_bundle, tmp_path / "seven", Setting(4, group=7))
+    assert "none of its" in str(caught.value)
+    assert not (tmp_path / "seven").exists()
+
+
 def test_older_systems_refuse_what_they_cannot_load(
     tiny_source: ModelSource, tmp_path: Path
 ) -> None:

@@ -64,6 +64,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_prompt_in_bytes_of_utf_8_is_read_whatever_the_locale() -> None:
+    """As an argument arrives where the locale is ASCII."""
+    argument = "a café".encode().decode("ascii", "surrogateescape")
+    mdm("sample", argument, "--seed", "7", "--out", "cafe.png", "--backend", "torch", "--quiet")
+    recipe = read_recipe(Path("cafe.png"))
+    assert recipe is not None
+    assert recipe.prompt == "a café"
+
+
+def test_a_prompt_that_is_not_text_is_refused_before_anything_is_drawn() -> None:
+    refused = CliRunner().invoke(group, ["sample", "caf\udce9", "--out", "cafe.png"])
+    assert refused.exit_code == 1
+    assert "prompt: 'caf\\udce9' is not UTF-8 text" in str(refused.exception)
+    assert not Path("cafe.png").exists()
+
+
 def recipe_of(*arguments: str | Path) -> Recipe:
     mdm(*HEART, "--seed", "7", "--out", "heart.png", "--quiet", *arguments)
     return read_recipe(Path("heart.png"))

@@ -68,8 +68,8 @@ def recipe_within(sensitivity: Sensitivity, size: int, name: str) -> Chosen:
             min(o.bytes for o in w.options) for w in sensitivity.weights
         )
         raise ConversionError(
-            f"budget: {size / 1e6:.2f} MB is too small for this bundle, which needs at least "
-            f"{least / 1e6:.2f} MB."
+            f"budget: {size / 1e6:g} MB is too small for this bundle, which needs at least "
+            f"{least / 1e6:g} MB."
         )
     return _chosen(sensitivity, picked, name)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from .integer_weights import quantize_linear
 from .palette_jobs import Job, PackedPalettes, run_jobs
 from .recipe import Recipe, recipe_plan
 from .replace import replace_weights
-from .settings import PlannedWeight, Setting, uniform_plan
+from .settings import MINIMUM_ELEMENTS, PlannedWeight, Setting, uniform_plan
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,12 @@ def apply_plan(
     processes: int | None = None,
     max_package_mb: float | None = None,
 ) -> tuple[Bundle, PalettizeReport]:
-    """Write a bundle with each weight stored as planned, called `variant`."""
+    """Write a bundle with each weight stored as planned, called `variant`.
+
+    Raises ConversionError if no weight can be stored that way.
+    """
+    if not any(p.setting for p in plan):
+        raise _nothing_to_do(bundle, plan)
     weights: list[WeightReport] = []
     with bundle_folder(out, overwrite) as folder:
         copy_all_but_packages(bundle, folder)
@@ -158,6 +164,17 @@ def apply_plan(
     total = sum(p.squared_sum for p in palettes.values())
     snr = _snr(total, error) if palettes else None
     return Bundle.open(out), PalettizeReport(variant, tuple(weights), before, after, snr)
+
+
+def _nothing_to_do(bundle: Bundle, plan: Sequence[PlannedWeight]) -> ConversionError:
+    """Names the reason that holds for most of the weights, apart from those that are too small."""
+    reasons = Counter(p.reason for p in plan if p.weight.elements >= MINIMUM_ELEMENTS)
+    common = reasons.most_common(1)
+    why = f", most of them because {common[0][0]}" if common else ""
+    return ConversionError(
+        f"{bundle.path}: none of its {len(plan)} weights can be stored that way{why}; choose other "
+        "bits or another group."
+    )
 
 
 def _pieces(

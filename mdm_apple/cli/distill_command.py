@@ -128,7 +128,7 @@ def command(request: DistillRequest, output: Output) -> None:
     --resume with the same settings continues exactly there.
     """
     boot = configured(BootConfig, request)
-    teacher = find_folder(request.teacher, api.MADE_FROM).path
+    teacher = find_folder(request.teacher).path
     config = student_config(load_model_config(teacher), boot)
     train = _train_config(request, config)
     if request.dry_run:

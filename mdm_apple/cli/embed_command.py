@@ -9,7 +9,6 @@ from typing import get_args
 import click
 from tqdm import tqdm
 
-from mdm_apple import api
 from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.model_options import FILE, FOLDER
 from mdm_apple.cli.output import (
@@ -71,7 +70,7 @@ def command(request: EmbedRequest, output: Output) -> None:
     Training then never holds the encoder in memory, and an app can ship prompts without it. The
     file records its encoder and tokenizer, and is refused with any others.
     """
-    out, folder = request.out, find_folder(request.model, api.MADE_FROM).path
+    out, folder = request.out, find_folder(request.model).path
     refuse_existing(out, request.overwrite)
     config = with_encoder_hash(folder, load_model_config(folder))
     if config.text is None:

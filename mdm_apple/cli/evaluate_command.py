@@ -129,7 +129,7 @@ Examples:
 @click.option(
     "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run only the levels up to this."
 )
-@click.option("--captions", type=FILE, help="Only pictures with these captions, one a line.")
+@click.option("--captions", type=FILE, help="Only pictures with these captions, one per line.")
 @click.option("--background", type=click.Choice(get_args(Background)), default="white")
 @click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
 @click.option(

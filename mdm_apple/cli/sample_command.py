@@ -37,6 +37,7 @@ from mdm_apple.sampling.remarks import remarks
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import new_files
+from mdm_apple.text.captions import as_text
 
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 BITS: dict[str, Bits] = {"8": 8, "4": 4}
@@ -204,8 +205,8 @@ def command(request: SampleRequest, output: Output) -> None:
 
 def _task(request: SampleRequest, like: Recipe | None) -> Task:
     """Prompts with seeds, settings and model from the options, or from the picture of --like."""
-    texts, seeds = request.words + request.prompts, request.seeds
-    negative = request.negative or ""
+    texts = tuple(map(as_text, request.words + request.prompts))
+    seeds, negative = request.seeds, as_text(request.negative or "")
     settings = SampleSettings(
         request.sampler,
         request.steps,

@@ -32,6 +32,7 @@ from mdm_apple.sampling.walk import (
     sample_student,
     student_grid,
 )
+from mdm_apple.text.captions import check_text
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,9 @@ def check_request(
     if config.distilled is None:
         check_steps(sampler.num_steps, config.diffusion.schedule.num_steps)
     level_of_side(config, stop_at)
+    for prompt in prompts:
+        check_text("prompt", prompt.text)
+        check_text("negative", prompt.negative)
     if config.distilled is not None and any(prompt.negative for prompt in prompts):
         raise ConfigError("negative: a student takes no negative prompt; leave it out.")
 

@@ -34,6 +34,26 @@ def _separates(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
 
 
+def check_text(name: str, text: str) -> None:
+    """Refuse text that no file can hold: bytes of the command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise MdmError(f"{name}: {text[:60]!a} is not UTF-8 text; type it in UTF-8.") from None
+
+
+def as_text(argument: str) -> str:
+    """An argument of the command line as text.
+
+    Where the locale is not UTF-8, Python keeps other characters as the lone surrogates of their
+    bytes. If these bytes are UTF-8, they are read as such.
+    """
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        return argument
+
+
 def read_captions(path: Path) -> tuple[str, ...]:
     """The captions in order, cleaned like the captions of pictures, so that equal ones match.
 
