@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from mdm_apple.data.caption_tables import Row, is_table, read_table
+from mdm_apple.data.caption_tables import Row, is_metadata, is_table, read_table
 from mdm_apple.data.dataset import MAX_CAPTION_BYTES, DataError
 from mdm_apple.data.folder_tree import Tree, folder_of, is_picture, same_name, stem_of
 from mdm_apple.data.read_picture import shown
@@ -52,13 +52,13 @@ def list_captions(tree: Tree) -> Listing:
             f"{shown(tree.root)}: holds the splits {' and '.join(map(shown, splits))}; name one of "
             f"them, such as {shown(tree.root / splits[0])}."
         )
-    tables = {
-        name: rows for name in filter(is_table, tree.files) if (rows := read_table(tree, name))
-    }
     beside = _caption_files(tree)
+    candidates = [name for name in tree.files if is_table(name)]
+    for table in filter(is_metadata, candidates) if beside else ():
+        raise _both(tree, table, beside)
+    tables = {name: rows for name in candidates if (rows := read_table(tree, name))}
     if tables and beside:
-        picture, file = next(iter(beside.items()))
-        raise _unclear(tree, f"the table {next(iter(tables))}", f"{file} for {picture}")
+        raise _both(tree, next(iter(tables)), beside)
     if tables:
         return _by_tables(tree, tables)
     if tree.outside:
@@ -69,6 +69,11 @@ def list_captions(tree: Tree) -> Listing:
     if beside:
         return _by_files(tree, beside)
     return _by_classes(tree, splits[0] if splits else "")
+
+
+def _both(tree: Tree, table: str, beside: Mapping[str, str]) -> DataError:
+    picture, file = next(iter(beside.items()))
+    return _unclear(tree, f"the table {table}", f"{file} for {picture}")
 
 
 def _splits(tree: Tree) -> list[str]:

@@ -44,12 +44,17 @@ def is_table(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def is_metadata(name: str) -> bool:
+    """Whether a table's name promises captions."""
+    return PurePosixPath(name).stem.lower() == METADATA
+
+
 def read_table(tree: Tree, name: str) -> list[Row] | None:
     """The rows of a table in the order of its lines; None if it has no captions of files."""
     path = tree.path(name, name)
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise DataError(f"{shown(path)}: expected a table of at most 1 GiB.")
-    required = PurePosixPath(name).stem.lower() == METADATA
+    required = is_metadata(name)
     lines = _lines(path)
     first = next(lines, None)
     if first is None:
