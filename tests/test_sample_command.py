@@ -13,8 +13,10 @@ from PIL import Image
 from small import random_state, save_random_model
 
 from mdm_apple.cli import group
+from mdm_apple.cli.picture_files import PictureFiles
 from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
+from mdm_apple.sampling.picture import Picture
 from mdm_apple.sampling.pictures import read_recipe
 
 FAST = ["--steps", "3", "--backend", "torch", "--quiet"]
@@ -199,6 +201,45 @@ def test_nothing_is_overwritten_unless_asked(model_folder: Path, tmp_path: Path)
     assert out.read_bytes() == b"mine"
     made(*asked, "--overwrite")
     assert pixels(out).shape == (16, 16, 3)
+
+
+def test_pictures_are_there_as_soon_as_they_are_made_and_the_same_command_goes_on(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = [word for seed in range(5) for word in ("--seed", str(seed))]
+    asked = ["--model", model_folder, "--prompt", "cat", *seeds, "--batch-size", "2", "--previews"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    made(*asked, "--out", whole)
+
+    finished = PictureFiles.write
+
+    def interrupted(files: PictureFiles, k: int, picture: Picture) -> None:
+        if k == 3:
+            raise KeyboardInterrupt
+        finished(files, k, picture)
+
+    monkeypatch.setattr(PictureFiles, "write", interrupted)
+    stopped = mdm("sample", *FAST, *asked, "--out", parts)
+    assert stopped.exit_code == 1
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(kept) == 6  # three pictures and their strips
+    monkeypatch.setattr(PictureFiles, "write", finished)
+    made(*asked, "--out", parts)
+    assert {n: (parts / n).stat().st_mtime_ns for n in kept} == kept  # not made again
+    assert {p.name: p.read_bytes() for p in parts.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.iterdir()
+    }
+    assert "add --overwrite" in refusal(*asked, "--out", parts)  # it is complete now
+
+
+def test_another_commands_pictures_are_not_gone_on_with(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ["--model", model_folder, "--prompt", "cat", "--seed", "1", "--seed", "2", "--out", out]
+    made(*asked)
+    (out / "grid.png").unlink()
+    assert "was made in another way" in refusal(*asked, "--guidance", "3")
+    (out / "mine.txt").write_text("mine")
+    assert "add --overwrite" in refusal(*asked)
 
 
 @pytest.mark.parametrize(

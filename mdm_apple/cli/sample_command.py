@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import click
-import numpy as np
 from tqdm import tqdm
 
 from mdm_apple.bundled_models import find_model
@@ -20,9 +18,9 @@ from mdm_apple.cli.output import (
     filling,
     output_options,
     overwrite_option,
-    refuse_existing,
     renamed,
 )
+from mdm_apple.cli.picture_files import PictureFiles
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.types import Bits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
@@ -31,17 +29,14 @@ from mdm_apple.errors import MdmError
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import Prompt, random_seed
-from mdm_apple.sampling.picture import Picture, StepPreview
-from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
+from mdm_apple.sampling.picture import StepPreview
+from mdm_apple.sampling.pictures import Recipe, read_recipe
 from mdm_apple.sampling.remarks import remarks
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
-from mdm_apple.storage.files import new_files
 from mdm_apple.text.captions import as_text
 
-OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 BITS: dict[str, Bits] = {"8": 8, "4": 4}
-GRID_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -156,13 +151,14 @@ def command(request: SampleRequest, output: Output) -> None:
     """Make pictures from prompts.
 
     Without --out, each picture becomes a file named after its prompt and seed. With --out, several
-    pictures go into a folder, with a grid of them all.
+    pictures go into a folder, with a grid of them all; each is written as soon as it is made, and
+    after an interruption the same command makes the rest.
     The same seed gives the same picture on every backend. Options left out take the values that
     suit the model.
     """
     like = None if request.like is None else read_recipe(request.like)
     task = _task(request, like)
-    files = OutputFiles.of(request, task.prompts)
+    files = PictureFiles.of(request.out, task.prompts, request.previews, request.overwrite)
     opening = prepare(find_model(task.model), _opening(request, task))
     sampler = _checked(opening, task, request.model is None and like is None)
     if task.remark is not None:
@@ -181,22 +177,26 @@ def command(request: SampleRequest, output: Output) -> None:
         )
     if model.quantized is not None:
         output.say(model.quantized)
-    with _progress(sampler, task, request.batch_size, output) as progress:
-        made = list(
-            model.pictures(
-                task.prompts,
-                task.settings,
-                batch_size=request.batch_size,
-                preview_every=request.preview_every if request.previews else None,
-                progress=progress,
-            )
+    done = files.done([model.recipe(prompt, sampler, stop_at) for prompt in task.prompts])
+    if done:
+        output.say(f"{len(done)} of {len(task.prompts)} pictures are there already.")
+    todo = [k for k in range(len(task.prompts)) if k not in done]
+    with _progress(sampler, len(todo), request.batch_size, output) as progress:
+        made = model.pictures(
+            [task.prompts[k] for k in todo],
+            task.settings,
+            batch_size=request.batch_size,
+            preview_every=request.preview_every if request.previews else None,
+            progress=progress,
         )
+        for k, picture in zip(todo, made, strict=True):
+            files.write(k, picture)
+    written = files.finish()
     memory = model.used_memory()
     if memory:
         output.say(
             "peak memory {peak_memory_gb:.3f} GB, limit {memory_limit_gb:.2f} GB.".format(**memory)
         )
-    written = files.write(made)
     seeds = list(dict.fromkeys(p.seed for p in task.prompts))
     output.result(
         {"files": written, "model": model.name, "seeds": seeds, **memory}, "\n".join(written)
@@ -305,10 +305,10 @@ def _emoji_can(task: Task) -> bool:
 
 @contextmanager
 def _progress(
-    sampler: SamplerConfig, task: Task, batch_size: int, output: Output
+    sampler: SamplerConfig, count: int, batch_size: int, output: Output
 ) -> Generator[Callable[[StepPreview], None]]:
     """A progress bar over the steps of all batches."""
-    batches = -(-len(task.prompts) // batch_size)
+    batches = -(-count // batch_size)
     total = None if sampler.num_steps is None else sampler.num_steps * batches
     with tqdm(total=total, unit="step", disable=output.quiet) as bar:
 
@@ -316,74 +316,3 @@ def _progress(
             bar.update()
 
         yield advance
-
-
-@dataclass(frozen=True)
-class OutputFiles:
-    """Where the pictures go: a path for each, and one for the grid of a folder."""
-
-    folder: Path
-    paths: tuple[Path, ...]
-    grid: Path | None
-
-    @classmethod
-    def of(cls, request: SampleRequest, prompts: Sequence[Prompt]) -> OutputFiles:
-        """Refuses unusable names and files that exist."""
-        out = request.out
-        if out is None:
-            taken: set[Path] = set()
-            paths = tuple(_free(Path(_slug(p)), taken, request.previews) for p in prompts)
-            return cls(Path(), paths, None)
-        suffix = out.suffix.lower()
-        if suffix in OTHER_PICTURES:
-            raise MdmError(f"out: pictures are written as .png, got {out}.")
-        if suffix == ".png" and len(prompts) > 1:
-            raise MdmError(f"out: {len(prompts)} pictures need a folder, got the file name {out}.")
-        refuse_existing(out, request.overwrite)
-        if suffix == ".png":
-            if request.previews:
-                refuse_existing(_strip_of(out), request.overwrite)
-            return cls(out.parent, (out,), None)
-        paths = tuple(out / f"{k:04d}_{_slug(p)}.png" for k, p in enumerate(prompts))
-        return cls(out, paths, out / "grid.png")
-
-    def write(self, made: Sequence[Picture]) -> list[str]:
-        """Write all files, or none if one cannot be written; raises FileError."""
-        contents: dict[Path, bytes] = {}
-        for path, picture in zip(self.paths, made, strict=True):
-            contents[path] = picture.png
-            if picture.previews:
-                contents[_strip_of(path)] = picture.strip
-        if self.grid is not None:
-            shown = np.stack([picture.levels[0] for picture in made])
-            contents[self.grid] = as_png(tile(shown, min(GRID_COLUMNS, len(made))))
-        with new_files(self.folder) as write:
-            for path, data in contents.items():
-                write(path.name, data)
-        return [str(path) for path in contents]
-
-
-def _strip_of(picture: Path) -> Path:
-    """Where the previews of a picture go."""
-    return picture.with_name(f"{picture.stem}_steps.png")
-
-
-def _free(stem: Path, taken: set[Path], with_strip: bool) -> Path:
-    """`stem.png`, or with the next number that is free for the picture and its strip."""
-    for end in _endings():
-        path = stem.with_name(f"{stem.name}{end}.png")
-        files = {path, _strip_of(path)} if with_strip else {path}
-        if not files & taken and not any(file.exists() for file in files):
-            taken |= files
-            return path
-    raise AssertionError("there is always another number")
-
-
-def _endings() -> Iterator[str]:
-    yield ""
-    yield from (f"_{number}" for number in itertools.count(2))
-
-
-def _slug(prompt: Prompt) -> str:
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in prompt.text.lower())
-    return f"{'-'.join(filter(None, kept.split('-')))[:40] or 'empty'}_{prompt.seed}"

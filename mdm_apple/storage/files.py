@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -38,36 +37,6 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
         raise FileError(f"{path}: cannot be written; {system_reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_files(folder: Path) -> Generator[Callable[[str, bytes], None]]:
-    """Yields a function that writes named contents; all files appear in `folder` at the end.
-
-    If the block raises, no file appears, and a folder created for them is removed.
-    Raises FileError if the folder cannot be written or the disk is full.
-    """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    staging = folder / f".{os.getpid()}.partial"
-
-    def write(name: str, data: bytes) -> None:
-        with (staging / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-        yield write
-        for path in sorted(staging.iterdir()):
-            os.replace(path, folder / path.name)
-        sync_folder(folder)
-    except OSError as error:
-        raise FileError(f"{folder}: cannot be written; {system_reason(error)}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(missing)
 
 
 def occupied(path: Path) -> bool:

@@ -1,0 +1,140 @@
+"""Where `mdm sample` puts its pictures: names, what is there already, and one file at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mdm_apple.cli.output import refuse_existing
+from mdm_apple.config.types import Pixels
+from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.picture import Picture
+from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
+from mdm_apple.storage.files import FileError, atomic_file, occupied, remove_empty
+
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Where the pictures go: a path for each, and one for the grid of a folder."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    grid: Path | None
+    previews: bool
+    overwrite: bool
+
+    @classmethod
+    def of(
+        cls, out: Path | None, prompts: Sequence[Prompt], previews: bool, overwrite: bool
+    ) -> PictureFiles:
+        """Refuses unusable names and files that exist, but not an interrupted run of the same."""
+        if out is None:
+            taken: set[Path] = set()
+            paths = tuple(_free(Path(_slug(p)), taken, previews) for p in prompts)
+            return cls(Path(), paths, None, previews, overwrite)
+        suffix = out.suffix.lower()
+        if suffix in OTHER_PICTURES:
+            raise MdmError(f"out: pictures are written as .png, got {out}.")
+        if suffix == ".png" and len(prompts) > 1:
+            raise MdmError(f"out: {len(prompts)} pictures need a folder, got the file name {out}.")
+        if suffix == ".png":
+            refuse_existing(out, overwrite)
+            if previews:
+                refuse_existing(strip_of(out), overwrite)
+            return cls(out.parent, (out,), None, previews, overwrite)
+        paths = tuple(out / f"{k:04d}_{_slug(p)}.png" for k, p in enumerate(prompts))
+        files = cls(out, paths, out / "grid.png", previews, overwrite)
+        if not files.interrupted:
+            refuse_existing(out, overwrite)
+        return files
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the folder holds some of these pictures and nothing else: the grid comes last."""
+        if self.grid is None or not self.folder.is_dir() or not occupied(self.folder):
+            return False
+        ours = {*self.paths, *map(strip_of, self.paths)}
+        return all(item in ours for item in self.folder.iterdir())
+
+    def done(self, recipes: Sequence[Recipe]) -> set[int]:
+        """The pictures that are there already, made as asked. Raises MdmError for others."""
+        if self.overwrite or not self.interrupted:
+            return set()
+        found: set[int] = set()
+        for k, (path, recipe) in enumerate(zip(self.paths, recipes, strict=True)):
+            complete = path.is_file() and (not self.previews or strip_of(path).is_file())
+            if complete and read_recipe(path) == recipe:
+                found.add(k)
+            elif path.exists() and read_recipe(path) != recipe:
+                raise MdmError(
+                    f"{path}: exists and was made in another way; choose another --out or add "
+                    "--overwrite."
+                )
+        return found
+
+    def write(self, k: int, picture: Picture) -> None:
+        """Write one picture as soon as it is made; raises FileError."""
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if picture.previews:  # before the picture, which says that all is there
+                with atomic_file(strip_of(self.paths[k])) as file:
+                    file.write(picture.strip)
+            picture.save(self.paths[k])
+        except OSError as error:
+            raise FileError(f"{self.folder}: cannot be written; {system_reason(error)}") from None
+        finally:
+            remove_empty(missing)
+
+    def finish(self) -> list[str]:
+        """Write the grid of a folder; returns the paths of all files."""
+        strips = [strip_of(path) for path in self.paths] if self.previews else []
+        names = [
+            path for pair in itertools.zip_longest(self.paths, strips) for path in pair if path
+        ]
+        if self.grid is not None:
+            shown = np.stack([_pixels(path) for path in self.paths])
+            with atomic_file(self.grid) as file:
+                file.write(as_png(tile(shown, min(GRID_COLUMNS, len(shown)))))
+            names.append(self.grid)
+        return [str(name) for name in names]
+
+
+def strip_of(picture: Path) -> Path:
+    """Where the previews of a picture go."""
+    return picture.with_name(f"{picture.stem}_steps.png")
+
+
+def _pixels(path: Path) -> Pixels:
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.asarray(image)
+
+
+def _free(stem: Path, taken: set[Path], with_strip: bool) -> Path:
+    """`stem.png`, or with the next number that is free for the picture and its strip."""
+    for end in _endings():
+        path = stem.with_name(f"{stem.name}{end}.png")
+        files = {path, strip_of(path)} if with_strip else {path}
+        if not files & taken and not any(file.exists() for file in files):
+            taken |= files
+            return path
+    raise AssertionError("there is always another number")
+
+
+def _endings() -> Iterator[str]:
+    yield ""
+    yield from (f"_{number}" for number in itertools.count(2))
+
+
+def _slug(prompt: Prompt) -> str:
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in prompt.text.lower())
+    return f"{'-'.join(filter(None, kept.split('-')))[:40] or 'empty'}_{prompt.seed}"
