@@ -73,6 +73,15 @@ def test_a_prompt_in_bytes_of_utf_8_is_read_whatever_the_locale() -> None:
     assert recipe.prompt == "a café"
 
 
+def test_what_the_model_does_not_see_of_a_prompt_is_said() -> None:
+    long = " ".join(["red heart"] * 12)
+    said = mdm("sample", long, "--out", "long.png", "--backend", "torch").stderr
+    assert re.search(r"the model reads 16 tokens, so it does not see '.*heart'", said)
+    said = mdm("sample", "red \u732b heart", "--out", "cat.png", "--backend", "torch").stderr
+    assert "the model knows no token for '\u732b'" in said
+    assert "does not see" not in said
+
+
 def test_a_prompt_that_is_not_text_is_refused_before_anything_is_drawn() -> None:
     refused = CliRunner().invoke(group, ["sample", "caf\udce9", "--out", "cafe.png"])
     assert refused.exit_code == 1

@@ -567,6 +567,22 @@ def test_a_bad_picture_costs_no_step_before_it(
     assert load_training(tmp_path / "run").meta["step"] == at
 
 
+def test_captions_that_are_cut_are_counted(
+    backend: Backend, pictures: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    (data / "03.txt").write_text("a " * 200 + "tail")
+    config = trainable_model()
+    assert config.text is not None
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, max_tokens=64))
+    said = run(backend, job(tmp_path / "run", data, steps=1, config=config))
+    (cut,) = [text for text in said if text.startswith("captions: ")]
+    assert cut.startswith("captions: 1 of 16 are longer than the 64 tokens")
+    said = run(backend, job(tmp_path / "fits", pictures, steps=1, config=config))
+    assert not [text for text in said if text.startswith("captions: ")]
+
+
 def test_two_runs_never_share_a_folder(backend: Backend, pictures: Path, tmp_path: Path) -> None:
     task, refused = job(tmp_path / "run", pictures, steps=2), list[str]()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.text.captions import CAPTIONS, clean_caption, read_captions
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
+from mdm_apple.text.tokenizer import Tokenizer
 
 MAX_LISTED_BYTES = 4 << 20  # bytes; prompts are not compared with a longer list of captions
 
@@ -31,7 +35,31 @@ def remarks(
             "stop-at: this model was not trained with mixed resolutions, so its inner levels alone "
             "may make worse pictures."
         )
-    return out + _unlearned(folder, prompts)
+    return out + _unread(folder, config, prompts) + _unlearned(folder, prompts)
+
+
+def _unread(folder: Path, config: ModelConfig, prompts: Sequence[Prompt]) -> list[str]:
+    """A remark on the first prompt that is cut, and on the first with unknown characters."""
+    tokenizer = _tokenizer(folder, config)
+    if tokenizer is None or config.text is None:
+        return []
+    limit, cut, unknown = config.text.max_tokens, list[str](), list[str]()
+    for text in dict.fromkeys(t for p in prompts for t in (p.text, p.negative)):
+        found = tokenizer.unread(text, limit)
+        if found.cut:
+            cut.append(f"prompt: the model reads {limit} tokens, so it does not see {found.cut!r}.")
+        if found.unknown:
+            unknown.append(f"prompt: the model knows no token for {found.unknown!r}.")
+    return cut[:1] + unknown[:1]
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    """The tokenizer in a model folder or a bundle; None if captions become features elsewhere."""
+    for place in (folder / "tokenizer.model", folder / ENCODER_FOLDER / TOKENIZER_FILE):
+        if place.is_file() and config.text is not None:
+            with suppress(MdmError):  # a damaged one is refused where it is loaded
+                return Tokenizer.load(place, lowercase=config.text.lowercase)
+    return None
 
 
 def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:

@@ -24,6 +24,7 @@ from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
 from mdm_apple.text.captions import clean_caption
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+SPACE = "\u2581"  # how SentencePiece writes a space in a piece
 
 MAX_CAPTION_CHARACTERS = 1 << 16
 
@@ -75,6 +76,14 @@ def shown(caption: str) -> str:
     return ascii(caption if len(caption) <= 60 else caption[:57] + "...")
 
 
+@dataclass(frozen=True)
+class Unread:
+    """The end of a caption that is beyond the limit, and its characters without a token."""
+
+    cut: str
+    unknown: str
+
+
 class Tokenizer:
     """A SentencePiece model with pad 0, eos 1, unk 2. `model` are the bytes of its file."""
 
@@ -111,6 +120,15 @@ class Tokenizer:
         text = spelled(caption, lowercase=self.lowercase)
         ids = cast(list[int], self._processor.encode(text))
         return [*ids[: max_tokens - 1], EOS_ID]
+
+    def unread(self, caption: str, max_tokens: int) -> Unread:
+        """The parts of a caption that a model with `max_tokens` does not see."""
+        text = spelled(caption, lowercase=self.lowercase)
+        ids = cast(list[int], self._processor.encode(text))
+        pieces = cast(list[str], self._processor.encode(text, out_type=str))
+        cut = "".join(pieces[max_tokens - 1 :]).replace(SPACE, " ").strip()
+        unknown = (p.strip(SPACE) for p, i in zip(pieces, ids, strict=True) if i == UNK_ID)
+        return Unread(cut, "".join(dict.fromkeys("".join(unknown))))
 
     def encode(
         self, captions: Sequence[str], max_tokens: int, *, pad_to_max: bool = False

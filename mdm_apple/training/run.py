@@ -42,6 +42,9 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     for warning in dataset.warnings:
         say(warning)
     config, tokenizer = starting_model(job, dataset)
+    cut = cut_captions(config, dataset, tokenizer)
+    if cut is not None:
+        say(cut)
     start = starting_point(job, config, dataset)
     learner = open_learner(config, job, tokenizer, start)
     if start.snapshot is not None:
@@ -49,6 +52,21 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     run = Run(job, config, dataset, tokenizer, learner)
     run.train(start.step)
     return run
+
+
+def cut_captions(config: ModelConfig, dataset: Dataset, tokenizer: Tokenizer | None) -> str | None:
+    """A sentence on the captions that are longer than the model reads; None if all fit."""
+    if tokenizer is None or config.text is None:
+        return None
+    limit, captions = config.text.max_tokens, dict.fromkeys(dataset.captions())
+    cut = [(c, end) for c in captions if (end := tokenizer.unread(c, limit).cut)]
+    if not cut:
+        return None
+    caption, end = cut[0]
+    return (
+        f"captions: {len(cut)} of {len(captions)} are longer than the {limit} tokens that the "
+        f"model reads; of {caption[:60]!r} it does not see {end[:60]!r}."
+    )
 
 
 def job_pictures(job: Job) -> Dataset:
