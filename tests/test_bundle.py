@@ -29,6 +29,7 @@ from mdm_apple.conversion.bundle.readme import README, readme
 from mdm_apple.conversion.compress.palettize import PalettizeReport
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import BundleError
+from mdm_apple.conversion.package_file.seal import copy_package
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.storage.tensorfile import write_tensors
@@ -264,3 +265,24 @@ def test_readme_of_other_bundles_says_what_these_need(tiny_bundle: Bundle) -> No
     assert "--features FILE --sampler student --steps 1 --out" in readme(other)
     assert "Licence of the weights: CC-BY-4.0" in readme(other)
     assert "It takes no prompts." in readme(dataclasses.replace(manifest, text=None))
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini", "__MACOSX/._manifest.json"]
+)
+def test_files_of_operating_systems_are_no_part_of_a_bundle(
+    tiny_bundle: Bundle, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "copy.bundle"
+    shutil.copytree(tiny_bundle.path, folder)
+    package = next(p.path for p in tiny_bundle.manifest.packages)
+    for place in (folder / name, folder / package / name):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"\0")
+    opened = Bundle.open(folder)
+    assert opened.manifest == tiny_bundle.manifest
+    copy_package(folder / package, tmp_path / "package")
+    assert not (tmp_path / "package" / name).exists()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(BundleError, match=r"mine\.txt is not listed"):
+        Bundle.open(folder)

@@ -537,3 +537,12 @@ def test_an_interrupted_save_is_read_in_place_until_it_is_finished(tmp_path: Pat
     assert locate(tmp_path, "ema.safetensors").parent.name == ".commit"
     assert locate(tmp_path, "model.safetensors").parent == tmp_path
     assert generation(tmp_path) == 2
+
+
+def test_a_git_lfs_pointer_in_place_of_weights_is_named(tmp_path: Path) -> None:
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 13543394\n")
+    with pytest.raises(
+        TensorFileError, match="a Git LFS pointer, not the file itself; run git lfs"
+    ):
+        read_tensors(pointer)

@@ -21,7 +21,7 @@ from mdm_apple.config.strict_json import read_config
 from mdm_apple.config.types import NumpyArray
 from mdm_apple.diffusion.schedule import Schedule
 from mdm_apple.errors import system_reason
-from mdm_apple.storage.files import sync_folder
+from mdm_apple.storage.files import is_system_file, sync_folder
 from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 
 from ..errors import BundleError
@@ -285,12 +285,17 @@ def _described(folder: Path, name: str) -> FileInfo:
 
 
 def _walk(folder: Path) -> list[str]:
-    """All files below the folder, relative, with forward slashes; refuses links and devices."""
+    """All files below the folder, relative, with forward slashes; refuses links and devices.
+
+    What an operating system left there is no part of the bundle.
+    """
     found: list[str] = []
     pending = [folder]
     while pending:
         for entry in os.scandir(pending.pop()):
             path = Path(entry.path)
+            if is_system_file(entry.name):
+                continue
             if entry.is_symlink():
                 raise BundleError(f"{path}: is a link, which a bundle must not hold; remove it.")
             if entry.is_dir(follow_symlinks=False):

@@ -13,6 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from mdm_apple.storage.files import is_system_file
+
 from ..execute.schema import model_message
 
 _CONTENT = ("Manifest.json", "Data")
@@ -58,6 +60,8 @@ def copy_package(source: Path, target: Path) -> None:
     shutil.copytree would continue and then raise a list.
     """
     for path in sorted(source.rglob("*")):
+        if any(map(is_system_file, path.relative_to(source).parts)):
+            continue
         copy = target / path.relative_to(source)
         if path.is_dir():
             copy.mkdir(parents=True, exist_ok=True)

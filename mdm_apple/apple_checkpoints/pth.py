@@ -25,6 +25,7 @@ from mdm_apple.apple_checkpoints.pickle_walk import (
     walk_pickle,
 )
 from mdm_apple.config.types import NumpyArray
+from mdm_apple.storage.files import is_lfs_pointer
 
 MAX_DIRECTORY_BYTES = MAX_PICKLE_BYTES  # an entry takes less space there than in the description
 _LOCAL = struct.Struct("<4s22x2H")  # header before an entry: mark, length of name, of extra
@@ -239,6 +240,8 @@ class _SmallReads(io.FileIO):
 
 def _places(file: _SmallReads, data: NumpyArray) -> dict[str, tuple[int, int]]:
     """The (first byte, size) of every entry's contents, by name; no two overlap."""
+    if is_lfs_pointer(data[:64].tobytes()):
+        raise PthError("a Git LFS pointer, not the file itself; run git lfs pull.")
     try:
         with zipfile.ZipFile(file) as archive:
             entries, end = archive.infolist(), archive.start_dir

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.read_picture import SUFFIXES, shown
+from mdm_apple.storage.files import is_system_file
 
 MAX_DEPTH = 8  # folders below the first
-_SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 
 
 @dataclass
@@ -63,7 +63,7 @@ def _files(
     """Paths below a folder. Anything that is no folder (a pipe, a dead link) counts as a file."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+            if entry.name.startswith(".") or is_system_file(entry.name):
                 continue
             name = prefix + entry.name
             if not entry.is_dir():

@@ -11,6 +11,13 @@ from typing import BinaryIO
 
 from mdm_apple.errors import MdmError, system_reason
 
+_SYSTEM_FILES = frozenset(
+    (
+        *(".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r"),
+        *("thumbs.db", "desktop.ini", "__macosx", "@eadir"),
+    )
+)
+
 
 class FileError(MdmError):
     """A file that cannot be read or written."""
@@ -37,6 +44,19 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
         raise FileError(f"{path}: cannot be written; {system_reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_system_file(name: str) -> bool:
+    """Whether Finder, Windows, an archive tool or a disk station left a file or folder there.
+
+    Such files are no part of what a person put into a folder. Swift has the same list.
+    """
+    return name.startswith("._") or name.casefold() in _SYSTEM_FILES
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether these first bytes of a file are those of a Git LFS pointer in its place."""
+    return start.startswith(b"version https://git-lfs")
 
 
 def occupied(path: Path) -> bool:

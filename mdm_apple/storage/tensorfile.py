@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from mdm_apple.config.strict_json import no_duplicates
 from mdm_apple.config.types import NumpyArray
 from mdm_apple.errors import MdmError
+from mdm_apple.storage.files import is_lfs_pointer
 
 Storage = Literal["float32", "float16", "bfloat16"]
 
@@ -194,7 +195,13 @@ def _open(path: Path) -> tuple[dict[str, Any], NumpyArray]:
         while True:
             with path.open("rb") as file:
                 opened = os.fstat(file.fileno())
-                length = int.from_bytes(file.read(8), "little")
+                start = file.read(64)
+                if is_lfs_pointer(start):
+                    raise TensorFileError(
+                        f"{path}: a Git LFS pointer, not the file itself; run git lfs pull."
+                    )
+                length = int.from_bytes(start[:8], "little")
+                file.seek(8)
                 if opened.st_size < 8 or length > min(opened.st_size - 8, MAX_HEADER_BYTES):
                     raise TensorFileError(
                         f"{path}: not a safetensors file, or cut off in its header."
