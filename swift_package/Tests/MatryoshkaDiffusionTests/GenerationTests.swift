@@ -9,9 +9,12 @@ import MatryoshkaDiffusion
   private let request = PictureRequest(prompt: "", sampler: SamplerSettings(steps: 4))
 
   private func generation(
-    _ small: borrowing SmallBundle, _ runtime: ArithmeticRuntime = ArithmeticRuntime()
+    _ small: borrowing SmallBundle, _ runtime: ArithmeticRuntime = ArithmeticRuntime(),
+    _ memory: MemoryPolicy = .automatic
   ) -> (Generation, Pipeline) {
-    let pipeline = Pipeline(bundle: small.bundle, runtime: runtime)
+    var options = Pipeline.Options()
+    options.memory = memory
+    let pipeline = Pipeline(bundle: small.bundle, runtime: runtime, options: options)
     return (Generation(pipeline: pipeline), pipeline)
   }
 
@@ -49,7 +52,7 @@ import MatryoshkaDiffusion
   @Test func cancellingReleasesAndAFailureIsASentence() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(5)) }
-    let (generation, _) = generation(small, runtime)
+    let (generation, _) = generation(small, runtime, .staged)
     generation.start(request)
     generation.cancel()
     await generation.wait()
