@@ -194,6 +194,8 @@ import MatryoshkaDiffusion
       #expect(try MemoryPolicy.automatic.resolved(peak, available: available) == policy)
     }
     #expect(try MemoryPolicy.automatic.resolved(peak, available: nil) == .resident)
+    // `os_proc_available_memory` (since iOS 13) says 0 for a process without a limit.
+    #expect(MemoryPolicy.known(0) == nil && MemoryPolicy.known(1) == 1)
   }
 
   private struct Refuse: PromptFilter, ImageFilter {
