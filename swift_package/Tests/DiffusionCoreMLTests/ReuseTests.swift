@@ -106,7 +106,9 @@
             uniqueKeysWithValues: package.outputs.map {
               let shape = $0.shape.map { NSNumber(value: $0) }
               let array = try MLMultiArray(shape: shape, dataType: .float16)
-              array.withUnsafeMutableBytes { bytes, _ in _ = bytes.initializeMemory(as: UInt8.self, repeating: 0) }
+              array.withUnsafeMutableBytes { bytes, _ in
+                _ = bytes.initializeMemory(as: UInt8.self, repeating: 0)
+              }
               return ($0.name, array)
             })
         }

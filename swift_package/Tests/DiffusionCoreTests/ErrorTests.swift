@@ -55,7 +55,11 @@ import Testing
 
   @Test func aFileThatCannotBeReadSaysWhy() {
     let url = URL(filePath: "/no/such/bundle")
-    for work in [{ _ = try BundleFolder(url: url) }, { _ = try TensorFile(url: url) }, { _ = try SHA256.hex(ofFile: url) }] {
+    let works: [() throws -> Void] = [
+      { _ = try BundleFolder(url: url) }, { _ = try TensorFile(url: url) },
+      { _ = try SHA256.hex(ofFile: url) },
+    ]
+    for work in works {
       let error = #expect(throws: MatryoshkaError.self) { try work() }
       #expect(error?.errorDescription?.contains("(The operation could not be completed. The file ") == true)
     }

@@ -17,10 +17,16 @@ import Testing
   /// With COREML_SHIM=1 on a Mac, Core ML can be imported as well, and tests give fakes to the sources.
   @Test func theShimWinsWhereItIsAskedFor() throws {
     let sources = try texts(in: "Sources")
+    let order = """
+      #if COREML_SHIM
+          import CoreMLShim
+        #elseif canImport(CoreML)
+          import CoreML
+        #endif
+      """
     let importing = sources.filter { $0.1.contains("import CoreML\n") }
     #expect(importing.count >= 5)
     for (name, text) in importing {
-      let order = "#if COREML_SHIM\n    import CoreMLShim\n  #elseif canImport(CoreML)\n    import CoreML\n  #endif"
       #expect(text.contains(order), "\(name)")
     }
     for (name, text) in sources {
