@@ -105,6 +105,9 @@ public actor Pipeline {
     await packages.release()
   }
 
+  /// Lets the next picture encode its texts anew, as the first picture of a prompt does.
+  package nonisolated func forgetTexts() { texts.remember([:]) }
+
   /// Returns when no run is active.
   public func idle() async { await queue.idle() }
 
