@@ -49,7 +49,9 @@ let package = Package(
     .testTarget(name: "DiffusionCoreTests", dependencies: ["DiffusionCore"]),
     .target(name: "TestBundle", dependencies: ["DiffusionCore"], path: "Tests/TestBundle"),
     .testTarget(
-      name: "MatryoshkaDiffusionTests", dependencies: ["MatryoshkaDiffusion", "TestBundle"]),
+      name: "MatryoshkaDiffusionTests",
+      dependencies: ["DiffusionBench", "MatryoshkaDiffusion", "TestBundle"]),
+    .testTarget(name: "DiffusionPipeTests", dependencies: ["DiffusionPipe", "TestBundle"]),
   ] + shimTargets,
   swiftLanguageModes: [.v6]
 )

@@ -5,7 +5,9 @@ import SwiftUI
 /// Opens one of the app's bundles, compiles its packages once, then shows the studio or the benchmark.
 struct StartView: View {
   /// Each variant of a model is its own bundle, such as emoji.bundle and emoji-4bit.bundle.
-  private let bundles = Bundle.main.urls(forResourcesWithExtension: "bundle", subdirectory: nil) ?? []
+  /// Resources of Swift packages end in .bundle as well, but hold no manifest.json.
+  private let bundles = (Bundle.main.urls(forResourcesWithExtension: "bundle", subdirectory: nil) ?? [])
+    .filter { FileManager.default.fileExists(atPath: $0.appending(path: "manifest.json").path) }
   @State private var chosen: URL?
   @State private var units = Manifest.ComputeUnits.cpuAndNeuralEngine
   @State private var progress = ""
@@ -17,7 +19,8 @@ struct StartView: View {
     if let opened, isMeasuring {
       BenchmarkView(bundle: opened.bundle, runtime: opened.runtime, units: units)
     } else if let opened {
-      StudioView(generation: opened.generation)
+      StudioView(
+        generation: opened.generation, sampler: SamplerSettings(proposedBy: opened.bundle.manifest))
     } else {
       VStack(spacing: 16) {
         Picker("Variant", selection: $chosen) {

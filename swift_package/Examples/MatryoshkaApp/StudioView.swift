@@ -4,21 +4,15 @@ import SwiftUI
 /// A prompt, the nested previews during the run, and the duration of each step.
 struct StudioView: View {
   let generation: Generation
+  /// What the bundle proposes: a student takes nothing else.
+  let sampler: SamplerSettings
   @State private var prompt = "red heart"
   @State private var seed: UInt32 = 7
   @Environment(\.scenePhase) private var phase
 
   var body: some View {
     VStack(spacing: 16) {
-      HStack(alignment: .bottom) {
-        ForEach(generation.pictures.indices, id: \.self) { level in
-          if let image = generation.pictures[level].cgImage {
-            Image(image, scale: 1, label: Text("\(generation.pictures[level].width) pixels"))
-              .interpolation(.none)
-          }
-        }
-      }
-      .frame(minHeight: 256)
+      LevelsView(pictures: generation.pictures).equatable()
       TextField("Prompt", text: $prompt)
       HStack {
         Button("Make") { make() }
@@ -26,17 +20,25 @@ struct StudioView: View {
         Button("Resume") { generation.resume() }
       }
       Text(status)
+      ForEach(generation.remarks, id: \.self) { Text($0).font(.footnote) }
     }
     .padding()
     .onChange(of: phase) { _, phase in
-      if phase == .background { Task { await generation.interrupt() } }
+      if phase == .background { Task { await stop() } }
     }
   }
 
   private func make() {
     seed &+= 1
-    let sampler = SamplerSettings(steps: 25, guidanceScale: 3)
     generation.start(PictureRequest(prompt: prompt, seed: seed, sampler: sampler))
+  }
+
+  /// The package at work still needs the GPU's answer, so the app asks for the time to wait for it.
+  private func stop() async {
+    await withBackgroundTime {
+      await generation.interrupt()
+      await generation.wait()
+    }
   }
 
   private var status: String {

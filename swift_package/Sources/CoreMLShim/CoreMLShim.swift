@@ -10,6 +10,8 @@ public enum MLMultiArrayDataType: Int {
   case float32 = 65568
   case float16 = 65552
   case int32 = 131104
+  /// Since iOS 26 and macOS 26.
+  case int8 = 131080
 }
 
 /// https://developer.apple.com/documentation/coreml/mlcomputeunits
@@ -53,7 +55,7 @@ public final class MLMultiArray {
       stride *= length.intValue + (axis == shape.count - 1 ? padding : 0)
     }
     self.strides = strides
-    let size = dataType == .float16 ? 2 : dataType == .double ? 8 : 4
+    let size = Int(dataType.rawValue & 0xFF) / 8
     bytes = [UInt8](repeating: 0xA5, count: stride * size)
   }
 

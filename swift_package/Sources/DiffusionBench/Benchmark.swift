@@ -51,6 +51,7 @@ public struct Benchmark: Sendable {
         await runtime.forgetRuns()
         try await pipeline.prepare()
       }
+      pipeline.forgetTexts()  // a picture is measured from its prompt on
       let start = clock.now
       for try await step in pipeline.generate(request) {
         if round > 0 { steps.append(step.seconds) }
@@ -103,7 +104,9 @@ private func peakFootprint() -> Int? {
       let line = text.split(separator: "\n").first(where: { $0.hasPrefix("VmHWM:") })
     else { return nil }
     return line.split(separator: " ").compactMap { Int($0) }.first.map { $0 << 10 }
-  #else
+  #elseif canImport(Darwin) && compiler(>=6.1)
+    // Before the SDK of Xcode 16.3, which came with Swift 6.1, `mach_task_self_` is a mutable global that
+    // Swift 6 refuses.
     var info = task_vm_info_data_t()
     let words = MemoryLayout<task_vm_info_data_t>.size / MemoryLayout<integer_t>.size
     var count = mach_msg_type_number_t(words)
@@ -113,5 +116,7 @@ private func peakFootprint() -> Int? {
       }
     }
     return status == KERN_SUCCESS ? Int(info.ledger_phys_footprint_peak) : nil
+  #else
+    return nil
   #endif
 }

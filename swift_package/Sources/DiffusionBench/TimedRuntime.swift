@@ -12,13 +12,18 @@ public actor TimedRuntime: PackageRuntime {
   /// Creates a runtime that times `inner`.
   public init(_ inner: any PackageRuntime) { self.inner = inner }
 
+  /// The digest of the inner runtime's bundle.
+  public nonisolated var bundleDigest: String? { inner.bundleDigest }
+
   /// Forgets the recorded runs, so that only warm runs follow.
   func forgetRuns() { runs = [:] }
 
   /// Loads a package unless it is loaded already.
   public func load(_ package: Manifest.Package) async throws {
-    guard loaded.insert(package.name).inserted else { return }
+    guard !loaded.contains(package.name) else { return }
     let taken = try await seconds { try await inner.load(package) }
+    // Not before: a load that fails is no load, and must be tried again.
+    loaded.insert(package.name)
     loads[package.name, default: []].append(taken)
   }
 

@@ -4,7 +4,11 @@ import Dispatch
 package final class BlockingExecutor: SerialExecutor {
   private let queue: DispatchQueue
 
-  package init(label: String) { queue = DispatchQueue(label: label) }
+  /// The queue drains its autorelease pool after every piece of work. By default a queue does so at times
+  /// of its own choosing, and what Core ML autoreleases in a long run would pile up until then.
+  package init(label: String) {
+    queue = DispatchQueue(label: label, autoreleaseFrequency: .workItem)
+  }
 
   package func enqueue(_ job: consuming ExecutorJob) {
     let job = UnownedJob(job)

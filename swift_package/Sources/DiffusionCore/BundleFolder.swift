@@ -13,7 +13,7 @@ public struct BundleFolder: Sendable {
   /// Opens a bundle and checks its manifest, its listing, its wiring and its tables.
   ///
   /// - Parameter checkingHashes: also compare every file with its SHA-256. Do this once, when the
-  ///   bundle is installed or downloaded (see ``stampIfIntact(url:stamp:)``), not at each launch.
+  ///   bundle is installed or downloaded (see ``verify(url:stamp:progress:)``), not at each launch.
   public init(url: URL, checkingHashes: Bool = false) throws {
     self.url = url
     manifest = try Manifest(parsing: BundleFolder.contents(url.appending(path: "manifest.json")))
@@ -27,15 +27,37 @@ public struct BundleFolder: Sendable {
 
   /// Checks every hash and writes the digest to `stamp`. If `stamp` already holds the digest, no hash
   /// is checked. Keep the stamp outside the bundle, which may not contain unlisted files.
+  ///
+  /// It returns when everything is hashed, so an app calls ``verify(url:stamp:progress:)`` instead.
   public static func stampIfIntact(url: URL, stamp: URL) throws {
+    try stampIfIntact(url, stamp) { _, _ in }
+  }
+
+  /// The same away from the caller's actor, so that a view that waits for it stays alive. It can be
+  /// cancelled between pieces of a megabyte, and then writes no stamp.
+  ///
+  /// - Parameter progress: receives the number of bytes that are hashed and the total, not on the
+  ///   caller's actor.
+  public static func verify(
+    url: URL, stamp: URL, progress: @Sendable (Int, Int) -> Void = { _, _ in }
+  ) async throws {
+    try stampIfIntact(url, stamp) { done, total in
+      try Task.checkCancellation()
+      progress(done, total)
+    }
+  }
+
+  private static func stampIfIntact(
+    _ url: URL, _ stamp: URL, _ progress: (Int, Int) throws -> Void
+  ) throws {
     let bundle = try BundleFolder(url: url)
     let digest = Data(bundle.manifest.digest.utf8)
     if let known = try? Data(contentsOf: stamp), known == digest { return }
-    try checkHashes(url, bundle.manifest)
+    try checkHashes(url, bundle.manifest, progress)
     do {
       try digest.write(to: stamp, options: .atomic)
     } catch {
-      throw MatryoshkaError.fileSystem(path: stamp.path, reason: "cannot be written")
+      throw MatryoshkaError.fileSystem(path: stamp.path, reason: "cannot be written (\(error.cause))")
     }
   }
 
@@ -104,10 +126,17 @@ public struct BundleFolder: Sendable {
   }
 
   private static func contents(_ url: URL) throws -> [UInt8] {
-    let values = try? url.resourceValues(forKeys: [.fileSizeKey, .isRegularFileKey])
-    guard values?.isRegularFile == true, let size = values?.fileSize, size <= Manifest.maximumBytes,
-      let data = try? Data(contentsOf: url)
-    else {
+    let size: Int
+    let data: Data
+    do {
+      let values = try url.resourceValues(forKeys: [.fileSizeKey, .isRegularFileKey])
+      size = values.isRegularFile == true ? values.fileSize ?? .max : .max
+      data = size <= Manifest.maximumBytes ? try Data(contentsOf: url) : Data()
+    } catch {
+      throw MatryoshkaError.fileSystem(
+        path: url.path, reason: "is not a readable file of at most 16 MiB (\(error.cause))")
+    }
+    guard size <= Manifest.maximumBytes else {
       throw MatryoshkaError.fileSystem(path: url.path, reason: "is not a readable file of at most 16 MiB")
     }
     return [UInt8](data)
@@ -173,10 +202,13 @@ public struct BundleFolder: Sendable {
     var pending = [""]
     while let folder = pending.popLast() {
       let place = folder.isEmpty ? url : url.appending(path: folder)
-      guard
-        let entries = try? FileManager.default.contentsOfDirectory(
+      let entries: [URL]
+      do {
+        entries = try FileManager.default.contentsOfDirectory(
           at: place, includingPropertiesForKeys: keys)
-      else { throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be read") }
+      } catch {
+        throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be read (\(error.cause))")
+      }
       for entry in entries {
         let path = folder.isEmpty ? entry.lastPathComponent : "\(folder)/\(entry.lastPathComponent)"
         let values = try? entry.resourceValues(forKeys: Set(keys))
@@ -195,9 +227,17 @@ public struct BundleFolder: Sendable {
     return found
   }
 
-  private static func checkHashes(_ url: URL, _ manifest: Manifest) throws {
+  private static func checkHashes(
+    _ url: URL, _ manifest: Manifest, _ progress: (Int, Int) throws -> Void = { _, _ in }
+  ) throws {
+    let total = manifest.files.map(\.size).reduce(0, +)
+    var done = 0
     for file in manifest.files {
-      guard try SHA256.hex(ofFile: url.appending(path: file.path)) == file.sha256 else {
+      let found = try SHA256.hex(ofFile: url.appending(path: file.path)) { count in
+        done += count
+        try progress(done, total)
+      }
+      guard found == file.sha256 else {
         throw MatryoshkaError.damagedBundle(
           file: file.path, reason: "is not the file that the manifest lists")
       }

@@ -2,7 +2,8 @@ import Foundation
 
 /// The errors of this package, each with the values that caused it.
 ///
-/// `errorDescription` is one sentence for a person.
+/// `errorDescription` is one sentence for a person, `recoverySuggestion` says what may help, and `code`
+/// names the case for an app that words its own texts.
 public enum MatryoshkaError: Error, Sendable, Equatable {
   /// The text is not strict JSON. `offset`: the byte where parsing failed.
   case invalidJSON(offset: Int, reason: String)
@@ -65,4 +66,81 @@ extension MatryoshkaError: LocalizedError {
       "interrupted after \(snapshot.stepsDone) steps (\(reason)); resume from the snapshot."
     }
   }
+  /// What may help, as one sentence for a person.
+  public var recoverySuggestion: String? {
+    switch self {
+    case .invalidJSON, .invalidManifest, .damagedBundle, .invalidTokenizer:
+      "Copy the whole bundle again, or convert it again with mdm convert."
+    case .invalidTensorFile: "Make the file again: the bundle with mdm convert, features with mdm embed."
+    case .invalidPicture: "Use an 8-bit RGB picture."
+    case .invalidArgument: "Change the argument that the sentence names."
+    case .missingFeatures: "Add the caption to the features with mdm embed."
+    case .fileSystem: "Check that the path exists, that it may be used, and that the disk has room."
+    case .notEnoughMemory: "Close other apps, or use a smaller variant of the bundle."
+    case .packageFailed: "Try again; if that fails as well, try other compute units, or the bundle anew."
+    case .serverFailed: "Read the server's own message, and try mdm serve-bundle by itself."
+    case .busy: "Wait for the picture that is being made, or end it."
+    case .promptRefused: "Change the prompt."
+    case .pictureRefused: "Change the prompt or the seed."
+    case .interrupted: "Resume from the snapshot."
+    }
+  }
+}
+
+extension MatryoshkaError: CustomNSError {
+  /// The domain of these errors as `NSError`.
+  public static let errorDomain = "MatryoshkaError"
+
+  /// A name for the case that never changes, as a key for an app's own texts.
+  public var code: String { identity.code }
+
+  /// A number for the case that never changes.
+  public var errorCode: Int { identity.number }
+
+  /// Both sentences, which some systems take from here alone.
+  public var errorUserInfo: [String: Any] {
+    var texts: [String: Any] = [:]
+    texts[NSLocalizedDescriptionKey] = errorDescription
+    texts[NSLocalizedRecoverySuggestionErrorKey] = recoverySuggestion
+    return texts
+  }
+
+  private var identity: (code: String, number: Int) {
+    switch self {
+    case .invalidJSON: ("invalid_json", 1)
+    case .invalidManifest: ("invalid_manifest", 2)
+    case .damagedBundle: ("damaged_bundle", 3)
+    case .invalidTensorFile: ("invalid_tensor_file", 4)
+    case .invalidTokenizer: ("invalid_tokenizer", 5)
+    case .invalidPicture: ("invalid_picture", 6)
+    case .invalidArgument: ("invalid_argument", 7)
+    case .missingFeatures: ("missing_features", 8)
+    case .fileSystem: ("file_system", 9)
+    case .notEnoughMemory: ("not_enough_memory", 10)
+    case .packageFailed: ("package_failed", 11)
+    case .serverFailed: ("server_failed", 12)
+    case .busy: ("busy", 13)
+    case .promptRefused: ("prompt_refused", 14)
+    case .pictureRefused: ("picture_refused", 15)
+    case .interrupted: ("interrupted", 16)
+    }
+  }
+}
+
+extension Error {
+  /// What an error says, to be quoted in a reason: its own text and those of the errors below it.
+  package var cause: String {
+    if let own = self as? MatryoshkaError { return trimmed(own.errorDescription ?? own.code) }
+    let error = self as NSError
+    let said = error.localizedDescription
+    // The system's sentence for an error without words holds no more than its type and number.
+    let isGeneric = said.contains("\(error.domain) error \(error.code)")
+    let text = isGeneric ? "\(self)" : trimmed(said)
+    guard let below = error.userInfo[NSUnderlyingErrorKey] as? any Error else { return text }
+    return "\(text): \(below.cause)"
+  }
+}
+
+private func trimmed(_ sentence: String) -> String {
+  sentence.hasSuffix(".") ? String(sentence.dropLast()) : sentence
 }

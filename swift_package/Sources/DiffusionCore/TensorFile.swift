@@ -48,7 +48,7 @@ public struct TensorFile: Sendable {
     } catch let error as MatryoshkaError {
       throw error
     } catch {
-      throw MatryoshkaError.fileSystem(path: url.path, reason: "cannot be read")
+      throw MatryoshkaError.fileSystem(path: url.path, reason: "cannot be read (\(error.cause))")
     }
   }
 

@@ -2,10 +2,10 @@
   import DiffusionCore
   import Foundation
 
-  #if canImport(CoreML)
-    import CoreML
-  #else
+  #if COREML_SHIM
     import CoreMLShim
+  #elseif canImport(CoreML)
+    import CoreML
   #endif
 
   /// A bundle's packages, compiled in advance on a Mac: a folder with one .mlmodelc per package and the
@@ -44,7 +44,7 @@
         try files.moveItem(at: partial, to: place)
         progress(packages.count, packages.count)
       } catch let error as CocoaError {
-        throw MatryoshkaError.fileSystem(path: place.path, reason: error.localizedDescription)
+        throw MatryoshkaError.fileSystem(path: place.path, reason: error.cause)
       }
     }
 
@@ -72,7 +72,8 @@
       do {
         return try await compile(bundle.url.appending(path: package.path))
       } catch {
-        throw MatryoshkaError.packageFailed(package: package.name, reason: "cannot be compiled")
+        throw MatryoshkaError.packageFailed(
+          package: package.name, reason: "cannot be compiled (\(error.cause))")
       }
     }
   }

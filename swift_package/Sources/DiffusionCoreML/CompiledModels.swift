@@ -2,10 +2,10 @@
   import DiffusionCore
   import Foundation
 
-  #if canImport(CoreML)
-    import CoreML
-  #else
+  #if COREML_SHIM
     import CoreMLShim
+  #elseif canImport(CoreML)
+    import CoreML
   #endif
 
   /// Packages compiled once on this device. Core ML caches by path the data that it derives from a
@@ -20,6 +20,8 @@
     private let precompiled: URL?
     private let folder: URL
     private let compile: Compile
+    /// Shared by all copies of this value.
+    private let compiling = OneAtATime()
 
     /// - Parameters:
     ///   - base: where the compiled models go, each bundle's in a folder of its own. Whatever else
@@ -49,28 +51,44 @@
     }
 
     /// The compiled model of a package, compiled now if necessary. Functions that share a package file
-    /// share its compiled model.
+    /// share its compiled model. May be called for several packages at once, and by several processes.
     public func url(of package: Manifest.Package) async throws -> URL {
       if let precompiled { return try CompiledBundle.url(of: package, of: bundle, in: precompiled) }
       let place = folder.appending(path: CompiledBundle.name(of: package))
       if FileManager.default.fileExists(atPath: place.path) { return place }
-      try makeFolder()
-      try checkDisk(package.bytes)
-      let made: URL
-      do {
-        made = try await compile(bundle.url.appending(path: package.path))
-      } catch {
-        throw MatryoshkaError.packageFailed(package: package.name, reason: "cannot be compiled")
-      }
-      do {
+      return try await compiling.run {
+        // Somebody else may have compiled it while this call waited.
+        if FileManager.default.fileExists(atPath: place.path) { return place }
+        try makeFolder()
+        try checkDisk(package.bytes)
+        let made: URL
+        do {
+          made = try await compile(bundle.url.appending(path: package.path))
+        } catch {
+          throw MatryoshkaError.packageFailed(
+            package: package.name, reason: "cannot be compiled (\(error.cause))")
+        }
+        defer { try? FileManager.default.removeItem(at: made) }
         try Task.checkCancellation()
-        try FileManager.default.moveItem(at: made, to: place)
-      } catch {
-        try? FileManager.default.removeItem(at: made)
-        if error is CancellationError { throw error }
-        throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be written")
+        try put(made, at: place)
+        return place
       }
-      return place
+    }
+
+    /// Moves a compiled model to its place, where it appears complete or not at all. Another process may
+    /// have been faster, and then its model stays.
+    private func put(_ made: URL, at place: URL) throws {
+      let files = FileManager.default
+      // The temporary folder may be on another disk, from where a move is a slow copy.
+      let near = folder.appending(path: ".\(UUID().uuidString).partial")
+      defer { try? files.removeItem(at: near) }
+      do {
+        try files.moveItem(at: made, to: near)
+        try files.moveItem(at: near, to: place)
+      } catch {
+        if files.fileExists(atPath: place.path) { return }
+        throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be written (\(error.cause))")
+      }
     }
 
     /// Compiles all packages, one at a time. It can be cancelled between packages and continued later.
@@ -144,7 +162,7 @@
           try place.setResourceValues(values)
         #endif
       } catch {
-        throw MatryoshkaError.fileSystem(path: folder.path, reason: "cannot be made")
+        throw MatryoshkaError.fileSystem(path: folder.path, reason: "cannot be made (\(error.cause))")
       }
     }
 

@@ -2,10 +2,10 @@
   import DiffusionCore
   import Foundation
 
-  #if canImport(CoreML)
-    import CoreML
-  #else
+  #if COREML_SHIM
     import CoreMLShim
+  #elseif canImport(CoreML)
+    import CoreML
   #endif
 
   /// Runs the packages of a bundle with Core ML. Checked against declarations only; not run on a Mac.
@@ -18,7 +18,13 @@
     private let open: Open
     private var loaded: [String: MLModel] = [:]
     private var contexts: [Int: [String: MLMultiArray]] = [:]
+    /// The arrays that hold what the host gave, to be filled again. What packages put out is apart from
+    /// them, because it may belong to a model.
+    private var given: [Int: [String: MLMultiArray]] = [:]
     private let executor = BlockingExecutor(label: "DiffusionCoreML")
+
+    /// The digest of the bundle whose models it opens.
+    public nonisolated var bundleDigest: String? { models.bundle.manifest.digest }
 
     /// The actor's own thread, so that long predictions do not delay others.
     public nonisolated var unownedExecutor: UnownedSerialExecutor {
@@ -39,13 +45,15 @@
     public func load(_ package: Manifest.Package) async throws {
       if loaded[package.name] != nil { return }
       let url = try await models.url(of: package)
+      // Another caller may have loaded it during the wait.
+      if loaded[package.name] != nil { return }
       let configuration = MLModelConfiguration(computeUnits ?? package.compute)
       configuration.functionName = models.bundle.manifest.function(of: package)
       do {
         loaded[package.name] = try open(url, configuration)
       } catch {
         throw MatryoshkaError.packageFailed(
-          package: package.name, reason: "cannot be loaded (\(error.localizedDescription))")
+          package: package.name, reason: "cannot be loaded (\(error.cause))")
       }
     }
 
@@ -62,9 +70,31 @@
       var known = contexts[context, default: [:]]
       for input in package.inputs {
         if let tensor = values[input.name] {
-          known[input.name] = try MultiArrays.array(tensor, as: input)
+          let array = try MultiArrays.array(
+            tensor, as: input, reusing: given[context]?[input.name])
+          given[context, default: [:]][input.name] = array
+          known[input.name] = array
         }
       }
+      contexts[context] = try pooled { try outputs(of: package, model, known) }
+    }
+
+    /// A value of a context in single precision.
+    public func value(_ name: String, context: Int) throws -> Tensor {
+      guard let array = contexts[context]?[name] else {
+        throw MatryoshkaError.packageFailed(package: name, reason: "was not computed")
+      }
+      return try MultiArrays.tensor(array, named: name)
+    }
+
+    /// Releases all models and values.
+    public func release() { (loaded, contexts, given) = ([:], [:], [:]) }
+
+    /// The values that are known after one prediction.
+    private func outputs(
+      of package: Manifest.Package, _ model: MLModel, _ before: [String: MLMultiArray]
+    ) throws -> [String: MLMultiArray] {
+      var known = before
       let outputs = try predict(package, model, known)
       for output in package.outputs {
         guard let array = outputs.featureValue(for: output.name)?.multiArrayValue,
@@ -75,19 +105,8 @@
         }
         known[output.name] = array
       }
-      contexts[context] = known
+      return known
     }
-
-    /// A value of a context in single precision.
-    public func value(_ name: String, context: Int) throws -> Tensor {
-      guard let array = contexts[context]?[name] else {
-        throw MatryoshkaError.packageFailed(package: name, reason: "was not computed")
-      }
-      return try MultiArrays.tensor(array)
-    }
-
-    /// Releases all models and values.
-    public func release() { (loaded, contexts) = ([:], [:]) }
 
     private func predict(
       _ package: Manifest.Package, _ model: MLModel, _ known: [String: MLMultiArray]
@@ -108,7 +127,7 @@
         return try model.prediction(from: provider, options: options)
       } catch {
         throw MatryoshkaError.packageFailed(
-          package: package.name, reason: error.localizedDescription)
+          package: package.name, reason: error.cause)
       }
     }
   }

@@ -2,10 +2,10 @@
   import DiffusionCore
   import Foundation
 
-  #if canImport(CoreML)
-    import CoreML
-  #else
+  #if COREML_SHIM
     import CoreMLShim
+  #elseif canImport(CoreML)
+    import CoreML
   #endif
 
   /// Where Core ML intends to run the operations of one package, by `MLComputePlan`. This is a
@@ -39,7 +39,8 @@
       do {
         plan = try await load(url, MLModelConfiguration(computeUnits ?? package.compute))
       } catch {
-        throw MatryoshkaError.packageFailed(package: package.name, reason: "has no compute plan")
+        throw MatryoshkaError.packageFailed(
+          package: package.name, reason: "has no compute plan (\(error.cause))")
       }
       guard case .program(let program) = plan.modelStructure,
         let block = (function.map { program.functions[$0] } ?? program.functions.first?.value)?.block
@@ -85,7 +86,7 @@
     case .cpu: "cpu"
     case .gpu: "gpu"
     case .neuralEngine: "neuralEngine"
-    #if canImport(CoreML)
+    #if !COREML_SHIM
       @unknown default: "unknown"
     #endif
     }

@@ -11,7 +11,8 @@
   public actor PipeRuntime: PackageRuntime {
     private let executor = BlockingExecutor(label: "mdm-serve-bundle")
     private let command: [String]
-    private let digest: String
+    /// The digest of the bundle that it serves.
+    public nonisolated let bundleDigest: String?
     private var server: ServerProcess?
     private var loaded: Set<String> = []
 
@@ -26,7 +27,7 @@
     ///   - precision: "fp16" rounds like a device, "fp32" does not.
     public init(bundle: BundleFolder, program: [String] = ["mdm"], precision: String = "fp16") {
       command = program + ["serve-bundle", bundle.url.path, "--precision", precision]
-      digest = bundle.manifest.digest
+      bundleDigest = bundle.manifest.digest
     }
 
     /// Starts the server if necessary, and loads a package there.
@@ -82,7 +83,7 @@
         var reader = FrameReader(try await ask("H", [1, 0]))
         let version = try reader.number(bytes: 2)
         let found = try reader.text()
-        guard version == 1, found == digest else {
+        guard version == 1, found == bundleDigest else {
           throw MatryoshkaError.serverFailed(reason: "it serves another bundle or version")
         }
       } catch {

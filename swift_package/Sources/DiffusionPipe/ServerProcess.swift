@@ -23,7 +23,7 @@
       do {
         try child.run()
       } catch {
-        throw MatryoshkaError.serverFailed(reason: "\(command.first ?? "") cannot be started")
+        throw MatryoshkaError.serverFailed(reason: "\(command.first ?? "") cannot be started (\(error.cause))")
       }
       process = Mutex(child)
       (self.requests, self.answers) = (requests.fileHandleForWriting, answers.fileHandleForReading)
@@ -36,7 +36,7 @@
       do {
         try requests.write(contentsOf: Data(frame))
       } catch {
-        throw MatryoshkaError.serverFailed(reason: "it has ended; its own message says why")
+        throw ended
       }
     }
 
@@ -75,12 +75,23 @@
 
     private var isRunning: Bool { process.withLock { $0.isRunning } }
 
+    /// The child closed its pipe, so it is about to end, and then says how.
+    private var ended: MatryoshkaError {
+      for _ in 0..<200 where isRunning { usleep(1000) }
+      let how = process.withLock { child -> String in
+        if child.isRunning { return "it has closed its pipe" }
+        let word = child.terminationReason == .uncaughtSignal ? "by signal" : "with status"
+        return "it has ended \(word) \(child.terminationStatus)"
+      }
+      return .serverFailed(reason: "\(how); its own message says why")
+    }
+
     private func take(_ count: Int) throws -> [UInt8] {
       var bytes: [UInt8] = []
       while bytes.count < count {
         let piece = try? answers.read(upToCount: count - bytes.count)
         guard let piece, !piece.isEmpty else {
-          throw MatryoshkaError.serverFailed(reason: "it has ended; its own message says why")
+          throw ended
         }
         bytes += piece
       }

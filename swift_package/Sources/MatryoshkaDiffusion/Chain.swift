@@ -4,7 +4,10 @@ import DiffusionCore
 struct Chain: Sendable {
   let bundle: BundleFolder
   let runtime: any PackageRuntime
+  let texts: TextMemory
   let policy: MemoryPolicy
+  /// Called between packages; it throws if the run is to end there.
+  let pause: @Sendable () throws -> Void
 
   /// The texts of a run.
   struct Captions: Sendable {
@@ -23,11 +26,9 @@ struct Chain: Sendable {
     let scale: Double
   }
 
-  typealias Pause = () async throws -> Void
-
   /// Loads every caption into its own context.
   func condition(
-    _ captions: Captions, _ cache: EmbeddingCache?, _ pause: Pause
+    _ captions: Captions, _ cache: EmbeddingCache?
   ) async throws -> [Conditioning] {
     guard let text = bundle.manifest.text else {
       return [Conditioning(context: 0, pooled: nil, scale: 1)]
@@ -39,10 +40,9 @@ struct Chain: Sendable {
         return [FeatureName.textFeatures: values, FeatureName.textMask: mask]
       }
     } else {
-      inputs = try tokens(captions.all, text)
-      try await run(.text, inputs, pause)
+      inputs = try await encoded(captions.all, text)
     }
-    try await run(.prompt, inputs, pause)
+    try await run(.prompt, inputs)
     var out: [Conditioning] = []
     for context in inputs.indices {
       let pooled = try await runtime.value(FeatureName.pooled, context: context)
@@ -54,13 +54,13 @@ struct Chain: Sendable {
   /// Predictions of the levels from `firstLevel` on, with guidance applied.
   func predict(
     _ states: [Tensor], time: Int, jump: BundleFolder.Jump?, firstLevel: Int,
-    _ prompts: [Conditioning], _ pause: Pause
+    _ prompts: [Conditioning]
   ) async throws -> [Tensor] {
     let levels = Array(bundle.manifest.levels[firstLevel...])
     let inputs = try prompts.map { prompt in
       try embedded(levels, states, time, jump, prompt).merging(nothingFromAbove(firstLevel)) { $1 }
     }
-    try await run(.step, inputs, largest: levels[0].side, pause)
+    try await run(.step, inputs, largest: levels[0].side)
     var out: [Tensor] = []
     for (level, state) in zip(levels, states) {
       var answer = try await runtime.value(level.prediction, context: 0)
@@ -107,54 +107,75 @@ struct Chain: Sendable {
     return [name: try Tensor(zeros: feature.shape)]
   }
 
-  private func tokens(
+  /// The captions as the packages of the phase `prompt` take them. The encoder reads only those that
+  /// it did not read for the last picture.
+  private func encoded(
     _ captions: [String], _ text: Manifest.Text
-  ) throws -> [[String: Tensor]] {
-    guard text.encoder != nil, let tokenizer = try bundle.tokenizer() else {
-      throw MatryoshkaError.invalidArgument(
-        name: "features", reason: "this bundle has no text encoder; supply features made by mdm embed")
+  ) async throws -> [[String: Tensor]] {
+    var known: [String: TextMemory.Text] = [:]
+    guard remembersTexts else {
+      for caption in captions { known[caption] = try texts.tokens(of: caption, text) }
+      texts.remember(known)
+      let inputs = captions.compactMap { known[$0]?.values }
+      try await run(.text, inputs)
+      return inputs
     }
-    return try captions.map {
-      let spelled = try Caption.spelled($0, lowercase: text.lowercase)
-      let ids = tokenizer.tokens(spelled, maximum: text.maxTokens)
-      let padding = [Float](repeating: 0, count: text.maxTokens - ids.count)
-      let shape = [1, text.maxTokens]
-      return [
-        FeatureName.tokenIDs: try Tensor(shape: shape, values: ids.map { Float($0) } + padding),
-        FeatureName.textMask: try Tensor(shape: shape, values: ids.map { _ in 1 } + padding),
-      ]
+    for caption in captions { known[caption] = texts.encoded(caption) }
+    var missing: [String] = []
+    for caption in captions where known[caption] == nil && !missing.contains(caption) {
+      known[caption] = try texts.tokens(of: caption, text)
+      missing.append(caption)
     }
+    if !missing.isEmpty {
+      try await run(.text, missing.compactMap { known[$0]?.values })
+      for (context, caption) in missing.enumerated() {
+        for name in encodings {
+          known[caption]?.values[name] = try await runtime.value(name, context: context)
+        }
+      }
+      texts.remember(known)
+    }
+    return captions.compactMap { known[$0]?.values }
+  }
+
+  /// What the text encoder puts out for other packages.
+  private var encodings: Set<String> {
+    let packages = bundle.manifest.packages
+    let made = Set(packages.filter { $0.phase == .text }.flatMap(\.outputs).map(\.name))
+    return made.intersection(packages.filter { $0.phase != .text }.flatMap(\.inputs).map(\.name))
+  }
+
+  /// A package of the phase `step` that reads the text by itself finds it in its context only if the
+  /// encoder, or a package of the phase `prompt`, was given it there for this picture.
+  private var remembersTexts: Bool {
+    func inputs(_ phase: Manifest.Phase) -> Set<String> {
+      Set(bundle.manifest.packages.filter { $0.phase == phase }.flatMap(\.inputs).map(\.name))
+    }
+    let ofTexts = encodings.union([FeatureName.tokenIDs, FeatureName.textMask])
+    return inputs(.step).intersection(ofTexts).isSubset(of: inputs(.prompt))
   }
 
   /// Runs the packages of a phase for every context.
   private func run(
-    _ phase: Manifest.Phase, _ inputs: [[String: Tensor]], largest: Int? = nil, _ pause: Pause
+    _ phase: Manifest.Phase, _ inputs: [[String: Tensor]], largest: Int? = nil
   ) async throws {
     if policy == .staged { await keepOnly(phase) }
     for package in bundle.manifest.packages(of: phase, upTo: largest) {
-      try await pause()
-      await unloadSiblings(of: package)
+      try pause()
       try await runtime.load(package)
       for (context, values) in inputs.enumerated() {
-        try await pause()
+        try pause()
         let wanted = Set(package.inputs.map(\.name))
         try await runtime.run(package, context: context, giving: values.filter { wanted.contains($0.key) })
       }
       if policy == .minimal { await runtime.unload(package) }
     }
-    try await pause()
+    try pause()
   }
 
   private func keepOnly(_ phase: Manifest.Phase) async {
     for package in bundle.manifest.packages where package.phase != phase {
       await runtime.unload(package)
-    }
-  }
-
-  /// Keeps one function loaded among those that share weights, as the predicted peaks assume.
-  private func unloadSiblings(of package: Manifest.Package) async {
-    for other in bundle.manifest.packages where other.path == package.path && other != package {
-      await runtime.unload(other)
     }
   }
 

@@ -31,7 +31,10 @@ public final class Generation {
   public private(set) var stepSeconds: [Double] = []
   /// The thermal state of the device at the last step.
   public private(set) var thermalState: ThermalState = .unknown
+  /// Sentences about what is not as it was asked for, such as a prompt whose end is cut off.
+  public private(set) var remarks: [String] = []
   private let pipeline: Pipeline
+  private var steps: Steps?
   private var task: Task<Void, Never>?
   private var snapshot: Snapshot?
 
@@ -40,25 +43,29 @@ public final class Generation {
 
   /// Makes a picture. Cancels a picture that is being made.
   public func start(_ request: PictureRequest, previews: Previews = .all) {
+    end()
     pictures = []
     stepSeconds = []
-    follow(pipeline.generate(request, previews: previews))
+    remarks = []
+    follow(pipeline.generate(request, previews: previews), from: nil)
   }
 
-  /// Continues after an interruption; does nothing otherwise.
+  /// Continues after an interruption; does nothing otherwise. If that fails, it can be tried again.
   public func resume(previews: Previews = .all) {
     guard let snapshot else { return }
-    follow(pipeline.resume(snapshot, previews: previews))
+    end()
+    follow(pipeline.resume(snapshot, previews: previews), from: snapshot)
   }
 
-  /// Ends the run and releases its resources.
+  /// Ends the run and releases what its memory policy does not keep.
   public func cancel() {
-    task?.cancel()
+    end()
     if case .running = state { state = .idle }
   }
 
-  /// Stops the run so that `resume()` can continue it. Call it when the app goes to the background.
-  public func interrupt() async { await pipeline.interrupt(reason: "in the background") }
+  /// Stops the run so that `resume()` can continue it. Call it when the app goes to the background, and
+  /// then `wait()` for the package at work.
+  public func interrupt() async { pipeline.interrupt(reason: "in the background") }
 
   /// Returns when the last run has ended and released its resources.
   public func wait() async {
@@ -66,13 +73,20 @@ public final class Generation {
     await pipeline.idle()
   }
 
-  private func follow(_ stream: AsyncThrowingStream<Step, any Error>) {
+  /// Ends the run at once. Its reader may not have been scheduled yet, and would end it too late for the
+  /// next run, which would find the pipeline busy.
+  private func end() {
+    steps?.cancel()
     task?.cancel()
+  }
+
+  private func follow(_ steps: Steps, from resumed: Snapshot?) {
+    self.steps = steps
     snapshot = nil
     state = .running(done: 0, total: 0)
     task = Task { [weak self] in
       do {
-        for try await step in stream {
+        for try await step in steps {
           guard let self, !Task.isCancelled else { return }
           self.show(step)
         }
@@ -82,6 +96,7 @@ public final class Generation {
         self?.state = .interrupted(reason: reason)
       } catch {
         guard !Task.isCancelled else { return }
+        self?.snapshot = resumed
         self?.state = .failed((error as? MatryoshkaError)?.errorDescription ?? "\(error)")
       }
     }
@@ -91,6 +106,7 @@ public final class Generation {
     pictures = step.finished?.pictures ?? step.previews
     stepSeconds.append(step.seconds)
     thermalState = step.thermalState
+    remarks = step.remarks
     state = step.finished == nil ? .running(done: step.index + 1, total: step.total) : .finished
   }
 }

@@ -32,10 +32,14 @@ public enum MemoryPolicy: String, CaseIterable, Sendable {
     return fitting.0
   }
 
+  /// What `os_proc_available_memory` says; nil for 0, which it says where no limit applies to the
+  /// process: in the simulator, and for an iOS app on a Mac.
+  package static func known(_ bytes: Int) -> Int? { bytes > 0 ? bytes : nil }
+
   /// Bytes that this process may still allocate; nil if the system does not say.
   public static func availableMemory() -> Int? {
     #if os(iOS) || os(tvOS) || os(visionOS)
-      return os_proc_available_memory()
+      return known(os_proc_available_memory())
     #elseif os(Linux)
       guard let text = try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8),
         let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),

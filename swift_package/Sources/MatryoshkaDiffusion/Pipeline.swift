@@ -1,23 +1,23 @@
 import DiffusionCore
 import Foundation
-import Synchronization
 
 /// Makes pictures from prompts with one bundle, one picture at a time.
 ///
 /// ```swift
 /// let pipeline = Pipeline(bundle: bundle, runtime: runtime)
-/// for try await step in pipeline.generate(PictureRequest(prompt: "red heart")) {
+/// let sampler = SamplerSettings(proposedBy: bundle.manifest)
+/// let request = PictureRequest(prompt: "red heart", sampler: sampler)
+/// for try await step in pipeline.generate(request) {
 ///   if let finished = step.finished { show(finished.picture) }
 /// }
 /// ```
 public actor Pipeline {
   /// The bundle that the pipeline runs.
   public nonisolated let bundle: BundleFolder
-  private let runtime: any PackageRuntime
+  private let packages: LoadedPackages
+  private let texts: TextMemory
   private let options: Options
-  private var current: Run?
-  private var interruption: String?
-  private var waiting: [CheckedContinuation<Void, Never>] = []
+  private let queue = RunQueue()
 
   /// The settings of a pipeline.
   public struct Options: Sendable {
@@ -36,124 +36,146 @@ public actor Pipeline {
     public init() {}
   }
 
-  /// - Parameter runtime: a runtime of the same bundle, for this pipeline alone.
+  /// - Parameter runtime: a runtime of the same bundle, for this pipeline alone. A runtime of another
+  ///   bundle is refused when it is first needed.
   public init(bundle: BundleFolder, runtime: any PackageRuntime, options: Options = Options()) {
-    (self.bundle, self.runtime, self.options) = (bundle, runtime, options)
+    (self.bundle, self.options) = (bundle, options)
+    packages = LoadedPackages(runtime, of: bundle.manifest)
+    texts = TextMemory(bundle)
   }
 
-  /// Makes a picture. Ending the stream, or the task that reads it, cancels the run.
+  /// Makes a picture. Leaving the loop, or cancelling the task that reads the steps, ends the run.
   ///
   /// A newer step replaces a step that nobody has read. The last step carries the result and is never
-  /// dropped. On every error, cancellation included, all packages are released before the stream
-  /// ends. Throws ``MatryoshkaError``; it is `busy` while another picture is being made.
+  /// dropped. Throws ``MatryoshkaError``; it is `busy` while another picture is being made that nothing
+  /// has ended.
+  ///
+  /// When a run fails or is interrupted, all packages are released before the steps end. When it is
+  /// cancelled or refused, the policy `resident` keeps them for the next picture.
   public nonisolated func generate(
     _ request: PictureRequest, previews: Previews = .none
-  ) -> AsyncThrowingStream<Step, any Error> {
-    stream(.fresh(request), previews)
+  ) -> Steps {
+    steps(.fresh(request), previews)
   }
 
   /// Continues from a snapshot. Gives the same picture as an uninterrupted run.
   public nonisolated func resume(
     _ snapshot: Snapshot, previews: Previews = .none
-  ) -> AsyncThrowingStream<Step, any Error> {
-    stream(.later(snapshot), previews)
+  ) -> Steps {
+    steps(.later(snapshot), previews)
   }
 
-  /// Stops the current run after the package at work. The stream then throws
-  /// ``MatryoshkaError/interrupted(_:reason:)`` with a snapshot. Does nothing if there is no run.
+  /// Stops every run that was asked for before this call, after the package at work: the run that
+  /// works, one that waits for it, and a preparation. Steps then end with
+  /// ``MatryoshkaError/interrupted(_:reason:)`` and a snapshot, ``prepare()`` with a
+  /// `CancellationError`. Does nothing if there is no run.
   ///
-  /// Call it when the app goes to the background, where the system ends GPU work.
-  public func interrupt(reason: String = "on request") {
-    if current != nil { interruption = reason }
-  }
+  /// Call it when the app goes to the background, where the system ends GPU work, and wait with
+  /// ``idle()`` for the package at work.
+  public nonisolated func interrupt(reason: String = "on request") { queue.interrupt(reason) }
 
-  /// Loads the packages that the memory policy keeps, so that the first picture starts at once.
+  /// Loads the packages that the memory policy keeps, so that the first picture starts at once. A
+  /// picture that is asked for meanwhile waits for it.
   public func prepare() async throws {
-    guard current == nil else { throw MatryoshkaError.busy }
+    let run = Run(.upkeep)
+    queue.add(run)
+    defer { queue.remove(run) }
+    try await queue.turn(of: run)
+    try checkRuntime()
     let policy = try resolvedPolicy()
     guard policy == .resident else { return }
     do {
       for package in Manifest.Phase.allCases.flatMap({ bundle.manifest.packages(of: $0) }) {
-        try Task.checkCancellation()
-        try await runtime.load(package)
+        try run.check()
+        try await packages.load(package)
       }
     } catch {
-      await runtime.release()
-      throw error
+      await releaseUnlessKept(policy, after: error)
+      throw error is Stop ? CancellationError() : error
     }
   }
 
-  /// Releases everything after the current run.
+  /// Releases everything after the runs that were asked for before.
   public func release() async {
-    await idle()
-    await runtime.release()
+    let run = Run(.upkeep)
+    queue.add(run)
+    defer { queue.remove(run) }
+    await queue.turnAfterAll(of: run)
+    texts.forget()
+    await packages.release()
   }
+
+  /// Lets the next picture encode its texts anew, as the first picture of a prompt does.
+  package nonisolated func forgetTexts() { texts.remember([:]) }
 
   /// Returns when no run is active.
-  public func idle() async {
-    while current != nil {
-      await withCheckedContinuation { waiting.append($0) }
-    }
-  }
+  public func idle() async { await queue.idle() }
 
   private enum Start: Sendable {
     case fresh(PictureRequest)
     case later(Snapshot)
   }
 
-  /// Marks the run of one stream, and tells the next run whether this one is already ending.
-  private final class Run: Sendable {
-    let isCancelled = Mutex(false)
-  }
-
-  private nonisolated func stream(
-    _ start: Start, _ previews: Previews
-  ) -> AsyncThrowingStream<Step, any Error> {
-    AsyncThrowingStream(bufferingPolicy: .bufferingNewest(1)) { continuation in
-      let run = Run()
-      let task = Task {
-        do {
-          try await self.perform(run, start, previews) { continuation.yield($0) }
-          continuation.finish()
-        } catch {
-          continuation.finish(throwing: error)
-        }
-      }
-      continuation.onTermination = { _ in
-        run.isCancelled.withLock { $0 = true }
-        task.cancel()
-      }
+  private nonisolated func steps(_ start: Start, _ previews: Previews) -> Steps {
+    let run = Run(.picture)
+    queue.add(run)
+    let stream = AsyncThrowingStream<Step, any Error>(bufferingPolicy: .bufferingNewest(1)) { continuation in
+      continuation.onTermination = { _ in run.cancel() }
+      run.follow(
+        Task {
+          var failure: (any Error)?
+          do {
+            try await self.perform(run, start, previews) { continuation.yield($0) }
+          } catch {
+            failure = error
+          }
+          // Before the steps end, so that their reader may ask for the next picture at once.
+          queue.remove(run)
+          continuation.finish(throwing: failure)
+        })
     }
+    return Steps(stream, run)
   }
 
   private func perform(
     _ run: Run, _ start: Start, _ previews: Previews, _ yield: @Sendable (Step) -> Void
   ) async throws {
-    while let other = current {
-      guard other.isCancelled.withLock({ $0 }) else { throw MatryoshkaError.busy }
-      await idle()
-    }
+    try await queue.turn(of: run)
     try Task.checkCancellation()
-    current = run
-    interruption = nil
-    defer {
-      current = nil
-      for one in waiting { one.resume() }
-      waiting = []
-    }
+    try checkRuntime()
+    var policy: MemoryPolicy?
     do {
-      let policy = try resolvedPolicy()
-      var walk = try await begin(start, policy)
-      try await finish(&walk, previews, yield)
-      if policy != .resident { await runtime.release() }
+      let resolved = try resolvedPolicy()
+      policy = resolved
+      var walk = try await begin(start, resolved)
+      try await finish(&walk, run, previews, yield)
+      if resolved != .resident { await packages.release() }
     } catch {
-      await runtime.release()
+      await releaseUnlessKept(policy, after: error)
       throw error
     }
   }
 
+  /// Another bundle's packages may have the same names and shapes, and would make some picture.
+  private func checkRuntime() throws {
+    guard let found = packages.bundleDigest, found != bundle.manifest.digest else { return }
+    throw MatryoshkaError.invalidArgument(
+      name: "runtime",
+      reason: "runs the bundle \(found.prefix(12)), but this pipeline has \(bundle.manifest.digest.prefix(12))")
+  }
+
+  /// Keeps what the policy keeps between pictures, unless the packages themselves may be at fault, or
+  /// the app goes to the background, where memory is short.
+  private func releaseUnlessKept(_ policy: MemoryPolicy?, after error: any Error) async {
+    let isHarmless = error is CancellationError || (error as? MatryoshkaError)?.isARefusal == true
+    if policy == .resident && isHarmless { return }
+    await packages.release()
+  }
+
   private func resolvedPolicy() throws -> MemoryPolicy {
-    try options.memory.resolved(bundle.manifest.peakMemory, available: options.availableMemory())
+    // What our own packages take already is not missing for them.
+    let available = options.availableMemory().map { $0 + packages.bytes }
+    return try options.memory.resolved(bundle.manifest.peakMemory, available: available)
   }
 
   private func begin(_ start: Start, _ policy: MemoryPolicy) async throws -> Walk {
@@ -178,32 +200,38 @@ public actor Pipeline {
 
   /// Runs the text, then all steps. A failure after the first step becomes an interruption.
   private func finish(
-    _ walk: inout Walk, _ previews: Previews, _ yield: @Sendable (Step) -> Void
+    _ walk: inout Walk, _ run: Run, _ previews: Previews, _ yield: @Sendable (Step) -> Void
   ) async throws {
-    let chain = Chain(bundle: bundle, runtime: runtime, policy: walk.policy)
+    let chain = Chain(
+      bundle: bundle, runtime: packages, texts: texts, policy: walk.policy, pause: run.check)
     do {
-      let prompts = try await chain.condition(walk.captions, options.features, pause)
+      try run.check()
+      let prompts = try await chain.condition(walk.captions, options.features)
+      let remarks = texts.remarks(on: walk.captions, bundle.manifest.text)
       while !walk.isFinished {
-        let step = try await advance(&walk, chain, prompts, previews)
+        let step = try await advance(&walk, chain, prompts, previews, remarks)
+        if step.finished != nil { run.finish() }
         yield(step)
       }
     } catch let stop as Stop {
       throw MatryoshkaError.interrupted(walk.snapshot, reason: stop.reason)
-    } catch let error as MatryoshkaError where walk.stepsDone > 0 && error.isOfTheRuntime {
+    } catch where error.isOfTheRuntime {
       try Task.checkCancellation()
-      throw MatryoshkaError.interrupted(
-        walk.snapshot, reason: error.errorDescription ?? "a package failed")
+      // In the background a package fails because of the very event that the interruption announces.
+      guard let reason = run.interruption ?? (walk.stepsDone > 0 ? error.cause : nil) else { throw error }
+      throw MatryoshkaError.interrupted(walk.snapshot, reason: reason)
     }
   }
 
   private func advance(
-    _ walk: inout Walk, _ chain: Chain, _ prompts: [Chain.Conditioning], _ previews: Previews
+    _ walk: inout Walk, _ chain: Chain, _ prompts: [Chain.Conditioning], _ previews: Previews,
+    _ remarks: [String]
   ) async throws -> Step {
     let clock = ContinuousClock()
     let start = clock.now
-    let predictions = try await chain.predict(
-      walk.states, time: walk.time, jump: walk.jump, firstLevel: walk.firstLevel, prompts, pause)
-    let clean = try walk.advance(predictions)
+    let clean = try walk.advance(
+      await chain.predict(
+        walk.states, time: walk.time, jump: walk.jump, firstLevel: walk.firstLevel, prompts))
     let shown = try walk.pictures(clean) { previews.include($0) }
     let finished = walk.isFinished ? try walk.finished() : nil
     try await check(shown + (finished?.pictures.prefix(1) ?? []))
@@ -211,7 +239,7 @@ public actor Pipeline {
     return Step(
       index: walk.stepsDone - 1, total: walk.total, previews: shown, finished: finished,
       seconds: Double(taken.seconds) + Double(taken.attoseconds) * 1e-18,
-      thermalState: .current)
+      thermalState: .current, remarks: remarks)
   }
 
   private func check(_ pictures: [Picture]) async throws {
@@ -222,24 +250,24 @@ public actor Pipeline {
       }
     }
   }
+}
 
-  /// Called between packages, where a run ends if it was cancelled or interrupted.
-  private func pause() throws {
-    try Task.checkCancellation()
-    if let reason = interruption { throw Stop(reason: reason) }
+extension Error {
+  /// Whether a later attempt may succeed. A runtime of the app's own may throw anything.
+  fileprivate var isOfTheRuntime: Bool {
+    switch self as any Error {
+    case MatryoshkaError.packageFailed, MatryoshkaError.serverFailed: true
+    case is MatryoshkaError, is CancellationError: false
+    default: true
+    }
   }
 }
 
-/// Thrown after a call of `interrupt`.
-private struct Stop: Error {
-  let reason: String
-}
-
 extension MatryoshkaError {
-  /// Whether a later attempt may succeed.
-  fileprivate var isOfTheRuntime: Bool {
+  /// Whether a request was refused while nothing is wrong with the packages.
+  fileprivate var isARefusal: Bool {
     switch self {
-    case .packageFailed, .serverFailed: true
+    case .promptRefused, .pictureRefused, .invalidArgument, .missingFeatures: true
     default: false
     }
   }

@@ -15,6 +15,9 @@ public struct Step: Sendable {
   public let seconds: Double
   /// The thermal state of the device.
   public let thermalState: ThermalState
+  /// Sentences about what is not as it was asked for, such as a prompt whose end is cut off. Every step
+  /// of a run has the same.
+  public let remarks: [String]
 }
 
 /// The result of a run.

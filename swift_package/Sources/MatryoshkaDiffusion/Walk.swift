@@ -97,8 +97,9 @@ struct Walk {
       draws: noise.draws, history: sampler.history)
   }
 
-  /// Takes one step with the given predictions and returns the clean estimates.
-  mutating func advance(_ predictions: [Tensor]) throws -> [Tensor] {
+  /// Takes one step with the given predictions and returns the clean estimates. It consumes the
+  /// predictions, so that they are turned into estimates in place.
+  mutating func advance(_ predictions: consuming [Tensor]) throws -> [Tensor] {
     let draw = request.sampler.drawsNoise ? try noise.draw() : nil
     return try sampler.step(&states, prediction: predictions, noise: draw)
   }

@@ -1,5 +1,4 @@
 import DiffusionBench
-import DiffusionPipe
 import Dispatch
 import Foundation
 import MatryoshkaDiffusion
@@ -62,8 +61,7 @@ struct Command {
     }
     let runtime: any PackageRuntime =
       switch options.runtime {
-      case .pipe:
-        PipeRuntime(bundle: bundle, program: options.server, precision: options.precision)
+      case .pipe: try PipeCommand(options: options, bundle: bundle).runtime()
       case .coreml: try CoreMLCommands(options: options, bundle: bundle).runtime()
       }
     if name == "bench" {

@@ -10,7 +10,7 @@ enum RuntimeChoice: String, CaseIterable {
   case coreml, pipe
 
   static var ofThisSystem: RuntimeChoice {
-    #if canImport(CoreML)
+    #if canImport(CoreML) && !COREML_SHIM
       .coreml
     #else
       .pipe

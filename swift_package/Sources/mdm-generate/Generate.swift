@@ -8,13 +8,13 @@ struct Generate {
 
   func run() async throws {
     try refuseExisting()
-    var files: [String] = []
-    for seed in options.seeds {
-      var request = options.request
-      request.seed = seed
-      if let finished = try await picture(request) {
-        files += try save(finished, seed)
-      }
+    let files: [String]
+    do {
+      files = try await pictures()
+    } catch {
+      // Cancelling keeps packages for a next picture, but here there is none.
+      await pipeline.release()
+      throw error
     }
     await pipeline.release()
     try Output.put(options.isJSON ? Report(files: files) : nil, files.joined(separator: "\n"))
@@ -26,8 +26,23 @@ struct Generate {
     let files: [String]
   }
 
+  private func pictures() async throws -> [String] {
+    var files: [String] = []
+    for seed in options.seeds {
+      var request = options.request
+      request.seed = seed
+      if let finished = try await picture(request, says: files.isEmpty) {
+        files += try save(finished, seed)
+      }
+    }
+    return files
+  }
+
   /// Makes one picture; nil if the run was stopped for a snapshot.
-  private func picture(_ request: PictureRequest) async throws -> Finished? {
+  ///
+  /// - Parameter says: whether remarks are said; those of the next seeds would be the same.
+  private func picture(_ request: PictureRequest, says: Bool) async throws -> Finished? {
+    var said = Set<String>()
     let previews: Previews = options.previews == nil ? .none : .all
     let stream =
       if let path = options.resume {
@@ -37,11 +52,12 @@ struct Generate {
       }
     do {
       for try await step in stream {
+        for remark in step.remarks where says && said.insert(remark).inserted { Output.say(remark) }
         if !options.isQuiet { Output.say("step \(step.index + 1) of \(step.total)") }
         try save(step)
         if let finished = step.finished { return finished }
         if let wanted = options.snapshotAfter, step.index + 1 >= wanted {
-          await pipeline.interrupt(reason: Generate.asked)
+          pipeline.interrupt(reason: Generate.asked)
         }
       }
     } catch MatryoshkaError.interrupted(let snapshot, let reason) {
@@ -59,7 +75,7 @@ struct Generate {
     do {
       return try JSONDecoder().decode(Snapshot.self, from: Data(contentsOf: URL(filePath: path)))
     } catch {
-      throw MatryoshkaError.fileSystem(path: path, reason: "is not a readable snapshot")
+      throw MatryoshkaError.fileSystem(path: path, reason: "is not a readable snapshot (\(error.cause))")
     }
   }
 
@@ -101,7 +117,7 @@ struct Generate {
     do {
       try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     } catch {
-      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be made")
+      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be made (\(error.cause))")
     }
   }
 
@@ -109,7 +125,7 @@ struct Generate {
     do {
       try Data(bytes).write(to: URL(filePath: path), options: .atomic)
     } catch {
-      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be written")
+      throw MatryoshkaError.fileSystem(path: path, reason: "cannot be written (\(error.cause))")
     }
   }
 }

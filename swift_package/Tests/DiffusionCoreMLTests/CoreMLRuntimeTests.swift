@@ -39,7 +39,7 @@
             guard let array = inputs[input.name], array.dataType == .float16 else {
               throw CocoaError(.coderInvalidValue)
             }
-            let values = try MultiArrays.tensor(array).values
+            let values = try MultiArrays.tensor(array, named: "x").values
             return values.reduce(0, +) / Float(values.count)
           }
           var outputs: [String: MLMultiArray] = [:]
@@ -220,7 +220,7 @@
           }
         }
       }
-      #expect(try MultiArrays.tensor(array).values == [0, 1, 2, 10, 11, 12])
+      #expect(try MultiArrays.tensor(array, named: "x").values == [0, 1, 2, 10, 11, 12])
     }
   }
 #endif

@@ -24,4 +24,12 @@ import Testing
       #expect(hash.finish() == SHA256.digest(of: bytes))
     }
   }
+
+  /// Where CryptoKit hashes, ours must say the same.
+  @Test func oursIsThatOfTheSystem() {
+    var ours = PortableSHA256()
+    let bytes = (0..<100_000).map { UInt8(truncatingIfNeeded: $0 * 31) }
+    bytes.withUnsafeBytes { ours.update($0) }
+    #expect(ours.finish() == SHA256.digest(of: bytes))
+  }
 }

@@ -7,16 +7,28 @@ actor ArithmeticRuntime: PackageRuntime {
   private(set) var runs = 0
   private(set) var releases = 0
   private var contexts: [Int: [String: Tensor]] = [:]
+  /// The number of runs by name of the package.
+  private(set) var runsByName: [String: Int] = [:]
+  nonisolated let bundleDigest: String?
+  private let beforeLoad: @Sendable () async throws -> Void
   private let beforeRun: @Sendable (Int) async throws -> Void
 
-  /// - Parameter beforeRun: called with the number of the run, from 1.
-  init(beforeRun: @escaping @Sendable (Int) async throws -> Void = { _ in }) {
-    self.beforeRun = beforeRun
+  /// - Parameters:
+  ///   - bundleDigest: of the bundle that it pretends to run.
+  ///   - beforeRun: called with the number of the run, from 1.
+  ///   - beforeLoad: called before every package that is loaded.
+  init(
+    bundleDigest: String? = nil,
+    beforeRun: @escaping @Sendable (Int) async throws -> Void = { _ in },
+    beforeLoad: @escaping @Sendable () async throws -> Void = {}
+  ) {
+    (self.bundleDigest, self.beforeLoad, self.beforeRun) = (bundleDigest, beforeLoad, beforeRun)
   }
 
   var isEmpty: Bool { loaded.isEmpty && contexts.isEmpty }
 
-  func load(_ package: Manifest.Package) {
+  func load(_ package: Manifest.Package) async throws {
+    if !loaded.contains(package.name) { try await beforeLoad() }
     loaded.insert(package.name)
     mostLoaded = max(mostLoaded, loaded.count)
   }
@@ -25,6 +37,7 @@ actor ArithmeticRuntime: PackageRuntime {
 
   func run(_ package: Manifest.Package, context: Int, giving values: [String: Tensor]) async throws {
     runs += 1
+    runsByName[package.name, default: 0] += 1
     try await beforeRun(runs)
     guard loaded.contains(package.name) else {
       throw MatryoshkaError.packageFailed(package: package.name, reason: "is not loaded")

@@ -15,7 +15,7 @@
 
     /// Bytes of memory in use that came between a quarter of the way and its end.
     private func growth(
-      reading: (AsyncThrowingStream<Step, any Error>, _ isOver: () -> Bool) async throws -> Void
+      reading: (Steps, _ isOver: () -> Bool) async throws -> Void
     ) async throws -> Int {
       let small = try SmallBundle(side: 256, numSteps: UnreadTests.steps)
       let marks = Mutex<[Int]>([])

@@ -10,8 +10,20 @@ struct Recipe {
 
   /// Names of the packages on disk.
   var paths: [String] {
-    kind == .functions ? ["denoiser"] : ["down_\(sides[0])", "core_\(sides[1])", "up_\(sides[0])"]
+    if kind == .functions { return ["denoiser"] }
+    let ofSteps = ["down_\(sides[0])", "core_\(sides[1])", "up_\(sides[0])"]
+    return kind == .text ? ["encoder", "pooler"] + ofSteps : ofSteps
   }
+
+  /// A unigram model with a piece for each of the letters a to f.
+  static let tokenizer: [UInt8] = {
+    func piece(_ text: String, _ kind: UInt8) -> [UInt8] {
+      let field = [0x0A, UInt8(text.utf8.count)] + Array(text.utf8) + [0x15, 0, 0, 0, 0, 0x18, kind]
+      return [0x0A, UInt8(field.count)] + field
+    }
+    let special = piece("<pad>", 3) + piece("</s>", 3) + piece("<unk>", 2)
+    return special + ["▁", "a", "b", "c", "d", "e", "f"].flatMap { piece($0, 1) }
+  }()
 
   func tables() throws -> Data {
     var members: [JSON.Member] = []
@@ -61,16 +73,24 @@ struct Recipe {
       "layout":"\#(kind == .functions ? "multifunction" : "nested")","variant":"fp16",
       "target":"iOS18","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
       "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
-      "threshold":"clip","guidance":"none",
+      "threshold":"clip","guidance":"\#(kind == .text ? "cfg" : "none")",
       "sampler":{"kind":"\#(isStudent ? "student" : "ddim")","steps":\#(isStudent ? 1 : 5),
       "minimum_steps":1,"maximum_steps":\#(isStudent ? 4 : numSteps)},
-      "student":\#(isStudent ? student : "null"),"text":null,
+      "student":\#(isStudent ? student : "null"),"text":\#(text),
       "packages":[\#(packages.joined(separator: ","))],
       "peak_memory":{"resident":3000,"staged":2000,"minimal":1000},
       "golden":{"path":"golden.safetensors","prompts":[""],"text":null,"seed":0,"sampler":"ddim",
       "steps":1,"times":[1]},
       "provenance":{"license":"CC0","source":"tests","base_model":null,"notes":null},
       "versions":{},"created":null,"files":[\#(listed.joined(separator: ","))]}
+      """#
+  }
+
+  private var text: String {
+    guard kind == .text else { return "null" }
+    return #"""
+      {"max_tokens":4,"width":2,"lowercase":true,"encoder":"encoder","tokenizer":"tokenizer.model",
+      "source":"tests","tokenizer_sha256":"\#(SHA256.hex(of: Recipe.tokenizer))"}
       """#
   }
 
@@ -99,26 +119,35 @@ struct Recipe {
         package("stop_\(outer)", outer, noisy + noisyInside, answers, path: paths[0]),
       ]
     }
-    return [
-      package(paths[0], outer, noisy, [between]),
-      package(paths[1], inner, noisyInside + [between], [answers[1], hidden]),
-      package(paths[2], outer, [noisy[0], hidden], [answers[0]]),
+    let steps = [
+      package("down_\(outer)", outer, noisy, [between]),
+      package("core_\(inner)", inner, noisyInside + [between], [answers[1], hidden]),
+      package("up_\(outer)", outer, [noisy[0], hidden], [answers[0]]),
     ]
+    guard kind == .text else { return steps }
+    let (ids, mask) = (feature("token_ids", [1, 4], "int32"), feature("text_mask", [1, 4]))
+    let features = feature("text_features", [1, 4, 2])
+    return [
+      package("encoder", nil, [ids, mask], [features], phase: "text"),
+      package("pooler", nil, [features, mask], [feature("pooled", [1, 2])], phase: "prompt"),
+    ] + steps
   }
 
   private func picture(_ name: String, _ side: Int) -> String {
     feature("\(name)_\(side)", [1, 3, side, side])
   }
 
-  private func feature(_ name: String, _ shape: [Int]) -> String {
-    #"{"name":"\#(name)","dtype":"fp16","shape":\#(shape)}"#
+  private func feature(_ name: String, _ shape: [Int], _ dtype: String = "fp16") -> String {
+    #"{"name":"\#(name)","dtype":"\#(dtype)","shape":\#(shape)}"#
   }
 
   private func package(
-    _ name: String, _ side: Int, _ inputs: [String], _ outputs: [String], path: String? = nil
+    _ name: String, _ side: Int?, _ inputs: [String], _ outputs: [String], path: String? = nil,
+    phase: String = "step"
   ) -> String {
     #"""
-    {"name":"\#(name)","path":"\#(path ?? name).mlpackage","phase":"step","side":\#(side),
+    {"name":"\#(name)","path":"\#(path ?? name).mlpackage","phase":"\#(phase)",
+    "side":\#(side.map(String.init) ?? "null"),
     "precision":"fp16","weight_bits":16,"compute":"all","bytes":1,"activation_bytes":1,
     "inputs":[\#(inputs.joined(separator: ","))],"outputs":[\#(outputs.joined(separator: ","))]}
     """#

@@ -12,6 +12,8 @@ package struct SmallBundle: ~Copyable {
     case functions
     /// Three packages of a student: starts 20, 15, 10, 5 of 20; weights 1 and 2.
     case student
+    /// Five packages: a text encoder for four tokens of the letters a to f, and one that pools.
+    case text
   }
 
   package let url: URL
@@ -28,6 +30,7 @@ package struct SmallBundle: ~Copyable {
       ("golden.safetensors", TensorFile.contents([])),
       ("tables.safetensors", try recipe.tables()),
     ]
+    if kind == .text { files.append(("tokenizer.model", Data(Recipe.tokenizer))) }
     for name in recipe.paths { files.append(("\(name).mlpackage/model", Data([1]))) }
     for (path, data) in files {
       let place = url.appending(path: path)
