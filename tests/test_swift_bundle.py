@@ -148,6 +148,18 @@ def test_a_bundle_opens_and_its_hashes_are_checked(dump: Dump, tiny_bundle: Bund
     assert dump.json("bundle", tiny_bundle.path) == {"digest": tiny_bundle.manifest.digest}
 
 
+def test_files_of_operating_systems_are_no_part_of_a_bundle(
+    dump: Dump, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy.bundle"
+    shutil.copytree(tiny_bundle.path, folder)
+    package = folder / tiny_bundle.manifest.packages[0].path
+    for name in (".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"\0")
+        (package / name).write_bytes(b"\0")
+    assert dump.json("bundle", folder) == {"digest": tiny_bundle.manifest.digest}
+
+
 def _flip(bundle: Path) -> None:
     file = next(bundle.rglob("weight.bin"))
     data = bytearray(file.read_bytes())

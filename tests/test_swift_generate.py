@@ -192,7 +192,7 @@ def test_a_server_that_is_killed_leaves_a_snapshot_and_no_picture(
     assert process.returncode == 1
     [line] = [line for line in said.splitlines() if line.startswith("mdm-generate: ")]
     assert "bundle server" in line
-    assert "resume with its snapshot" in line
+    assert "resume from the snapshot" in line
     assert [path.name for path in folder.iterdir()] == ["snapshot"]
     assert_gone(children)
     resumed = made(program, nested, tmp_path, "--resume", snapshot)

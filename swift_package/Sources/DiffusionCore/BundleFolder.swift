@@ -193,6 +193,16 @@ public struct BundleFolder: Sendable {
     }
   }
 
+  /// Whether Finder, Windows, an archive tool or a disk station left it there; Python has the same
+  /// list.
+  private static func isSystemFile(_ name: String) -> Bool {
+    let known: Set = [
+      ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
+      "thumbs.db", "desktop.ini", "__macosx", "@eadir",
+    ]
+    return name.hasPrefix("._") || known.contains(name.lowercased())
+  }
+
   /// All files of the folder with their sizes. Refuses links and devices.
   private static func present(_ url: URL) throws -> [(String, Int)] {
     let keys: [URLResourceKey] = [
@@ -209,7 +219,7 @@ public struct BundleFolder: Sendable {
       } catch {
         throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be read (\(error.cause))")
       }
-      for entry in entries {
+      for entry in entries where !isSystemFile(entry.lastPathComponent) {
         let path = folder.isEmpty ? entry.lastPathComponent : "\(folder)/\(entry.lastPathComponent)"
         let values = try? entry.resourceValues(forKeys: Set(keys))
         if values?.isSymbolicLink != true, values?.isDirectory == true {
