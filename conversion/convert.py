@@ -16,6 +16,7 @@ from torch import Tensor
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.config.types import Target
+from mdm_apple.errors import MdmError
 from mdm_apple.storage.tensorfile import write_bytes
 
 from .bundle.embedding_tables import write_tables
@@ -106,6 +107,8 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
                 saved = Path(scratch) / path.name
                 model.save(str(saved))
                 saved.rename(path)
+    except MdmError:  # a refusal from below says itself what is wrong
+        raise
     except (NotImplementedError, ValueError, RuntimeError, TypeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "[MIL FileWriter]" in reason:  # coremltools names no other reason for a refused write

@@ -169,6 +169,20 @@ def test_cost_counts_multiplications(tmp_path: Path) -> None:
     assert all(cost.seconds(chip) > 0 for chip in CHIPS)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_matrix_products_are_counted_whatever_has_the_batch(
+    tmp_path: Path, transposed: bool, batched: bool
+) -> None:
+    """x (1, 64, 32, 32) by a matrix of 32 rows and 8 columns."""
+    shape = (*((1, 64) if batched else ()), *((8, 32) if transposed else (32, 8)))
+
+    def body(b: Any, x: Any) -> Any:
+        return b.matmul(x=x, y=half(*shape), transpose_y=transposed)
+
+    assert cost_of(package(tmp_path, body).function()).flops == 2 * 64 * 32 * 8 * 32
+
+
 def test_numbers_of_chips_have_sources_and_say_what_is_assumed() -> None:
     for chip in CHIPS:
         assert chip.assumption

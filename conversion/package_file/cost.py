@@ -107,12 +107,18 @@ def _flops(operation: Operation, kinds: dict[str, TensorType]) -> int:
         case "linear":
             return 2 * out.count * kind("weight").shape[-1]
         case "matmul":
-            shared = kind("x").count * kind("y").count / max(1, out.count)
-            batch = math.prod(out.shape[:-2])
-            return 2 * out.count * max(1, round(math.sqrt(shared / max(1, batch))))
+            return 2 * out.count * _shared_axis(kind("x").shape, out.shape)
         case "einsum":  # nchw,nwhu->nchu
             return 2 * out.count * kind("values").shape[-1]
         case "scaled_dot_product_attention":
             return 4 * kind("query").count * kind("key").shape[-2]
         case _:
             return sum(k.count for _, k in operation.outputs)
+
+
+def _shared_axis(x: tuple[int, ...], out: tuple[int, ...]) -> int:
+    """The length over which a matrix product sums, transposed or not; the right side may lack the
+    left's batch."""
+    if len(x) < 2:
+        return math.prod(x)
+    return max(1, math.prod(x[-2:]) // max(1, out[-2]))

@@ -13,6 +13,7 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
+MAX_ROWS = 1 << 16  # of a batch
 # settings that a resumed run may change
 FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
 
@@ -47,8 +48,9 @@ class TrainConfig:
     validation_share: float = 0.0  # share of the pictures held out
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate"):
-            in_range(name, getattr(self, name), 1)
+        in_range("steps", self.steps, 1)
+        for name in ("batch_size", "accumulate"):  # more rows than that fit no machine
+            in_range(name, getattr(self, name), 1, MAX_ROWS)
         for name in ("save_every", "log_every", "validate_every"):
             in_range(name, getattr(self, name), 1, what="steps")
         for name in ("warmup_steps", "ema_warmup_steps", "sample_every"):
