@@ -58,6 +58,18 @@ def test_a_run_says_where_it_went_and_leaves_what_is_there_alone(
     assert mdm(*small(teacher, out), "--resume").exit_code == 0  # nothing left to do
 
 
+def test_a_resumed_student_needs_no_setting_again(teacher: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "student"
+    how = ["--flow-map", "2", "--guidance", "1", "3", "--seed", "5", "--resume", "auto"]
+    assert mdm(*small(teacher, whole), *how, "--steps", "3").exit_code == 0
+    assert mdm(*small(teacher, out), *how).exit_code == 0
+    more = ["distill", "--teacher", teacher, "--out", out, "--steps", "3", "--resume"]
+    result = mdm(*more)
+    assert result.exit_code == 0, result.exception
+    assert (out / "hashes.json").read_bytes() == (whole / "hashes.json").read_bytes()
+    assert "flow_map: the run in" in refusal(*more, "--flow-map", "4")
+
+
 def test_mlx_teaches_too(teacher: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlx.core")
     out = tmp_path / "student"

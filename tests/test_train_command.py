@@ -157,6 +157,33 @@ def test_resuming_as_another_model_is_refused(
     assert train("--config", config_file, *again).exit_code == 0
 
 
+def test_a_resumed_run_needs_no_setting_again(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    start = ["--config", config_file, "--data", pictures, "--lr", "3e-4", "--seed", "9"]
+    assert train(*start, "--no-ema", "--out", whole, "--steps", "3").exit_code == 0
+    assert train(*start, "--no-ema", "--out", out, "--steps", "2").exit_code == 0
+    more = ["train", "--resume", "--out", str(out), "--steps", "3", "--quiet"]
+    result = CliRunner().invoke(group, more)
+    assert result.exit_code == 0, result.exception
+    assert (out / "hashes.json").read_bytes() == (whole / "hashes.json").read_bytes()
+    changed = CliRunner().invoke(group, [*more, "--lr", "1e-3"])
+    assert "lr: the run in" in str(changed.exception)
+
+
+def test_one_command_starts_and_goes_on(config_file: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = ["--config", config_file, "--data", pictures, "--out", out, "--resume", "auto"]
+    for _ in range(2):
+        assert train(*asked).exit_code == 0
+    started = save_random_model(tmp_path / "first", trainable_model())
+    asked = ["--init", started, "--data", pictures, "--out", tmp_path / "b", "--resume", "auto"]
+    for _ in range(2):
+        assert train(*asked).exit_code == 0
+    assert train("--resume", "auto", "--out", tmp_path / "c").exit_code == 2  # nothing says what
+
+
 def test_a_grid_on_a_short_table_takes_the_steps_there_are(pictures: Path, tmp_path: Path) -> None:
     model = trainable_model()
     schedule = dataclasses.replace(model.diffusion.schedule, num_steps=10)

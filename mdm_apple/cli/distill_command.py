@@ -23,6 +23,9 @@ from mdm_apple.cli.setting_options import (
     DEFAULTS,
     checkpointing_option,
     configured,
+    kept_settings,
+    resume_option,
+    resumes,
     setting,
     settings_of_steps,
 )
@@ -31,6 +34,7 @@ from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.open_model import TrainingBackend
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
+from mdm_apple.training.distill import resumed_boot
 from mdm_apple.training.memory_estimate import needs_recomputing, usable_memory
 from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import resumed_config
@@ -42,7 +46,7 @@ class DistillRequest:
 
     teacher: str
     out: Path
-    steps: int
+    steps: int | None
     backend: TrainingBackend | None
     captions: Path | None
     guidance: tuple[float, float]
@@ -68,11 +72,12 @@ class DistillRequest:
     seed: int
     save_every: int
     log_every: int
-    resume: bool
+    resume: Literal["always", "auto"] | None
     features: Path | None
     text_encoder: Path | None
     dry_run: bool
     overwrite: bool
+    given: frozenset[str]
 
 
 @click.command(
@@ -84,7 +89,7 @@ Examples:
 )
 @click.option("--teacher", metavar="NAME", required=True, help="Model to learn from.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
-@click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
+@click.option("--steps", type=click.IntRange(1), help="Total optimisation steps.")
 @click.option(
     "--backend",
     type=click.Choice(get_args(TrainingBackend)),
@@ -114,7 +119,7 @@ Examples:
 @setting("--consistency-weight", float, "Weight of the difference between pooled levels.")
 @settings_of_steps
 @checkpointing_option
-@click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
+@resume_option
 @click.option("--features", type=FILE, help="Text features made by mdm embed.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen text encoder.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings, then stop.")
@@ -124,13 +129,19 @@ Examples:
 def command(request: DistillRequest, output: Output) -> None:
     """Teach a student to make a model's pictures in one or a few steps.
 
-    It learns from noise and captions alone (BOOT): no picture is read. Ctrl-C saves and stops;
-    --resume with the same settings continues exactly there.
+    It learns from noise and captions alone (BOOT): no picture is read. Ctrl-C and SIGTERM save and
+    stop; --resume continues exactly there. --resume auto starts a run or continues it, so that one
+    command may be repeated until it is done.
     """
+    goes_on = resumes(request.resume, request.out)
+    if not goes_on and request.steps is None:
+        raise click.UsageError("Missing option '--steps'.")
     boot = configured(BootConfig, request)
+    if goes_on:
+        boot = resumed_boot(request.out, boot, kept_settings(BootConfig, request.given))
     teacher = find_folder(request.teacher).path
     config = student_config(load_model_config(teacher), boot)
-    train = _train_config(request, config)
+    train = _train_config(request, config, goes_on)
     if request.dry_run:
         settings = {"model": config, "train": train, "boot": boot}
         output.result(
@@ -139,7 +150,7 @@ def command(request: DistillRequest, output: Output) -> None:
             f"{', '.join(map(str, boot.starts(config.diffusion.schedule.num_steps)))}.",
         )
         return
-    if not request.resume:
+    if not goes_on:
         refuse_existing(request.out, request.overwrite)
     api.distill(
         request.teacher,
@@ -150,7 +161,7 @@ def command(request: DistillRequest, output: Output) -> None:
         captions=request.captions,
         features=request.features,
         text_encoder=request.text_encoder,
-        resume=request.resume,
+        resume=goes_on,
         overwrite=request.overwrite,
         quiet=output.quiet,
     )
@@ -160,13 +171,14 @@ def command(request: DistillRequest, output: Output) -> None:
     )
 
 
-def _train_config(request: DistillRequest, config: ModelConfig) -> TrainConfig:
+def _train_config(request: DistillRequest, config: ModelConfig, goes_on: bool) -> TrainConfig:
     """The settings; "auto" recomputes activations if the student alone would not fit."""
     recompute = request.checkpointing == "true"
-    train = configured(TrainConfig, request, checkpointing=recompute)
+    train = configured(TrainConfig, request, steps=request.steps or 1, checkpointing=recompute)
+    if goes_on:
+        given = request.given - ({"checkpointing"} if request.checkpointing == "auto" else set())
+        return resumed_config(request.out, train, kept_settings(TrainConfig, given))[1]
     if request.checkpointing != "auto":
         return train
-    if request.resume:
-        return resumed_config(request.out, train, ["checkpointing"])[1]
     recompute = needs_recomputing(config, train, usable_memory())
     return dataclasses.replace(train, checkpointing=recompute)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -48,11 +49,19 @@ def output_options(command: Command) -> Command:
 def filling(
     request: Callable[..., Request],
 ) -> Callable[[Callable[[Request, Output], None]], Callable[..., None]]:
-    """Call a command with its options as one `request` and with its `Output`."""
+    """Call a command with its options as one `request` and with its `Output`.
+
+    A request with a field `given` learns which options the caller gave.
+    """
+    asks = "given" in {field.name for field in dataclasses.fields(cast("Any", request))}
 
     def wrap(command: Callable[[Request, Output], None]) -> Callable[..., None]:
         @functools.wraps(command)
         def filled(as_json: bool, quiet: bool, **options: Any) -> None:
+            if asks:
+                source = click.get_current_context().get_parameter_source
+                default = click.core.ParameterSource.DEFAULT
+                options["given"] = frozenset(n for n in options if source(n) is not default)
             command(request(**options), Output(as_json, quiet))
 
         return filled

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.diffusion.noise import MAX_SEED
+from mdm_apple.storage.atomic_folder import has_file
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.settings import TrainConfig
 
@@ -72,6 +74,26 @@ SHARED = (
     setting("--save-every", click.IntRange(1), "Steps between checkpoints."),
     setting("--log-every", click.IntRange(1), "Steps between lines of metrics.jsonl."),
 )
+
+resume_option = click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="always",
+    type=click.Choice(["always", "auto"]),
+    metavar="[auto]",
+    help="Continue the interrupted run in --out; its settings are the default. auto: or start one.",
+)
+
+
+def resumes(resume: Literal["always", "auto"] | None, out: Path) -> bool:
+    """Whether a command continues a run; `auto` does if there is one."""
+    return resume == "always" or (resume == "auto" and has_file(out, "training.json"))
+
+
+def kept_settings(kind: type[Config], given: frozenset[str]) -> list[str]:
+    """The settings that the caller left out, so that those of the run apply."""
+    return [field.name for field in dataclasses.fields(kind) if field.name not in given]
+
 
 checkpointing_option = click.option(
     "--checkpointing",

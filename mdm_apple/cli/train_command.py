@@ -22,6 +22,9 @@ from mdm_apple.cli.output import (
 from mdm_apple.cli.setting_options import (
     checkpointing_option,
     configured,
+    kept_settings,
+    resume_option,
+    resumes,
     setting,
     settings_of_steps,
 )
@@ -38,7 +41,7 @@ from mdm_apple.training.memory_estimate import (
     usable_memory,
 )
 from mdm_apple.training.settings import TrainConfig
-from mdm_apple.training.start import refuse_other_model, resumed_config
+from mdm_apple.training.start import refuse_other_model, resumed_config, resumed_data
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class TrainRequest:
 
     preset_name: str | None
     config_path: Path | None
-    data: str
+    data: str | None
     out: Path
-    steps: int
+    steps: int | None
     backend: TrainingBackend | None
     batch_size: int
     accumulate: int
@@ -78,7 +81,7 @@ class TrainRequest:
     stop_at: int | None
     init: str | None
     grow: str | None
-    resume: bool
+    resume: Literal["always", "auto"] | None
     captions: Path | None
     features: Path | None
     text_encoder: Path | None
@@ -89,6 +92,7 @@ class TrainRequest:
     dry_run: bool
     memory: float | None
     overwrite: bool
+    given: frozenset[str]
 
 
 @click.command(
@@ -100,9 +104,9 @@ Examples:
 )
 @preset_option
 @config_option
-@click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned pictures.")
+@click.option("--data", metavar="twemoji|DIR", help="Captioned pictures.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
-@click.option("--steps", type=click.IntRange(1), required=True, help="Total optimisation steps.")
+@click.option("--steps", type=click.IntRange(1), help="Total optimisation steps.")
 @click.option(
     "--backend",
     type=click.Choice(get_args(TrainingBackend)),
@@ -124,7 +128,7 @@ Examples:
 )
 @click.option("--init", metavar="NAME", help="Start from this model: settings and weights.")
 @click.option("--grow", metavar="NAME", help="Start with this smaller model as the inner levels.")
-@click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
+@resume_option
 @click.option(
     "--captions", type=FILE, help="Train only on pictures with these captions, one per line."
 )
@@ -163,26 +167,28 @@ Examples:
 def command(request: TrainRequest, output: Output) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C saves and stops; --resume continues exactly there. With torchrun, or mlx.launch for MLX,
-    the processes share each batch.
+    Ctrl-C and SIGTERM save and stop; --resume continues exactly there. --resume auto starts a run
+    or continues it, so that one command may be repeated until it is done. With torchrun, or
+    mlx.launch for MLX, the processes share each batch.
     """
-    config, train = _resumed(request) if request.resume else _fresh(request)
+    goes_on = resumes(request.resume, request.out)
+    config, train, data = _resumed(request) if goes_on else _fresh(request)
     if request.dry_run:
         output.result(*_dry_run(config, train, request.memory))
         return
-    if not request.resume:
+    if not goes_on:
         refuse_existing(request.out, request.overwrite)
     captions = None if request.captions is None else read_captions(request.captions)
     run = api.train(
-        request.data,
+        data,
         request.out,
         settings=train,
-        preset=request.preset_name if request.init is None and not request.resume else None,
-        config=config if request.resume else request.config_path,
-        init=request.init,
-        grow=request.grow,
-        stop_at=request.stop_at,
-        resume=request.resume,
+        preset=request.preset_name if request.init is None and not goes_on else None,
+        config=config if goes_on else request.config_path,
+        init=None if goes_on else request.init,
+        grow=None if goes_on else request.grow,
+        stop_at=None if goes_on else request.stop_at,
+        resume=goes_on,
         backend=request.backend,
         captions=captions,
         features=request.features,
@@ -202,24 +208,29 @@ def command(request: TrainRequest, output: Output) -> None:
         )
 
 
-def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
-    """What to train; "auto" is decided by the memory of the batch and of the machine."""
-    config, train = _model_config(request), _train_config(request)
+def _fresh(request: TrainRequest) -> tuple[ModelConfig, TrainConfig, str]:
+    """What to train, how, and on which data; "auto" is decided by the memory of the machine."""
+    for option, value in (("--data", request.data), ("--steps", request.steps)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{option}'.")
+    config, train = _model_config(request), _train_config(request, request.steps or 1)
     if request.checkpointing == "auto":
         recompute = needs_recomputing(config, train, usable_memory(request.memory))
         train = dataclasses.replace(train, checkpointing=recompute)
-    return config, train
+    return config, train, str(request.data)
 
 
-def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig]:
+def _resumed(request: TrainRequest) -> tuple[ModelConfig, TrainConfig, str]:
     """What an interrupted run trains; refuses to resume it as a different model."""
-    if request.init is not None or request.grow is not None:
+    if request.resume == "always" and (request.init is not None or request.grow is not None):
         raise ConfigError("resume: continues the run in --out, so leave out --init and --grow.")
-    unasked = ["checkpointing"] if request.checkpointing == "auto" else []
-    saved, train = resumed_config(request.out, _train_config(request), unasked)
+    given = request.given | ({"ema_decay"} if request.no_ema else set[str]())
+    given -= {"checkpointing"} if request.checkpointing == "auto" else set[str]()
+    asked = _train_config(request, request.steps or 1)
+    saved, train = resumed_config(request.out, asked, kept_settings(TrainConfig, given))
     if request.preset_name is not None or request.config_path is not None:
         refuse_other_model(saved, _model_config(request), request.out)
-    return saved, train
+    return saved, train, request.data or resumed_data(request.out)
 
 
 def _model_config(request: TrainRequest) -> ModelConfig:
@@ -228,10 +239,12 @@ def _model_config(request: TrainRequest) -> ModelConfig:
     )
 
 
-def _train_config(request: TrainRequest) -> TrainConfig:
+def _train_config(request: TrainRequest, steps: int) -> TrainConfig:
     recompute = request.checkpointing == "true"
     ema_decay = None if request.no_ema else request.ema_decay
-    return configured(TrainConfig, request, checkpointing=recompute, ema_decay=ema_decay)
+    return configured(
+        TrainConfig, request, steps=steps, checkpointing=recompute, ema_decay=ema_decay
+    )
 
 
 def _dry_run(

@@ -7,7 +7,7 @@ teacher's frozen text encoder. An interrupted run resumes bit for bit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,17 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     if learner.rank == 0 and config.distilled is not None:
         write_sampling(job.out, student_sampling(config.distilled, steps=1))
     return config
+
+
+def resumed_boot(out: Path, asked: BootConfig, as_before: Collection[str]) -> BootConfig:
+    """The student of an interrupted run, with `as_before` from the run; the rest is compared later.
+
+    as_before: settings that the caller left out.
+    """
+    finish_save(out)
+    saved = model_folder.load_training(out).meta.get("boot")
+    before = from_dict(BootConfig, saved, f"{out}: training.json")
+    return dataclasses.replace(asked, **{name: getattr(before, name) for name in as_before})
 
 
 def captions_of(job: DistillJob, config: ModelConfig) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
-MAX_ROWS = 1 << 16  # of a batch
+MAX_ROWS = 1 << 20  # of a batch
 # settings that a resumed run may change
 FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
 

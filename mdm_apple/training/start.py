@@ -112,6 +112,14 @@ def resumed_config(
     return model_folder.load_model_config(out), train_config
 
 
+def resumed_data(out: Path) -> str:
+    """The data that an interrupted run was started on."""
+    data = model_folder.load_training(out).meta.get("data")
+    if not isinstance(data, str):
+        raise MdmError(f"{out}: its run does not say on which data it was started; name the data.")
+    return data
+
+
 def refuse_other_model(saved: ModelConfig, asked: ModelConfig, out: Path) -> None:
     """Refuse to resume a run as a different model."""
     if (asked.model, asked.side, asked.diffusion) != (saved.model, saved.side, saved.diffusion):
