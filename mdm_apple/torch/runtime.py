@@ -17,8 +17,7 @@ from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, JumpTo
-from mdm_apple.torch.cpu.packed import can_pack, pack
-from mdm_apple.torch.cpu.pages import give_back
+from mdm_apple.torch.cpu.packed import can_pack, give_back, pack
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.text import EncodeText
 from mdm_apple.torch.unet import Conditioning, UNet

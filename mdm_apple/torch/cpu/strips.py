@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_apple.torch.cpu.conv import eager_fp32_on_cpu, interleave
-from mdm_apple.torch.cpu.pages import empty_image
 
 WORTHWHILE = 1 << 22  # numbers in one image, 16 MiB: smaller images stay in a cache anyway
 STRIP = 1 << 20  # numbers processed at a time
@@ -66,7 +65,7 @@ def can_divide(block: Block) -> bool:
 def residual(block: Block, parts: Sequence[Tensor], film: Tensor) -> Tensor:
     """A residual block on images concatenated in its channels; see `layers.ResNet`."""
     batch, _, height, width = parts[0].shape
-    out = empty_image(batch, block.norm2.num_channels, height, width)
+    out = _empty_image(batch, block.norm2.num_channels, height, width)
     for b in range(batch):
         _residual_of_one(block, [p[b : b + 1] for p in parts], film[b], out[b : b + 1])
     return out
@@ -74,7 +73,7 @@ def residual(block: Block, parts: Sequence[Tensor], film: Tensor) -> Tensor:
 
 def normalized_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """SiLU of the group norm of x."""
-    out = empty_image(*x.shape)
+    out = _empty_image(*x.shape)
     for b in range(len(x)):
         image, result = x[b : b + 1], out[b : b + 1]
         slope, level = _affine(norm, _sums(image), image)
@@ -90,7 +89,7 @@ def upsampled(corners: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     (1, 4 C, h + 1, W + 1).
     """
     batch, channels, height, width = x.shape
-    out = empty_image(batch, channels, 2 * height, 2 * width)
+    out = _empty_image(batch, channels, 2 * height, 2 * width)
     for b in range(batch):
         for top, bottom in _strips(out[b : b + 1, :, ::2]):
             low, high = max(top - 1, 0), min(bottom + 1, height)
@@ -107,7 +106,7 @@ def _residual_of_one(block: Block, parts: list[Tensor], film: Tensor, out: Tenso
 
     # 1. the first convolution's output, summed as it is computed; and the shortcut
     slope, level = _affine(block.norm1, torch.cat([_sums(part) for part in parts], dim=1), out)
-    hidden = empty_image(*out.shape)
+    hidden = _empty_image(*out.shape)
     sums = out.new_zeros(2, out.shape[1], dtype=torch.float64)
     for top, bottom in _strips(*parts):
         low, high = max(top - 1, 0), min(bottom + 1, height)
@@ -181,3 +180,9 @@ def _sums_of_strip(strip: Tensor) -> Tensor:
 def _lines(x: Tensor) -> Tensor:
     """View (1, C, H, W), channels last, as (H, W C)."""
     return x[0].permute(1, 2, 0).flatten(1)
+
+
+def _empty_image(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """(B, C, H, W) in fp32 on the CPU, channels last, uninitialised."""
+    out = torch.empty(batch, height, width, channels, dtype=torch.float32, device="cpu")
+    return out.permute(0, 3, 1, 2)
