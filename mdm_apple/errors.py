@@ -17,6 +17,7 @@ _EXTRAS = {
     "emoji": "data",
     "matplotlib": "demo",
     "jinja2": "demo",
+    "pyarrow": "parquet",
     "tensorboardX": "tensorboard",
     "torchmetrics": "eval",
     "torch_fidelity": "eval",

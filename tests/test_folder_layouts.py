@@ -15,6 +15,7 @@ from PIL import Image
 
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.data.folder import open_folder
+from mdm_apple.errors import MissingPackageError
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 
@@ -77,6 +78,23 @@ def test_other_names_of_the_caption_column_are_read(tmp_path: Path, column: str)
     picture(tmp_path / "0.png")
     write(tmp_path / "metadata.jsonl", jsonl([("0.png", "a cat")], column))
     assert opened(tmp_path).captions() == ["a cat"]
+
+
+def test_a_parquet_table_needs_its_library_and_is_read_with_it(tmp_path: Path) -> None:
+    picture(tmp_path / "0.png")
+    table = tmp_path / "metadata.parquet"
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        table.write_bytes(b"PAR1")
+        with pytest.raises(MissingPackageError, match=r"pip install 'mdm-apple\[parquet\]'"):
+            opened(tmp_path)
+        return
+    parquet.write_table(pyarrow.table({"file_name": ["0.png"], "text": ["a cat"]}), table)
+    assert opened(tmp_path).captions() == ["a cat"]
+    table.write_bytes(table.read_bytes()[:-9])
+    assert "cannot be read as Parquet" in refusal(tmp_path)
 
 
 def test_a_table_without_captions_is_refused_by_its_columns(tmp_path: Path) -> None:

@@ -164,14 +164,13 @@ def _csv(path: Path) -> Lines:
 
 
 def _parquet(path: Path) -> Lines:
-    require("pyarrow.parquet")
-    from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,import-untyped]
-
+    arrow: Any = require("pyarrow")
+    parquet: Any = require("pyarrow.parquet")
     try:
-        table: Any = parquet.ParquetFile(path)
+        table = parquet.ParquetFile(path)
         wanted = [n for n in (*FILE_COLUMNS, *CAPTION_COLUMNS) if n in table.schema_arrow.names]
         entries: Sequence[dict[str, object]] = table.read(columns=wanted).to_pylist()
-    except (ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{shown(path)}: cannot be read as Parquet ({shown(reason)}).") from None
     for number, entry in enumerate(entries, 1):
