@@ -154,7 +154,7 @@ def train(
     )
     if tensorboard:
         require("tensorboardX")
-    return run_job(job, _picture_learner(backend or default_backend()), say)
+    return run_job(job, _picture_learner(_installed(backend)), say)
 
 
 def _train_config(steps: int | None, settings: TrainConfig | None) -> TrainConfig:
@@ -174,10 +174,16 @@ def _free(out: str | Path, may_exist: bool) -> Path:
     return folder
 
 
+def _installed(backend: TrainingBackend | None) -> TrainingBackend:
+    """The backend, or the machine's own; refuses one that is unknown or not installed."""
+    chosen = backend or default_backend()
+    one_of("backend", chosen, TrainingBackend)
+    require_installed(chosen)
+    return chosen
+
+
 def _picture_learner(backend: TrainingBackend) -> OpenLearner:
     """Opens a learner. The framework is imported when all else was found to be in order."""
-    one_of("backend", backend, TrainingBackend)
-    require_installed(backend)
 
     def open_learner(
         config: ModelConfig, job: Job, tokenizer: Tokenizer | None, start: Start
@@ -195,8 +201,6 @@ def _picture_learner(backend: TrainingBackend) -> OpenLearner:
 
 def _boot_learner(backend: TrainingBackend) -> OpenBootLearner:
     """The same for a student."""
-    one_of("backend", backend, TrainingBackend)
-    require_installed(backend)
 
     def open_learner(config: ModelConfig, job: DistillJob) -> Learner[BootBatch]:
         if backend == "mlx":
@@ -273,7 +277,7 @@ def distill(
         resume,
         quiet,
     )
-    return run_distillation(job, _boot_learner(backend or default_backend()))
+    return run_distillation(job, _boot_learner(_installed(backend)))
 
 
 def convert(

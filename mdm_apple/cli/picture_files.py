@@ -71,14 +71,15 @@ class PictureFiles:
             return set()
         found: set[int] = set()
         for k, (path, recipe) in enumerate(zip(self.paths, recipes, strict=True)):
-            complete = path.is_file() and (not self.previews or strip_of(path).is_file())
-            if complete and read_recipe(path) == recipe:
-                found.add(k)
-            elif path.exists() and read_recipe(path) != recipe:
+            if not path.exists():
+                continue
+            if read_recipe(path) != recipe:
                 raise MdmError(
                     f"{path}: exists and was made in another way; choose another --out or add "
                     "--overwrite."
                 )
+            if not self.previews or strip_of(path).is_file():
+                found.add(k)
         return found
 
     def write(self, k: int, picture: Picture) -> None:

@@ -54,8 +54,9 @@ def list_captions(tree: Tree) -> Listing:
         )
     beside = _caption_files(tree)
     candidates = [name for name in tree.files if is_table(name)]
-    for table in filter(is_metadata, candidates) if beside else ():
-        raise _both(tree, table, beside)
+    metadata = next(filter(is_metadata, candidates), None)
+    if metadata and beside:  # unclear before it is read
+        raise _both(tree, metadata, beside)
     tables = {name: rows for name in candidates if (rows := read_table(tree, name))}
     if tables and beside:
         raise _both(tree, next(iter(tables)), beside)
@@ -151,14 +152,10 @@ class _Names:
                     f"{shown(candidates[1])}; write the path below the table's folder."
                 )
         try:
-            tree.path(written, where)
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, DataError) and "no such file" not in str(error):
-                raise
-            if isinstance(error, DataError):
-                raise DataError(
-                    f"{where}: {shown(row.file[:200])}: no such file in {shown(tree.root)}."
-                ) from None
+            tree.path(written, f"{where}: {shown(row.file[:200])}")
+        except DataError:
+            raise
+        except (OSError, ValueError, RuntimeError):
             raise DataError(f"{where}: is not a possible file name; correct file_name.") from None
         return written, True  # in a folder too deep to be listed
 
@@ -175,21 +172,19 @@ def _leaves(name: str) -> bool:
 def _caption_files(tree: Tree) -> dict[str, str]:
     """The caption file of each picture that has one. Raises DataError if one has two."""
     texts = [name for name in tree.files if name.lower().endswith(CAPTION_SUFFIXES)]
-    by_place: dict[tuple[str, str], list[str]] = defaultdict(list)
+    by_place: dict[tuple[str, str], list[str]] = {}
     for name in texts:
-        by_place[folder_of(name), stem_of(name)].append(name)
+        by_place.setdefault((folder_of(name), stem_of(name)), []).append(name)
     folders = dict.fromkeys(folder_of(name) for name in texts)
-    pictures: dict[str, list[str]] = defaultdict(list)
-    for name in tree.pictures:
-        pictures[folder_of(name)].append(name)
     found: dict[str, str] = {}
-    for folder, names in pictures.items():
+    for folder, names in tree.pictures_by_folder.items():
         place = _captions_of(tree, folder, names, by_place, folders)
         if place is None:
             continue
         for name in names:
             # `0.txt` or `0.png.txt`
-            fitting = by_place[place, stem_of(name)] + by_place[place, PurePosixPath(name).name]
+            keys = (place, stem_of(name)), (place, PurePosixPath(name).name)
+            fitting = [text for key in keys for text in by_place.get(key, [])]
             if len(fitting) > 1 and len({_read_caption(tree, text) for text in fitting}) > 1:
                 raise _unclear(tree, fitting[0], fitting[1])
             if fitting:
@@ -219,7 +214,7 @@ def _captions_of(
         return folder
     others = [f for f in folders if f != folder and _alike(folder, f) and fits(f)]
     # captions that lie beside pictures belong to those
-    taken = {folder_of(name) for name in tree.pictures}
+    taken = tree.pictures_by_folder
     others = [f for f in others if f not in taken] or others
     if len(others) > 1:
         raise _unclear(tree, f"the captions in {others[0]}", f"those in {others[1]}")
@@ -237,9 +232,7 @@ def _alike(one: str, other: str) -> bool:
 
 def _by_files(tree: Tree, captions: Mapping[str, str]) -> Listing:
     """Pictures with a caption file; a folder where most pictures have none is unclear."""
-    pictures: dict[str, list[str]] = defaultdict(list)
-    for name in tree.pictures:
-        pictures[folder_of(name)].append(name)
+    pictures = tree.pictures_by_folder
     some = next(iter(captions.values()))
     for folder, names in pictures.items():
         count = sum(name in captions for name in names)

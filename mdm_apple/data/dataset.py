@@ -92,13 +92,13 @@ class Dataset:
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
     """All pictures with these captions, in that order. Raises DataError for an unknown one."""
     places: dict[str, list[int]] = {}
-    for index, caption in enumerate(dataset.captions()):
+    every = dataset.captions()
+    for index, caption in enumerate(every):
         places.setdefault(caption, []).append(index)
     for caption in captions:
         if caption not in places:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
     chosen = [index for caption in captions for index in places[caption]]
-    every = dataset.captions()
     kept = [every[index] for index in chosen]
 
     def read(index: int) -> tuple[Pixels, float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from mdm_apple.data.dataset import DataError
@@ -26,12 +27,19 @@ class Tree:
     """
 
     root: Path
-    files: dict[str, None] = field(default_factory=dict[str, None])  # for its fast `in`
-    outside: list[str] = field(default_factory=list[str])
+    files: dict[str, None]  # for its fast `in`
+    outside: list[str]
 
-    @property
+    @cached_property
     def pictures(self) -> list[str]:
         return [name for name in self.files if is_picture(name)]
+
+    @cached_property
+    def pictures_by_folder(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.pictures:
+            found.setdefault(folder_of(name), []).append(name)
+        return found
 
     def path(self, name: str, where: str) -> Path:
         """The real path of a file, links resolved. Raises DataError unless it lies in the folder.
@@ -51,10 +59,9 @@ class Tree:
 
 def scan(root: Path) -> Tree:
     """List a folder. Raises OSError for a folder that cannot be listed."""
-    tree = Tree(root)
-    found = sorted(_files(root, "", tree.outside, {root}, 0))
-    tree.files = dict.fromkeys(found)
-    return tree
+    outside: list[str] = []
+    found = sorted(_files(root, "", outside, {root}, 0))
+    return Tree(root, dict.fromkeys(found), outside)
 
 
 def _files(

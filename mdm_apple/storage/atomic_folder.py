@@ -12,7 +12,6 @@ contain its own hash, and because it is also the list of what belongs to a save.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.storage.file_lock import try_lock
 from mdm_apple.storage.files import file_sha256, remove_empty, sync_folder
 from mdm_apple.storage.tensorfile import Written, write_bytes
 
@@ -219,27 +219,13 @@ def _locked(folder: Path, patience: float = 0.0) -> Generator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         deadline = time.monotonic() + patience
-        try:
-            while not _try_lock(descriptor):
-                if time.monotonic() >= deadline:
-                    raise CheckpointError(
-                        f"{folder}: another process is saving there; choose a different folder or "
-                        "stop it."
-                    )
-                time.sleep(0.02)
-        except OSError as error:  # some network drives support no locks
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-                raise
+        while not try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise CheckpointError(
+                    f"{folder}: another process is saving there; choose a different folder or "
+                    "stop it."
+                )
+            time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

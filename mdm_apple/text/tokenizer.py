@@ -125,6 +125,8 @@ class Tokenizer:
         """The parts of a caption that a model with `max_tokens` does not see."""
         text = spelled(caption, lowercase=self.lowercase)
         ids = cast(list[int], self._processor.encode(text))
+        if len(ids) < max_tokens and UNK_ID not in ids:
+            return Unread("", "")
         pieces = cast(list[str], self._processor.encode(text, out_type=str))
         cut = "".join(pieces[max_tokens - 1 :]).replace(SPACE, " ").strip()
         unknown = (p.strip(SPACE) for p, i in zip(pieces, ids, strict=True) if i == UNK_ID)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import fcntl
 import os
 import signal
 from collections.abc import Generator
@@ -13,6 +11,7 @@ from pathlib import Path
 from threading import Event, current_thread, main_thread
 
 from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.storage.file_lock import try_lock
 from mdm_apple.storage.files import remove_empty
 from mdm_apple.storage.model_folder import Training
 from mdm_apple.training.boot import BootConfig
@@ -54,7 +53,7 @@ def _owned(out: Path) -> Generator[None]:
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # the owner before removes the file as it goes, and then this lock would be on no file
-        if not _try_lock(descriptor) or not place.exists():
+        if not try_lock(descriptor) or not place.exists():
             raise _running(out)
         try:
             yield
@@ -71,21 +70,10 @@ def refuse_running(out: Path) -> None:
     except OSError:
         return
     try:
-        if not _try_lock(descriptor):
+        if not try_lock(descriptor):
             raise _running(out)
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network drives have no locks
-            raise
-    return True
 
 
 def _running(out: Path) -> MdmError:
