@@ -139,26 +139,13 @@ def known_or_measured(
             )
         return found
     assert folder is not None, "without measurements, the caller has a model"
-    measured = measure_on_model(bundle, folder, group, protect_ends, prompts, say, processes)
+    text = bundle.manifest.text
+    source = load_source(folder, "yes" if text and text.encoder else "no")
+    measured = measure_sensitivity(bundle, source, group, protect_ends, prompts, say, processes)
     if path is not None:
         with atomic_file(path) as file:
             file.write(to_json(measured).encode())
     return measured
-
-
-def measure_on_model(
-    bundle: Bundle,
-    folder: Path,
-    group: int | None = None,
-    protect_ends: bool = True,
-    prompts: int = 2,
-    say: Callable[[str], None] = lambda _: None,
-    processes: int | None = None,
-) -> Sensitivity:
-    """`measure_sensitivity` on the model folder that a bundle came from."""
-    text = bundle.manifest.text
-    source = load_source(folder, "yes" if text and text.encoder else "no")
-    return measure_sensitivity(bundle, source, group, protect_ends, prompts, say, processes)
 
 
 def measure_sensitivity(

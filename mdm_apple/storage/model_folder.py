@@ -179,8 +179,8 @@ def load_tokenizer(folder: Path) -> bytes:
     return model
 
 
-def load_training(folder: Path) -> Training:
-    """The state of the run that saved this folder; raises CheckpointError if there is none."""
+def load_training_meta(folder: Path) -> dict[str, Any]:
+    """What a run notes beside its tensors; raises CheckpointError if there is none."""
     text = read_file(folder, "training.json", functools.partial(_read, limit=MAX_STATE_BYTES))
     try:
         meta: object = json.loads(text)
@@ -188,9 +188,15 @@ def load_training(folder: Path) -> Training:
         meta = None
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder}: training.json is damaged; start without --resume.")
+    return cast("dict[str, Any]", meta)
+
+
+def load_training(folder: Path) -> Training:
+    """The state of the run that saved this folder; raises CheckpointError if there is none."""
+    meta = load_training_meta(folder)
     tensors = read_file(folder, "training.safetensors", read_tensors)
     copies = {name: np.array(value) for name, value in tensors.items()}
-    return Training(copies, cast("dict[str, Any]", meta))
+    return Training(copies, meta)
 
 
 def check_weights(

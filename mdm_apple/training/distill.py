@@ -113,7 +113,7 @@ def resumed_boot(out: Path, asked: BootConfig, as_before: Collection[str]) -> Bo
     as_before: settings that the caller left out.
     """
     finish_save(out)
-    saved = model_folder.load_training(out).meta.get("boot")
+    saved = model_folder.load_training_meta(out).get("boot")
     before = from_dict(BootConfig, saved, f"{out}: training.json")
     return dataclasses.replace(asked, **{name: getattr(before, name) for name in as_before})
 

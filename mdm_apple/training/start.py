@@ -104,7 +104,7 @@ def resumed_config(
     as_before: settings that the caller left out, so the saved ones apply.
     """
     finish_save(out)
-    saved = model_folder.load_training(out).meta
+    saved = model_folder.load_training_meta(out)
     before = from_dict(TrainConfig, saved.get("train"), f"{out}: training.json")
     saved_ones = {name: getattr(before, name) for name in as_before}
     train_config = dataclasses.replace(train_config, **saved_ones)
@@ -114,7 +114,7 @@ def resumed_config(
 
 def resumed_data(out: Path) -> str:
     """The data that an interrupted run was started on."""
-    data = model_folder.load_training(out).meta.get("data")
+    data = model_folder.load_training_meta(out).get("data")
     if not isinstance(data, str):
         raise MdmError(f"{out}: its run does not say on which data it was started; name the data.")
     return data
