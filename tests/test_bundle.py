@@ -177,8 +177,8 @@ def test_named_files_must_be_listed(copied: Path) -> None:
 
 def test_unknown_schema_version_is_refused(copied: Path) -> None:
     manifest = copied / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(BundleError, match="schema 2, but this version reads 1"):
+    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 3'))
+    with pytest.raises(BundleError, match="schema 3, but this version reads 1 and 2"):
         Bundle.open(copied)
 
 

@@ -25,7 +25,7 @@ from mdm_apple.storage.files import is_system_file, sync_folder
 from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 
 from ..errors import BundleError
-from ..layouts.names import POOLED, TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import POOLED, TEXT_FEATURES, TEXT_MASK, TEXT_SEEN, TOKEN_IDS
 from .manifest import (
     FileInfo,
     Manifest,
@@ -231,7 +231,7 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
         raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
     if not all(1 <= t <= manifest.num_steps for t in manifest.golden.times):
         raise BundleError(f"{path}: its golden record names steps that its tables do not have.")
-    known = {TOKEN_IDS, TEXT_MASK, TEXT_FEATURES}
+    known = {TOKEN_IDS, TEXT_MASK, TEXT_SEEN, TEXT_FEATURES}
     known |= {name for level in manifest.levels for name in (level.image, level.temb)}
     names: set[str] = set()
     for package in manifest.packages:

@@ -18,7 +18,7 @@ from mdm_apple.config.types import Floats
 from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
 from ..errors import BundleError
-from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TEXT_SEEN, TOKEN_IDS
 from ..source.model import ModelSource
 from ..source.trajectory import (
     PROMPTS,
@@ -53,6 +53,8 @@ def write_golden(folder: Path, source: ModelSource) -> GoldenInfo:
         tensors |= {TEXT_MASK: text.mask, TEXT_FEATURES: text.features}
         if text.ids is not None:
             tensors[TOKEN_IDS] = text.ids
+        if text.seen is not None:
+            tensors[TEXT_SEEN] = text.seen
     write_tensors(folder / GOLDEN, tensors)
     steps = len(trajectory_grid(source.config)) - 1
     sampler = "student" if source.config.distilled is not None else "ddim"
@@ -92,6 +94,7 @@ def read_golden(
     if info.text is not None:
         mask, features = take(TEXT_MASK, prompts), take(TEXT_FEATURES, prompts)
         ids = take(TOKEN_IDS, prompts) if TOKEN_IDS in tensors else None
-        text = TextInputs(info.text, mask, features, ids)
+        seen = take(TEXT_SEEN, prompts) if TEXT_SEEN in tensors else None
+        text = TextInputs(info.text, mask, features, ids, seen)
     pictures: list[Floats] = [take(f"picture_{s}", prompts, 3, s, s) for s in sides]
     return text, Trajectory(probes, pictures)

@@ -40,7 +40,7 @@ from ..source.model import ModelSource
 from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (
     NO_DIGEST,
-    SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     Feature,
     GoldenInfo,
     LevelInfo,
@@ -73,7 +73,7 @@ def describe(
     default, student = SamplerConfig(), _student(source)
     packages = tuple(_package(folder, part) for part in parts)
     return Manifest(
-        schema=SCHEMA_VERSION,
+        schema=SCHEMA_VERSIONS[0],
         digest=NO_DIGEST,
         layout=layout,
         variant="fp16",
@@ -181,6 +181,8 @@ def _text(source: ModelSource) -> TextInfo | None:
         tokenizer="tokenizer/tokenizer.model" if source.tokenizer else None,
         source=text.source,
         tokenizer_sha256=_sha256(source.tokenizer) or text.tokenizer_sha256,
+        padding=text.padding,
+        null_prompt=text.null_prompt,
     )
 
 

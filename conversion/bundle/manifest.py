@@ -11,20 +11,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mdm_apple.config.model import Prediction, Provenance, Threshold
-from mdm_apple.config.strict_json import from_json
+from mdm_apple.config.model import NullPrompt, Padding, Prediction, Provenance, Threshold
+from mdm_apple.config.strict_json import ADDED_LATER, as_values, from_json, to_json
 from mdm_apple.config.types import ComputeUnits, Layout, Target
 from mdm_apple.errors import ConfigError, require
 
 from ..errors import BundleError
 from ..layouts.parts import Phase
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)  # 2 if a field is used that installed readers of 1 do not know
 NO_DIGEST = "0" * 64
 
 
@@ -117,7 +117,10 @@ class StudentInfo:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """How prompts become features. encoder, tokenizer: null if features come from a cache."""
+    """How prompts become features. encoder, tokenizer: null if features come from a cache.
+
+    padding, null_prompt: see `TextConfig`.
+    """
 
     max_tokens: int
     width: int
@@ -126,6 +129,34 @@ class TextInfo:
     tokenizer: str | None
     source: str | None
     tokenizer_sha256: str | None
+    padding: Padding = field(default="max_tokens", metadata=ADDED_LATER)
+    null_prompt: NullPrompt = field(default="end", metadata=ADDED_LATER)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A model of clips. key_frame: the frame that the innermost level of one frame shows."""
+
+    frames: int
+    fps: int
+    key_frame: int
+
+
+@dataclass(frozen=True)
+class SizeInfo:
+    """A size that the packages take besides that of the levels, in pixels of level 0."""
+
+    name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """An adapter whose functions the packages have; sha256 of its weights."""
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -162,7 +193,11 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the types of the fields; packages are listed in the order in which they run."""
+    """See the types of the fields; packages are listed in the order in which they run.
+
+    format: of the packages. video: null for pictures. sizes, adapters: functions of the packages by
+    their names, besides the plain one.
+    """
 
     schema: int
     digest: str
@@ -187,19 +222,37 @@ class Manifest:
     versions: dict[str, str]
     created: str | None
     files: tuple[FileInfo, ...]
+    format: Literal["coreml", "coreai"] = field(default="coreml", metadata=ADDED_LATER)
+    video: VideoInfo | None = field(default=None, metadata=ADDED_LATER)
+    sizes: tuple[SizeInfo, ...] = field(default=(), metadata=ADDED_LATER)
+    adapters: tuple[AdapterInfo, ...] = field(default=(), metadata=ADDED_LATER)
+
+
+def schema_of(manifest: Manifest) -> int:
+    """The oldest schema that has all the fields in use."""
+    text = manifest.text
+    pads = text is not None and (text.padding, text.null_prompt) != ("max_tokens", "end")
+    return 2 if pads or manifest.format != "coreml" or _unread(manifest) else 1
+
+
+def _unread(manifest: Manifest) -> list[str]:
+    """Fields in use that this version has no runtime for."""
+    fields = ("video", "sizes", "adapters")
+    return [name for name in fields if getattr(manifest, name) not in (None, ())]
 
 
 def digest_of(manifest: Manifest) -> str:
     """SHA-256 of everything but the digest."""
-    data = dataclasses.asdict(manifest)
+    data = as_values(manifest)
     del data["digest"]
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """The text of manifest.json with its digest filled in, checked against the schema."""
-    text = _text(dataclasses.replace(manifest, digest=digest_of(manifest)))
+    """The text of manifest.json with its schema and digest, checked against the JSON Schema."""
+    manifest = dataclasses.replace(manifest, schema=schema_of(manifest))
+    text = to_json(dataclasses.replace(manifest, digest=digest_of(manifest)))
     _check_schema(json.loads(text), "manifest.json")
     return text.encode()
 
@@ -211,23 +264,25 @@ def read_manifest(text: str, where: str) -> Manifest:
     except (ValueError, RecursionError):
         raise BundleError(f"{where}: not valid JSON; the bundle is damaged.") from None
     fields = cast("dict[str, object]", data) if isinstance(data, dict) else {}
-    if fields.get("schema") != SCHEMA_VERSION:
+    if fields.get("schema") not in SCHEMA_VERSIONS:
         raise BundleError(
             f"{where}: has schema {fields.get('schema')!r}, but this version reads "
-            f"{SCHEMA_VERSION}; install the mdm-apple that made the bundle."
+            f"{' and '.join(map(str, SCHEMA_VERSIONS))}; install the mdm-apple that made it."
         )
     _check_schema(fields, where)
     try:
         manifest = from_json(Manifest, text, where)
     except ConfigError as error:
         raise BundleError(str(error)) from None
-    if manifest.digest != digest_of(manifest) or text != _text(manifest):
+    if manifest.digest != digest_of(manifest) or text != to_json(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
+    unread = ["format"] if manifest.format != "coreml" else _unread(manifest)
+    if unread:
+        raise BundleError(
+            f"{where}: uses {unread[0]}, which this version cannot run; install the mdm-apple that "
+            "made the bundle."
+        )
     return manifest
-
-
-def _text(manifest: Manifest) -> str:
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
 
 
 @cache

@@ -26,7 +26,7 @@ from ..execute import Package
 from ..layouts.choose import parts_of
 from ..layouts.parts import Part
 from ..source.model import ModelSource
-from ..source.trajectory import TextInputs, network_predictions
+from ..source.trajectory import TextInputs, condition_on, network_predictions
 from .settings import PlannedWeight
 
 Key = tuple[str, str]  # package, weight
@@ -64,13 +64,11 @@ class CompressedNetwork:
 
     def condition(self, text: TextInputs | None) -> Conditioning:
         """The conditioning from the prompts, through the text encoder if there is one."""
-        if text is None:
-            return self.source.net.condition(None, None)
-        mask, features = torch.from_numpy(text.mask), torch.from_numpy(text.features)
         with torch.inference_mode():
-            if self.source.encoder is not None and text.ids is not None:
-                features = self.source.encoder(torch.from_numpy(text.ids).long(), mask)
-            return self.source.net.condition(features, mask)
+            if text is not None and self.source.encoder is not None and text.ids is not None:
+                ids, mask = torch.from_numpy(text.ids).long(), torch.from_numpy(text.mask)
+                text = dataclasses.replace(text, features=self.source.encoder(ids, mask).numpy())
+            return condition_on(self.source.net, text)
 
     def predict(
         self, x_t: Sequence[NDArray[Any]], time: int, conditioning: Conditioning

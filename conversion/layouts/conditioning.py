@@ -18,7 +18,7 @@ from mdm_apple.torch.unet import UNet
 
 from ..neural_engine.attention import engine_keys_values, engine_mask
 from ..source.model import ModelSource
-from .names import ATTENTION_MASK, POOLED, TEXT_FEATURES, TEXT_MASK
+from .names import ATTENTION_MASK, POOLED, TEXT_FEATURES, TEXT_MASK, TEXT_SEEN
 from .parts import MASKED, Part, cross_attention_counts, cross_attention_names
 
 
@@ -26,14 +26,16 @@ def conditioning_part(source: ModelSource, compute: Compute) -> Part:
     """The part of a network with text. compute: the form in which later packages take text."""
     config = source.config
     assert config.text, "only networks with text are conditioned"
-    module = ConditioningNetwork(source.net, compute == "ane")
+    module = ConditioningNetwork(source.net, compute == "ane", config.shares_padding)
     features = torch.zeros(1, config.text.max_tokens, config.model.innermost.text_dim or 0)
-    mask = torch.ones(1, config.text.max_tokens)
+    inputs = {TEXT_FEATURES: features, TEXT_MASK: torch.ones(1, config.text.max_tokens)}
+    if module.takes_seen:
+        inputs[TEXT_SEEN] = torch.ones(1, config.text.max_tokens)
     return Part(
         "conditioning",
         "prompt",
         module,
-        {TEXT_FEATURES: features, TEXT_MASK: mask},
+        inputs,
         (*module.fixed_outputs, *cross_attention_names(source)),
     )
 
@@ -41,28 +43,37 @@ def conditioning_part(source: ModelSource, compute: Compute) -> Part:
 class ConditioningNetwork(nn.Module):
     """`UNet.condition` with an additive mask and without data-dependent choices."""
 
-    def __init__(self, net: UNet, engine: bool) -> None:
+    def __init__(self, net: UNet, engine: bool, shares_padding: bool) -> None:
         super().__init__()
         self.net, self.engine = net, engine
         self.core = net.level_modules()[-1]
         counts = sum(sum(blocks) for blocks in cross_attention_counts(net))
         self.masked = self.core.config.masked_cross_attention
-        self.fixed_outputs = (POOLED, ATTENTION_MASK) if self.masked and counts else (POOLED,)
+        hides = self.masked or shares_padding
+        self.takes_seen = shares_padding and bool(counts or self.core.config.num_text_head_layers)
+        self.fixed_outputs = (POOLED, ATTENTION_MASK) if hides and counts else (POOLED,)
 
-    def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """features (1, L, text_dim), mask (1, L) -> pooled, additive mask, keys and values."""
+    def forward(
+        self, features: Tensor, mask: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """features (1, L, text_dim), mask and seen (1, L) -> pooled, additive mask, keys, values.
+
+        seen: see `UNet.condition`.
+        """
         core = self.core
         h = core.lm_proj(features) if hasattr(core, "lm_proj") else features
-        additive = additive_mask(mask) if self.masked else None
+        attended = mask if self.masked else seen
+        additive = None if attended is None else additive_mask(attended)
         layers = core.lm_head if core.config.num_text_head_layers else ()
         for layer in layers:
-            h = _head_layer(cast(TextHeadLayer, layer), h, mask if self.masked else None, additive)
-        # head layers without a mask mix padding into every token, so pool over all tokens
-        pooled = core.cond_emb(h.mean(dim=1) if layers and not self.masked else _pool(h, mask))
+            h = _head_layer(cast(TextHeadLayer, layer), h, attended, additive)
+        # head layers without a mask mix padding into every token, so pool over all that is seen
+        counted = attended if layers else mask
+        pooled = core.cond_emb(h.mean(dim=1) if counted is None else _pool(h, counted))
         keys_values = [
             part
             for level in self.net.level_modules()
-            for block in level.level_keys_values(h, mask if self.masked else None)
+            for block in level.level_keys_values(h, attended)
             for layer_text in block
             for part in (engine_keys_values(*layer_text) if self.engine else layer_text)
         ]

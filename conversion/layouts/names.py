@@ -9,6 +9,7 @@ from __future__ import annotations
 
 TOKEN_IDS = "token_ids"  # (1, L) int32
 TEXT_MASK = "text_mask"  # (1, L), 1 for tokens, 0 for padding
+TEXT_SEEN = "text_seen"  # (1, L), 0 for padding that the network must not see
 TEXT_FEATURES = "text_features"  # (1, L, text_dim)
 POOLED = "pooled"  # (1, D), which the host adds to the rows of the time tables
 ATTENTION_MASK = "attention_mask"  # see mask_shape; 0 where attended and MASKED elsewhere

@@ -39,7 +39,7 @@ from .names import (
     skip_name,
     temb_name,
 )
-from .parts import Part, cross_attention_counts, key_shapes, mask_shape
+from .parts import Part, cross_attention_counts, hides_padding, key_shapes, mask_shape
 
 Text = tuple[BlockKeysValues, ...]
 
@@ -128,7 +128,7 @@ class _Cutter:
 
     def _masked(self, attentions: int, inputs: dict[str, Tensor]) -> bool:
         """Add the mask to `inputs` if a part with so many attention layers needs it; says if so."""
-        masked = bool(attentions) and self.config.model.innermost.masked_cross_attention
+        masked = bool(attentions) and hides_padding(self.source)
         if masked and self.config.text:
             shape = mask_shape(self.config.text.max_tokens, self.compute)
             inputs[ATTENTION_MASK] = torch.zeros(shape)

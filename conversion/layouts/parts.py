@@ -94,6 +94,10 @@ def key_shapes(
 
 
 def takes_attention_mask(source: ModelSource, first_level: int = 0) -> bool:
-    """Whether this model masks attention to text; published models attend to padding too."""
-    masked = source.config.model.innermost.masked_cross_attention
-    return masked and bool(cross_attention_names(source, first_level))
+    """Whether this model hides some text from its attention; others attend to all padding."""
+    return hides_padding(source) and bool(cross_attention_names(source, first_level))
+
+
+def hides_padding(source: ModelSource) -> bool:
+    """Whether padding is hidden: all of it, or that beyond the captions of a picture."""
+    return source.config.model.innermost.masked_cross_attention or source.config.shares_padding

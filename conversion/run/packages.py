@@ -16,7 +16,7 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import LevelInfo
 from ..errors import BundleError
 from ..execute import Package, Watch
-from ..layouts.names import POOLED, TOKEN_IDS
+from ..layouts.names import POOLED, TEXT_FEATURES
 from ..layouts.parts import Phase
 
 Values = dict[str, NDArray[Any]]
@@ -112,8 +112,15 @@ class Denoiser:
         """The conditioning from a prompt, given as tokens and mask or as features and mask."""
         if text is None:
             return {}
-        encoded = self.chain.run("text", text, watches) if TOKEN_IDS in text else dict(text)
-        return self.chain.run("prompt", encoded, watches)
+        return self.chain.run("prompt", self.encode(text, watches), watches)
+
+    def encode(
+        self, text: Mapping[str, NDArray[Any]], watches: dict[str, Watch] | None = None
+    ) -> Values:
+        """Text with its features, from tokens; text that has features already is returned."""
+        if TEXT_FEATURES in text:
+            return dict(text)
+        return self.chain.run("text", text, watches)
 
     def predict(
         self,

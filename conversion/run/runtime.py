@@ -16,13 +16,12 @@ from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, JumpTo
-from mdm_apple.text.feature_cache import FeatureCache, FeatureKey
-from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.text.feature_cache import FeatureCache
 
 from ..bundle.folder import Bundle
 from ..errors import BundleError
-from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
 from .packages import Denoiser, Jump, Load, Values
+from .prompts import BundlePrompts
 
 
 class BundleRuntime:
@@ -43,9 +42,9 @@ class BundleRuntime:
     ) -> None:
         self.config, self.ops = bundle.config(), NumpyOps()
         self.schedule = bundle.schedule()
-        self.bundle, self._features = bundle, features
+        self.bundle = bundle
         self._denoiser = Denoiser(bundle, precision, load)
-        self._tokenizer: Tokenizer | None = None
+        self._prompts = BundlePrompts(bundle, self._denoiser, features)
 
     def denoiser(
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
@@ -56,13 +55,17 @@ class BundleRuntime:
         """
         self._check_stop(first_level)
         guided = guidance_scale != 1 and self.bundle.manifest.guidance == "cfg"
-        encoded = {caption: self._condition(caption) for caption in _captions(prompts, guided)}
+        given = [(p.text, p.negative if guided else None) for p in prompts]
+        negatives = [(p.negative, p.text) for p in prompts] if guided else []
+        text = self._prompts.condition([*given, *negatives])
 
         def denoise(x_t: list[Floats], time: int) -> list[Floats]:
             def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
-                out = self._predict(own, time, encoded[prompt.text], first_level)
+                beside = prompt.negative if guided else None
+                out = self._predict(own, time, text[prompt.text, beside], first_level)
                 if guided:
-                    base = self._predict(own, time, encoded[prompt.negative], first_level)
+                    negative = text[prompt.negative, prompt.text]
+                    base = self._predict(own, time, negative, first_level)
                     out = [guide(c, u, guidance_scale) for c, u in zip(out, base, strict=True)]
                 return out
 
@@ -73,13 +76,13 @@ class BundleRuntime:
     def jumper(self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int) -> JumpTo:
         """See `generate.StudentRuntime`: one evaluation per picture; the weight is an input."""
         self._check_stop(first_level)
-        encoded = {prompt.text: self._condition(prompt.text) for prompt in prompts}
+        text = self._prompts.condition([(p.text, None) for p in prompts])
 
         def jump_to(x_t: list[Floats], time: int, target: int) -> list[Floats]:
             jump = Jump(target, guidance_scale)
 
             def row(prompt: Prompt, own: list[Floats]) -> list[Floats]:
-                return self._predict(own, time, encoded[prompt.text], first_level, jump)
+                return self._predict(own, time, text[prompt.text, None], first_level, jump)
 
             return _in_turn(prompts, x_t, row)
 
@@ -107,25 +110,6 @@ class BundleRuntime:
 
     def numpy(self, x: Any) -> Floats:
         return np.asarray(x, np.float32)
-
-    def _condition(self, caption: str) -> Values:
-        text = self.bundle.manifest.text
-        if text is None:
-            return self._denoiser.condition(None)
-        if self._features is not None:
-            found = self._features.lookup([caption], length=text.max_tokens)
-            return self._denoiser.condition({TEXT_FEATURES: found.values, TEXT_MASK: found.mask})
-        if text.encoder is None or text.tokenizer is None:
-            raise BundleError(
-                f"{self.bundle.path}: has no {'tokenizer' if text.encoder else 'text encoder'}, so "
-                "prompts need a feature cache; make one with `mdm embed` and give it as --features."
-            )
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer.load(
-                self.bundle.file(text.tokenizer), lowercase=text.lowercase
-            )
-        batch = self._tokenizer.encode([caption], text.max_tokens, pad_to_max=True)
-        return self._denoiser.condition({TOKEN_IDS: batch.ids, TEXT_MASK: batch.mask})
 
 
 def _in_turn(
@@ -157,10 +141,5 @@ def open_bundle_runtime(
         text = bundle.config().text
         if text is None:
             raise BundleError(f"{path}: its model takes no text, so leave out --features.")
-        cache = FeatureCache(features, FeatureKey.of(text))
+        cache = FeatureCache.for_text(features, text)
     return BundleRuntime(bundle, precision, cache, load), bundle.manifest.digest
-
-
-def _captions(prompts: Sequence[Prompt], guided: bool) -> set[str]:
-    negatives = {p.negative for p in prompts} if guided else set[str]()
-    return {p.text for p in prompts} | negatives

@@ -41,13 +41,15 @@ SEED = 7
 class TextInputs:
     """Text of several prompts in the form the packages take. `source` says where it comes from.
 
-    ids (P, L) int32 if there is an encoder; features (P, L, text_dim); mask (P, L).
+    ids (P, L) int32 if there is an encoder; features (P, L, text_dim); mask (P, L); seen (P, L) for
+    a network that is told how far padding goes, as if all prompts belonged to one picture.
     """
 
     source: str
     mask: Floats
     features: Floats
     ids: NDArray[np.int32] | None
+    seen: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,11 @@ def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | Non
         width = source.config.model.innermost.text_dim or 0
         values = np.random.RandomState(SEED).standard_normal((count, text.max_tokens, width))
         features = (values * mask[:, :, None]).astype(np.float32)
-        return TextInputs("random features", mask, features, None)
+        return TextInputs("random features", mask, features, None, _seen(source.config, mask))
     if source.tokenizer is not None:
-        tokenizer = Tokenizer(source.tokenizer, lowercase=text.lowercase)
+        tokenizer = Tokenizer(
+            source.tokenizer, lowercase=text.lowercase, null_prompt=text.null_prompt
+        )
         batch = tokenizer.encode(prompts, text.max_tokens, pad_to_max=True)
         ids, mask, kind = batch.ids, batch.mask, "prompts"
     else:
@@ -114,7 +118,24 @@ def text_inputs(source: ModelSource, prompts: Sequence[str]) -> TextInputs | Non
     with torch.inference_mode():
         ids_tensor, mask_tensor = torch.from_numpy(ids).long(), torch.from_numpy(mask)
         encoded = source.encoder(ids_tensor, mask_tensor).float().numpy()
-    return TextInputs(kind, mask, encoded, ids)
+    return TextInputs(kind, mask, encoded, ids, _seen(source.config, mask))
+
+
+def _seen(config: ModelConfig, mask: Floats) -> Floats | None:
+    """The positions up to the longest of the prompts, for each of them."""
+    if not config.shares_padding:
+        return None
+    return np.broadcast_to(mask.max(axis=0), mask.shape).astype(np.float32)
+
+
+def condition_on(net: UNet, text: TextInputs | None, rows: slice | None = None) -> Conditioning:
+    """A network's conditioning on some of the prompts; on all by default."""
+    if text is None:
+        return net.condition(None)
+    parts = (text.features, text.mask, text.seen)
+    return net.condition(
+        *(None if p is None else torch.from_numpy(p[rows or slice(None)]) for p in parts)
+    )
 
 
 class Predict(Protocol):
@@ -142,9 +163,7 @@ def record_trajectory(source: ModelSource, text: TextInputs | None, prompts: int
             yield step
 
     with torch.inference_mode():
-        features = None if text is None else torch.from_numpy(text.features)
-        mask = None if text is None else torch.from_numpy(text.mask)
-        conditioning = source.net.condition(features, mask)
+        conditioning = condition_on(source.net, text)
 
         def predict(x_t: list[Any], time: int, target: int | None = None) -> list[torch.Tensor]:
             return network_predictions(source, source.net, x_t, time, target, conditioning)

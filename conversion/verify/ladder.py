@@ -28,8 +28,8 @@ from mdm_apple.torch.unet import Conditioning, UNet
 
 from ..bundle.folder import Bundle
 from ..execute import Watch
-from ..layouts.conditioning import additive_mask
-from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TOKEN_IDS
+from ..layouts.names import TEXT_FEATURES, TEXT_MASK, TEXT_SEEN, TOKEN_IDS
+from ..layouts.parts import MASKED
 from ..neural_engine import for_neural_engine
 from ..neural_engine.attention import engine_keys_values, engine_mask
 from ..psnr import Closeness, closeness, picture_psnr
@@ -40,6 +40,7 @@ from ..source.trajectory import (
     Predict,
     TextInputs,
     Trajectory,
+    condition_on,
     network_predictions,
     pictures_of,
     trajectory_steps,
@@ -146,11 +147,9 @@ def rewritten_rung(source: ModelSource, text: TextInputs | None, record: Traject
 def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: int) -> Predict:
     """Predictions of a source's network, or of `net` rewritten from it, for one prompt."""
     with torch.inference_mode():
-        features = None if text is None else torch.from_numpy(text.features[p : p + 1])
-        mask = None if text is None else torch.from_numpy(text.mask[p : p + 1])
-        conditioning = source.net.condition(features, mask)
+        conditioning = condition_on(source.net, text, slice(p, p + 1))
         if net is not source.net:
-            conditioning = _for_engine(conditioning, mask)
+            conditioning = _for_engine(conditioning)
 
     def predict(x_t: list[Floats], time: int, target: int | None = None) -> list[Floats]:
         tensors = [torch.from_numpy(x) for x in x_t]
@@ -161,12 +160,12 @@ def network_predict(source: ModelSource, net: UNet, text: TextInputs | None, p: 
     return predict
 
 
-def _for_engine(given: Conditioning, mask: torch.Tensor | None) -> Conditioning:
+def _for_engine(given: Conditioning) -> Conditioning:
     keys_values = tuple(
         tuple(tuple(engine_keys_values(*layer) for layer in block) for block in level)
         for level in given.keys_values
     )
-    additive = None if given.mask is None or mask is None else engine_mask(additive_mask(mask))
+    additive = None if given.mask is None else engine_mask((~given.mask).float() * MASKED)
     return Conditioning(given.pooled, additive, keys_values)
 
 
@@ -174,11 +173,13 @@ def text_of(bundle: Bundle, text: TextInputs | None, p: int) -> dict[str, NDArra
     """Text of one prompt: tokens if the bundle encodes them itself, else features."""
     if text is None:
         return None
-    mask = {TEXT_MASK: text.mask[p : p + 1]}
+    masks = {TEXT_MASK: text.mask[p : p + 1]}
+    if text.seen is not None:
+        masks[TEXT_SEEN] = text.seen[p : p + 1]
     info = bundle.manifest.text
     if info and info.encoder and text.ids is not None:
-        return mask | {TOKEN_IDS: text.ids[p : p + 1]}
-    return mask | {TEXT_FEATURES: text.features[p : p + 1]}
+        return masks | {TOKEN_IDS: text.ids[p : p + 1]}
+    return masks | {TEXT_FEATURES: text.features[p : p + 1]}
 
 
 def bundle_predict(

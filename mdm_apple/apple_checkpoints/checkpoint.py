@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,13 @@ from mdm_apple.config.presets import PRESETS
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.storage.atomic_folder import CheckpointError
 from mdm_apple.storage.model_folder import Weights, check_weights
+
+
+def as_apple_reads(config: ModelConfig) -> ModelConfig:
+    """A configuration whose captions become tokens and padding as in Apple's programs."""
+    if config.text is None:
+        return config
+    return replace(config, text=replace(config.text, padding="longest", null_prompt="space"))
 
 
 def import_apple(path: Path, config: ModelConfig) -> Weights:
@@ -50,6 +58,9 @@ def _refuse_mismatch(
     ]
     fits = [name for name, preset in PRESETS.items() if state_shapes(preset.model) == found]
     way_out = f"its weights are those of --preset {fits[0]}" if fits else "check --preset or --yaml"
+    if other and not missing and not unexpected and other[0].endswith("lm_proj.weight"):
+        width, expected = shapes[other[0]][-1], found[other[0]][-1]
+        way_out = f"it takes text features {expected} wide, and the text encoder's are {width} wide"
     raise PthError(
         f"{path}: does not hold this network's {len(shapes)} weights: "
         f"{', '.join(parts)}; {way_out}."

@@ -9,6 +9,7 @@ effect on the network are reported in `notices`, or refused if the caller gives 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,29 @@ _SCHEDULES: dict[str, ScheduleKind] = {
     "SIGMOID": "sigmoid",
 }
 _PREDICTIONS: dict[str, Prediction] = {"DDPM": "eps", "DDIM": "eps", "V_PREDICTION": "v"}
+# Our names of settings -> the file's, in refusals that the settings' own checks make.
+_NETWORK_NAMES = {
+    "channels": "resolution_channels",
+    "num_resnets": "num_resnets_per_resolution",
+    "temb_dim": "temporal_dim",
+    "num_groups": "resnet_config.num_groups_norm",
+    "dropout": "resnet_config.dropout",
+    "micro_conditions": "micro_conditioning",
+    "text_dim": "conditioning_feature_dim",
+    "text_proj_dim": "conditioning_feature_proj_dim",
+    "num_text_head_layers": "num_lm_head_layers",
+    "temporal": "temporal_mode",
+    "temporal_spatial_resampling": "temporal_spatial_ds",
+    "inner": "inner_config",
+}
+_DIFFUSION_NAMES = {
+    "schedule.num_steps": "diffusion_config.sampler_config.num_diffusion_steps",
+    "schedule.beta_start": "diffusion_config.sampler_config.beta_start",
+    "schedule.shift_power": "diffusion_config.sampler_config.schedule_shifted_power",
+    "diffusion.level_weights": "diffusion_config.multi_res_weights",
+    "diffusion.mixed_ratio": "diffusion_config.mixed_ratio",
+    "diffusion.rescale_signal": "diffusion_config.sampler_config.rescale_signal",
+}
 _THRESHOLDS: dict[str, Threshold] = {
     "NONE": "none",
     "CLIP": "clip",
@@ -71,6 +95,11 @@ def _level(
     stages = len(channels)
     layers = _broadcast(taken.numbers("num_attention_layers", (1,)), stages)
     attended = taken.numbers("attention_levels", (2, 3))
+    if taken.given("attention_levels") and not all(0 <= i < stages for i in attended):
+        raise ConfigError(
+            f"{where}.attention_levels: expected 0 to {stages - 1}, one for each width in "
+            f"resolution_channels, got {', '.join(map(str, attended))}."
+        )
     attention = tuple(n if i in attended else 0 for i, n in enumerate(layers))
     mid_blocks = not taken.flag("skip_mid_blocks", outer)
     resnet = taken.section("resnet_config")
@@ -104,8 +133,8 @@ def _level(
             **_temporal(taken, outer),
         )
     except ConfigError as error:
-        message = str(error)
-        raise ConfigError(message if message.startswith(where) else f"{where}: {message}") from None
+        message = in_words_of_the_file(str(error), _NETWORK_NAMES)
+        raise ConfigError(message if message.startswith(where) else f"{where}.{message}") from None
     resnet.discard("num_channels", "output_channels")  # placeholders, filled in per block
     resnet.close()
     taken.close()
@@ -240,26 +269,32 @@ def diffusion_config_from_apple(
             sampler.notice(f"{sampler.where}.{name}: true has no effect and is not used.")
     vdm = taken.flag("use_vdm_loss_weights", True)
     threshold = sampler.choice("threshold_function", _THRESHOLDS, "CLIP")
-    schedule = ScheduleConfig(
-        kind=sampler.choice("schedule_type", _SCHEDULES, "DDPM"),
-        num_steps=sampler.integer("num_diffusion_steps", 32),
-        beta_start=sampler.number("beta_start", 1e-4),
-        beta_end=sampler.number("beta_end", 2e-2),
-        shift_power=power if shifted else None,
-    )
+    kind = sampler.choice("schedule_type", _SCHEDULES, "DDPM")
+    steps = sampler.integer("num_diffusion_steps", 32)
+    start, end = sampler.number("beta_start", 1e-4), sampler.number("beta_end", 2e-2)
     sampler.close()
     taken.close()
-    return DiffusionConfig(
-        schedule=schedule,
-        prediction=prediction,
-        loss_target=loss_target,
-        loss_weighting="vdm" if vdm else "plain",
-        level_weights=weights,
-        mixed_ratio=mixed,
-        rescale_signal=signal if levels == 1 and signal not in (None, 0, 1) else None,
-        output_scale=scale if levels == 1 else 0.0,
-        threshold=threshold,
-    )
+    try:
+        return DiffusionConfig(
+            schedule=ScheduleConfig(kind, steps, start, end, power if shifted else None),
+            prediction=prediction,
+            loss_target=loss_target,
+            loss_weighting="vdm" if vdm else "plain",
+            level_weights=weights,
+            mixed_ratio=mixed,
+            rescale_signal=signal if levels == 1 and signal not in (None, 0, 1) else None,
+            output_scale=scale if levels == 1 else 0.0,
+            threshold=threshold,
+        )
+    except ConfigError as error:
+        raise ConfigError(in_words_of_the_file(str(error), _DIFFUSION_NAMES)) from None
+
+
+def in_words_of_the_file(message: str, names: Mapping[str, str]) -> str:
+    """A refusal that begins with the names of settings as they stand in the file, not with ours."""
+    head, colon, rest = message.partition(":")
+    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.])(?:{known})(?!\w)", lambda m: names[m.group()], head) + colon + rest
 
 
 def _nested_loss(

@@ -30,6 +30,10 @@ class Fields:
         self._known.add(name)
         return self._fields.get(name, default)
 
+    def given(self, name: str) -> bool:
+        """Whether the file has the field."""
+        return name in self._fields
+
     def discard(self, *names: str) -> None:
         """Mark fields that need no conversion as known."""
         self._known.update(names)

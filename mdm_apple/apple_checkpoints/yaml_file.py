@@ -8,16 +8,21 @@ size and depth are limited before anything is composed.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mdm_apple.apple_checkpoints.fields import diffusion_config_from_apple, unet_config_from_apple
+from mdm_apple.apple_checkpoints.fields import (
+    diffusion_config_from_apple,
+    in_words_of_the_file,
+    unet_config_from_apple,
+)
 from mdm_apple.apple_checkpoints.values import Fields
-from mdm_apple.config.model import ModelConfig, Provenance, TextConfig
-from mdm_apple.config.presets import FLAN_T5
+from mdm_apple.config.model import ModelConfig, NullPrompt, Padding, Provenance, TextConfig
+from mdm_apple.config.network import T5Config
+from mdm_apple.config.presets import FLAN_T5, PUBLISHED_AT
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import ConfigError
 
@@ -37,6 +42,14 @@ def _names(text: str) -> list[str]:
     return text.split()
 
 
+# Our names of settings -> the file's, in refusals that the settings' own checks make.
+_READER_NAMES = {
+    "side": "reader_config.image_size",
+    "text.max_tokens": "reader_config.max_token_length",
+    "model.text_dim": "unet_config.conditioning_feature_dim",
+    "text.encoder": "text_model",
+}
+
 # settings of the original's programs that do not affect the network, the noise or the text
 _PROGRAM_KEYS = _names(
     "avg_lm_steps batch_size dataset_config device epochs eval_freq file_list fp16 "
@@ -48,9 +61,11 @@ _PROGRAM_KEYS = _names(
     "warmup_steps"
 )
 _READER_KEYS = _names(
-    "append_eos bucket endpoint_url max_caption_length num_kept_files num_readers "
-    "pad_to_max_length padding_token prepad_bos prepad_caption_with_space random_crop "
+    "bucket endpoint_url max_caption_length num_kept_files num_readers padding_token random_crop "
     "reader_buffer_size shuffle_buffer_size smaller_side_size use_tokenizer_scores"
+)
+_READER_SETTINGS = _names(
+    "append_eos image_size max_token_length pad_to_max_length prepad_bos prepad_caption_with_space"
 )
 
 # keys that belong in a section; the original also ignores them at the top level
@@ -80,7 +95,7 @@ _SECTION_OF = {
         ),
         "unet_config",
     ),
-    **dict.fromkeys([*_READER_KEYS, "image_size", "max_token_length"], "reader_config"),
+    **dict.fromkeys([*_READER_KEYS, *_READER_SETTINGS], "reader_config"),
 }
 
 
@@ -92,45 +107,55 @@ class AppleYaml:
     notices: tuple[str, ...]
 
 
-def read_apple_yaml(path: Path) -> AppleYaml:
+def read_apple_yaml(path: Path, encoder: T5Config | None = None) -> AppleYaml:
     """Read and convert one file; raises ConfigError with one sentence.
 
     The published files have duplicate keys at the top level and in the reader's settings. There the
     last one counts, as in the original, and the others are reported.
+
+    Args:
+        encoder: the text encoder, instead of the one that the file names.
     """
     notices: list[str] = []
     data = _load(path, notices)
     try:
-        return AppleYaml(_model_config(data, notices), tuple(notices))
+        return AppleYaml(_model_config(data, encoder, notices), tuple(notices))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _model_config(data: Mapping[str, Any], notices: list[str]) -> ModelConfig:
+def _model_config(
+    data: Mapping[str, Any], given: T5Config | None, notices: list[str]
+) -> ModelConfig:
     taken = Fields(data, "top level", notices)
     unet, diffusion = taken.mapping("unet_config"), taken.mapping("diffusion_config")
     if unet is None:
         raise ConfigError("key 'unet_config' is missing; expected one of Apple's model files.")
     encoder_name = taken.text("text_model", "google/flan-t5-xl")
-    if encoder_name not in FLAN_T5:
+    encoder = given or FLAN_T5.get(encoder_name)
+    if encoder is None:
         raise ConfigError(
-            f"text_model: {encoder_name!r} is not known. {unknown_name(encoder_name, FLAN_T5)}"
+            f"text_model: {encoder_name!r} is not known; give the folder of this T5 encoder. "
+            f"{unknown_name(encoder_name, FLAN_T5)}"
         )
     if taken.flag("categorical_conditioning", False):
         raise ConfigError("categorical_conditioning: 1 is not supported; this model reads text.")
-    encoder = FLAN_T5[encoder_name]
     model = unet_config_from_apple(unet, encoder.d_model, notices)
     _check_architecture(taken, len(model.levels))
     if diffusion is None:
         raise ConfigError("key 'diffusion_config' is missing; expected one of Apple's model files.")
-    side, max_tokens = _reader(taken)
-    config = ModelConfig(
-        model=model,
-        side=side,
-        diffusion=diffusion_config_from_apple(diffusion, len(model.levels), notices),
-        text=TextConfig(max_tokens=max_tokens, encoder=encoder, source=encoder_name),
-        provenance=Provenance(source="https://github.com/apple/ml-mdm"),
-    )
+    settings = diffusion_config_from_apple(diffusion, len(model.levels), notices)
+    try:
+        side, reader = _reader(taken)
+        config = ModelConfig(
+            model=model,
+            side=side,
+            diffusion=settings,
+            text=replace(reader, encoder=encoder, source=encoder_name),
+            provenance=Provenance(source=PUBLISHED_AT),
+        )
+    except ConfigError as error:
+        raise ConfigError(in_words_of_the_file(str(error), _READER_NAMES)) from None
     _report_unused(data, taken, notices)
     return config
 
@@ -149,8 +174,8 @@ def _check_architecture(taken: Fields, levels: int) -> None:
             )
 
 
-def _reader(taken: Fields) -> tuple[int, int]:
-    """The side in pixels, and the largest number of tokens of a caption."""
+def _reader(taken: Fields) -> tuple[int, TextConfig]:
+    """The side in pixels, and how captions become tokens."""
     reader = taken.section("reader_config")
     sample_side = taken.integer("sample_image_size", -1)
     side = reader.integer("image_size", -1)
@@ -164,9 +189,16 @@ def _reader(taken: Fields) -> tuple[int, int]:
     if tokens <= 0:
         tokens = 128
         reader.notice("reader_config.max_token_length: not given; 128 is used, as published.")
+    if not reader.flag("append_eos", True) or reader.flag("prepad_bos", False):
+        raise ConfigError(
+            f"{reader.where}: append_eos: false and prepad_bos: true are not supported; captions "
+            "end with the end token and begin with none."
+        )
+    padding: Padding = "max_tokens" if reader.flag("pad_to_max_length", False) else "longest"
+    null: NullPrompt = "space" if reader.flag("prepad_caption_with_space", True) else "end"
     reader.discard(*_READER_KEYS)
     reader.close()
-    return side, tokens
+    return side, TextConfig(tokens, padding=padding, null_prompt=null)
 
 
 def _report_unused(data: Mapping[str, Any], taken: Fields, notices: list[str]) -> None:

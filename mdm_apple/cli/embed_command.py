@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -18,6 +19,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
+from mdm_apple.config.model import TextConfig
 from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.open_model import TrainingBackend, default_backend
@@ -76,13 +78,8 @@ def command(request: EmbedRequest, output: Output) -> None:
     if config.text is None:
         raise MdmError(f"{request.model}: this model takes no text.")
     captions = _captions(request.prompts, request.captions, request.data)
-    key = FeatureKey.of(config.text)
     source = request.text_encoder or folder / ENCODER_FOLDER
-    if source.is_dir() and read_encoder_folder(source).encoder_sha256() != key.encoder_sha256:
-        raise MdmError(
-            f"{source}: holds another text encoder than {folder} names, and its features would be "
-            "mistaken for that encoder's. Fetch the one that config.json names."
-        )
+    key = FeatureKey.of(_named(config.text, source, folder))
     if (request.backend or default_backend()) == "mlx":
         require("mlx.core")
         from mdm_apple.mlx.text import open_frozen_text
@@ -105,6 +102,24 @@ def command(request: EmbedRequest, output: Output) -> None:
         {"out": str(out), "captions": count, "bytes": size},
         f"{out}: {count} captions, {size / 1e6:.1f} MB.",
     )
+
+
+def _named(text: TextConfig, source: Path, folder: Path) -> TextConfig:
+    """The text settings with the hashes of the encoder in `source`, if there is one.
+
+    Refuses another encoder than the one whose hash the model has.
+    """
+    if not source.is_dir():
+        return text
+    found = read_encoder_folder(source)
+    encoder, tokenizer = found.encoder_sha256(), found.tokenizer_sha256()
+    if text.encoder_sha256 not in (None, encoder):
+        raise MdmError(
+            f"{source}: holds another text encoder than {folder} names, and its features would be "
+            "mistaken for that encoder's. Fetch the one that config.json names."
+        )
+    tokenizer = text.tokenizer_sha256 or tokenizer
+    return dataclasses.replace(text, encoder_sha256=encoder, tokenizer_sha256=tokenizer)
 
 
 def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -> list[str]:

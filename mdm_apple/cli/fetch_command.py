@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import click
 from tqdm import tqdm
 
+from mdm_apple.apple_checkpoints.checkpoint import as_apple_reads
 from mdm_apple.apple_checkpoints.download import (
     BASE_URL,
     CheckpointName,
@@ -113,7 +114,8 @@ def _fetch_checkpoint(name: CheckpointName, request: FetchRequest, output: Outpu
         raise MdmError("nothing was downloaded, because you declined.")
     try:
         fetched = _download(name, downloads, request.base_url, output)
-        import_checkpoint(fetched.path, preset(PRESET_OF[name]), out, license_note=PUBLISHED)
+        config = as_apple_reads(preset(PRESET_OF[name]))
+        import_checkpoint(fetched.path, config, out, license_note=PUBLISHED)
         if not request.keep_pth:
             for file in (fetched.path, record_of(fetched.path)):
                 file.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mdm_apple.apple_checkpoints.checkpoint import import_apple
+from mdm_apple.apple_checkpoints.checkpoint import as_apple_reads, import_apple
 from mdm_apple.apple_checkpoints.yaml_file import read_apple_yaml
 from mdm_apple.cli.model_options import FILE, FOLDER, preset_option
 from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
@@ -18,6 +18,7 @@ from mdm_apple.config.shapes import parameter_count
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.settings import forget_sampling
 from mdm_apple.storage.model_folder import save_model
+from mdm_apple.text.encoder_folder import read_encoder_folder
 
 # all we know about the published weights; the checkpoints carry no licence of their own
 PUBLISHED = (
@@ -32,6 +33,7 @@ class ImportRequest:
     checkpoint: Path
     preset_name: str | None
     yaml: Path | None
+    text_encoder: Path | None
     out: Path
     overwrite: bool
 
@@ -46,6 +48,13 @@ Examples:
 @click.argument("checkpoint", type=FILE, metavar="FILE.pth")
 @preset_option
 @click.option("--yaml", type=FILE, metavar="F", help="Apple's configuration file.")
+@click.option(
+    "--text-encoder",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder of another T5 than the file's text_model, with --yaml; give it to other commands "
+    "as well.",
+)
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Model folder to make.")
 @overwrite_option
 @output_options
@@ -83,7 +92,18 @@ def _config(request: ImportRequest) -> tuple[ModelConfig, list[str]]:
     if (request.preset_name is None) == (request.yaml is None):
         raise MdmError("give either --preset or --yaml.")
     if request.yaml is None:
-        return preset(str(request.preset_name)), []
-    read = read_apple_yaml(request.yaml)
-    provenance = dataclasses.replace(read.config.provenance, notes=request.yaml.name)
-    return dataclasses.replace(read.config, provenance=provenance), list(read.notices)
+        if request.text_encoder is not None:
+            raise MdmError("--text-encoder: works with --yaml; a preset has its own encoder.")
+        return as_apple_reads(preset(str(request.preset_name))), []
+    encoder = None if request.text_encoder is None else read_encoder_folder(request.text_encoder)
+    read = read_apple_yaml(request.yaml, None if encoder is None else encoder.config)
+    config, text = read.config, read.config.text
+    if encoder is not None and text is not None:
+        text = dataclasses.replace(
+            text,
+            source=encoder.folder.name,
+            encoder_sha256=encoder.encoder_sha256(),
+            tokenizer_sha256=encoder.tokenizer_sha256(),
+        )
+    provenance = dataclasses.replace(config.provenance, notes=request.yaml.name)
+    return dataclasses.replace(config, text=text, provenance=provenance), list(read.notices)

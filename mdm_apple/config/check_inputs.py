@@ -12,16 +12,19 @@ from mdm_apple.config.shapes import IMAGE_CHANNELS
 from mdm_apple.config.types import Shape
 
 
-def check_text_shapes(config: UNetConfig, features: Shape | None, mask: Shape | None) -> None:
-    """Refuse text features (B, L, width) or a mask (B, L) of the wrong shape. Raises ValueError."""
+def check_text_shapes(
+    config: UNetConfig, features: Shape | None, mask: Shape | None, seen: Shape | None
+) -> None:
+    """Refuse text features (B, L, width) or masks (B, L) of the wrong shape. Raises ValueError."""
     width = config.innermost.text_dim
     if features is None or len(features) != 3 or features[2] != width:
         raise ValueError(f"text_features: expected (B, L, {width}), got {features}.")
-    if mask is not None and mask != features[:2]:
-        raise ValueError(
-            f"text_mask: expected {features[:2]} to match text_features, "
-            f"got {mask}. Pad or truncate the tokens."
-        )
+    for name, shape in (("text_mask", mask), ("text_seen", seen)):
+        if shape is not None and shape != features[:2]:
+            raise ValueError(
+                f"{name}: expected {features[:2]} to match text_features, "
+                f"got {shape}. Pad or truncate the tokens."
+            )
 
 
 def check_image_shapes(

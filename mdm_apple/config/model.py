@@ -7,12 +7,13 @@ Unknown, duplicate and missing keys are refused with the nearest known name.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.ranges import in_range
+from mdm_apple.config.strict_json import ADDED_LATER
 from mdm_apple.errors import ConfigError
 
 MAX_SIDE = 8192
@@ -23,6 +24,8 @@ Prediction = Literal["eps", "v"]
 LossTarget = Literal["eps", "v", "x0"]
 LossWeighting = Literal["plain", "min_snr", "snr_plus_one", "vdm"]
 Threshold = Literal["none", "clip", "dynamic", "dynamic_if"]
+Padding = Literal["max_tokens", "longest"]
+NullPrompt = Literal["end", "space"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,13 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a caption becomes features; without `encoder` they must come from elsewhere."""
+    """How a caption becomes features; without `encoder` they must come from elsewhere.
+
+    padding: how much padding an unmasked network attends to. max_tokens: all of it, up to that
+    number of tokens. longest: up to the longest caption of the same picture, its prompt or its
+    negative prompt, as Apple's programs pad. null_prompt: tokens of the empty caption. end: the end
+    token alone. space: a space and the end token, as in Apple's programs.
+    """
 
     max_tokens: int
     encoder: T5Config | None = None
@@ -95,9 +104,12 @@ class TextConfig:
     revision: str | None = None
     encoder_sha256: str | None = None
     tokenizer_sha256: str | None = None
+    padding: Padding = field(default="max_tokens", metadata=ADDED_LATER)
+    null_prompt: NullPrompt = field(default="end", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
-        in_range("text.max_tokens", self.max_tokens, 1, 4096)
+        shortest = 2 if self.null_prompt == "space" else 1  # the null prompt must fit
+        in_range("text.max_tokens", self.max_tokens, shortest, 4096)
         if self.trainable and self.encoder is None:
             raise ConfigError("text.trainable: true needs text.encoder, the encoder to train.")
 
@@ -178,6 +190,15 @@ class ModelConfig:
                 )
         _check_distilled(self)
         _check_parameters(self)
+
+    @property
+    def shares_padding(self) -> bool:
+        """Whether the network must be told how far the padding of a picture's captions goes.
+
+        Networks that mask padding see none of it.
+        """
+        masked = self.model.innermost.masked_cross_attention
+        return self.text is not None and self.text.padding == "longest" and not masked
 
     @property
     def sides(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.errors import ConfigError
 
+PUBLISHED_AT = "https://github.com/apple/ml-mdm"
 FLAN_VOCABULARY = 32_128  # 32,100 pieces, which the authors padded to a multiple of 128
 
 
@@ -74,7 +75,7 @@ def _published(model: UNetConfig, side: int, shift_power: float | None) -> Model
             loss_target="eps",
         ),
         text=TextConfig(max_tokens=128, encoder=FLAN_T5[source], source=source),
-        provenance=Provenance(source="https://github.com/apple/ml-mdm"),
+        provenance=Provenance(source=PUBLISHED_AT),
     )
 
 

@@ -19,10 +19,33 @@ from mdm_apple.errors import ConfigError
 
 T = TypeVar("T")
 
+# Metadata of a field that is younger than the files of its dataclass. It is written only where it
+# differs from its default, so that files without it keep their bytes.
+ADDED_LATER = {"added_later": True}
+
+
+def as_values(config: Any) -> dict[str, Any]:
+    """A dataclass as plain values: every field but those `ADDED_LATER` that have their default."""
+    return {
+        field.name: _as_value(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if not ("added_later" in field.metadata and getattr(config, field.name) == field.default)
+    }
+
+
+def _as_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_values(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_value(v) for v in typing.cast("tuple[Any, ...]", value))
+    if isinstance(value, dict):
+        return {k: _as_value(v) for k, v in typing.cast("dict[Any, Any]", value).items()}
+    return value
+
 
 def to_json(config: Any) -> str:
-    """The configuration as indented JSON with a trailing newline; every field is written."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+    """A dataclass as indented JSON with a trailing newline; see `as_values`."""
+    return json.dumps(as_values(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(kind: type[T], text: str, where: str = "config") -> T:

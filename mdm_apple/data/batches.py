@@ -42,6 +42,7 @@ class Batch:
     micros: "scale" (B,) float32, in pixels. indices: int64 (B,) into the data set.
     times: int64 (B,) in [0, num_steps): the network's input; the table index is one more.
     noise: standard normal float32 (B, 3, side, side) per level, highest first.
+    whole: B, the captions before any was dropped; None if none was.
     """
 
     images: Floats
@@ -50,6 +51,7 @@ class Batch:
     indices: Indices
     times: Indices
     noise: list[Floats]
+    whole: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -64,6 +66,7 @@ class Batch:
             self.indices[part],
             self.times[part],
             [level[part] for level in self.noise],
+            None if self.whole is None else self.whole[part],
         )
 
 
@@ -164,7 +167,7 @@ def make_batch(
         )
     count = len(indices)
     images = np.empty((count, CHANNELS, dataset.side, dataset.side), np.float32)
-    captions: list[str] = []
+    captions, whole = list[str](), list[str]()
     scale = np.empty(count, np.float32)
     times = np.empty(count, np.int64)
     noise = [np.empty((count, CHANNELS, side, side), np.float32) for side in draws.sides]
@@ -175,6 +178,7 @@ def make_batch(
         images[row] = item.image.transpose(2, 0, 1)
         scale[row] = item.scale
         uniform = stream.at(0, int(number), step).random(3)
+        whole.append(item.caption)
         captions.append("" if uniform[0] < draws.caption_dropout else item.caption)
         times[row] = _timestep(draws.diffusion, uniform[1], uniform[2])
         for place, level in enumerate(noise):
@@ -185,7 +189,7 @@ def make_batch(
     images -= np.float32(1)
     images += np.float32(draws.white_headroom) * white
     picked = np.asarray(indices, np.int64)
-    return Batch(images, captions, {"scale": scale}, picked, times, noise)
+    return Batch(images, captions, {"scale": scale}, picked, times, noise, whole)
 
 
 class Loader:

@@ -24,16 +24,16 @@ from mdm_apple.mlx.load import open_network
 from mdm_apple.mlx.nested_unet import build_unet
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.runtime import to_image
-from mdm_apple.mlx.text import EncodeText, open_text
+from mdm_apple.mlx.text import NO_TEXT, EncodeText, Text, open_text
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 
-Text = tuple[mx.array, mx.array] | tuple[None, None]  # features and mask
+MaybeText = Text | tuple[None, None, None]
 # data of a batch -> its guided predictions
-OpenTeacher = Callable[[BootBatch, Text], Teacher]
+OpenTeacher = Callable[[BootBatch, MaybeText], Teacher]
 
 
 class MlxBootLearner(MlxLearner[BootBatch]):
@@ -69,9 +69,8 @@ class MlxBootLearner(MlxLearner[BootBatch]):
         return frozenset(name for name in super().idle() if not is_students_own(name))
 
     def arrays(self, batch: BootBatch) -> Mapping[str, Any]:
-        text: Text = (None, None)
-        if self._encode is not None:
-            text = self._encode.features(*self._encode.inputs(batch.captions))
+        encode = self._encode
+        text = encode.features(*encode.inputs(batch.captions)) if encode else NO_TEXT
         return {"batch": batch, "text": text}
 
     def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
@@ -92,7 +91,7 @@ class MlxBootLearner(MlxLearner[BootBatch]):
             shown.append(mx.sqrt(parts.level_gap))
         return parts.per_sample.mean(), mx.stack(shown)
 
-    def _jump(self, batch: BootBatch, text: Text) -> Jump:
+    def _jump(self, batch: BootBatch, text: MaybeText) -> Jump:
         """The current student."""
         worded = self.config.distilled is not None and self.config.distilled.guidance is not None
         weight = mx.array(batch.guidance) if worded else None
@@ -116,13 +115,13 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
     empty = encode.features(*encode.inputs([""])) if encode is not None else None
     mx.eval(empty)
 
-    def open_teacher(batch: BootBatch, text: Text) -> Teacher:
+    def open_teacher(batch: BootBatch, text: MaybeText) -> Teacher:
         weight = mx.array(batch.guidance)[:, None, None, None]
         conditioning = net.condition(*text)
         bare = None
         if empty is not None and (batch.guidance != 1).any():
-            rows = len(batch)
-            bare = net.condition(*(mx.repeat(part, rows, axis=0) for part in empty))
+            values, mask = (mx.repeat(part, len(batch), axis=0) for part in empty[:2])
+            bare = net.condition(values, mask, text[2])  # no caption is shorter than the null
 
         def predict(x_t: Sequence[mx.array], t: Indices) -> list[mx.array]:
             tembs = net.embed(_times(t - 1))

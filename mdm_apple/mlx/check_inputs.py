@@ -10,9 +10,11 @@ from mdm_apple.config.check_inputs import check_image_shapes, check_text_shapes
 from mdm_apple.config.network import UNetConfig
 
 
-def checked_text(config: UNetConfig, features: mx.array | None, mask: mx.array | None) -> mx.array:
-    """Return the features if their shape and the mask's fit. Raises ValueError."""
-    shapes = [None if x is None else tuple(x.shape) for x in (features, mask)]
+def checked_text(
+    config: UNetConfig, features: mx.array | None, mask: mx.array | None, seen: mx.array | None
+) -> mx.array:
+    """Return the features if their shape and those of the masks fit. Raises ValueError."""
+    shapes = [None if x is None else tuple(x.shape) for x in (features, mask, seen)]
     check_text_shapes(config, *shapes)
     assert features is not None
     return features

@@ -31,7 +31,7 @@ from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import DTYPES, reducible
 from mdm_apple.mlx.runtime import MlxRuntime, to_image
 from mdm_apple.mlx.t5 import T5Encoder
-from mdm_apple.mlx.text import EncodeText
+from mdm_apple.mlx.text import NO_TEXT, EncodeText
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
@@ -291,7 +291,7 @@ class MlxPictureLearner(MlxLearner[Batch]):
             "alpha_bar": [mx.array(table)[:, None, None, None] for table in tables],
         }
         if self._encode is not None:
-            text = self._encode.inputs(batch.captions)
+            text = self._encode.inputs(batch.captions, batch.whole)
             # a frozen encoder stays outside the compiled step
             given["text"] = text if self.encoder is not None else self._encode.features(*text)
         if self.config.diffusion.loss_weighting == "vdm":
@@ -300,12 +300,12 @@ class MlxPictureLearner(MlxLearner[Batch]):
         return given
 
     def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
-        features, mask = given.get("text", (None, None))
+        features, mask, seen = given.get("text", NO_TEXT)
         if self._encode is not None and self.encoder is not None:
-            features, mask = self._encode.features(features, mask)
+            features, mask, seen = self._encode.features(features, mask, seen)
 
         def network(x_t: list[mx.array]) -> list[mx.array]:
-            return self.net(x_t, given["times"], features, mask, given["micros"])
+            return self.net(x_t, given["times"], features, mask, given["micros"], seen)
 
         config, diffusion = self.config, self.config.diffusion
         if not self.net.training:  # for validation: every level sees all

@@ -42,7 +42,7 @@ def open_runtime(
     """
     config = model_folder.load_model_config(folder)
     encode = open_text(folder, config, features=features, encoder_folder=encoder_folder)
-    if remember is not None and encode is not None:
-        encode = CachedText(encode, remember)
+    if remember is not None and encode is not None and config.text is not None:
+        encode = CachedText(encode, config.text, remember)
         mx.clear_cache()
     return MlxRuntime(config, open_network(folder), encode, precision)

@@ -19,7 +19,7 @@ from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import cast
-from mdm_apple.mlx.text import EncodeText
+from mdm_apple.mlx.text import NO_TEXT, EncodeText
 from mdm_apple.mlx.unet import Conditioning, UNet
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, JumpTo
@@ -58,8 +58,11 @@ class MlxRuntime:
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
-        captions = [p.negative for p in prompts] if guided else []
-        conditioning = self._condition(level, captions + [p.text for p in prompts])
+        captions, negatives = [p.text for p in prompts], [p.negative for p in prompts]
+        if guided:
+            conditioning = self._condition(level, negatives + captions, captions + negatives)
+        else:
+            conditioning = self._condition(level, captions)
 
         def step(x_t: list[mx.array], times: mx.array) -> list[mx.array]:
             batch = rows * (2 if guided else 1)
@@ -99,11 +102,12 @@ class MlxRuntime:
 
         return jump
 
-    def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
+    def _condition(
+        self, level: UNet, captions: Sequence[str], beside: Sequence[str] | None = None
+    ) -> Conditioning:
         """The captions' contribution, computed once for all timesteps."""
-        text: tuple[mx.array, mx.array] | tuple[None, None] = (None, None)
-        if self._encode is not None:
-            text = self._encode.features(*self._encode.inputs(captions))
+        encode = self._encode
+        text = encode.features(*encode.inputs(captions, beside)) if encode else NO_TEXT
         conditioning = level.condition(*text)
         mx.eval(conditioning.pooled, conditioning.mask, conditioning.keys_values)
         return conditioning

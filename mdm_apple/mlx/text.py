@@ -19,26 +19,36 @@ from mdm_apple.config.network import T5Config
 from mdm_apple.mlx.t5 import T5Encoder, encoder_from_state, load_hf_encoder
 from mdm_apple.storage import model_folder
 from mdm_apple.text.feature_cache import FeatureCache
+from mdm_apple.text.padding import seen_padding
 from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text
 from mdm_apple.text.tokenizer import TextError, TextFeatures, Tokenizer
 
 CAPTIONS_AT_ONCE = 8
 
 
+# tokens or features; mask (B, L); padding seen (B, L) or None: see `TextFeatures`
+Text = tuple[mx.array, mx.array, mx.array | None]
+NO_TEXT = (None, None, None)  # for a network without text
+
+
 class EncodeText(Protocol):
-    """Captions to features (B, L, text_dim) and mask (B, L)."""
+    """Captions to features (B, L, text_dim), mask (B, L) and the padding seen."""
 
     @property
     def encoder(self) -> T5Encoder | None:
         """The encoder in memory, if any."""
         ...
 
-    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
-        """Arrays that depend on the captions alone: token ids or features, and the mask."""
+    def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
+        """Arrays that depend on the captions alone: token ids or features, and the masks.
+
+        Args:
+            beside: the other caption of each picture; see `text.padding`.
+        """
         ...
 
-    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-        """Features and mask from these arrays; gradients flow into a trainable encoder."""
+    def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
+        """Features and masks from these arrays; gradients flow into a trainable encoder."""
         ...
 
 
@@ -48,7 +58,7 @@ class ThroughEncoder:
     def __init__(self, encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) -> None:
         self.encoder, self._tokenizer, self._text = encoder, tokenizer, text
 
-    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+    def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         tokens = self._tokenizer.encode(captions, self._text.max_tokens, pad_to_max=True)
         largest, size = int(tokens.ids.max()), self.encoder.config.vocab_size
         if largest >= size:
@@ -56,10 +66,14 @@ class ThroughEncoder:
                 f"tokens: id {largest} is beyond the encoder's {size} pieces; "
                 "use the tokenizer that came with it."
             )
-        return mx.array(tokens.ids), mx.array(tokens.mask)
+        seen = seen_padding(self._text, self._count, captions, beside)
+        return mx.array(tokens.ids), mx.array(tokens.mask), _array(seen)
 
-    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-        return self.encoder(values, mask), mask
+    def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
+        return self.encoder(values, mask), mask, seen
+
+    def _count(self, captions: Sequence[str]) -> NDArray[np.int64]:
+        return self._tokenizer.lengths(captions, self._text.max_tokens)
 
 
 class ThroughCache:
@@ -70,12 +84,13 @@ class ThroughCache:
     def __init__(self, cache: FeatureCache, text: TextConfig) -> None:
         self._cache, self._text = cache, text
 
-    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
+    def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         found = self._cache.lookup(captions, length=self._text.max_tokens)
-        return mx.array(found.values), mx.array(found.mask)
+        seen = seen_padding(self._text, self._cache.lengths, captions, beside)
+        return mx.array(found.values), mx.array(found.mask), _array(seen)
 
-    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-        return values, mask
+    def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
+        return values, mask, seen
 
 
 class CachedText:
@@ -83,22 +98,31 @@ class CachedText:
 
     encoder = None
 
-    def __init__(self, encode: EncodeText, captions: Sequence[str]) -> None:
+    def __init__(self, encode: EncodeText, text: TextConfig, captions: Sequence[str]) -> None:
+        self._text = text
         self._rows: dict[str, tuple[mx.array, mx.array]] = {}
         wanted = list(dict.fromkeys(captions))
         for first in range(0, len(wanted), CAPTIONS_AT_ONCE):
             part = wanted[first : first + CAPTIONS_AT_ONCE]
-            values, mask = encode.features(*encode.inputs(part))
+            values, mask, _ = encode.features(*encode.inputs(part))
             mx.eval(values, mask)
             self._rows |= {c: (values[i], mask[i]) for i, c in enumerate(part)}
         mx.eval(list(self._rows.values()))
 
-    def inputs(self, captions: Sequence[str]) -> tuple[mx.array, mx.array]:
-        rows = [self._rows[caption] for caption in captions]
-        return mx.stack([values for values, _ in rows]), mx.stack([mask for _, mask in rows])
+    def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
+        values, masks = zip(*(self._rows[caption] for caption in captions), strict=True)
+        seen = seen_padding(self._text, self._count, captions, beside)
+        return mx.stack(list(values)), mx.stack(list(masks)), _array(seen)
 
-    def features(self, values: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-        return values, mask
+    def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
+        return values, mask, seen
+
+    def _count(self, captions: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([np.count_nonzero(self._rows[caption][1]) for caption in captions])
+
+
+def _array(seen: NDArray[np.float32] | None) -> mx.array | None:
+    return None if seen is None else mx.array(seen)
 
 
 def open_text(
@@ -132,7 +156,7 @@ def open_frozen_text(
     assert encode is not None, "called only for a model with text"
 
     def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
-        values, mask = encode.features(*encode.inputs(captions))
+        values, mask, _ = encode.features(*encode.inputs(captions))
         return TextFeatures(np.array(values.astype(mx.float32)), np.array(mask))
 
     return as_numpy

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import PUBLISHED_AT
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.inner_model import level_of_side
@@ -35,7 +36,27 @@ def remarks(
             "stop-at: this model was not trained with mixed resolutions, so its inner levels alone "
             "may make worse pictures."
         )
-    return out + _unread(folder, config, prompts) + _unlearned(folder, prompts)
+    return (
+        out
+        + _padding(folder, config)
+        + _unread(folder, config, prompts)
+        + _unlearned(folder, prompts)
+    )
+
+
+def _padding(folder: Path, config: ModelConfig) -> list[str]:
+    """A remark on an import of Apple's weights that is older than its way to pad text."""
+    text, made_here = config.text, ("training.json", "manifest.json")
+    if text is None or config.provenance.source != PUBLISHED_AT:
+        return []
+    if (text.padding, text.null_prompt) != ("max_tokens", "end"):
+        return []
+    if any((folder / name).exists() for name in made_here):
+        return []
+    return [
+        f"text: {folder} pads prompts to {text.max_tokens} tokens, and Apple's programs do not; "
+        "import the checkpoint again to get their pictures."
+    ]
 
 
 def _unread(folder: Path, config: ModelConfig, prompts: Sequence[Prompt]) -> list[str]:

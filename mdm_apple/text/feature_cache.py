@@ -13,16 +13,17 @@ import bisect
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.model import TextConfig
+from mdm_apple.config.model import NullPrompt, TextConfig
 from mdm_apple.storage.files import atomic_file
 from mdm_apple.storage.tensorfile import (
+    Mapped,
     TensorFileError,
     from_bfloat16,
     header_bytes,
@@ -47,6 +48,7 @@ class FeatureKey:
     lowercase: bool
     max_tokens: int
     width: int
+    null_prompt: NullPrompt = "end"
 
     @classmethod
     def of(cls, text: TextConfig) -> FeatureKey:
@@ -62,11 +64,13 @@ class FeatureKey:
             text.lowercase,
             text.max_tokens,
             text.encoder.d_model,
+            text.null_prompt,
         )
 
     def as_metadata(self) -> dict[str, str]:
         """The key as text values, which safetensors requires."""
-        return {
+        added = {} if self.null_prompt == "end" else {"null_prompt": self.null_prompt}
+        return added | {
             "format": "mdm-text-features-1",
             "encoder_sha256": self.encoder_sha256,
             "tokenizer_sha256": self.tokenizer_sha256,
@@ -167,6 +171,15 @@ class FeatureCache:
         if not _index_inside(self._starts, self._lengths, len(self._features), key.max_tokens):
             raise TextError(f"{path}: has an invalid index; run `mdm embed` to make it again.")
 
+    @classmethod
+    def for_text(cls, path: Path, text: TextConfig) -> FeatureCache:
+        """The cache for a model; one that names no hashes takes those of the cache."""
+        found = _complete(path).metadata if text.encoder_sha256 is None and text.encoder else {}
+        named = {n: str(found[n]) for n in ("encoder_sha256", "tokenizer_sha256") if found.get(n)}
+        if text.tokenizer_sha256 is not None:
+            named.pop("tokenizer_sha256", None)
+        return cls(path, FeatureKey.of(replace(text, **named)))
+
     def __len__(self) -> int:
         return len(self._starts)
 
@@ -176,6 +189,10 @@ class FeatureCache:
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path, FeatureKey]]:
         """Pickle the path only: a worker process opens the file again."""
         return FeatureCache, (self.path, self.key)
+
+    def lengths(self, captions: Sequence[str]) -> NDArray[np.int64]:
+        """Number of tokens of each caption: (B,). Raises TextError for a missing caption."""
+        return np.array([self._entry(caption)[1] for caption in captions], np.int64)
 
     def lookup(
         self, captions: Sequence[str], *, length: int | None = None
@@ -226,26 +243,36 @@ def caption_digest(cleaned: str) -> bytes:
 
 def _mapped(path: Path, key: FeatureKey) -> dict[str, NDArray[Any]]:
     """Check everything except the numbers: names, dtypes, shapes, and the key."""
-    if not path.is_file():
-        raise TextError(f"{path}: no such file; make it with `mdm embed`.")
-    broken = f"{path}: not a complete file of text features; run `mdm embed` to make it again."
-    try:
-        mapped = map_tensors(path)
-    except TensorFileError:
-        raise TextError(broken) from None
-    if mapped.kinds != TENSOR_DTYPES or not mapped.metadata:
-        raise TextError(broken)
+    mapped = _complete(path)
     _check_key(path, mapped.metadata, key)
     if not _fits(mapped.views, key):
-        raise TextError(broken)
+        raise TextError(_broken(path))
     return mapped.views
 
 
+def _complete(path: Path) -> Mapped:
+    """The file's tensors, if they have the names and dtypes of a cache."""
+    if not path.is_file():
+        raise TextError(f"{path}: no such file; make it with `mdm embed`.")
+    try:
+        mapped = map_tensors(path)
+    except TensorFileError:
+        raise TextError(_broken(path)) from None
+    if mapped.kinds != TENSOR_DTYPES or not mapped.metadata:
+        raise TextError(_broken(path))
+    return mapped
+
+
+def _broken(path: Path) -> str:
+    return f"{path}: not a complete file of text features; run `mdm embed` to make it again."
+
+
 def _check_key(path: Path, found: dict[str, object], key: FeatureKey) -> None:
-    for name, expected in key.as_metadata().items():
-        if found.get(name) != expected:
+    given = {"null_prompt": "end"} | found  # caches are older than other null prompts
+    for name, expected in ({"null_prompt": "end"} | key.as_metadata()).items():
+        if given.get(name) != expected:
             raise TextError(
-                f"{path}: was made with {name} {shown(str(found.get(name)))} where the model "
+                f"{path}: was made with {name} {shown(str(given.get(name)))} where the model "
                 f"has {expected}; run `mdm embed` with this model."
             )
 

@@ -15,7 +15,7 @@ from mdm_apple.config.network import T5Config
 from mdm_apple.errors import MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
-from mdm_apple.text.feature_cache import FeatureCache, FeatureKey
+from mdm_apple.text.feature_cache import FeatureCache
 from mdm_apple.text.tokenizer import Tokenizer
 
 
@@ -54,9 +54,13 @@ def find_text(
         return None
     if features is not None:
         named = model_folder.with_encoder_hash(folder, config).text
-        return FeatureCache(features, FeatureKey.of(named or text))
+        return FeatureCache.for_text(features, named or text)
     if text.trainable and text.encoder is not None:
-        tokenizer = Tokenizer(model_folder.load_tokenizer(folder), lowercase=text.lowercase)
+        tokenizer = Tokenizer(
+            model_folder.load_tokenizer(folder),
+            lowercase=text.lowercase,
+            null_prompt=text.null_prompt,
+        )
         return TrainedEncoder(text.encoder, tokenizer)
     source = encoder_folder or folder / ENCODER_FOLDER
     if not source.is_dir():
@@ -67,7 +71,10 @@ def find_text(
     if text.encoder is None:
         raise MdmError(f"{folder}: names no text encoder; give --features made by `mdm embed`.")
     tokenizer = Tokenizer.load(
-        source / TOKENIZER_FILE, lowercase=text.lowercase, expected_sha256=text.tokenizer_sha256
+        source / TOKENIZER_FILE,
+        lowercase=text.lowercase,
+        null_prompt=text.null_prompt,
+        expected_sha256=text.tokenizer_sha256,
     )
     return FrozenEncoder(text.encoder, tokenizer, source)
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.model import NullPrompt
 from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
@@ -39,11 +40,13 @@ class TextError(MdmError):
 class TextFeatures(Generic[Array]):
     """Output of a text encoder: arrays of numpy or of one backend.
 
-    values (B, L, D), zero where the mask is; mask (B, L), 1 for tokens, 0 for padding.
+    values (B, L, D), zero where the mask is; mask (B, L), 1 for tokens, 0 for padding; seen (B, L),
+    0 for padding that the network must not see, or None if it sees all of it.
     """
 
     values: Array
     mask: Array
+    seen: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +90,30 @@ class Unread:
 class Tokenizer:
     """A SentencePiece model with pad 0, eos 1, unk 2. `model` are the bytes of its file."""
 
-    def __init__(self, model: bytes, *, lowercase: bool = False, where: str = "tokenizer") -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        lowercase: bool = False,
+        null_prompt: NullPrompt = "end",
+        where: str = "tokenizer",
+    ) -> None:
         """Raises TextError if the bytes are not such a model; `where` names them in the message."""
         self.model = model
         self.lowercase = lowercase
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._processor = _load_processor(model, where)
         self.vocab_size: int = self._processor.get_piece_size()
+        self._null = self._null_prompt(null_prompt, where)
 
     @classmethod
     def load(
-        cls, path: Path, *, lowercase: bool = False, expected_sha256: str | None = None
+        cls,
+        path: Path,
+        *,
+        lowercase: bool = False,
+        null_prompt: NullPrompt = "end",
+        expected_sha256: str | None = None,
     ) -> Tokenizer:
         """Read a model file of at most MAX_TOKENIZER_BYTES, and check its hash if one is given."""
         model = _read_limited(path)
@@ -108,7 +124,7 @@ class Tokenizer:
                     f"{path}: expected the tokenizer with SHA-256 {expected_sha256}, got {found}. "
                     "Use the file that came with the model."
                 )
-        return cls(model, lowercase=lowercase, where=str(path))
+        return cls(model, lowercase=lowercase, null_prompt=null_prompt, where=str(path))
 
     def save(self, path: Path) -> None:
         with atomic_file(path) as file:
@@ -118,8 +134,12 @@ class Tokenizer:
         """Ids of one caption, at most max_tokens including the final eos."""
         in_range("max_tokens", max_tokens, 1, error=TextError)
         text = spelled(caption, lowercase=self.lowercase)
-        ids = cast(list[int], self._processor.encode(text))
+        ids = cast(list[int], self._processor.encode(text)) if text else self._null
         return [*ids[: max_tokens - 1], EOS_ID]
+
+    def lengths(self, captions: Sequence[str], max_tokens: int) -> NDArray[np.int64]:
+        """Number of tokens of each caption with its eos, at most max_tokens: (B,)."""
+        return np.array([len(self.tokens(caption, max_tokens)) for caption in captions], np.int64)
 
     def unread(self, caption: str, max_tokens: int) -> Unread:
         """The parts of a caption that a model with `max_tokens` does not see."""
@@ -135,7 +155,7 @@ class Tokenizer:
     def encode(
         self, captions: Sequence[str], max_tokens: int, *, pad_to_max: bool = False
     ) -> TokenBatch:
-        """Token ids of several captions; the empty caption (only eos) is the null prompt.
+        """Token ids of several captions; the empty caption is the null prompt.
 
         L is the longest of the batch, or max_tokens with pad_to_max.
         """
@@ -149,6 +169,18 @@ class Tokenizer:
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         return TokenBatch(ids, mask)
+
+    def _null_prompt(self, kind: NullPrompt, where: str) -> list[int]:
+        """Tokens of the empty caption before its eos."""
+        if kind == "end":
+            return []
+        piece = int(self._processor.piece_to_id(SPACE))
+        if piece == UNK_ID:
+            raise TextError(
+                f"{where}: has no piece for a space, which the model's null prompt is; use the "
+                "tokenizer that came with the model."
+            )
+        return [piece]
 
 
 def train_tokenizer(

@@ -21,15 +21,15 @@ from mdm_apple.torch.load import open_network
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open_run import default_device
 from mdm_apple.torch.ops import TorchOps
-from mdm_apple.torch.text import EncodeText, open_text
+from mdm_apple.torch.text import NO_TEXT, EncodeText, Text, open_text
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
 from mdm_apple.training.settings import TrainConfig
 
-Text = tuple[Tensor, Tensor] | tuple[None, None]  # features and mask
+MaybeText = Text | tuple[None, None, None]
 # data of a batch -> its guided predictions
-OpenTeacher = Callable[[BootBatch, Text], Teacher]
+OpenTeacher = Callable[[BootBatch, MaybeText], Teacher]
 
 
 class TorchBootLearner(TorchLearner[BootBatch]):
@@ -62,7 +62,7 @@ class TorchBootLearner(TorchLearner[BootBatch]):
 
     def losses(self, batch: BootBatch) -> Losses:
         with torch.no_grad():
-            text: Text = self._encode(batch.captions) if self._encode else (None, None)
+            text = self._encode(batch.captions) if self._encode else NO_TEXT
             teacher = self._teacher(batch, text)
         student = self._jump(batch, text)
         parts = self._loss(
@@ -79,7 +79,7 @@ class TorchBootLearner(TorchLearner[BootBatch]):
             extra["level_distance"] = parts.level_gap.detach() ** 0.5
         return Losses(parts.per_sample.mean(), parts.mse, parts.seen, extra)
 
-    def _jump(self, batch: BootBatch, text: Text) -> Jump:
+    def _jump(self, batch: BootBatch, text: MaybeText) -> Jump:
         """The current student; each call has its own autocast.
 
         Autocast caches cast weights until it ends: if it began without gradients, later calls
@@ -111,13 +111,13 @@ def network_teacher(net: UNet, config: ModelConfig, encode: EncodeText | None) -
     with torch.no_grad():
         empty = encode([""]) if encode else None
 
-    def open_teacher(batch: BootBatch, text: Text) -> Teacher:
+    def open_teacher(batch: BootBatch, text: MaybeText) -> Teacher:
         weight = torch.from_numpy(batch.guidance).to(device)[:, None, None, None]
         conditioning = net.condition(*text)
         bare = None
         if empty is not None and (batch.guidance != 1).any():
-            rows = len(batch)
-            bare = net.condition(*(part.expand(rows, *part.shape[1:]) for part in empty))
+            values, mask = (part.expand(len(batch), *part.shape[1:]) for part in empty[:2])
+            bare = net.condition(values, mask, text[2])  # no caption is shorter than the null
 
         def predict(x_t: Sequence[Tensor], t: Indices) -> list[Tensor]:
             tembs = net.embed(torch.from_numpy(t - 1).to(device))

@@ -24,7 +24,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.torch.ema import Ema
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.runtime import TorchRuntime
-from mdm_apple.torch.text import EncodeText
+from mdm_apple.torch.text import NO_TEXT, EncodeText
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
@@ -242,8 +242,9 @@ class TorchPictureLearner(TorchLearner[Batch]):
 
         def network(x_t: list[Tensor]) -> list[Tensor]:
             with autocast:
-                text = self._encode(batch.captions) if self._encode else (None, None)
-                return self.net(x_t, times, *text, micros)
+                text = self._encode(batch.captions, batch.whole) if self._encode else NO_TEXT
+                features, mask, seen = text
+                return self.net(x_t, times, features, mask, micros, seen)
 
         x0 = build_pyramid(self._image(batch.images), self.config.model, self._ops)
         eps = [self._image(noise) for noise in batch.noise]

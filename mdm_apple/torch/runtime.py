@@ -19,7 +19,7 @@ from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.walk import Denoise, JumpTo
 from mdm_apple.torch.cpu.packed import can_pack, give_back, pack
 from mdm_apple.torch.ops import TorchOps
-from mdm_apple.torch.text import EncodeText
+from mdm_apple.torch.text import NO_TEXT, EncodeText
 from mdm_apple.torch.unet import Conditioning, UNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,8 +56,11 @@ class TorchRuntime:
         config, rows = self.config, len(prompts)
         guided = guidance_scale != 1 and self._encode is not None
         level = self.net.level_modules()[first_level]
-        captions = [p.negative for p in prompts] if guided else []
-        conditioning = self._condition(level, captions + [p.text for p in prompts])
+        captions, negatives = [p.text for p in prompts], [p.negative for p in prompts]
+        if guided:
+            conditioning = self._condition(level, negatives + captions, captions + negatives)
+        else:
+            conditioning = self._condition(level, captions)
 
         @torch.inference_mode()
         def denoise(x_t: list[Tensor], time: int) -> list[Tensor]:
@@ -89,9 +92,11 @@ class TorchRuntime:
         return jump
 
     @torch.inference_mode()
-    def _condition(self, level: UNet, captions: Sequence[str]) -> Conditioning:
+    def _condition(
+        self, level: UNet, captions: Sequence[str], beside: Sequence[str] | None = None
+    ) -> Conditioning:
         """The captions' contribution, computed once for all timesteps."""
-        text = self._encode(captions) if self._encode else (None, None)
+        text = self._encode(captions, beside) if self._encode else NO_TEXT
         return level.condition(*text)
 
     def image(self, x: NDArray[np.float32]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,21 +15,39 @@ from mdm_apple.config.model import ModelConfig, TextConfig
 from mdm_apple.config.network import T5Config
 from mdm_apple.storage import model_folder
 from mdm_apple.text.feature_cache import FeatureCache
+from mdm_apple.text.padding import seen_padding
 from mdm_apple.text.source import TrainedEncoder, check_frozen, find_text
 from mdm_apple.text.tokenizer import TextFeatures, Tokenizer
 from mdm_apple.torch.t5 import T5Encoder, encoder_from_state, load_hf_encoder, text_features
 
-# captions -> features (B, L, text_dim) and mask (B, L); gradients flow into a trainable encoder
-EncodeText = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+Text = tuple[Tensor, Tensor, Tensor | None]  # the fields of `TextFeatures`
+NO_TEXT = (None, None, None)  # for a network without text
+
+
+class EncodeText(Protocol):
+    """Captions to features; gradients flow into a trainable encoder."""
+
+    def __call__(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
+        """Features (B, L, text_dim), mask (B, L) and the padding seen, (B, L) or None.
+
+        Args:
+            beside: the other caption of each picture; see `text.padding`.
+        """
+        ...
 
 
 def through_encoder(encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) -> EncodeText:
     """Tokens, always padded to `text.max_tokens`, then the encoder."""
 
-    def encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def count(captions: Sequence[str]) -> NDArray[np.int64]:
+        return tokenizer.lengths(captions, text.max_tokens)
+
+    def encode(captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         tokens = tokenizer.encode(captions, text.max_tokens, pad_to_max=True)
         features = text_features(encoder, tokens)
-        return features.values.float(), features.mask  # a frozen encoder may be in bf16
+        seen = seen_padding(text, count, captions, beside)
+        # a frozen encoder may be in bf16
+        return features.values.float(), features.mask, _on(features.mask.device, seen)
 
     return encode
 
@@ -36,11 +55,17 @@ def through_encoder(encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) 
 def through_cache(cache: FeatureCache, text: TextConfig, device: torch.device) -> EncodeText:
     """Features computed by `mdm embed`; the encoder is never in memory."""
 
-    def encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         found = cache.lookup(captions, length=text.max_tokens)
-        return torch.from_numpy(found.values).to(device), torch.from_numpy(found.mask).to(device)
+        seen = seen_padding(text, cache.lengths, captions, beside)
+        values, mask = (torch.from_numpy(part).to(device) for part in (found.values, found.mask))
+        return values, mask, _on(device, seen)
 
     return encode
+
+
+def _on(device: torch.device, seen: NDArray[np.float32] | None) -> Tensor | None:
+    return None if seen is None else torch.from_numpy(seen).to(device)
 
 
 def open_text(
@@ -77,7 +102,7 @@ def open_frozen_text(
 
     @torch.inference_mode()
     def as_numpy(captions: list[str]) -> TextFeatures[NDArray[np.float32]]:
-        values, mask = encode(captions)
+        values, mask, _ = encode(captions)
         return TextFeatures(values.float().cpu().numpy(), mask.float().cpu().numpy())
 
     return as_numpy

@@ -191,18 +191,23 @@ class UNet(nn.Module):
     # --- once per prompt ------------------------------------------------------------------
 
     def condition(
-        self, text_features: Tensor | None, text_mask: Tensor | None = None
+        self,
+        text_features: Tensor | None,
+        text_mask: Tensor | None = None,
+        text_seen: Tensor | None = None,
     ) -> Conditioning:
         """A prompt's contribution, computed once for all timesteps.
 
         Args:
             text_features: (B, L, text_dim), or None for a network without text.
             text_mask: (B, L), nonzero where a token is real, or None for all.
+            text_seen: (B, L), zero for padding that the network must not see, or None for none.
+                Without effect on a network that masks all padding.
         """
         if self.config.text_width is None:
             return Conditioning(None, None, tuple(() for _ in self.config.levels))
-        given = checked_text(self.config, text_features, text_mask)
-        pooled, features, mask = self.encode_text(given, text_mask)
+        given = checked_text(self.config, text_features, text_mask, text_seen)
+        pooled, features, mask = self.encode_text(given, text_mask, text_seen)
         return Conditioning(
             pooled,
             None if mask is None else attendable(mask),
@@ -210,17 +215,18 @@ class UNet(nn.Module):
         )
 
     def encode_text(
-        self, text_features: Tensor, text_mask: Tensor | None
+        self, text_features: Tensor, text_mask: Tensor | None, text_seen: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pooled text (B, D), features (B, L, width) and the boolean mask for attention."""
         config = self.config
         h = self.lm_proj(text_features) if hasattr(self, "lm_proj") else text_features
         mask = None if text_mask is None else text_mask.bool()
-        attention_mask = mask if config.masked_cross_attention else None
+        seen = None if text_seen is None else text_seen.bool()
+        attention_mask = mask if config.masked_cross_attention else seen
         if config.num_text_head_layers:
             for layer in self.lm_head:
                 h = layer(h, attention_mask)
-        # unmasked head layers mix padding into every token, so pool over all of them
+        # unmasked head layers mix padding into every token, so pool over all that is seen
         pool_mask = attention_mask if config.num_text_head_layers else mask
         return self.cond_emb(_pool(h, pool_mask)), h, attention_mask
 
@@ -390,13 +396,13 @@ class UNet(nn.Module):
         text_features: Tensor | None = None,
         text_mask: Tensor | None = None,
         micros: Mapping[str, Tensor] | None = None,
+        text_seen: Tensor | None = None,
     ) -> list[Tensor]:
         """Prediction per level, highest first; see `denoise`, `embed` and `condition`."""
         x_t = [x_t] if isinstance(x_t, Tensor) else list(x_t)
         check_inputs(self.config, x_t, times, text_features)
-        return self.denoise(
-            x_t, self.embed(times, micros), self.condition(text_features, text_mask)
-        )
+        conditioning = self.condition(text_features, text_mask, text_seen)
+        return self.denoise(x_t, self.embed(times, micros), conditioning)
 
 
 def _blocks(modules: nn.ModuleList) -> list[Block]:
