@@ -48,10 +48,9 @@ check: setup
 # Release mode: what the tests in Python start as well, so that it is built once.
 swift:
 	@if command -v swift >/dev/null; then \
-	  swift build --package-path swift_package -c release --build-tests && \
-	  swift test --package-path swift_package -c release --skip-build && \
-	  COREML_SHIM=1 swift test --package-path swift_package -c release \
-	    --scratch-path swift_package/.build-shim --filter DiffusionCoreMLTests; \
+	  swift build -c release --build-tests && \
+	  swift test -c release --skip-build && \
+	  COREML_SHIM=1 swift test -c release --scratch-path .build-shim --filter DiffusionCoreMLTests; \
 	elif [ "$$CI" = true ]; then \
 	  echo "swift is not on the PATH, which CI demands" >&2; exit 1; \
 	else \
@@ -69,4 +68,4 @@ bench: setup
 	$(BIN)/mdm bench compare out/bench
 
 clean:
-	rm -rf $(VENV) .cache build dist out *.egg-info swift_package/.build*
+	rm -rf $(VENV) .cache build dist out *.egg-info .build .build-shim

@@ -26,7 +26,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig, sample
 from mdm_apple.storage.tensorfile import write_tensors
 
-PACKAGE = Path(__file__).parents[1] / "swift_package"
+ROOT = Path(__file__).parents[1]
 SIDE, STEPS = 1024, 8
 NORMALS, CAPTIONS = 3 * 1024 * 1024, 10_000
 
@@ -124,6 +124,6 @@ def _program() -> Path:
     swift = shutil.which("swift")
     if swift is None:
         raise MdmError("swift: not on the PATH; install Swift 6 or later.")
-    command = [swift, "build", "-c", "release", "--package-path", str(PACKAGE)]
+    command = [swift, "build", "-c", "release", "--package-path", str(ROOT)]
     subprocess.run([*command, "--product", "mdm-dump"], check=True, capture_output=True)
-    return PACKAGE / ".build" / "release" / "mdm-dump"
+    return ROOT / ".build" / "release" / "mdm-dump"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from bundle_cache import converted
@@ -43,9 +44,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`mdm` of this checkout."""
+    program = tmp_path_factory.mktemp("server") / "mdm"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{MDM}" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="session")
+def program(server: Path) -> list[str]:
     """mdm-generate with a server of this checkout."""
-    server = tmp_path_factory.mktemp("server") / "mdm"
-    server.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{MDM}" "$@"\n', encoding="utf-8")
-    server.chmod(0o755)
     return [str(build("mdm-generate")), "--server", str(server)]

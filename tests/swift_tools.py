@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 FUZZ_MEMORY = 2 << 30
-PACKAGE = Path(__file__).parents[1] / "swift_package"
+ROOT = Path(__file__).parents[1]
 
 
 def require_swift() -> str:
@@ -33,12 +33,12 @@ def require_swift() -> str:
 
 def build(product: str) -> Path:
     """The program of that name, in release mode."""
-    command = [require_swift(), "build", "-c", "release", "--package-path", str(PACKAGE)]
+    command = [require_swift(), "build", "-c", "release", "--package-path", str(ROOT)]
     done = subprocess.run(
         [*command, "--product", product], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return PACKAGE / ".build" / "release" / product
+    return ROOT / ".build" / "release" / product
 
 
 class Dump:

@@ -196,12 +196,13 @@ public struct BundleFolder: Sendable {
   /// Whether Finder, Windows, an archive tool or a disk station left it there; Python has the same
   /// list.
   private static func isSystemFile(_ name: String) -> Bool {
-    let known: Set = [
-      ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
-      "thumbs.db", "desktop.ini", "__macosx", "@eadir",
-    ]
-    return name.hasPrefix("._") || known.contains(name.lowercased())
+    name.hasPrefix("._") || systemFiles.contains(name.lowercased())
   }
+
+  private static let systemFiles: Set = [
+    ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
+    "thumbs.db", "desktop.ini", "__macosx", "@eadir",
+  ]
 
   /// All files of the folder with their sizes. Refuses links and devices.
   private static func present(_ url: URL) throws -> [(String, Int)] {

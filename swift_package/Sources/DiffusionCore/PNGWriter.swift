@@ -28,9 +28,10 @@ extension Picture {
   }
 }
 
-/// The parts that reading and writing share.
+/// The parts of a file. Reading, which tests do, needs some of them as well.
 package enum PNG {
-  static let signature: [UInt8] = [0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A]
+  /// The first bytes of every file.
+  package static let signature: [UInt8] = [0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A]
 
   static func append(_ out: inout [UInt8], _ kind: String, _ body: [UInt8]) {
     out += bigEndian(UInt32(body.count))
@@ -59,7 +60,8 @@ package enum PNG {
     ~bytes.reduce(~0) { crcTable[Int(($0 ^ UInt32($1)) & 255)] ^ $0 >> 8 }
   }
 
-  static func adler32(_ bytes: [UInt8]) -> UInt32 {
+  /// The checksum that ends a zlib stream.
+  package static func adler32(_ bytes: [UInt8]) -> UInt32 {
     var (a, b): (UInt32, UInt32) = (1, 0)
     for byte in bytes {
       a = (a + UInt32(byte)) % 65521

@@ -1,6 +1,7 @@
 import DiffusionCore
 import DiffusionPipe
 import Foundation
+import SeededRandom
 
 /// `fuzz KIND SEED COUNT FILE`: reads COUNT mutations of a file. Every refusal must be a
 /// MatryoshkaError, and nothing may crash, hang or take unbounded memory.
@@ -79,7 +80,7 @@ enum Fuzz {
 struct Mutation {
   private var random: SplitMix
 
-  init(seed: UInt32) { random = SplitMix(state: UInt64(seed)) }
+  init(seed: UInt32) { random = SplitMix(seed: UInt64(seed)) }
 
   mutating func of(_ whole: [UInt8]) -> [UInt8] {
     var bytes = whole
@@ -103,18 +104,5 @@ struct Mutation {
       }
     }
     return bytes
-  }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014), so that a seed repeats a run.
-struct SplitMix: RandomNumberGenerator {
-  var state: UInt64
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-    return z ^ z >> 31
   }
 }

@@ -1,4 +1,5 @@
 import DiffusionCore
+import SeededRandom
 import Synchronization
 import TestBundle
 import Testing
@@ -61,7 +62,7 @@ import MatryoshkaDiffusion
 
   @Test func noInterruptionIsLostInAThousandInterleavings() async throws {
     let small = try SmallBundle()
-    var random = SplitMix(state: 20_261_128)
+    var random = SplitMix(seed: 20_261_128)
     for round in 0..<InterleavingTests.rounds {
       try await interleave(small.bundle, round, &random)
     }
@@ -172,18 +173,5 @@ import MatryoshkaDiffusion
     } catch MatryoshkaError.interrupted(let snapshot, let reason) {
       #expect(snapshot.stepsDone == 0 && reason == "test")
     }
-  }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014), so that a seed repeats a run.
-private struct SplitMix: RandomNumberGenerator {
-  var state: UInt64
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-    return z ^ z >> 31
   }
 }

@@ -1,3 +1,5 @@
+import DiffusionCore
+
 /// Decompresses zlib streams (RFC 1950, RFC 1951) whose length is known in advance.
 struct Inflate {
   private let bytes: [UInt8]

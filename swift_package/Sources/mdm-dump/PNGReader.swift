@@ -1,10 +1,12 @@
+import DiffusionCore
+
 /// Reads non-interlaced PNG files with 8 bits per channel. Transparency is ignored.
 extension Picture {
   /// The most pixels of a picture that is read.
-  public static let maximumPixels = 89_000_000
+  static let maximumPixels = 89_000_000
 
   /// Decodes a file. Throws ``MatryoshkaError/invalidPicture(reason:)``.
-  public init(png bytes: [UInt8]) throws {
+  init(png bytes: [UInt8]) throws {
     var reader = PNGReader(bytes)
     self = try reader.picture()
   }
