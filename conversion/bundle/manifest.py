@@ -135,9 +135,9 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A model of clips. key_frame: the frame that the innermost level of one frame shows."""
+    """A model of clips. frames: of each level, highest first. key_frame: the one of a level of 1."""
 
-    frames: int
+    frames: tuple[int, ...]
     fps: int
     key_frame: int
 
