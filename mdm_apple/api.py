@@ -114,6 +114,7 @@ def train(
     text_encoder: Path | None = None,
     background: Background = "white",
     skin_tones: bool = False,
+    skip_bad: bool = False,
     workers: int = 1,
     tensorboard: bool = False,
     overwrite: bool = False,
@@ -130,8 +131,9 @@ def train(
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
-        captions: train only on pictures with these. tensorboard: write event files beside
-            metrics.jsonl. overwrite: replace another run in `out`; nothing is replaced otherwise.
+        captions: train only on pictures with these. skip_bad: decode all pictures first, and leave
+            out those that cannot be decoded; so does the run when it is resumed.
+        tensorboard: write event files beside metrics.jsonl. overwrite: replace another run in `out`; nothing is replaced otherwise.
 
     Raises MdmError.
     """
@@ -148,6 +150,7 @@ def train(
         captions=None if captions is None else tuple(captions),
         background=background,
         skin_tones=skin_tones,
+        skip_bad=skip_bad,
         workers=workers,
         tensorboard=tensorboard,
         quiet=quiet,

@@ -49,6 +49,7 @@ class Job:
     captions: tuple[str, ...] | None = None  # only the pictures with these captions
     background: Background = "white"
     skin_tones: bool = False
+    skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
     tensorboard: bool = False  # event files beside metrics.jsonl
     quiet: bool = False
@@ -83,10 +84,10 @@ def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer |
     return _with_tokenizer(_as_trained(job), tokenizer), tokenizer
 
 
-def starting_point(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
+def starting_point(job: Job, config: ModelConfig) -> Start:
     """The initial weights, and the state of an interrupted run."""
     if job.resume:
-        return _resumed(job, dataset)
+        return _resumed(job)
     source = job.init or job.grow
     if source is None:
         return Start()
@@ -137,16 +138,11 @@ def common_prefix(weights: Mapping[str, object]) -> str:
     return prefix
 
 
-def _resumed(job: Job, dataset: Dataset) -> Start:
+def _resumed(job: Job) -> Start:
     out = job.out
     verify_files(out)
     state = model_folder.load_training(out)
-    if state.meta.get("fingerprint") != dataset.fingerprint:
-        raise MdmError(
-            f"{out}: was trained on other pictures than --data has now; restore them, or start "
-            "anew with --init."
-        )
-    step = steps_done(state, job.train.steps, out, ANEW)
+    step = steps_done(state.meta, job.train.steps, out, ANEW)
     optional: dict[str, Any] = {
         name: model_folder.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
         for name in ("ema", "text_encoder", "text_encoder_ema")
