@@ -52,9 +52,9 @@ class Fault:
 class Listing:
     """(path below the folder, caption) pairs, and what else was found.
 
-    source: where captions come from, for a person. unlisted: pictures without a caption. skipped:
-    files without use, save pictures that a remark names. faults: pictures with a caption that
-    cannot be used. remarks: sentences for a person.
+    source: where captions come from, for a person. beside: each in a file of its own. unlisted:
+    pictures without a caption. skipped: files without use, save pictures that a remark names.
+    faults: pictures with a caption that cannot be used. remarks: sentences for a person.
     """
 
     source: str
@@ -63,6 +63,7 @@ class Listing:
     skipped: list[str]
     faults: list[Fault] = field(default_factory=list[Fault])
     remarks: list[str] = field(default_factory=list[str])
+    beside: bool = False
 
 
 def list_captions(tree: Tree) -> Listing:
@@ -281,6 +282,7 @@ def _by_files(tree: Tree, captions: Mapping[str, str]) -> Listing:
         [name for name in tree.files if name not in used],
         faults,
         _about_repeats({folder.rpartition("/")[2] for folder in pictures}),
+        beside=True,
     )
 
 

@@ -52,9 +52,14 @@ def open_folder(root: Path, side: int, *, skip_bad: bool = False) -> Dataset:
     folder = read_folder(root)
     if folder.faults and not skip_bad:
         raise _refusal(folder)
-    if not folder.pictures:
-        raise nothing_to_use(folder)
+    return as_dataset(folder, side)
+
+
+def as_dataset(folder: Folder, side: int) -> Dataset:
+    """The pictures that can be used. Raises DataError if there are none."""
     pictures = folder.pictures
+    if not pictures:
+        raise _nothing_to_use(folder)
 
     def read(index: int) -> tuple[Pixels, float]:
         picture = pictures[index]
@@ -99,7 +104,7 @@ def read_folder(root: Path) -> Folder:
     return Folder(root, listing, pictures, faults)
 
 
-def nothing_to_use(folder: Folder) -> DataError:
+def _nothing_to_use(folder: Folder) -> DataError:
     """The refusal of a folder in which no picture can be used."""
     if folder.faults:
         return _refusal(folder)
