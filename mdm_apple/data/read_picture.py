@@ -91,7 +91,7 @@ def read_square(path: Path, side: int) -> Pixels:
     have passed `picture_size`; raises BadPictureError if the rest of it is damaged.
     """
     try:
-        with _opened(path) as image:
+        with _decoded(path, 3 * side) as image:
             return _square(image, side)
     except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors mean the same
         raise _unreadable(path, error) from None
@@ -104,11 +104,8 @@ def examine(path: Path, side: int) -> Examined:
     where `read_square` does.
     """
     try:
-        with _opened(path) as image:
+        with _decoded(path) as image:
             animated = bool(getattr(image, "is_animated", False))
-            image.load()
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError("it grew after its size was checked")
             gray = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             sha256, transparent = _content(image)
             _square(image, side)
@@ -147,6 +144,29 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
 
 
+def _decoded(path: Path, least: int | None = None) -> Image.Image:
+    """Open a picture and decode its pixels.
+
+    They are decoded before anything asks for EXIF: that would decode them too, and what refuses
+    damaged EXIF must not pass damaged pixels.
+
+    least: pixels of a side that are enough; a large JPEG is decoded smaller, which is far faster.
+    """
+    image = _opened(path)
+    if least is not None:
+        image.draft(None, (least, least))
+    if image.width * image.height > MAX_PIXELS:
+        raise OSError("it grew after its size was checked")
+    try:
+        image.load()
+    except ValueError:  # a text behind the pixels of a PNG, as in `_opened`
+        if image.format != "PNG" or path.stat().st_size > MAX_FILE_BYTES:
+            raise
+        image = Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
+        image.load()
+    return image
+
+
 def _without_texts(data: bytes) -> bytes:
     """A PNG without its text and EXIF chunks; nothing is decompressed."""
     kept, place = [_PNG], len(_PNG)
@@ -169,9 +189,6 @@ def _orientation(image: Image.Image) -> int:
 def _square(image: Image.Image, side: int) -> Pixels:
     turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
-    image.draft(None, (3 * side, 3 * side))  # a large JPEG is decoded smaller, which is far faster
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError("it grew after its size was checked")
 
     # Crop while resizing, so that a very long picture never becomes a very large one.
     short = min(image.size)

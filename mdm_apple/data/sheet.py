@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,5 +46,7 @@ def sheet(dataset: Dataset, chosen: Sequence[int]) -> Pixels:
 
 
 def _in_font(caption: str) -> str:
-    """The font of Pillow has the letters of Western languages; others become question marks."""
-    return caption.encode("latin-1", "replace").decode("latin-1")
+    """The font of Pillow has no accents and no other script: these become "e" and "?"."""
+    parts = unicodedata.normalize("NFKD", caption)
+    plain = "".join(c for c in parts if not unicodedata.combining(c))
+    return plain.encode("ascii", "replace").decode()
