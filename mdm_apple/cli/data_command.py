@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from mdm_apple import api
 from mdm_apple.cli.model_options import FILE, config_option, preset_option
@@ -19,6 +18,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
+from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import MAX_SIDE
 from mdm_apple.data.check import Check
 from mdm_apple.data.read_picture import shown
@@ -91,12 +91,7 @@ def check(request: CheckRequest, output: Output) -> None:
     if request.out is not None:
         refuse_existing(request.out, request.overwrite)
     captions = None if request.captions is None else read_captions(request.captions)
-    with tqdm(desc="checking", unit="picture", disable=output.quiet) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(output, "picture", desc="checking") as progress:
         found = api.check_data(
             request.folder,
             side=request.size,

@@ -166,7 +166,7 @@ def _check(
         dataset=opened,
         good=list(found),
         total=len(chosen) + len(folder.faults),
-        bad=bad,
+        bad=dict(sorted(bad.items())),
         missing={fault.name: str(fault.error) for fault in folder.faults if fault.missing},
         without_caption=listing.unlisted,
         without_picture=alone,
