@@ -110,7 +110,8 @@ def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
     if not left_out:
         return dataset, []
     total = len(left_out) + len(kept)
-    remark = f"pictures: {len(left_out)} of {total} are bad and left out{named([*left_out])}."
+    verb = "is" if len(left_out) == 1 else "are"
+    remark = f"pictures: {len(left_out)} of {total} {verb} bad and left out{named([*left_out])}."
     return dataset, [remark]
 
 
