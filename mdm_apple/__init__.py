@@ -13,9 +13,28 @@ from typing import TYPE_CHECKING
 from mdm_apple.version import __version__
 
 if TYPE_CHECKING:
-    from mdm_apple.api import convert, distill, evaluate, load, palettize, train, verify
+    from mdm_apple.api import (
+        check_data,
+        convert,
+        distill,
+        evaluate,
+        load,
+        palettize,
+        train,
+        verify,
+    )
 
-__all__ = ["__version__", "convert", "distill", "evaluate", "load", "palettize", "train", "verify"]
+__all__ = [
+    "__version__",
+    "check_data",
+    "convert",
+    "distill",
+    "evaluate",
+    "load",
+    "palettize",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

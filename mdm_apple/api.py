@@ -10,17 +10,20 @@ Importing this module loads no framework; each function imports what it needs wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdm_apple.bundled_models import find_bundle, find_folder, find_model
 from mdm_apple.config.choices import one_of
-from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.model import MAX_SIDE, ModelConfig
 from mdm_apple.config.presets import preset as preset_config
+from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import read_config
 from mdm_apple.config.types import Background, Bits, Precision, Say, Variant, WeightBits
+from mdm_apple.data.check import Check, check_folder, count_tokens
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset
@@ -39,7 +42,8 @@ from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.files import occupied
 from mdm_apple.storage.model_folder import load_model_config
-from mdm_apple.text.encoder_folder import require_encoder
+from mdm_apple.text.encoder_folder import ENCODER_FOLDER, require_encoder
+from mdm_apple.text.source import FrozenEncoder, find_text
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.training.boot import BootBatch, BootConfig
 from mdm_apple.training.distill import DistillJob, OpenBootLearner
@@ -47,7 +51,7 @@ from mdm_apple.training.distill import distill as run_distillation
 from mdm_apple.training.learner import Learner, PictureLearner
 from mdm_apple.training.run import OpenLearner, Run, run_job
 from mdm_apple.training.settings import TrainConfig
-from mdm_apple.training.start import Job, Start
+from mdm_apple.training.start import Job, Start, new_or_saved_tokenizer
 
 if TYPE_CHECKING:
     from mdm_apple.config.types import TextEncoderChoice
@@ -114,6 +118,7 @@ def train(
     text_encoder: Path | None = None,
     background: Background = "white",
     skin_tones: bool = False,
+    skip_bad: bool = False,
     workers: int = 1,
     tensorboard: bool = False,
     overwrite: bool = False,
@@ -130,8 +135,10 @@ def train(
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
-        captions: train only on pictures with these. tensorboard: write event files beside
-            metrics.jsonl. overwrite: replace another run in `out`; nothing is replaced otherwise.
+        captions: train only on pictures with these. skip_bad: decode all pictures first, and leave
+            out those that cannot be decoded; so does the run when it is resumed.
+        tensorboard: write event files beside metrics.jsonl.
+        overwrite: replace another run in `out`; nothing is replaced otherwise.
 
     Raises MdmError.
     """
@@ -148,6 +155,7 @@ def train(
         captions=None if captions is None else tuple(captions),
         background=background,
         skin_tones=skin_tones,
+        skip_bad=skip_bad,
         workers=workers,
         tensorboard=tensorboard,
         quiet=quiet,
@@ -155,6 +163,54 @@ def train(
     if tensorboard:
         require("tensorboardX")
     return run_job(job, _picture_learner(_installed(backend)), say)
+
+
+def check_data(
+    folder: str | Path,
+    *,
+    side: int | None = None,
+    preset: str | None = None,
+    config: ModelConfig | str | Path | None = None,
+    model: str | Path | None = None,
+    captions: Sequence[str] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Check:
+    """Decode every picture of a folder once, and say what training would see.
+
+    Args:
+        side: pixels of the model's pictures. preset, config, model: the model instead, by which
+            the captions are counted in tokens as well. Without any of these, no picture is too
+            small.
+        captions: check only the pictures with these.
+        progress: called with the pictures done and their total.
+
+    Raises MdmError for a folder that training would not understand. A bad picture is not an error;
+    see `refusal()` of the check.
+    """
+    known = model_to_train(preset, config, model) if preset or config or model else None
+    if known is not None and side is not None:
+        raise MdmError("side: comes with the model; leave one of them out.")
+    in_range("side", side, 1, MAX_SIDE, what="pixels")
+    side = side if known is None else known.side
+    check = check_folder(Path(folder), side, captions, progress)
+    if known is None or known.text is None or not check.good:
+        return check
+    tokenizer = _tokenizer(known, None if model is None else find_folder(model).path, check)
+    if tokenizer is None:
+        remark = "the tokenizer of this model's text encoder is not here; no caption was counted."
+        return dataclasses.replace(check, remarks=[*check.remarks, remark])
+    tokens = count_tokens(check.captions(), tokenizer, known.text.max_tokens)
+    return dataclasses.replace(check, tokens=tokens)
+
+
+def _tokenizer(config: ModelConfig, folder: Path | None, check: Check) -> Tokenizer | None:
+    """The tokenizer that training would use; None for one that is not here."""
+    if config.text is not None and config.text.trainable:
+        return new_or_saved_tokenizer(config.text, folder, check.captions())
+    if folder is None or not (folder / ENCODER_FOLDER).is_dir():
+        return None
+    found = find_text(folder, config)
+    return found.tokenizer if isinstance(found, FrozenEncoder) else None
 
 
 def _train_config(steps: int | None, settings: TrainConfig | None) -> TrainConfig:

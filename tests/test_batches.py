@@ -44,6 +44,13 @@ def take(loader: Loader, count: int) -> list[Batch]:
         return list(itertools.islice(loader, count))
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 9])
+def test_what_steps_have_seen_is_what_they_drew(steps: int):
+    plan = BatchPlan(20, 4, 5, held_out=[3, 7])
+    drawn = [plan.indices(step) for step in range(steps)]
+    assert plan.seen(steps) == {int(index) for rows in drawn for index in rows}
+
+
 def test_a_batch_has_the_promised_shapes_types_and_ranges(emoji: Dataset):
     batch = make_batch(emoji, np.array([5, 0, 5]), DRAWS, step=0)
     assert batch.images.shape == (3, 3, 16, 16)

@@ -453,6 +453,24 @@ def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, name: str, keep:
     assert name in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("start", [45, 60])
+def test_pixels_that_end_in_zeros_are_refused(tmp_path: Path, start: int):
+    """Asking a PNG for its EXIF decodes it, and damaged EXIF refuses nothing: black was trained."""
+    path = save(tmp_path, "a.png", gradient(32, 32))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:start] + bytes(len(whole) - start))
+    assert "broken data stream" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2_000_000, 80_000_000])
+def test_a_text_behind_the_pixels_does_not_refuse_them(tmp_path: Path, size: int):
+    text = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(size), 9))
+    path = save(tmp_path, "a.png", gradient(SIDE, SIDE))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12] + png(1, 1, b"", text)[33:][: len(text[1]) + 12] + whole[-12:])
+    np.testing.assert_array_equal(pixels(tmp_path), np.asarray(gradient(SIDE, SIDE)))
+
+
 def test_damaged_pictures_never_end_in_anything_but_a_refusal(tmp_path: Path):
     rng = np.random.default_rng(1)
     for name in ("a.png", "a.jpg", "a.webp", "a.bmp"):

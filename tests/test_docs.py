@@ -207,7 +207,7 @@ def test_the_tutorial_goes_from_photos_to_a_bundle(
         assert result.exit_code == 0, (words, result.exception, result.output)
         done.append(words[0])
     assert done == [
-        *("train", "sample", "sample", "evaluate", "distill", "sample"),
+        *("data", "train", "sample", "sample", "evaluate", "distill", "sample"),
         *("convert", "palettize", "verify", "sample"),
     ]
     assert (tmp_path / "bundle.png").is_file()

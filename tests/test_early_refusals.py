@@ -62,6 +62,23 @@ TABLE = [
     Wrong("train --preset tiny --features {none} --data twemoji --out {new} --steps 1", "encoder"),
     Wrong("distill --teacher box:emoji --captions {none} --out {new} --steps 1", "{none}"),
     Wrong("distill --teacher {bundle} --out {new} --steps 1", "is a bundle, but"),
+    Wrong(
+        "train --preset tiny --data twemoji --steps 1 --batch-size 1000000000 --out {new}",
+        "batch_size: expected 1 to 1048576",
+    ),
+    Wrong(
+        "distill --teacher box:emoji --steps 1 --batch-size 1000000000 --out {new}",
+        "batch_size: expected 1 to 1048576",
+    ),
+    Wrong("data check {none}", "no such folder"),
+    Wrong("data check {folder} --preset tiny --size 8", "comes with the model"),
+    Wrong("data check {folder} --model box:emojy", "did you mean box:emoji"),
+    Wrong("data check {folder}", "no captioned picture found"),
+    Wrong("data check {folder} --size 0", "is not in the range", 2),
+    Wrong("data check {folder} --out {file}", "add --overwrite"),
+    Wrong(
+        "train --preset tiny --data twemoji --steps 1 --skip-bad --out {new}", "applies to a folder"
+    ),
     Wrong("evaluate --model box:emojy --data twemoji", "did you mean box:emoji"),
     Wrong("evaluate --data {none}", "no such folder"),
     Wrong("evaluate --data twemoji --captions {none}", "{none}"),

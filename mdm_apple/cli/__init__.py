@@ -10,6 +10,7 @@ from mdm_apple.errors import MdmError, system_reason
 from mdm_apple.version import __version__
 
 COMMANDS = {
+    "data": "Check a folder of captioned pictures before training.",
     "train": "Train a model on captioned pictures.",
     "distill": "Teach a student to make a model's pictures in a few steps.",
     "sample": "Make pictures from prompts.",

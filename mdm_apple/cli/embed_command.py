@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 import click
-from tqdm import tqdm
 
 from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.model_options import FILE, FOLDER
@@ -19,6 +18,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     refuse_existing,
 )
+from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import TextConfig
 from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require
@@ -88,12 +88,7 @@ def command(request: EmbedRequest, output: Output) -> None:
         from mdm_apple.torch.text import open_frozen_text
 
     encode = open_frozen_text(folder, config, encoder_folder=request.text_encoder)
-    with tqdm(unit="caption", disable=output.quiet) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(output, "caption") as progress:
         count = embed_captions(
             captions, encode, out, key, batch_size=request.batch_size, progress=progress
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import click
-from tqdm import tqdm
 
 from mdm_apple.apple_checkpoints.checkpoint import as_apple_reads
 from mdm_apple.apple_checkpoints.download import (
@@ -25,6 +24,7 @@ from mdm_apple.bundled_models import find_folder
 from mdm_apple.cli.import_command import PUBLISHED, import_checkpoint
 from mdm_apple.cli.model_options import FOLDER
 from mdm_apple.cli.output import Output, filling, output_options, overwrite_option, refuse_existing
+from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.storage.files import remove_empty
@@ -139,12 +139,7 @@ def _amounts(ahead: Outlook) -> str:
 
 
 def _download(name: CheckpointName, folder: Path, base_url: str, output: Output) -> Fetched:
-    with tqdm(unit="B", unit_scale=True, disable=output.quiet) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(output, "B", unit_scale=True) as progress:
         return fetch(name, folder, base_url, progress=progress)
 
 

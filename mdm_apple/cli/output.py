@@ -34,8 +34,14 @@ class Output:
 
     def result(self, values: dict[str, Any], text: str) -> None:
         """Print the result, as text or as JSON."""
-        click.echo(json.dumps(values, ensure_ascii=False) if self.as_json else text)
+        click.echo(_json(values) if self.as_json else text)
         sys.stdout.flush()
+
+
+def _json(values: dict[str, Any]) -> str:
+    """One line; escaped where a file name is not UTF-8 or would upset a terminal."""
+    line = json.dumps(values, ensure_ascii=False)
+    return line if line.isprintable() else json.dumps(values)
 
 
 def output_options(command: Command) -> Command:

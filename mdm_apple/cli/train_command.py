@@ -87,6 +87,7 @@ class TrainRequest:
     text_encoder: Path | None
     background: Background
     skin_tones: bool
+    skip_bad: bool
     workers: int
     log: Literal["tensorboard"] | None
     dry_run: bool
@@ -143,6 +144,12 @@ Examples:
 )
 @click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
 @click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out pictures that cannot be decoded. Decodes every picture once before the first "
+    "step, which takes about as long as an epoch of reading; --resume only decodes changed files.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(0, 64),
     default=1,
@@ -195,6 +202,7 @@ def command(request: TrainRequest, output: Output) -> None:
         text_encoder=request.text_encoder,
         background=request.background,
         skin_tones=request.skin_tones,
+        skip_bad=request.skip_bad,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
         overwrite=request.overwrite,

@@ -137,6 +137,12 @@ class BatchPlan:
             chosen[rows] = _epoch_order(self.epoch_len, self.seed, int(epoch))[within[rows]]
         return self._pool[chosen]
 
+    def seen(self, steps: int) -> set[int]:
+        """Data set indices of all rows of the first `steps` steps."""
+        count = min(steps * self.batch_size, self.epoch_len)
+        first = _epoch_order(self.epoch_len, self.seed, 0)[:count]
+        return {int(index) for index in self._pool[first]}
+
 
 def validation_rows(n: int, share: float, seed: int) -> Indices:
     """Indices held out of n pictures, ascending: round(n * share), at least 1 unless share is 0."""

@@ -6,7 +6,8 @@ Input: a `Tree`. Output: a `Listing`. Three sources are understood:
 - a caption file per picture, of the same stem, beside it or in a folder of captions;
 - a folder per class, whose name is the caption of all its pictures.
 
-A folder that can be read in two ways is refused, and the sentence names both.
+A folder that can be read in two ways is refused, and the sentence names both. A single picture or
+caption that cannot be used is a `Fault` of the listing; who reads it decides.
 """
 
 from __future__ import annotations
@@ -36,12 +37,33 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Listing:
-    """(path below the folder, caption) pairs, the files without use, and remarks for a person."""
+class Fault:
+    """A picture that cannot be used: its name as written, and the refusal that says why.
 
+    missing: it is named in a table, and no picture of the folder fits.
+    """
+
+    name: str
+    error: DataError
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """(path below the folder, caption) pairs, and what else was found.
+
+    source: where captions come from, for a person. beside: each in a file of its own. unlisted:
+    pictures without a caption. skipped: files without use, save pictures that a remark names.
+    faults: pictures with a caption that cannot be used. remarks: sentences for a person.
+    """
+
+    source: str
     pairs: list[tuple[str, str]]
+    unlisted: list[str]
     skipped: list[str]
+    faults: list[Fault] = field(default_factory=list[Fault])
     remarks: list[str] = field(default_factory=list[str])
+    beside: bool = False
 
 
 def list_captions(tree: Tree) -> Listing:
@@ -90,11 +112,16 @@ def _splits(tree: Tree) -> list[str]:
 def _by_tables(tree: Tree, tables: Mapping[str, Sequence[Row]]) -> Listing:
     names = _Names(tree)
     pairs: list[tuple[str, str]] = []
+    faults: list[Fault] = []
     listed_by: dict[str, str] = {}
     respelled = 0
     for table, rows in tables.items():
         for row in rows:
-            picture, as_written = names.find(folder_of(table), row)
+            try:
+                picture, as_written = names.find(folder_of(table), row)
+            except DataError as error:
+                faults.append(Fault(row.file, error, missing=True))
+                continue
             respelled += not as_written
             first = listed_by.setdefault(picture, table)
             if first != table:
@@ -106,14 +133,15 @@ def _by_tables(tree: Tree, tables: Mapping[str, Sequence[Row]]) -> Listing:
             f"{respelled} file names are spelled differently in the table (slashes, capitals, "
             "accents or the folder); each fits exactly one picture."
         )
-    skipped = [name for name in tree.files if name not in listed_by and name not in tables]
-    unlisted = [name for name in skipped if is_picture(name)]
+    unlisted = [name for name in tree.pictures if name not in listed_by]
     if unlisted:
         remarks.append(
             f"{len(unlisted)} of {len(tree.pictures)} pictures are in no table and are not used"
             f"{named(unlisted)}."
         )
-    return Listing(pairs, [name for name in skipped if not is_picture(name)], remarks)
+    skipped = [name for name in tree.files if not is_picture(name) and name not in tables]
+    source = f"{'the table' if len(tables) == 1 else 'the tables'} {', '.join(tables)}"
+    return Listing(source, pairs, unlisted, skipped, faults, remarks)
 
 
 class _Names:
@@ -238,14 +266,23 @@ def _by_files(tree: Tree, captions: Mapping[str, str]) -> Listing:
         count = sum(name in captions for name in names)
         if folder and 2 * count < len(names):
             raise _unclear(tree, f"captions such as {some}", f"the name of the folder {folder}")
-    pairs = [
-        (name, _read_caption(tree, captions[name])) for name in tree.pictures if name in captions
-    ]
+    pairs: list[tuple[str, str]] = []
+    faults: list[Fault] = []
+    for name in tree.pictures:
+        if name in captions:
+            try:
+                pairs.append((name, _read_caption(tree, captions[name])))
+            except DataError as error:
+                faults.append(Fault(name, error))
     used = {*captions, *captions.values()}
     return Listing(
+        "a caption file for each picture",
         pairs,
+        [name for name in tree.pictures if name not in captions],
         [name for name in tree.files if name not in used],
+        faults,
         _about_repeats({folder.rpartition("/")[2] for folder in pictures}),
+        beside=True,
     )
 
 
@@ -270,7 +307,7 @@ def _by_classes(tree: Tree, split: str) -> Listing:
     classes = list(dict.fromkeys(n.split("/")[0] for n in inside.values() if n.count("/") == 1))
     loose = [name for name, below in inside.items() if "/" not in below]
     if not classes:
-        return Listing([], list(tree.files))
+        return Listing("nothing", [], tree.pictures, list(tree.files))
     if loose:
         raise _unclear(tree, f"the picture {loose[0]}", f"the folder of pictures {classes[0]}")
     captionlike = [n for n in tree.files if _caption_like(n)]
@@ -290,8 +327,13 @@ def _by_classes(tree: Tree, split: str) -> Listing:
         if below.count("/") == 1
     ]
     used = {name for name, _ in pairs}
-    skipped = [name for name in tree.files if name not in used]
-    return Listing(pairs, skipped, _about_repeats(classes) if repeated else [])
+    return Listing(
+        "the names of the folders",
+        pairs,
+        [name for name in tree.pictures if name not in used],
+        [name for name in tree.files if name not in used],
+        remarks=_about_repeats(classes) if repeated else [],
+    )
 
 
 def _class_caption(folder: str, repeated: bool) -> str:

@@ -1,12 +1,13 @@
-"""Captioned pictures: `Item`, `Dataset`, and the refusal `DataError`.
+"""Captioned pictures: `Item`, `Dataset`, and the refusals `DataError` and `BadPictureError`.
 
 Input: captions and a function that reads one picture. Output: square RGB pictures, kept in memory.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,23 @@ MAX_CACHE_BYTES = 1 << 30
 
 class DataError(MdmError):
     """Pictures or captions that cannot be used; the message names the file and the way out."""
+
+
+class BadPictureError(DataError):
+    """A picture that cannot be decoded. reason: why, without the name of the file."""
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{name}: {reason}; {remedy}.")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class File:
+    """The file of a picture: its path below the folder, its size, and when it was last written."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Dataset:
             threads.
         fingerprint: hex SHA-256 over content and order, to compare on resume.
         warnings: sentences for the user about skipped or poor pictures.
+        files: one per picture; none for pictures that do not come from a folder.
+        left_out: pictures of the folder that cannot be used, by name, each with a sentence.
     """
 
     def __init__(
@@ -54,17 +74,16 @@ class Dataset:
         read: Callable[[int], tuple[Pixels, float]],
         fingerprint: str,
         warnings: Sequence[str] = (),
+        files: Sequence[File] = (),
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.side = side
         self.fingerprint = fingerprint
         self.warnings = list(warnings)
+        self.files = tuple(files)
+        self.left_out = dict(left_out or {})
         self._captions = list(captions)
-        self._read = read
-        kept = min(len(captions), MAX_CACHE_BYTES // (3 * side * side))
-        # memory pages are taken only as they fill
-        self._images = np.empty((kept, side, side, 3), np.uint8)
-        self._scales = np.zeros(kept)
-        self._ready = np.zeros(kept, bool)
+        self._picture = _Kept(side, len(captions), read).picture
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -77,6 +96,42 @@ class Dataset:
         """The picture at `index` (0 to len - 1); raises DataError if its file cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}.")
+        image, scale = self._picture(index)
+        return Item(image, self._captions[index], scale)
+
+    def chosen(
+        self,
+        order: Sequence[int],
+        fingerprint: str,
+        left_out: Mapping[str, str] | None = None,
+    ) -> Dataset:
+        """The pictures at these indices, in this order; one may come twice. None is kept twice.
+
+        left_out: None for the same as here.
+        """
+        found = copy.copy(self)
+        picture = self._picture
+        found.fingerprint = fingerprint
+        found.left_out = self.left_out if left_out is None else dict(left_out)
+        found.files = tuple(self.files[index] for index in order) if self.files else ()
+        found._captions = [self._captions[index] for index in order]
+        found._picture = lambda index: picture(order[index])
+        return found
+
+
+class _Kept:
+    """Reads pictures, and keeps the first 1 GiB of them."""
+
+    def __init__(self, side: int, count: int, read: Callable[[int], tuple[Pixels, float]]) -> None:
+        self._read = read
+        kept = min(count, MAX_CACHE_BYTES // (3 * side * side))
+        # memory pages are taken only as they fill
+        self._images = np.empty((kept, side, side, 3), np.uint8)
+        self._scales = np.zeros(kept)
+        self._ready = np.zeros(kept, bool)
+
+    def picture(self, index: int) -> tuple[Pixels, float]:
+        """A read-only picture and its scale."""
         if index >= len(self._images):
             image, scale = self._read(index)
         else:
@@ -86,7 +141,7 @@ class Dataset:
                 self._ready[index] = True
             image, scale = self._images[index], float(self._scales[index])
         image.flags.writeable = False
-        return Item(image, self._captions[index], scale)
+        return image, scale
 
 
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
@@ -98,15 +153,15 @@ def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
     for caption in captions:
         if caption not in places:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
-    chosen = [index for caption in captions for index in places[caption]]
-    kept = [every[index] for index in chosen]
+    order = [index for caption in captions for index in places[caption]]
+    kept = [every[index] for index in order]
+    return dataset.chosen(order, hash_fields([dataset.fingerprint, *kept]))
 
-    def read(index: int) -> tuple[Pixels, float]:
-        item = dataset.item(chosen[index])
-        return item.image, item.scale
 
-    fingerprint = hash_fields([dataset.fingerprint, *kept])
-    return Dataset(dataset.side, kept, read, fingerprint, dataset.warnings)
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Up to `most` different indices below `count`, the first and the last among them."""
+    taken = min(most, count)
+    return [k * (count - 1) // max(1, taken - 1) for k in range(taken)]
 
 
 def hash_fields(fields: Iterable[object]) -> str:

@@ -6,25 +6,82 @@ Input: a path. Output: a `Dataset` in the order of the file names, or one senten
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.caption_layout import LAYOUTS, Listing, list_captions, named
-from mdm_apple.data.dataset import DataError, Dataset, hash_fields
+from mdm_apple.data.caption_layout import LAYOUTS, Fault, Listing, list_captions, named
+from mdm_apple.data.dataset import DataError, Dataset, File, hash_fields
 from mdm_apple.data.folder_tree import scan
-from mdm_apple.data.read_picture import read_square, shorter_side, shown
+from mdm_apple.data.read_picture import picture_size, read_square, shown
 
 
-def open_folder(root: Path, side: int) -> Dataset:
+@dataclass(frozen=True)
+class Picture:
+    """A captioned picture of a folder, known by its header. size: width, height as stored."""
+
+    file: File
+    path: Path
+    caption: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds; nothing is decoded. faults: captioned pictures that cannot be used."""
+
+    root: Path
+    listing: Listing
+    pictures: list[Picture]
+    faults: list[Fault]
+
+
+def open_folder(root: Path, side: int, *, skip_bad: bool = False) -> Dataset:
     """Open a folder of pictures (.png .jpg .jpeg .webp .bmp) and their captions.
 
     `caption_layout` says where captions may come from. Headers of all pictures are read now, pixels
     later. The fingerprint covers names, file sizes, captions and side, not pixels.
 
+    Args:
+        skip_bad: leave out the pictures that are known here to be unusable, and name them.
+
     Raises:
         DataError: missing, empty or ambiguous folder, unreadable caption or picture, a picture of
             too many pixels, a name or link that leads out of the folder.
     """
+    folder = read_folder(root)
+    if folder.faults and not skip_bad:
+        raise _refusal(folder)
+    return as_dataset(folder, side)
+
+
+def as_dataset(folder: Folder, side: int) -> Dataset:
+    """The pictures that can be used. Raises DataError if there are none."""
+    pictures = folder.pictures
+    if not pictures:
+        raise _nothing_to_use(folder)
+
+    def read(index: int) -> tuple[Pixels, float]:
+        picture = pictures[index]
+        return read_square(picture.path, side), float(min(picture.size))
+
+    return Dataset(
+        side,
+        [picture.caption for picture in pictures],
+        read,
+        folder_fingerprint(side, [(p.file, p.caption) for p in pictures]),
+        _warnings(folder, side),
+        [picture.file for picture in pictures],
+        {fault.name: str(fault.error) for fault in folder.faults},
+    )
+
+
+def read_folder(root: Path) -> Folder:
+    """List a folder, and read the header of each captioned picture.
+
+    Raises DataError for a missing folder, or one that can be read in two ways.
+    """
+    pictures: list[Picture] = []
     try:
         root = root.resolve()
         if not root.is_dir():
@@ -33,40 +90,59 @@ def open_folder(root: Path, side: int) -> Dataset:
             )
         tree = scan(root)
         listing = list_captions(tree)
-        paths = [tree.path(name, name) for name, _ in listing.pairs]
-        sizes = [path.stat().st_size for path in paths]
+        faults = list(listing.faults)
+        for name, caption in listing.pairs:
+            try:
+                path = tree.path(name, name)
+                status = path.stat()
+                file = File(name, status.st_size, status.st_mtime_ns)
+                pictures.append(Picture(file, path, caption, picture_size(path)))
+            except DataError as error:
+                faults.append(Fault(name, error))
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DataError(f"{shown(root)}: cannot be read ({shown(str(error))}).") from None
-    if not paths:
-        raise DataError(
-            f"{shown(root)}: no captioned picture found. {LAYOUTS}{_unused(listing.skipped)}."
-        )
-    captions = [caption for _, caption in listing.pairs]
-    scales = [shorter_side(path) for path in paths]
-
-    def read(index: int) -> tuple[Pixels, float]:
-        return read_square(paths[index], side), float(scales[index])
-
-    content = [
-        field
-        for (name, caption), size in zip(listing.pairs, sizes, strict=True)
-        for field in (name, size, caption)
-    ]
-    fingerprint = hash_fields(["folder", side, *content])
-    return Dataset(side, captions, read, fingerprint, _warnings(listing, scales, side))
+    return Folder(root, listing, pictures, faults)
 
 
-def _warnings(listing: Listing, scales: Sequence[int], side: int) -> list[str]:
+def _nothing_to_use(folder: Folder) -> DataError:
+    """The refusal of a folder in which no picture can be used."""
+    if folder.faults:
+        return _refusal(folder)
+    listing = folder.listing
+    return DataError(
+        f"{shown(folder.root)}: no captioned picture found. {LAYOUTS}{_unused(listing.skipped)}."
+    )
+
+
+def folder_fingerprint(side: int, pictures: Sequence[tuple[File, str]]) -> str:
+    """Hex SHA-256 over files and captions in their order."""
+    content = [part for file, text in pictures for part in (file.name, file.bytes, text)]
+    return hash_fields(["folder", side, *content])
+
+
+def _refusal(folder: Folder) -> DataError:
+    """The first fault's sentence, and how many more there are."""
+    first, more = str(folder.faults[0].error), len(folder.faults) - 1
+    if not more:
+        return folder.faults[0].error
+    return DataError(
+        f"{first.removesuffix('.')}; {more} more cannot be used, and `mdm data check` names them "
+        "all."
+    )
+
+
+def _warnings(folder: Folder, side: int) -> list[str]:
+    listing, pictures = folder.listing, folder.pictures
     warnings = list(listing.remarks)
-    captions = {caption for _, caption in listing.pairs}
-    if len(captions) == 1 and len(listing.pairs) > 1:
-        warnings.append(f"all {len(listing.pairs)} pictures have the caption {captions.pop()!r}.")
-    small = [i for i, scale in enumerate(scales) if scale < side]
+    captions = {picture.caption for picture in pictures}
+    if len(captions) == 1 and len(pictures) > 1:
+        warnings.append(f"all {len(pictures)} pictures have the caption {captions.pop()!r}.")
+    small = [picture for picture in pictures if min(picture.size) < side]
     if small:
-        least = min(small, key=lambda i: scales[i])
+        least = min(small, key=lambda picture: min(picture.size))
         warnings.append(
-            f"{len(small)} of {len(scales)} pictures are smaller than {side} px and are enlarged; "
-            f"the smallest is {shown(listing.pairs[least][0])} with {scales[least]} px."
+            f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and are "
+            f"enlarged; the smallest is {shown(least.file.name)} with {min(least.size)} px."
         )
     if listing.skipped:
         warnings.append(f"{len(listing.skipped)} files are not used{_unused(listing.skipped)}.")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.dataset import DataError, Dataset, hash_fields
+from mdm_apple.data.dataset import DataError, Dataset, evenly_spread, hash_fields
 from mdm_apple.text.captions import clean_caption
 
 SAMPLED = 16  # pictures in the fingerprint at most, in addition to all captions
@@ -45,15 +45,9 @@ def dataset_of(source: PictureSource, side: int) -> Dataset:
     def read(index: int) -> tuple[Pixels, float]:
         return _pixels(source, index, side), float(side)
 
-    sampled = [read(index)[0].tobytes().hex() for index in _evenly_spread(len(source))]
+    sampled = [read(index)[0].tobytes().hex() for index in evenly_spread(len(source), SAMPLED)]
     fingerprint = hash_fields(["object", side, *captions, *sampled])
     return Dataset(side, captions, read, fingerprint)
-
-
-def _evenly_spread(count: int) -> list[int]:
-    """Up to SAMPLED different indices below `count`, the first and the last among them."""
-    taken = min(SAMPLED, count)
-    return [k * (count - 1) // max(1, taken - 1) for k in range(taken)]
 
 
 def _pixels(source: PictureSource, index: int, side: int) -> Pixels:

@@ -23,6 +23,7 @@ def open_dataset(
     *,
     background: Background = "white",
     skin_tones: bool = False,
+    skip_bad: bool = False,
 ) -> Dataset:
     """Open captioned pictures; each is rendered or decoded on first use.
 
@@ -33,6 +34,7 @@ def open_dataset(
         background: behind emoji: white, or one plain pale color per picture. Twemoji only.
         skin_tones: whether to include emoji with a skin tone (3,953 pictures instead of 1,918).
             Twemoji only.
+        skip_bad: leave out the pictures that are known here to be unusable. Folders only.
 
     Raises:
         DataError: no such folder, no usable picture, or unusable files.
@@ -41,6 +43,8 @@ def open_dataset(
     in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
     if background not in ("white", "color"):
         raise DataError(f"background: expected white or color, got {background}.")
+    if skip_bad and (spec == TWEMOJI or not isinstance(spec, str)):
+        raise DataError("skip_bad: applies to a folder of pictures; leave it out for others.")
     if spec == TWEMOJI:
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
     if background != "white" or skin_tones:
@@ -49,4 +53,4 @@ def open_dataset(
         )
     if not isinstance(spec, str):
         return dataset_of(spec, side)
-    return folder.open_folder(Path(spec), side)
+    return folder.open_folder(Path(spec), side, skip_bad=skip_bad)

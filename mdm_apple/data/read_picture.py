@@ -1,24 +1,28 @@
 """One picture file from outside, as a square of sRGB pixels; nothing in it is trusted.
 
-Input: a PNG, JPEG, WebP or BMP file. Output: its size from the header, or the decoded square.
+Input: a PNG, JPEG, WebP or BMP file. Output: its size from the header, the decoded square, or what
+a check of it finds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.dataset import DataError
+from mdm_apple.data.dataset import BadPictureError, DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the file name says
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
 MAX_FILE_BYTES = 1 << 30  # of a file that is read as a whole
+STRIP_PIXELS = 1 << 20  # that are hashed at once
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DECORATION = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
@@ -40,15 +44,30 @@ def shown(path: Path | str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def shorter_side(path: Path) -> int:
-    """Pixels of the shorter side, from the header alone.
+@dataclass(frozen=True)
+class Examined:
+    """What a check of a picture finds besides that it can be decoded.
+
+    sha256: of its upright pixels, with transparency on white, and its color profile; equal for the
+        same picture in another file or format.
+    """
+
+    sha256: str
+    gray: bool
+    transparent: bool
+    animated: bool
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, as stored, from the header alone.
 
     Raises:
-        DataError: not a picture of the known formats, or more than MAX_PIXELS.
+        BadPictureError: not a picture of the known formats, or more than MAX_PIXELS.
     """
-    too_large = DataError(
-        f"{shown(path)}: the picture has more than {MAX_PIXELS // 1_000_000} million pixels; "
-        "make a smaller copy."
+    too_large = BadPictureError(
+        shown(path),
+        f"the picture has more than {MAX_PIXELS // 1_000_000} million pixels",
+        "make a smaller copy",
     )
     try:
         with warnings.catch_warnings():
@@ -61,7 +80,7 @@ def shorter_side(path: Path) -> int:
         raise _unreadable(path, error) from None
     if width * height > MAX_PIXELS:
         raise too_large
-    return min(width, height)
+    return width, height
 
 
 def read_square(path: Path, side: int) -> Pixels:
@@ -69,13 +88,49 @@ def read_square(path: Path, side: int) -> Pixels:
 
     EXIF rotation is applied and transparency is put on white. An embedded color profile is
     converted to sRGB, or ignored, as in browsers, if it does not fit its picture. The file must
-    have passed `shorter_side`; raises DataError if the rest of it is damaged.
+    have passed `picture_size`; raises BadPictureError if the rest of it is damaged.
     """
     try:
-        with _opened(path) as image:
+        with _decoded(path, 3 * side) as image:
             return _square(image, side)
     except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors mean the same
         raise _unreadable(path, error) from None
+
+
+def examine(path: Path, side: int) -> Examined:
+    """Decode every pixel at full size, and the square after that.
+
+    One picture is in memory. The file must have passed `picture_size`; raises BadPictureError
+    where `read_square` does.
+    """
+    try:
+        with _decoded(path) as image:
+            animated = bool(getattr(image, "is_animated", False))
+            gray = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+            sha256, transparent = _content(image)
+            _square(image, side)
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
+    return Examined(sha256, gray, transparent, animated)
+
+
+def _content(image: Image.Image) -> tuple[str, bool]:
+    """Hash of the upright picture, and whether a part of it is transparent; a strip at a time."""
+    turn = _UPRIGHT.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
+    profile = image.info.get("icc_profile")
+    digest = hashlib.sha256(b"%d x %d " % upright.size)
+    digest.update(profile if isinstance(profile, bytes) else b"")
+    transparent = False
+    rows = max(1, STRIP_PIXELS // upright.width)
+    for top in range(0, upright.height, rows):
+        box = (0, top, upright.width, min(top + rows, upright.height))
+        strip = _resizable(upright.crop(box))
+        if strip.mode == "RGBA":
+            transparent |= strip.getchannel("A").getextrema() != (255, 255)
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        digest.update(strip.convert("RGB").tobytes())
+    return digest.hexdigest(), transparent
 
 
 def _opened(path: Path) -> Image.Image:
@@ -87,6 +142,29 @@ def _opened(path: Path) -> Image.Image:
             if file.read(len(_PNG)) != _PNG or path.stat().st_size > MAX_FILE_BYTES:
                 raise
         return Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
+
+
+def _decoded(path: Path, least: int | None = None) -> Image.Image:
+    """Open a picture and decode its pixels.
+
+    They are decoded before anything asks for EXIF: that would decode them too, and what refuses
+    damaged EXIF must not pass damaged pixels.
+
+    least: pixels of a side that are enough; a large JPEG is decoded smaller, which is far faster.
+    """
+    image = _opened(path)
+    if least is not None:
+        image.draft(None, (least, least))
+    if image.width * image.height > MAX_PIXELS:
+        raise OSError("it grew after its size was checked")
+    try:
+        image.load()
+    except ValueError:  # a text behind the pixels of a PNG, as in `_opened`
+        if image.format != "PNG" or path.stat().st_size > MAX_FILE_BYTES:
+            raise
+        image = Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
+        image.load()
+    return image
 
 
 def _without_texts(data: bytes) -> bytes:
@@ -111,9 +189,6 @@ def _orientation(image: Image.Image) -> int:
 def _square(image: Image.Image, side: int) -> Pixels:
     turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
-    image.draft(None, (3 * side, 3 * side))  # a large JPEG is decoded smaller, which is far faster
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError("it grew after its size was checked")
 
     # Crop while resizing, so that a very long picture never becomes a very large one.
     short = min(image.size)
@@ -156,9 +231,10 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{shown(path)}: no such file; it existed when the folder was opened.")
+        return BadPictureError(shown(path), "no such file", "it existed when the folder was opened")
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return DataError(
-        f"{shown(path)}: cannot be read as a PNG, JPEG, WebP or BMP picture ({shown(reason)}); "
-        "repair or remove it."
+    return BadPictureError(
+        shown(path),
+        f"cannot be read as a PNG, JPEG, WebP or BMP picture ({shown(reason)})",
+        "repair or remove it",
     )

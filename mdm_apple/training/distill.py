@@ -171,6 +171,6 @@ def _resumed(
         raise MdmError(
             f"{out}: config.json does not belong to a student of this teacher; start anew."
         )
-    step = steps_done(state, job.train.steps, out, ANEW)
+    step = steps_done(state.meta, job.train.steps, out, ANEW)
     ema = model_folder.load_weights(out, "ema") if has_file(out, "ema.safetensors") else None
     return step, Snapshot(model_folder.load_weights(out), ema, None, None, state.tensors)

@@ -54,11 +54,17 @@ def train(
         for stale in (folder / SAMPLES).glob("step_*.png"):
             stale.unlink()
     log_or_none = open_log(folder, start, tensorboard) if first else nullcontext()
-    progress = tqdm(
-        total=config.steps, initial=start, unit="step", disable=quiet or not first, smoothing=0.05
-    )
     began, seen, saved = time.perf_counter(), 0, start
-    with log_or_none as log, progress as bar:
+    with (
+        log_or_none as log,
+        tqdm(
+            total=config.steps,
+            initial=start,
+            unit="step",
+            disable=quiet or not first,
+            smoothing=0.05,
+        ) as bar,
+    ):
         batches = iter(loader)
         for index in range(start, config.steps):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
-from mdm_apple.data.dataset import Dataset, with_captions
+from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.open import open_dataset
+from mdm_apple.data.read_picture import shown
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.pictures import save_png, tile, to_pixels
 from mdm_apple.sampling.settings import forget_sampling
@@ -23,11 +25,12 @@ from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
+from mdm_apple.training.picture_record import write_record
+from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
 from mdm_apple.training.run_folder import as_it_was, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
 from mdm_apple.training.start import Job, Start, check_job, starting_model, starting_point
 
-VALIDATION_PICTURES = 64
 GRID_PROMPTS = 16
 GRID_STEPS = 20
 
@@ -38,20 +41,39 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
     """Train and write the model folder. Raises MdmError."""
     check_job(job)
-    dataset = job_pictures(job)
-    for warning in dataset.warnings:
-        say(warning)
+    job = dataclasses.replace(job, skip_bad=skips_bad(job))
+    lineup = lineup_of(job, job_pictures(job))
+    dataset = lineup.dataset
+    for remark in (*dataset.warnings, *lineup.remarks):
+        say(remark)
     config, tokenizer = starting_model(job, dataset)
     cut = cut_captions(config, dataset, tokenizer)
     if cut is not None:
         say(cut)
-    start = starting_point(job, config, dataset)
+    start = starting_point(job, config)
     learner = open_learner(config, job, tokenizer, start)
     if start.snapshot is not None:
         learner.restore(start.snapshot)
-    run = Run(job, config, dataset, tokenizer, learner)
-    run.train(start.step)
+    run = None
+    try:
+        run = Run(job, config, lineup, tokenizer, learner)
+        run.train(start.step)
+    except BadPictureError as error:
+        goes_on = job.resume or (run is not None and run.has_saved)
+        raise _with_advice(error, job, goes_on) from None
     return run
+
+
+def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
+    """The refusal of a bad picture, and how to find and to leave out all of them."""
+    sentence = str(error).removesuffix(".")
+    then = "go on with --resume" if goes_on else "start again"
+    if job.skip_bad:
+        return DataError(f"{sentence}, and {then}.")
+    return DataError(
+        f"{sentence}, or leave out all bad pictures with --skip-bad, and {then}; "
+        f"`mdm data check {shlex.quote(shown(str(job.data)))}` names them all."
+    )
 
 
 def cut_captions(config: ModelConfig, dataset: Dataset, tokenizer: Tokenizer | None) -> str | None:
@@ -72,7 +94,11 @@ def cut_captions(config: ModelConfig, dataset: Dataset, tokenizer: Tokenizer | N
 def job_pictures(job: Job) -> Dataset:
     """The captioned pictures that a job names."""
     dataset = open_dataset(
-        job.data, job.config.side, background=job.background, skin_tones=job.skin_tones
+        job.data,
+        job.config.side,
+        background=job.background,
+        skin_tones=job.skin_tones,
+        skip_bad=job.skip_bad,
     )
     return dataset if job.captions is None else with_captions(dataset, job.captions)
 
@@ -87,16 +113,19 @@ class Run:
         self,
         job: Job,
         config: ModelConfig,
-        dataset: Dataset,
+        lineup: Lineup,
         tokenizer: Tokenizer | None,
         learner: PictureLearner,
     ) -> None:
         """Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
         self.config, self.learner = config, learner
-        self._job, self._dataset, self._tokenizer = job, dataset, tokenizer
+        self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
+        self._dataset = lineup.dataset
         self._saved = Event()
-        self._held_out = validation_rows(len(dataset), job.train.validation_share, job.train.seed)
+        self._held_out = validation_rows(
+            len(lineup.dataset), job.train.validation_share, job.train.seed
+        )
         self._draws = Draws(
             job.train.seed,
             config.sides,
@@ -105,6 +134,11 @@ class Run:
             job.train.white_headroom,
         )
         self._validation = self._validation_batch()
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether the folder holds a save of this run."""
+        return self._saved.is_set()
 
     def train(self, first_step: int) -> None:
         """Run all steps from `first_step` on; a failure before the first save leaves no trace."""
@@ -132,7 +166,7 @@ class Run:
         state = {
             "train": dataclasses.asdict(self._job.train),
             "data": data if isinstance(data, str) else type(data).__name__,
-            "fingerprint": self._dataset.fingerprint,
+            **self._lineup.meta,
             "step": done,
         }
         model_folder.save_model(
@@ -147,6 +181,8 @@ class Run:
         )
         if not self._saved.is_set() and not self._job.resume:
             forget_sampling(self._job.out)
+        if not self._saved.is_set() and self._lineup.record is not None:
+            write_record(self._job.out, self._lineup.record)
         if not self._saved.is_set() and self.config.text is not None:
             captions = self._dataset.captions()  # for a later distillation
             write_captions(self._job.out / CAPTIONS, captions)

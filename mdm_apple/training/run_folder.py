@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, current_thread, main_thread
@@ -13,7 +13,6 @@ from threading import Event, current_thread, main_thread
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.file_lock import try_lock
 from mdm_apple.storage.files import remove_empty
-from mdm_apple.storage.model_folder import Training
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.metrics import METRICS
 from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
@@ -118,9 +117,9 @@ def refuse_changes(before: TrainConfig | BootConfig, asked: object, out: Path, a
             )
 
 
-def steps_done(state: Training, steps: int, out: Path, anew: str) -> int:
+def steps_done(saved: Mapping[str, object], steps: int, out: Path, anew: str) -> int:
     """Steps that the saved run has done; refuses a damaged count or one beyond `steps`."""
-    step = state.meta.get("step")
+    step = saved.get("step")
     if type(step) is not int or step < 0:
         raise MdmError(f"{out}: training.json is damaged; {anew}.")
     if step > steps:

@@ -7,7 +7,7 @@ state to start with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.model import ModelConfig, TextConfig
 from mdm_apple.config.strict_json import from_dict
 from mdm_apple.config.types import Background
 from mdm_apple.data.dataset import Dataset
@@ -49,6 +49,7 @@ class Job:
     captions: tuple[str, ...] | None = None  # only the pictures with these captions
     background: Background = "white"
     skin_tones: bool = False
+    skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
     tensorboard: bool = False  # event files beside metrics.jsonl
     quiet: bool = False
@@ -83,10 +84,10 @@ def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer |
     return _with_tokenizer(_as_trained(job), tokenizer), tokenizer
 
 
-def starting_point(job: Job, config: ModelConfig, dataset: Dataset) -> Start:
+def starting_point(job: Job, config: ModelConfig) -> Start:
     """The initial weights, and the state of an interrupted run."""
     if job.resume:
-        return _resumed(job, dataset)
+        return _resumed(job)
     source = job.init or job.grow
     if source is None:
         return Start()
@@ -137,16 +138,11 @@ def common_prefix(weights: Mapping[str, object]) -> str:
     return prefix
 
 
-def _resumed(job: Job, dataset: Dataset) -> Start:
+def _resumed(job: Job) -> Start:
     out = job.out
     verify_files(out)
     state = model_folder.load_training(out)
-    if state.meta.get("fingerprint") != dataset.fingerprint:
-        raise MdmError(
-            f"{out}: was trained on other pictures than --data has now; restore them, or start "
-            "anew with --init."
-        )
-    step = steps_done(state, job.train.steps, out, ANEW)
+    step = steps_done(state.meta, job.train.steps, out, ANEW)
     optional: dict[str, Any] = {
         name: model_folder.load_weights(out, name) if has_file(out, f"{name}.safetensors") else None
         for name in ("ema", "text_encoder", "text_encoder_ema")
@@ -190,15 +186,27 @@ def _check_text(job: Job) -> None:
 
 
 def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
-    """The tokenizer of a trainable encoder: the starting model's, or a new one."""
+    """The tokenizer of a trainable encoder."""
     text = job.config.text
-    if text is None or not text.trainable or text.encoder is None:
+    if text is None or not text.trainable:
         return None
     source = job.out if job.resume else job.init or job.grow
+    return new_or_saved_tokenizer(text, source, dataset.captions())
+
+
+def new_or_saved_tokenizer(
+    text: TextConfig, source: Path | None, captions: Sequence[str]
+) -> Tokenizer | None:
+    """The tokenizer of the model that training starts from, or else one made from the captions.
+
+    None for an encoder of which only the features are known.
+    """
+    if text.encoder is None:
+        return None
     if source is not None:
         _check_encoder(source)
         return Tokenizer(model_folder.load_tokenizer(source), lowercase=text.lowercase)
-    return train_tokenizer(dataset.captions(), text.encoder.vocab_size, lowercase=text.lowercase)
+    return train_tokenizer(captions, text.encoder.vocab_size, lowercase=text.lowercase)
 
 
 def _as_trained(job: Job) -> ModelConfig:
