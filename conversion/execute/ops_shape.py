@@ -15,6 +15,16 @@ Bools = tuple[bool, ...]
 Scalar = int | float  # of the type that the program wrote
 
 
+def shape(x: Tensor) -> Tensor:
+    """The sizes of x, as a vector."""
+    return torch.tensor(tuple(x.shape), dtype=torch.int64, device=x.device)
+
+
+def non_zero(x: Tensor) -> Tensor:
+    """The places (N, rank) of the values that are not zero."""
+    return torch.nonzero(x)
+
+
 def reshape(x: Tensor, shape: Ints) -> Tensor:
     """-1 is inferred; 0 takes the size of x at the same place from the right, or 1 if none."""
     lead = x.ndim - len(shape)
