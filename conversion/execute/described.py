@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import ExecutionError
 from .executable import Executable
-from .features import Feature
+from .features import Features
 from .graph import UNKNOWN, Classifier
 from .watch import Watch
 
@@ -18,14 +18,12 @@ class DescribedProgram:
     """Call it like the program it holds; see `Executable` for what it takes and returns."""
 
     def __init__(
-        self, program: Executable, inputs: Mapping[str, Feature], classifier: Classifier | None
+        self, program: Executable, features: Features, classifier: Classifier | None
     ) -> None:
-        """inputs: by name; those that the program has and no other count.
-
-        Raises ExecutionError for an input of a kind that no program can take.
-        """
+        """features: those inputs count that the program has."""
         self._program, self._classifier = program, classifier
-        self._features = {name: inputs[name] for name in program.inputs if name in inputs}
+        described = features.inputs
+        self._features = {name: described[name] for name in program.inputs if name in described}
         self.inputs, self.outputs = program.inputs, dict(program.outputs)
         if classifier is not None and not classifier.shows_scores:
             del self.outputs[classifier.scores]
@@ -50,11 +48,11 @@ class DescribedProgram:
         return _with_labels(results, self._classifier)
 
 
-def needs_description(features: Mapping[str, Feature], classifier: Classifier | None) -> bool:
+def needs_description(features: Features, classifier: Classifier | None) -> bool:
     """Whether a program alone would not do what its description says."""
     return classifier is not None or any(
         feature.kind != "array" or feature.is_flexible or feature.default is not None
-        for feature in features.values()
+        for feature in features.inputs.values()
     )
 
 

@@ -6,7 +6,6 @@ a flexible one may have, and the value of an input that is left out.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +14,7 @@ import numpy as np
 from mdm_apple.config.types import NumpyArray
 
 from .errors import ExecutionError
-from .graph import TensorType
-from .pictures import Colors, channels_of, to_values
+from .pictures import Colors, channels_of, sides_of, to_values
 
 Kind = Literal["array", "picture", "label", "probabilities", "other"]
 Shape = tuple[int, ...]
@@ -61,30 +59,23 @@ class Feature:
             )
         return not self.shape or shape == self.shape
 
-    @property
-    def largest(self) -> int | None:
-        """The most numbers that an allowed value holds; None: there is no limit."""
-        if self.shapes:
-            return max(map(math.prod, self.shapes))
-        if self.ranges:
-            highs = [high for _, high in self.ranges if high is not None]
-            return math.prod(highs) if len(highs) == len(self.ranges) else None
-        return math.prod(self.shape) if self.shape else None
-
     def accept(self, value: Any) -> NumpyArray:
         """An input as the program reads it. Raises ExecutionError."""
         if self.kind == "other":
             raise ExecutionError(
                 f"input {self.name!r}: is a {self.dtype}, which is not supported by this executor."
             )
-        array = np.asarray(value)
+        array, label = np.asarray(value), f"input {self.name!r}"
         if self.colors is not None:
-            array = to_values(array, self.colors, f"input {self.name!r}", str(self))
+            high, wide = sides_of(array, self.colors, label, str(self))
+            if not self.allows((1, channels_of(self.colors), high, wide)):
+                raise ExecutionError(
+                    f"{label}: expected {self}, got one {wide} wide and {high} high; resize it "
+                    "first."
+                )
+            return to_values(array, self.colors, label)
         if not self.allows(array.shape):
-            got = f"{array.dtype}{list(array.shape)}"
-            if self.colors is not None:
-                got = f"one {array.shape[-1]} wide and {array.shape[-2]} high"
-            raise ExecutionError(f"input {self.name!r}: expected {self}, got {got}.")
+            raise ExecutionError(f"{label}: expected {self}, got {array.dtype}{list(array.shape)}.")
         return array
 
     def __str__(self) -> str:
@@ -100,8 +91,24 @@ class Feature:
         return f"{self.dtype}[{', '.join(sizes)}]" if sizes else f"{self.dtype or 'array'}"
 
 
-def read_feature(message: Any) -> Feature:
-    """A `Feature` from its protobuf message."""
+@dataclass(frozen=True)
+class Features:
+    """Inputs and outputs by name."""
+
+    inputs: dict[str, Feature]
+    outputs: dict[str, Feature]
+
+
+def read_features(description: Any) -> Features:
+    """The features of a model, or of one of its functions, from the message that describes it."""
+    inputs, outputs = (
+        {feature.name: feature for feature in map(_feature, messages)}
+        for messages in (description.input, description.output)
+    )
+    return Features(inputs, outputs)
+
+
+def _feature(message: Any) -> Feature:
     kind = str(message.type.WhichOneof("Type") or "nothing")
     if kind == "multiArrayType":
         return _array(str(message.name), message.type)
@@ -113,13 +120,6 @@ def read_feature(message: Any) -> Feature:
         "dictionaryType": "probabilities",
     }
     return Feature(str(message.name), known.get(kind, "other"), kind.removesuffix("Type"))
-
-
-def with_program_type(feature: Feature, kind: TensorType) -> Feature:
-    """The feature with the program's own type where the description is silent."""
-    if feature.kind != "array" or feature.dtype:
-        return feature
-    return Feature(feature.name, feature.kind, kind.dtype)
 
 
 def _array(name: str, kind: Any) -> Feature:

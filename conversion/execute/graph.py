@@ -24,7 +24,7 @@ from .errors import ExecutionError, FlexibleShapeError
 
 UNKNOWN = -1  # the size of an axis that is known only when the program is called
 
-_DTYPES = {
+DTYPES = {
     1: "bool",
     2: "string",
     10: "fp16",
@@ -385,7 +385,7 @@ def _tensor_type(value: Any, label: str) -> TensorType:
     if kind != "tensorType":
         raise ExecutionError(f"{label}: is not supported here; expected a tensor, got {kind}.")
     tensor = value.tensorType
-    dtype = _DTYPES.get(tensor.dataType)
+    dtype = DTYPES.get(tensor.dataType)
     if dtype is None:
         raise ExecutionError(f"{label}: data type {tensor.dataType} is not supported.")
     if tensor.rank != len(tensor.dimensions) or tensor.rank > _MAX_RANK:

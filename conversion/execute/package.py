@@ -19,11 +19,11 @@ from .blob import WeightFile
 from .described import DescribedProgram, needs_description
 from .errors import ExecutionError, FlexibleShapeError
 from .executable import Executable
-from .features import Feature, read_feature
+from .features import Features, read_features
 from .graph import Function, TensorType, read_function
 from .load import load_program
 from .pipeline import Pipeline, Stage
-from .program import output_types
+from .program import output_types, refuse_unknown
 from .schema import model_message
 
 _MANIFEST_LIMIT = 1 << 20
@@ -38,8 +38,7 @@ class Package:
     """A Core ML package with checked files. Make one with `Package.open`.
 
     functions: all names, none in a pipeline. spec_version: 8 for iOS 17. stages: the programs of a
-    pipeline in order, none in a program. input_features, output_features: by name, of the default
-    function, as the description states them; inputs, outputs: their tensors in the program.
+    pipeline in order, none in a program. inputs, outputs: tensors of the default function.
     """
 
     path: Path
@@ -102,13 +101,14 @@ class Package:
         """Raises ExecutionError for a pipeline."""
         return output_types(self._any_function(None))
 
-    @property
-    def input_features(self) -> dict[str, Feature]:
-        return {f.name: f for f in map(read_feature, self._description(None).input)}
+    def features(self, function: str | None = None) -> Features:
+        """Inputs and outputs as the description of the package, or of one function, states them.
 
-    @property
-    def output_features(self) -> dict[str, Feature]:
-        return {f.name: f for f in map(read_feature, self._description(None).output)}
+        Raises ExecutionError for an unknown function.
+        """
+        if function is not None and function not in self.functions:
+            raise ExecutionError(self._no_function(function))
+        return read_features(self._description(function))
 
     def function(self, name: str | None = None) -> Function:
         """The operations of one function of fixed shapes.
@@ -133,12 +133,15 @@ class Package:
             raise ExecutionError(f"{self.path}: is a pipeline of {len(self.stages)} models.")
         name = name or self.default_function
         if name not in self.functions:
-            raise ExecutionError(
-                f"{self.path}: no function {name!r}. {unknown_name(name, self.functions)}"
-            )
+            raise ExecutionError(self._no_function(name))
         if name not in self._read:
             self._read[name] = read_function(name, self._message.mlProgram.functions[name])
         return self._read[name]
+
+    def _no_function(self, name: str) -> str:
+        if self.stages:
+            return f"{self.path}: no function {name!r}; it is a pipeline."
+        return f"{self.path}: no function {name!r}. {unknown_name(name, self.functions)}"
 
     def _description(self, function: str | None) -> Any:
         """The part of the description that is about a function; it may hold one for each."""
@@ -158,6 +161,16 @@ class Package:
                 for block in function.block_specializations.values():
                     yield from _operations(block)
 
+    def check(self) -> None:
+        """Raise ExecutionError if some function or stage has what the executor does not take.
+
+        It reads no weights, so their damage is found by `load` only.
+        """
+        for stage in self.stages:
+            stage.check()
+        for name in self.functions:
+            refuse_unknown(self._any_function(name))
+
     def load(
         self, function: str | None = None, precision: ExecutorPrecision = "fp32"
     ) -> Executable:
@@ -170,19 +183,14 @@ class Package:
         Raises ExecutionError for an unknown function or operation, damaged weights, or a function
         too large for memory.
         """
+        features = self.features(function)
         if self.stages:
-            if function is not None:
-                raise ExecutionError(f"{self.path}: no function {function!r}; it is a pipeline.")
-            stages = tuple(
-                Stage(stage.load(precision=precision), stage.input_features, stage.output_features)
-                for stage in self.stages
-            )
-            return Pipeline(stages, self.input_features, self.output_features)
+            loaded = [(s.load(precision=precision), s.features()) for s in self.stages]
+            return Pipeline(tuple(Stage(*stage) for stage in loaded), features)
         read = self._any_function(function)
         program = load_program(read, _Weights(self), precision)
-        described = {f.name: f for f in map(read_feature, self._description(function).input)}
-        if needs_description(described, read.classifier):
-            return DescribedProgram(program, described, read.classifier)
+        if needs_description(features, read.classifier):
+            return DescribedProgram(program, features, read.classifier)
         return program
 
     def weight_file(self, name: str) -> WeightFile:

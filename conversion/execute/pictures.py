@@ -20,28 +20,37 @@ def channels_of(colors: Colors) -> int:
     return 3 if colors in ("RGB", "BGR") else 1
 
 
-def to_values(array: NumpyArray, colors: Colors, label: str, expected: str) -> NumpyArray:
-    """A picture, or numbers that already are in the program's form, as float32 (1, C, H, W).
+def sides_of(array: NumpyArray, colors: Colors, label: str, expected: str) -> tuple[int, int]:
+    """Height and width of a picture, or of numbers that already are in the program's form.
 
     Args:
-        array: uint8 (H, W, 3) in RGB, uint8 (H, W) in gray, or (1, C, H, W) in the program's order.
         label, expected: name the input and what it takes, for the sentence of a refusal.
 
-    Raises ExecutionError for another form, and for numbers that no picture of 8 bits can hold.
+    Raises ExecutionError for another form.
     """
     channels = channels_of(colors)
-    if array.dtype == np.uint8 and array.shape[2:] == ((3,) if channels == 3 else ()):
-        if array.ndim == 3:
-            ordered = array[..., ::-1] if colors == "BGR" else array
-            return np.ascontiguousarray(ordered.transpose(2, 0, 1)[None], np.float32)
-        if array.ndim == 2:
-            return array[None, None].astype(np.float32)
-    if array.ndim != 4 or array.shape[:2] != (1, channels) or array.dtype.kind not in "fiub":
-        form = "(H, W, 3) in RGB" if channels == 3 else "(H, W)"
-        raise ExecutionError(
-            f"{label}: expected {expected}, as uint8 {form} or as numbers (1, {channels}, H, W); "
-            f"got {array.dtype}{list(array.shape)}."
-        )
+    as_picture = (3, (3,)) if channels == 3 else (2, ())
+    if array.dtype == np.uint8 and (array.ndim, array.shape[2:]) == as_picture:
+        return int(array.shape[0]), int(array.shape[1])
+    if array.ndim == 4 and array.shape[:2] == (1, channels) and array.dtype.kind in "fiub":
+        return int(array.shape[2]), int(array.shape[3])
+    form = "(H, W, 3) in RGB" if channels == 3 else "(H, W)"
+    raise ExecutionError(
+        f"{label}: expected {expected}, as uint8 {form} or as numbers (1, {channels}, H, W); got "
+        f"{array.dtype}{list(array.shape)}."
+    )
+
+
+def to_values(array: NumpyArray, colors: Colors, label: str) -> NumpyArray:
+    """An array that `sides_of` takes as the program reads it: float32 (1, C, H, W).
+
+    Raises ExecutionError for numbers that no picture of 8 bits can hold.
+    """
+    if array.ndim == 3:
+        ordered = array[..., ::-1] if colors == "BGR" else array
+        return np.ascontiguousarray(ordered.transpose(2, 0, 1)[None], np.float32)
+    if array.ndim == 2:
+        return array[None, None].astype(np.float32)
     values = array.astype(np.float32)
     if colors != "gray fp16" and not _are_bytes(values):
         shown = f"{values.min():g} to {values.max():g}"

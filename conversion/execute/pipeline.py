@@ -10,7 +10,7 @@ from mdm_apple.config.strict_json import unknown_name
 
 from .errors import ExecutionError
 from .executable import Executable
-from .features import Feature
+from .features import Feature, Features
 from .graph import TensorType
 from .pictures import from_values
 from .watch import Watch
@@ -18,11 +18,10 @@ from .watch import Watch
 
 @dataclass(frozen=True)
 class Stage:
-    """One loaded model of a pipeline, with its features by name."""
+    """One loaded model of a pipeline, with its features."""
 
     program: Executable
-    inputs: Mapping[str, Feature]
-    outputs: Mapping[str, Feature]
+    features: Features
 
 
 class Pipeline:
@@ -31,13 +30,9 @@ class Pipeline:
     A picture that one model hands to another is rounded to 8 bits, as Core ML hands it over.
     """
 
-    def __init__(
-        self,
-        stages: tuple[Stage, ...],
-        inputs: Mapping[str, Feature],
-        outputs: Mapping[str, Feature],
-    ) -> None:
+    def __init__(self, stages: tuple[Stage, ...], features: Features) -> None:
         """Raises ExecutionError if a stage reads what no stage before it makes."""
+        inputs, outputs = features.inputs, features.outputs
         self._stages, self._wanted, self._given = stages, tuple(outputs), tuple(inputs)
         self.inputs: dict[str, TensorType] = {}
         self.outputs: dict[str, TensorType] = {}
@@ -51,7 +46,7 @@ class Pipeline:
                     )
                 if name in inputs:
                     self.inputs.setdefault(name, kind)
-            known |= stage.outputs.keys()
+            known |= stage.features.outputs.keys()
             made = stage.program.outputs.items()
             self.outputs.update({name: kind for name, kind in made if name in outputs})
         for name in outputs:
@@ -66,17 +61,20 @@ class Pipeline:
         pictures: dict[str, Feature] = {}  # values that are pictures, made by a stage
         for stage in self._stages:
             taken = {
-                name: _handed_over(values[name], pictures.get(name), stage.inputs.get(name))
+                name: _handed_over(
+                    values[name], pictures.get(name), stage.features.inputs.get(name)
+                )
                 for name in stage.program.inputs
                 if name in values
             }
             values |= stage.program(taken, watch)
-            pictures |= {n: f for n, f in stage.outputs.items() if f.kind == "picture"}
+            pictures |= {n: f for n, f in stage.features.outputs.items() if f.kind == "picture"}
         return {name: values[name] for name in self._wanted}
 
 
 def _may_be_left_out(stage: Stage, name: str) -> bool:
-    return name in stage.inputs and stage.inputs[name].default is not None
+    feature = stage.features.inputs.get(name)
+    return feature is not None and feature.default is not None
 
 
 def _handed_over(value: Any, made: Feature | None, taken: Feature | None) -> Any:
