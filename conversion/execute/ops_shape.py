@@ -69,6 +69,9 @@ def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 
 def concat(values: tuple[Tensor, ...], axis: int, interleave: bool = False) -> Tensor:
+    """Numbers without an axis, such as single sizes, become a vector."""
+    if any(value.ndim == 0 for value in values):
+        values = tuple(value.reshape(-1) for value in values)
     if interleave:
         return torch.stack(values, axis % values[0].ndim + 1).flatten(
             axis % values[0].ndim, axis % values[0].ndim + 1
