@@ -61,7 +61,7 @@ class Feature:
 
     def accept(self, value: Any) -> NumpyArray:
         """An input as the program reads it. Raises ExecutionError."""
-        if self.kind == "other":
+        if self.kind not in ("array", "picture"):
             raise ExecutionError(
                 f"input {self.name!r}: is a {self.dtype}, which is not supported by this executor."
             )
