@@ -233,8 +233,8 @@ def test_calls_that_cannot_work_are_refused(packages: Path, picture: Path, tmp_p
         ((tmp_path / "none.mlpackage", *given, *out), "no such package"),
         ((bundle, *given, *out), "is a bundle"),
         ((model, *given, *out), "is a model folder"),
-        ((compiled, *given, *out), "is compiled for one system"),
-        ((picture, *given, *out), "cannot be read"),
+        ((compiled, *given, *out), "is compiled"),
+        ((picture, *given, *out), "is no package"),
     ):
         assert message in refused("run", *words)
     assert not (tmp_path / "out").exists()

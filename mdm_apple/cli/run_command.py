@@ -15,7 +15,6 @@ from mdm_apple.errors import MdmError, require_installed
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.execute.run_package import Result
-SUFFIXES = (".mlpackage", ".mlmodel", ".mlmodelc")
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def command(request: RunRequest, output: Output) -> None:
     must have the size that the package takes; their scale and bias are part of the program.
     """
     files = _files(request.inputs)
-    _check_package(request.package)
     refuse_existing(request.out, request.overwrite)
+    _check_package(request.package)
     require_installed("torch", "coremltools")
     from mdm_apple.conversion.execute.run_package import run_package
 
@@ -105,12 +104,17 @@ def _files(given: tuple[str, ...]) -> dict[str, Path]:
 def _check_package(path: Path) -> None:
     if not path.exists():
         raise MdmError(f"{path}: no such package; give a .mlpackage or a .mlmodel.")
-    if path.suffix in SUFFIXES:
+    if path.suffix == ".mlmodelc":
+        raise MdmError(f"{path}: is compiled; give the .mlpackage that it was compiled from.")
+    if path.suffix == ".mlmodel" or (path / "Manifest.json").is_file():
         return
     if (path / "manifest.json").is_file():
         raise MdmError(f"{path}: is a bundle; use mdm sample, or give one of the packages in it.")
     if (path / "config.json").is_file():
-        raise MdmError(f"{path}: is a model folder; use mdm sample, or make packages with convert.")
+        raise MdmError(f"{path}: is a model folder; use mdm sample, or make a bundle with convert.")
+    if path.is_dir():
+        raise MdmError(f"{path}: holds no Manifest.json; give the whole folder of a .mlpackage.")
+    raise MdmError(f"{path}: is no package; give the folder of a .mlpackage, or a .mlmodel file.")
 
 
 def _lines(result: Result) -> list[str]:
