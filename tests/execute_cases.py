@@ -197,6 +197,47 @@ def convert(name: str, target: int, precision: str) -> Any:
         )
 
 
+def traced(module: nn.Module, examples: tuple[Any, ...], inputs: list[Any], **options: Any) -> Any:
+    """The coremltools model of a module as anybody makes it: traced, fp32, iOS 17."""
+    with quiet_coremltools(), torch.no_grad():
+        return ct.convert(
+            torch.jit.trace(module.eval(), examples),
+            inputs=inputs,
+            compute_precision=ct.precision.FLOAT32,
+            minimum_deployment_target=ct.target.iOS17,
+            skip_model_load=True,
+            **options,
+        )
+
+
+def arrays(*examples: Any) -> list[Any]:
+    """The input types of examples, called in0, in1 ..."""
+    return [ct.TensorType(name=f"in{i}", shape=e.shape) for i, e in enumerate(examples)]
+
+
+def mil_package(folder: Path, body: Any, shapes: list[Any], name: str = "model") -> Path:
+    """A package of MIL operations given directly, fp32, for what torch never emits."""
+    builder = ct.converters.mil.Builder
+    with quiet_coremltools():
+        specs = [builder.TensorSpec(shape=shape) for shape in shapes]
+        program = builder.program(input_specs=specs, opset_version=ct.target.iOS18)(body)
+        model = ct.convert(
+            program,
+            minimum_deployment_target=ct.target.iOS18,
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
+    return save(model, folder, name)
+
+
+def decibels(got: Any, want: Any) -> float:
+    """PSNR, whose peak is the largest value that is wanted."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    return float(20 * np.log10(abs(want).max() / max(np.sqrt(((got - want) ** 2).mean()), 1e-30)))
+
+
 def save(model: Any, folder: Path, name: str = "model") -> Path:
     path = folder / f"{name}.mlpackage"
     model.save(str(path))

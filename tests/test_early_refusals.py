@@ -131,6 +131,16 @@ TABLE = [
     Wrong("inspect box:emoji --preset tiny", "give either a model folder, a bundle, or --preset"),
     Wrong("inspect --beside {bundle}", "give the first one as well"),
     Wrong("inspect box:emoji --beside {bundle}", "compares two bundles"),
+    # run
+    Wrong("run {none} --out {new}", "no such package"),
+    Wrong("run {bundle} --out {new}", "is a bundle; use mdm sample"),
+    Wrong("run {folder} --out {new}", "holds no Manifest.json"),
+    Wrong("run {file} --out {new}", "is no package"),
+    Wrong("run {file} --out {full}", "add --overwrite"),
+    Wrong("run {file} --input x --out {new}", "expected NAME=FILE"),
+    Wrong("run {file} --input x={none} --out {new}", "no such file"),
+    Wrong("run {file} --input x={file} --input x={file} --out {new}", "is given twice"),
+    Wrong("run {file} --precision bf16 --out {new}", "is not one of", 2),
     # export
     Wrong("export box:emojy --out {new}", "did you mean box:emoji"),
     Wrong("export {bundle} --out {new}", "is a bundle, but this needs a model folder"),

@@ -24,7 +24,7 @@ from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 from mdm_apple.conversion.compress.palettize import PalettizeReport
 from mdm_apple.conversion.errors import BundleError
-from mdm_apple.conversion.execute import Package, Program, Range, TensorType, Watch
+from mdm_apple.conversion.execute import Executable, Package, Range, TensorType, Watch
 from mdm_apple.conversion.psnr import closeness, picture_psnr
 from mdm_apple.conversion.run.coreml import received, typed
 from mdm_apple.conversion.source.model import ModelSource
@@ -207,7 +207,7 @@ def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
     """The seam of Core ML: here with the executor behind it."""
     opened: list[str] = []
 
-    def load(path: Path, function: str | None, units: ComputeUnits) -> Program:
+    def load(path: Path, function: str | None, units: ComputeUnits) -> Executable:
         assert units == "cpuAndGPU"  # what the manifest proposes for layers of training
         opened.append(path.name)
         return Package.open(path).load(function, precision="fp16")

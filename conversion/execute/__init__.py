@@ -1,4 +1,4 @@
-"""Runs a saved Core ML package (an ML program) on any machine, without Core ML.
+"""Runs a saved Core ML package (ML programs) on any machine, without Core ML.
 
     package = Package.open("inner.mlpackage")
     program = package.load(precision="fp16")
@@ -10,9 +10,10 @@ fuses operations or how wide it accumulates.
 """
 
 from .errors import ExecutionError
+from .executable import Executable
 from .graph import TensorType
 from .package import Package
 from .program import Program
 from .watch import Range, Watch
 
-__all__ = ["ExecutionError", "Package", "Program", "Range", "TensorType", "Watch"]
+__all__ = ["Executable", "ExecutionError", "Package", "Program", "Range", "TensorType", "Watch"]

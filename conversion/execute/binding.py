@@ -1,7 +1,7 @@
 """Binds an operation of a program to the function that executes it.
 
-The function's annotations give the form of each parameter: a tensor, or a plain Python value, which
-must be a constant of the program.
+The function's annotations give the form of each parameter: a tensor, or a plain Python value. In a
+program of fixed shapes plain values are constants; elsewhere they may come from the data.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,13 +36,37 @@ Part = Computed | Tensor | str  # a computed value, a constant, a text
 
 
 @dataclass(frozen=True)
+class Late:
+    """A plain value that is known only when the values of `parts` are computed."""
+
+    parameter: str
+    form: str
+    parts: tuple[Part, ...]
+    label: str
+
+
+@dataclass(frozen=True)
 class Binding:
-    """`function` with its constant arguments and the names of the others."""
+    """`function` with its constant arguments and the names of the others.
+
+    late: plain values that a `call` lacks until `settle` has found them.
+    """
 
     function: Callable[..., Any]
     fixed: dict[str, Any]
     single: tuple[tuple[str, str], ...]  # parameter, name of a value
     several: tuple[tuple[str, tuple[Computed | Tensor, ...]], ...]
+    late: tuple[Late, ...] = ()
+
+    def settle(self, values: Mapping[str, Tensor]) -> Binding:
+        """The same binding with its late values. Raises ExecutionError if they do not fit."""
+        if not self.late:
+            return self
+        fixed = dict(self.fixed)
+        for late in self.late:
+            parts = tuple(values[p.name] if isinstance(p, Computed) else p for p in late.parts)
+            fixed[late.parameter] = _plain(parts, late.form, late.label)
+        return Binding(self.function, fixed, self.single, self.several)
 
     def call(self, values: Mapping[str, Tensor]) -> Any:
         arguments = dict(self.fixed)
@@ -96,6 +120,7 @@ def bind(operation: Operation, function: Callable[..., Any], constants: Constant
     fixed: dict[str, Any] = {}
     single: list[tuple[str, str]] = []
     several: list[tuple[str, tuple[Computed | Tensor, ...]]] = []
+    late: list[Late] = []
     for parameter, bindings in operation.inputs.items():
         label = f"{operation.label}: parameter {parameter!r}"
         if parameter not in forms:
@@ -112,12 +137,27 @@ def bind(operation: Operation, function: Callable[..., Any], constants: Constant
                 single.append((parameter, value.name))
             else:
                 fixed[parameter] = value
+        elif any(isinstance(part, Computed) for part in parts):
+            late.append(Late(parameter, form, parts, label))
         else:
             fixed[parameter] = _plain(parts, form, label)
     for parameter, (_, required) in forms.items():
         if required and parameter not in operation.inputs:
             raise ExecutionError(f"{operation.label}: parameter {parameter!r} is missing.")
-    return Binding(function, fixed, tuple(single), tuple(several))
+    return Binding(function, fixed, tuple(single), tuple(several), tuple(late))
+
+
+def has_late_values(
+    operation: Operation, function: Callable[..., Any], constants: Container[str]
+) -> bool:
+    """Whether a plain value of the operation is computed; `constants`: names of the others."""
+    forms = _forms(function)
+    return any(
+        isinstance(part, str) and part not in constants
+        for parameter, parts in operation.inputs.items()
+        if forms.get(parameter, ("tensor",))[0] not in ("tensor", "tensors")
+        for part in parts
+    )
 
 
 _FORMS: dict[Any, str] = {
@@ -178,10 +218,7 @@ def _plain(parts: tuple[Part, ...], form: str, label: str) -> Any:
     for part in parts:
         value = _numbers(part, label)
         if isinstance(value, Computed):
-            raise ExecutionError(
-                f"{label} is computed from the data, which is not supported; convert with fixed "
-                "shapes."
-            )
+            raise ExecutionError(f"{label}: expected a constant, got the value {value.name!r}.")
         flat += value.reshape(-1).numpy().tolist()
     if form in ("int", "ints") and not all(isinstance(n, int) for n in flat):
         raise ExecutionError(f"{label}: expected whole numbers, got {flat[:4]}.")

@@ -15,6 +15,16 @@ Bools = tuple[bool, ...]
 Scalar = int | float  # of the type that the program wrote
 
 
+def shape(x: Tensor) -> Tensor:
+    """The sizes of x, as a vector."""
+    return torch.tensor(tuple(x.shape), dtype=torch.int64, device=x.device)
+
+
+def non_zero(x: Tensor) -> Tensor:
+    """The places (N, rank) of the values that are not zero."""
+    return torch.nonzero(x)
+
+
 def reshape(x: Tensor, shape: Ints) -> Tensor:
     """-1 is inferred; 0 takes the size of x at the same place from the right, or 1 if none."""
     lead = x.ndim - len(shape)
@@ -59,6 +69,9 @@ def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 
 def concat(values: tuple[Tensor, ...], axis: int, interleave: bool = False) -> Tensor:
+    """Numbers without an axis, such as single sizes, become a vector."""
+    if any(value.ndim == 0 for value in values):
+        values = tuple(value.reshape(-1) for value in values)
     if interleave:
         return torch.stack(values, axis % values[0].ndim + 1).flatten(
             axis % values[0].ndim, axis % values[0].ndim + 1

@@ -9,6 +9,8 @@ from . import (
     ops_elementwise,
     ops_image,
     ops_linear,
+    ops_list,
+    ops_recurrent,
     ops_reduce,
     ops_shape,
 )
@@ -86,6 +88,9 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     ops_linear.matmul,
     ops_linear.einsum,
     ops_linear.scaled_dot_product_attention,
+    ops_recurrent.lstm,
+    ops_recurrent.gru,
+    ops_recurrent.rnn,
     ops_reduce.reduce_mean,
     ops_reduce.reduce_sum,
     ops_reduce.reduce_max,
@@ -106,6 +111,8 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     ops_reduce.cumsum,
     ops_reduce.argsort,
     ops_reduce.topk,
+    ops_shape.shape,
+    ops_shape.non_zero,
     ops_shape.reshape,
     ops_shape.reshape_like,
     ops_shape.flatten2d,
@@ -146,9 +153,19 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     ops_image.upsample_bilinear,
     ops_image.resize_bilinear,
     ops_image.resize,
+    ops_list.make_list,
+    ops_list.list_length,
+    ops_list.list_read,
+    ops_list.list_gather,
+    ops_list.list_write,
+    ops_list.list_scatter,
 )
 
 OPERATIONS = {function.__name__: function for function in _FUNCTIONS}
+
+# They run blocks of operations, or end a program; `flexible` and `described` execute them.
+CONTROL_FLOW = frozenset(("while_loop", "cond"))
+KNOWN = frozenset((*OPERATIONS, *CONTROL_FLOW, "classify", "const"))
 
 # Their results are values of their inputs, so values already rounded to fp16 stay rounded.
 EXACT = frozenset(
@@ -192,6 +209,11 @@ EXACT = frozenset(
         "reduce_min",
         "topk",
         "sign",
+        "make_list",
+        "list_read",
+        "list_gather",
+        "list_write",
+        "list_scatter",
     )
 )
 

@@ -7,7 +7,7 @@ computed. A call runs the bound steps in order and drops each value after its la
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from .constants import OpenFile, load_constants
 from .errors import ExecutionError
 from .graph import Function, Operation, TensorType
 from .liveness import check_memory, last_uses, peak_bytes
-from .opset import EXACT, OPERATIONS
+from .opset import CONTROL_FLOW, EXACT, OPERATIONS
 from .values import round_to_fp16, tensor_kind, to_array, to_tensor
 from .watch import Watch
 
@@ -47,10 +47,10 @@ class Program:
     def __init__(
         self, function: Function, open_file: OpenFile, precision: ExecutorPrecision
     ) -> None:
-        """Prefer `Package.load`. Raises ExecutionError."""
-        self.name, self.precision, self.inputs = function.name, precision, dict(function.inputs)
+        """Prefer `load_program`, which checks more. Raises ExecutionError."""
+        self.name, self.inputs = function.name, dict(function.inputs)
+        self.precision: ExecutorPrecision = precision
         self.outputs = output_types(function)
-        _refuse_unknown(function, self.inputs | self.outputs)
         self.peak_bytes = peak_bytes(function)
         check_memory(function, self.peak_bytes)
         constants = load_constants(function, open_file, precision == "fp16")
@@ -70,10 +70,10 @@ class Program:
         Raises ExecutionError for a missing, unknown or wrongly shaped input.
         """
         with torch.inference_mode():
-            values = self._accept(inputs)
+            values = self._constant_outputs | accept(self.inputs, inputs, self.precision)
             for step in self._steps:
                 outputs = step.operation.outputs
-                results = _execute(step.operation, step.binding, values)
+                results = execute(step.operation, step.binding, values)
                 for (name, _), rounded, value in zip(outputs, step.rounded, results, strict=True):
                     if rounded:
                         owned = not step.binding.shares(value, values)
@@ -86,25 +86,6 @@ class Program:
                     del values[name]
             return {name: to_array(values[name], kind) for name, kind in self.outputs.items()}
 
-    def _accept(self, inputs: Mapping[str, NumpyArray]) -> dict[str, Tensor]:
-        for name in inputs:
-            if name not in self.inputs:
-                raise ExecutionError(f"input {name!r}: unknown. {unknown_name(name, self.inputs)}")
-        values = dict(self._constant_outputs)
-        for name, kind in self.inputs.items():
-            if name not in inputs:
-                raise ExecutionError(f"input {name!r}: missing; expected {kind}.")
-            array = np.asarray(inputs[name])
-            fits = array.dtype.kind in ("fiub" if kind.is_float else "iub")
-            if array.shape != kind.shape or not fits:
-                raise ExecutionError(
-                    f"input {name!r}: expected {kind}, got {array.dtype}{list(array.shape)}."
-                )
-            value = to_tensor(array.astype(np.float32, copy=False) if kind.is_float else array)
-            rounded = self.precision == "fp16" and kind.dtype == "fp16"
-            values[name] = round_to_fp16(value, owned=False) if rounded else value
-        return values
-
     def _dry_run(self) -> None:
         """Run on torch's meta device and compare the shapes with the declared ones.
 
@@ -116,13 +97,41 @@ class Program:
             for step in self._steps:
                 shapes = step.binding.shapes(values)
                 if shapes not in done:
-                    done[shapes] = _execute(step.operation, step.binding.to_meta(), values)
+                    done[shapes] = execute(step.operation, step.binding.to_meta(), values)
                 results = done[shapes]
                 _compare_shapes(step.operation, results)
                 names = [name for name, _ in step.operation.outputs]
                 values.update(zip(names, results, strict=True))
                 for name in step.dropped:
                     del values[name]
+
+
+def accept(
+    declared: Mapping[str, TensorType],
+    inputs: Mapping[str, NumpyArray],
+    precision: ExecutorPrecision,
+) -> dict[str, Tensor]:
+    """The given inputs as tensors by name.
+
+    Raises ExecutionError for a missing, unknown or wrongly shaped input.
+    """
+    for name in inputs:
+        if name not in declared:
+            raise ExecutionError(f"input {name!r}: unknown. {unknown_name(name, declared)}")
+    values: dict[str, Tensor] = {}
+    for name, kind in declared.items():
+        if name not in inputs:
+            raise ExecutionError(f"input {name!r}: missing; expected {kind}.")
+        array = np.asarray(inputs[name])
+        fits = array.dtype.kind in ("fiub" if kind.is_float else "iub")
+        if not kind.fits(array.shape) or not fits:
+            raise ExecutionError(
+                f"input {name!r}: expected {kind}, got {array.dtype}{list(array.shape)}."
+            )
+        value = to_tensor(array.astype(np.float32, copy=False) if kind.is_float else array)
+        rounded = precision == "fp16" and kind.dtype == "fp16"
+        values[name] = round_to_fp16(value, owned=False) if rounded else value
+    return values
 
 
 def output_types(function: Function) -> dict[str, TensorType]:
@@ -133,16 +142,24 @@ def output_types(function: Function) -> dict[str, TensorType]:
     return {name: types[name] for name in function.outputs}
 
 
-def _refuse_unknown(function: Function, features: dict[str, TensorType]) -> None:
-    for name, kind in features.items():
+def refuse_unknown(function: Function) -> None:
+    """Raise ExecutionError for types and operations that the executor does not know."""
+    for name, kind in (function.inputs | output_types(function)).items():
         if BITS.get(kind.dtype, 0) < 8:
             raise ExecutionError(f"{name!r}: inputs and outputs cannot be of type {kind.dtype}.")
-    for operation in function.operations:
-        if not operation.is_constant and operation.kind not in OPERATIONS:
+    _refuse_unknown_operations(function.operations)
+
+
+def _refuse_unknown_operations(operations: Iterable[Operation]) -> None:
+    for operation in operations:
+        known = operation.kind in OPERATIONS or operation.kind in CONTROL_FLOW
+        if not operation.is_constant and not known:
             raise ExecutionError(
                 f"{operation.label}: the operation {operation.kind!r} is not supported by this "
                 "executor; update mdm-apple or convert without it."
             )
+        for block in operation.blocks:
+            _refuse_unknown_operations(block.operations)
 
 
 def _plan(
@@ -162,7 +179,7 @@ def _plan(
     return tuple(steps)
 
 
-def _execute(
+def execute(
     operation: Operation, binding: Binding, values: Mapping[str, Tensor]
 ) -> tuple[Tensor, ...]:
     try:

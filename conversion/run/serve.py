@@ -16,7 +16,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
-from ..execute import Package, Program
+from ..execute import Executable, Package
 from .serve_frames import (
     ProtocolError,
     Reader,
@@ -39,7 +39,7 @@ class BundleServer:
     def __init__(self, bundle: Bundle, precision: ExecutorPrecision) -> None:
         self._bundle = bundle
         self._precision: ExecutorPrecision = precision
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[str, Executable] = {}
         self._contexts: dict[int, dict[str, NDArray[Any]]] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:

@@ -14,11 +14,12 @@ from mdm_apple.bundled_models import NamedModel, find_bundle, find_model
 from mdm_apple.cli.model_options import preset_option
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.presets import preset
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.storage.model_folder import load_model_config
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.inspect.inspect import Inspection
+    from mdm_apple.conversion.inspect.package import PackageContents
 
 TWO_BUNDLES = "--beside compares two bundles, so make one with mdm convert or leave --beside out"
 
@@ -35,7 +36,7 @@ class InspectRequest:
 @click.command(
     epilog="""\b
 Examples:
-  mdm inspect box:student
+  mdm inspect Classifier.mlpackage
   mdm inspect emoji.bundle --beside emoji-gpu.bundle
 """
 )
@@ -49,11 +50,19 @@ Examples:
 @output_options
 @filling(InspectRequest)
 def command(request: InspectRequest, output: Output) -> None:
-    """Show parameters, sizes and operations of a model or a bundle."""
+    """Show parameters, sizes and operations of a model, a bundle or anybody's Core ML package.
+
+    NAME is a model folder, a bundle, or a .mlpackage or .mlmodel. Of the latter it shows inputs,
+    outputs, operations, those that mdm run does not know, and the sizes of the weights.
+    """
     if request.beside is not None and request.model is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
     if (request.model is None) == (request.preset_name is None):
         raise MdmError("give either a model folder, a bundle, or --preset.")
+    if request.model is not None and request.beside is None and _is_package(Path(request.model)):
+        contents = _package(Path(request.model))
+        output.result(contents.as_json(), _package_text(contents))
+        return
     if request.model is None:
         found = _preset(str(request.preset_name))
     elif request.beside is None:
@@ -65,6 +74,35 @@ def command(request: InspectRequest, output: Output) -> None:
         output.result(found.as_json() | {"beside": other.as_json()}, text)
         return
     output.result(found.as_json(), _text(found))
+
+
+def _is_package(path: Path) -> bool:
+    return path.suffix in (".mlpackage", ".mlmodel", ".mlmodelc") and path.exists()
+
+
+def _package(path: Path) -> PackageContents:
+    require_installed("torch", "coremltools")
+    from mdm_apple.conversion.inspect.package import inspect_package
+
+    return inspect_package(path)
+
+
+def _package_text(found: PackageContents) -> str:
+    what = "ML program" if found.stages == 1 else f"pipeline of {found.stages} ML programs"
+    lines = [f"{found.name}: {what}, specification {found.spec_version}"]
+    if len(found.functions) > 1:
+        lines.append(f"functions {', '.join(found.functions)}")
+    lines += [f"input {name}: {kind}" for name, kind in found.inputs.items()]
+    lines += [f"output {name}: {kind}" for name, kind in found.outputs.items()]
+    census = [f"{kind} {count}" for kind, count in found.operations.items()]
+    lines.append(f"{sum(found.operations.values()):,} operations: {', '.join(census)}")
+    if found.unknown:
+        lines.append(f"not known to mdm run: {', '.join(found.unknown)}")
+    lines.append("mdm run takes it" if found.refusal is None else f"mdm run: {found.refusal}")
+    kinds = ", ".join(f"{dtype} {size / 1e6:.2f} MB" for dtype, size in found.weights.items())
+    lines.append(f"weights: {kinds or 'none in files'}")
+    lines += [f"{size:>12,} {name}" for name, size in found.weight_files.items()]
+    return "\n".join(lines)
 
 
 def _preset(name: str) -> Inspection:
