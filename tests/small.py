@@ -167,9 +167,9 @@ def trainable_model() -> ModelConfig:
 
 
 def longest_model(padding: Padding = "longest", null_prompt: NullPrompt = "space") -> ModelConfig:
-    """4 inside 8 px; without a mask, so what its network sees of 24 tokens is part of the picture.
+    """4 inside 8 px; without a mask, so how many of 24 tokens it sees is part of the picture.
 
-    Apple's models are such by default.
+    Unless told otherwise, its text is like that of Apple's models.
     """
     config = trainable_model()
     core = plain(

@@ -191,7 +191,7 @@ public struct Manifest: Sendable, Equatable {
 
   /// A model of clips.
   public struct Video: Sendable, Equatable {
-    /// Numbers of frames.
+    /// Number of frames of each level, highest resolution first.
     public let frames: [Int]
     /// Frames per second.
     public let fps: Int
