@@ -279,11 +279,6 @@ def read_manifest(text: str, where: str) -> Manifest:
         raise BundleError(str(error)) from None
     if manifest.digest != digest_of(manifest) or text != to_json(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
-    if manifest.schema < schema_of(manifest):
-        raise BundleError(
-            f"{where}: has schema {manifest.schema}, but uses fields of schema "
-            f"{schema_of(manifest)}; convert the model again."
-        )
     unread = ["format"] if manifest.format != "coreml" else _unread(manifest)
     if unread:
         raise BundleError(
