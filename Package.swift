@@ -62,7 +62,7 @@ let package = Package(
     .target(name: "SeededRandom", path: "\(tests)/SeededRandom"),
     .target(name: "TestBundle", dependencies: ["DiffusionCore"], path: "\(tests)/TestBundle"),
     .testTarget(
-      name: "DiffusionCoreTests", dependencies: ["DiffusionCore"],
+      name: "DiffusionCoreTests", dependencies: ["DiffusionCore", "TestBundle"],
       path: "\(tests)/DiffusionCoreTests"),
     .testTarget(
       name: "MatryoshkaDiffusionTests",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.model import ModelConfig, NullPrompt, Padding
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
@@ -164,6 +164,24 @@ def trainable_model() -> ModelConfig:
         side=8,
         text=dataclasses.replace(tiny.text, max_tokens=8, encoder=encoder),
     )
+
+
+def longest_model(padding: Padding = "longest", null_prompt: NullPrompt = "space") -> ModelConfig:
+    """4 inside 8 px; without a mask, so how many of 24 tokens it sees is part of the picture.
+
+    Unless told otherwise, its text is like that of Apple's models.
+    """
+    config = trainable_model()
+    core = plain(
+        channels=(32,),
+        num_resnets=(1,),
+        num_attention_layers=(1,),
+        text_dim=32,
+        masked_cross_attention=False,
+    )
+    assert config.text is not None
+    text = dataclasses.replace(config.text, max_tokens=24, padding=padding, null_prompt=null_prompt)
+    return dataclasses.replace(config, model=around(core), text=text)
 
 
 def small_emoji(side: int = 32) -> ModelConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from small import CAPTIONS, random_weights, save_random_model, trainable_model
 
+from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import state_shapes
 from mdm_apple.storage.model_folder import (
     load_model_config,
@@ -18,9 +19,9 @@ from mdm_apple.text.captions import write_captions
 from mdm_apple.training.boot import BootConfig, student_config
 
 
-def save_random_student(root: Path, flow_map: int = 2) -> Path:
+def save_random_student(root: Path, flow_map: int = 2, model: ModelConfig | None = None) -> Path:
     """A folder of one below `root`, its extra inputs random too; weights 1 to 4."""
-    teacher = save_random_model(root / "teacher", trainable_model())
+    teacher = save_random_model(root / "teacher", model or trainable_model())
     config = student_config(
         load_model_config(teacher), BootConfig(flow_map=flow_map, guidance=(1.0, 4.0))
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundle_cache import converted
-from small import save_random_model, trainable_model
+from small import longest_model, save_random_model, trainable_model
 from students import save_random_student
 from swift_tools import build
 
@@ -41,6 +41,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     root = tmp_path_factory.mktemp("swift")
     folder = save_random_student(root, flow_map=4)
     return converted(load_source(folder), root / "student.bundle", ConvertOptions("nested"))
+
+
+@pytest.fixture(scope="session")
+def longest(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Pads to the longest caption; its empty prompt is a space."""
+    root = tmp_path_factory.mktemp("swift")
+    folder = save_random_model(root / "longest", longest_model())
+    return converted(load_source(folder), root / "longest.bundle", ConvertOptions("nested"))
 
 
 @pytest.fixture(scope="session")

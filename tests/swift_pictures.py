@@ -13,6 +13,7 @@ from mdm_apple.conversion.run.runtime import BundleRuntime
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage.tensorfile import read_tensors
+from mdm_apple.text.feature_cache import FeatureCache
 
 
 def run(program: list[str], *words: object) -> subprocess.CompletedProcess[str]:
@@ -33,10 +34,13 @@ def psnr(
     sampler: SamplerConfig,
     seed: int,
     stop_at: int | None = None,
+    negative: str = "",
+    features: FeatureCache | None = None,
 ) -> float:
     """Of the worst level against `mdm sample --backend reference`, before rounding, peak 2."""
-    prompts = [Prompt("red heart", seed)]
-    theirs = finish(generate(BundleRuntime(bundle), prompts, sampler, stop_at))
+    prompts = [Prompt("red heart", seed, negative)]
+    runtime = BundleRuntime(bundle, features=features)
+    theirs = finish(generate(runtime, prompts, sampler, stop_at))
     assert {f"picture_{x.shape[-1]}" for x in theirs} == set(ours)
     errors = [np.mean((ours[f"picture_{x.shape[-1]}"] - x.astype(np.float64)) ** 2) for x in theirs]
     return float(20 * np.log10(2 / max(1e-10, np.sqrt(max(errors)))))

@@ -76,7 +76,7 @@ def change(data: dict[str, Any], path: tuple[Any, ...], chosen: random.Random) -
             parent[path[-1]] = [parent[path[-1]]]
 
 
-@pytest.fixture(params=["tiny_bundle", "student", "functions"])
+@pytest.fixture(params=["tiny_bundle", "student", "functions", "longest"])
 def described(request: pytest.FixtureRequest) -> Bundle:
     """A bundle of each kind of manifest."""
     return request.getfixturevalue(request.param)
@@ -119,6 +119,31 @@ def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, described: 
         )
         assert not answer or any(word in answer for word in beyond), answer
     assert refused > 300
+
+
+NEWER: dict[str, Any] = {
+    "format": "coreai",
+    "video": {"frames": [4, 1], "fps": 8, "key_frame": 0},
+    "sizes": [{"name": "wide", "width": 16, "height": 8}],
+    "adapters": [{"name": "ink", "sha256": "a" * 64}],
+}
+
+
+@pytest.mark.parametrize("field", NEWER)
+def test_what_neither_can_run_is_refused_by_both(
+    dump: Dump, tiny_bundle: Bundle, field: str
+) -> None:
+    data = json.loads((tiny_bundle.path / "manifest.json").read_text(encoding="utf-8"))
+    data[field] = NEWER[field]
+    texts = [with_digest(data | {"schema": schema}) for schema in (1, 2)]
+    old, new = dump.json("manifests", given=texts)
+    assert old == f"manifest.json: {field} is unknown."
+    assert new.startswith(f"manifest.json: {field} is ")
+    assert new.endswith("that this version cannot run; update the package.") or "coreai" in new
+    with pytest.raises(BundleError, match="does not match the schema"):
+        read_manifest(texts[0], "manifest.json")
+    with pytest.raises(BundleError, match=f"uses {field}, which this version cannot run"):
+        read_manifest(texts[1], "manifest.json")
 
 
 def test_damaged_manifests_are_refused(dump: Dump, described: Bundle) -> None:

@@ -135,7 +135,10 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A model of clips. frames: of each level, highest first. key_frame: the one of a level of 1."""
+    """A model of clips. frames: of each level, highest first.
+
+    key_frame: the frame that the innermost level of one frame shows.
+    """
 
     frames: tuple[int, ...]
     fps: int

@@ -107,12 +107,12 @@ public struct BundleFolder: Sendable {
 
   /// The tokenizer; nil if the bundle has none.
   package func tokenizer() throws -> UnigramTokenizer? {
-    guard let path = manifest.text?.tokenizer else { return nil }
+    guard let text = manifest.text, let path = text.tokenizer else { return nil }
     let bytes = try BundleFolder.contents(url.appending(path: path))
-    if let expected = manifest.text?.tokenizerSHA256, SHA256.hex(of: bytes) != expected {
+    if let expected = text.tokenizerSHA256, SHA256.hex(of: bytes) != expected {
       throw MatryoshkaError.damagedBundle(file: path, reason: "is not the tokenizer that the manifest names")
     }
-    return try UnigramTokenizer(model: bytes)
+    return try UnigramTokenizer(model: bytes, nullPrompt: text.nullPrompt)
   }
 
   /// SHA-256 of the text encoder that feature caches are made with; nil if none is recorded.

@@ -31,7 +31,10 @@ public struct EmbeddingCache: Sendable {
     ]
     expected["tokenizer_sha256"] = text.tokenizerSHA256
     expected["encoder_sha256"] = encoderSHA256
-    for (key, value) in expected where file.metadata[key] != value {
+    expected["null_prompt"] = text.nullPrompt.rawValue
+    // Written only where it is not the end token alone.
+    let found = ["null_prompt": Manifest.NullPrompt.end.rawValue].merging(file.metadata) { $1 }
+    for (key, value) in expected where found[key] != value {
       throw MatryoshkaError.invalidTensorFile(
         reason: "the features were made with a \(key) that differs from the bundle's")
     }

@@ -20,6 +20,9 @@ package struct JSONFields {
     .invalidManifest(field: path(key), reason: reason)
   }
 
+  /// Whether there is such a member that was not taken.
+  package func has(_ key: String) -> Bool { members[key] != nil }
+
   package mutating func take(_ key: String) throws -> JSON {
     guard let value = members.removeValue(forKey: key) else { throw refusal(key, "is missing") }
     return value

@@ -72,6 +72,30 @@ public struct Manifest: Sendable, Equatable {
     case all
   }
 
+  /// The program that runs the packages.
+  public enum Format: String, CaseIterable, Sendable {
+    /// Core ML.
+    case coreml
+    /// Core AI, which this version cannot run.
+    case coreai
+  }
+
+  /// How much of the padding after a caption a network sees that does not mask it.
+  public enum Padding: String, CaseIterable, Sendable {
+    /// All of it, up to ``Text/maxTokens``.
+    case maxTokens = "max_tokens"
+    /// Up to the longest caption of the same picture: its prompt, or its negative prompt if it is guided.
+    case longest
+  }
+
+  /// The tokens of the empty caption.
+  public enum NullPrompt: String, CaseIterable, Sendable {
+    /// The end token alone.
+    case end
+    /// A space and the end token.
+    case space
+  }
+
   /// An input or output of a package.
   public struct Feature: Sendable, Equatable {
     /// A name means the same tensor in all packages.
@@ -159,6 +183,38 @@ public struct Manifest: Sendable, Equatable {
     public let source: String?
     /// SHA-256 of the tokenizer, in hexadecimal.
     public let tokenizerSHA256: String?
+    /// The padding that the network sees.
+    public let padding: Padding
+    /// The tokens of the empty caption, as a prompt and as a negative prompt.
+    public let nullPrompt: NullPrompt
+  }
+
+  /// A model of clips.
+  public struct Video: Sendable, Equatable {
+    /// Number of frames of each level, highest resolution first.
+    public let frames: [Int]
+    /// Frames per second.
+    public let fps: Int
+    /// The frame that an innermost level of one frame shows.
+    public let keyFrame: Int
+  }
+
+  /// A size that the packages take besides that of the levels.
+  public struct Size: Sendable, Equatable {
+    /// Name of its functions in the packages.
+    public let name: String
+    /// Width of level 0, in pixels.
+    public let width: Int
+    /// Height of level 0, in pixels.
+    public let height: Int
+  }
+
+  /// An adapter whose functions the packages have.
+  public struct Adapter: Sendable, Equatable {
+    /// Name of its functions in the packages.
+    public let name: String
+    /// SHA-256 of its weights, in hexadecimal.
+    public let sha256: String
   }
 
   /// The sampler that the bundle proposes.
@@ -257,4 +313,12 @@ public struct Manifest: Sendable, Equatable {
   public let created: String?
   /// All files except the manifest.
   public let files: [File]
+  /// The program that runs the packages.
+  public let format: Format
+  /// The clips of a model that makes some; nil: it makes pictures. This version cannot run it.
+  public let video: Video?
+  /// Further sizes; empty if there are none. This version cannot run them.
+  public let sizes: [Size]
+  /// Adapters; empty if there are none. This version cannot run them.
+  public let adapters: [Adapter]
 }

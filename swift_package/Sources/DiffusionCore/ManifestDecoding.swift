@@ -1,12 +1,14 @@
 extension Manifest {
   /// The largest manifest that is read, in bytes.
   public static let maximumBytes = 16 << 20
-  /// The schema version that this package reads.
-  public static let schemaVersion = 1
+  /// The schema versions that this package reads. A bundle has version 2 only if it uses what readers
+  /// of version 1 do not know.
+  public static let schemaVersions = 1...2
 
   /// Reads `manifest.json` and checks strict JSON, the rules of the schema, and the digest.
   ///
-  /// Throws a ``MatryoshkaError`` for the first violation.
+  /// Throws a ``MatryoshkaError`` for the first violation. A manifest can be read of a bundle that this
+  /// version cannot run; ``BundleFolder`` refuses to open one.
   public init(parsing bytes: [UInt8]) throws {
     guard bytes.count <= Manifest.maximumBytes else {
       throw MatryoshkaError.invalidManifest(
@@ -30,10 +32,12 @@ extension Manifest {
   private init(_ document: JSON) throws {
     var fields = try JSONFields(document, "")
     let schema = try fields.integer("schema", 0...Int.max)
-    guard schema == Manifest.schemaVersion else {
-      throw fields.refusal(
-        "schema", "is \(schema), but this version reads \(Manifest.schemaVersion); update the package")
+    guard Manifest.schemaVersions.contains(schema) else {
+      let known = Manifest.schemaVersions.map(String.init).joined(separator: " and ")
+      throw MatryoshkaError.newerBundle(
+        field: "schema", reason: "is \(schema), but this version reads \(known)")
     }
+    let isYounger = schema >= 2
     digest = try fields.sha256("digest")
     layout = try fields.choice("layout")
     variant = try fields.string("variant", 1...64)
@@ -48,7 +52,7 @@ extension Manifest {
     guidance = try fields.choice("guidance")
     sampler = try Sampler(&fields)
     student = try fields.optional("student", Student.init)
-    text = try fields.optional("text", Text.init)
+    text = try fields.optional("text") { try Text(&$0, isYounger) }
     packages = try fields.list("packages", 1...10_000, Package.init)
     peakMemory = try fields.object("peak_memory", PeakMemory.init)
     golden = try fields.object("golden", Golden.init)
@@ -56,6 +60,12 @@ extension Manifest {
     versions = try fields.versions()
     created = try fields.optionalString("created", 0...64)
     files = try fields.list("files", 1...10_000, File.init)
+    // What is absent has its default. A manifest of version 1 with one of these is refused as unknown.
+    let adds = { isYounger && fields.has($0) }
+    format = adds("format") ? try fields.choice("format") : .coreml
+    video = adds("video") ? try fields.object("video", Video.init) : nil
+    sizes = adds("sizes") ? try fields.list("sizes", 1...10_000, Size.init) : []
+    adapters = adds("adapters") ? try fields.list("adapters", 1...10_000, Adapter.init) : []
     try fields.finish()
     guard created.map(isDateTime) ?? true else {
       throw fields.refusal("created", "is not a date and time")
@@ -129,7 +139,7 @@ extension Manifest.Level {
 }
 
 extension Manifest.Text {
-  fileprivate init(_ fields: inout JSONFields) throws {
+  fileprivate init(_ fields: inout JSONFields, _ isYounger: Bool) throws {
     maxTokens = try fields.integer("max_tokens", 1...4096)
     width = try fields.integer("width", 1...(1 << 31))
     lowercase = try fields.bool("lowercase")
@@ -137,6 +147,31 @@ extension Manifest.Text {
     tokenizer = try fields.optionalString("tokenizer", 1...512)
     source = try fields.optionalString("source", 0...4096)
     tokenizerSHA256 = try fields.optionalSHA256("tokenizer_sha256")
+    padding = try fields.changed("padding", from: .maxTokens, isYounger)
+    nullPrompt = try fields.changed("null_prompt", from: .end, isYounger)
+  }
+}
+
+extension Manifest.Video {
+  fileprivate init(_ fields: inout JSONFields) throws {
+    frames = try fields.integers("frames", 1...10_000, 1...256)
+    fps = try fields.integer("fps", 1...240)
+    keyFrame = try fields.integer("key_frame", 0...255)
+  }
+}
+
+extension Manifest.Size {
+  fileprivate init(_ fields: inout JSONFields) throws {
+    name = try fields.name("name")
+    width = try fields.integer("width", 1...8192)
+    height = try fields.integer("height", 1...8192)
+  }
+}
+
+extension Manifest.Adapter {
+  fileprivate init(_ fields: inout JSONFields) throws {
+    name = try fields.name("name")
+    sha256 = try fields.sha256("sha256")
   }
 }
 
@@ -238,6 +273,18 @@ extension JSONFields {
   ) throws -> Int? {
     let value = try take(key)
     return value == .null ? nil : try JSONFields.integer(value, range, path(key))
+  }
+
+  /// A choice that is written only where it is not the usual one; never in an older manifest.
+  fileprivate mutating func changed<Choice: RawRepresentable & CaseIterable & Equatable>(
+    _ key: String, from usual: Choice, _ isYounger: Bool
+  ) throws -> Choice where Choice.RawValue == String {
+    guard isYounger, has(key) else { return usual }
+    let value: Choice = try choice(key)
+    guard value != usual else {
+      throw refusal(key, "is \"\(usual.rawValue)\", which is never written")
+    }
+    return value
   }
 
   fileprivate mutating func object<Part>(

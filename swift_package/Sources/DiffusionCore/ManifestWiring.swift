@@ -2,14 +2,16 @@
 package enum FeatureName {
   package static let tokenIDs = "token_ids"
   package static let textMask = "text_mask"
+  package static let textSeen = "text_seen"
   package static let textFeatures = "text_features"
   package static let pooled = "pooled"
 }
 
 extension Manifest {
-  /// Checks the rules that the schema cannot express: every path stays inside the bundle, every input
+  /// Checks the rules that the schema cannot express: this version can run the bundle, every path stays inside the bundle, every input
   /// comes from the host or an earlier package, and every level has a prediction.
   package func checkWiring() throws {
+    try checkThatItRuns()
     try checkPaths()
     try checkStudent()
     let sides = levels.map(\.side)
@@ -22,6 +24,7 @@ extension Manifest {
         field: "golden.times", reason: "names steps that the tables lack")
     }
     var known: Set = [FeatureName.tokenIDs, FeatureName.textMask, FeatureName.textFeatures]
+    if text?.padding == .longest { known.insert(FeatureName.textSeen) }
     known.formUnion(levels.flatMap { [$0.image, $0.temb] })
     var names: Set<String> = []
     for package in packages {
@@ -67,6 +70,19 @@ extension Manifest {
     guard stops == levels.map(\.side) else {
       throw MatryoshkaError.invalidManifest(
         field: "packages", reason: "must have one function per side, got \(stops)")
+    }
+  }
+
+  /// Refuses what a manifest can say but this version has no code for.
+  private func checkThatItRuns() throws {
+    guard format == .coreml else {
+      throw MatryoshkaError.newerBundle(
+        field: "format", reason: "is \(format), which this version cannot run")
+    }
+    let used = [("video", video != nil), ("sizes", !sizes.isEmpty), ("adapters", !adapters.isEmpty)]
+    if let (name, _) = used.first(where: \.1) {
+      throw MatryoshkaError.newerBundle(
+        field: name, reason: "is something that this version cannot run")
     }
   }
 

@@ -9,6 +9,8 @@ public enum MatryoshkaError: Error, Sendable, Equatable {
   case invalidJSON(offset: Int, reason: String)
   /// The manifest breaks a rule of its schema. `field`: the place, such as `levels.0.side`.
   case invalidManifest(field: String, reason: String)
+  /// The bundle uses something that this version cannot run. `field`: the place in the manifest.
+  case newerBundle(field: String, reason: String)
   /// A file of the bundle differs from the manifest's description of it.
   case damagedBundle(file: String, reason: String)
   /// A safetensors file cannot be read.
@@ -45,6 +47,7 @@ extension MatryoshkaError: LocalizedError {
     switch self {
     case .invalidJSON(let offset, let reason): "not valid JSON at byte \(offset): \(reason)."
     case .invalidManifest(let field, let reason): "manifest.json: \(field) \(reason)."
+    case .newerBundle(let field, let reason): "manifest.json: \(field) \(reason); update the package."
     case .damagedBundle(let file, let reason):
       "\(file): \(reason); copy the whole bundle again."
     case .invalidTensorFile(let reason): "tensor file: \(reason)."
@@ -71,6 +74,7 @@ extension MatryoshkaError: LocalizedError {
     switch self {
     case .invalidJSON, .invalidManifest, .damagedBundle, .invalidTokenizer:
       "Copy the whole bundle again, or convert it again with mdm convert."
+    case .newerBundle: "Update the Swift package to the version of the mdm-apple that made the bundle."
     case .invalidTensorFile: "Make the file again: the bundle with mdm convert, features with mdm embed."
     case .invalidPicture: "Use an 8-bit RGB picture."
     case .invalidArgument: "Change the argument that the sentence names."
@@ -123,6 +127,7 @@ extension MatryoshkaError: CustomNSError {
     case .promptRefused: ("prompt_refused", 14)
     case .pictureRefused: ("picture_refused", 15)
     case .interrupted: ("interrupted", 16)
+    case .newerBundle: ("newer_bundle", 17)
     }
   }
 }

@@ -21,6 +21,14 @@ public struct UnigramTokenizer: Sendable {
   /// Unknown.
   public static let unknownID = 2
 
+  /// A text as a model reads it.
+  public struct Tokens: Sendable, Equatable {
+    /// Its ids; the last is always the end token.
+    public let ids: [Int]
+    /// The end of the text that is beyond the length that the model reads.
+    public let ignored: [Token]
+  }
+
   private let map: CharacterMap?
   private let trie: PieceTrie
   private let userTrie: PieceTrie?
@@ -31,12 +39,16 @@ public struct UnigramTokenizer: Sendable {
   private let addsDummyPrefix: Bool
   private let removesExtraWhitespace: Bool
   private let escapesWhitespace: Bool
+  private let nullPrompt: [Int]
   /// The number of pieces.
   public var vocabularySize: Int { scores.count }
 
   /// Reads the bytes of a `.model` file. Throws ``MatryoshkaError/invalidTokenizer(reason:)``.
-  public init(model bytes: [UInt8]) throws {
+  ///
+  /// - Parameter nullPrompt: the tokens of the empty text. The model must have a piece for them.
+  public init(model bytes: [UInt8], nullPrompt: Manifest.NullPrompt = .end) throws {
     let model = try SentencePieceModel(bytes)
+    self.nullPrompt = try UnigramTokenizer.ids(of: nullPrompt, in: model)
     map = try CharacterMap(model.charsmap)
     scores = model.pieces.map(\.score)
     kinds = model.pieces.map(\.kind)
@@ -67,9 +79,27 @@ public struct UnigramTokenizer: Sendable {
     segments(normalize(Array(text.utf8))).map(\.2)
   }
 
-  /// At most `maximum` ids; the last is always the end token.
-  public func tokens(_ text: String, maximum: Int) -> [Int] {
-    ids(text).prefix(max(maximum - 1, 0)) + [UnigramTokenizer.endID]
+  /// A caption as a model reads it that takes at most `maximum` tokens. The empty text is the null
+  /// prompt.
+  public func tokens(_ text: String, maximum: Int) -> Tokens {
+    let space = max(maximum - 1, 0)
+    guard !text.isEmpty else {
+      return Tokens(ids: nullPrompt.prefix(space) + [UnigramTokenizer.endID], ignored: [])
+    }
+    let all = encode(text)
+    return Tokens(
+      ids: all.prefix(space).map(\.id) + [UnigramTokenizer.endID], ignored: Array(all.dropFirst(space)))
+  }
+
+  /// Ids of a null prompt before its end token.
+  private static func ids(of nullPrompt: Manifest.NullPrompt, in model: SentencePieceModel) throws -> [Int] {
+    guard nullPrompt == .space else { return [] }
+    guard let piece = model.pieces.firstIndex(where: { $0.text == spaceSymbol }), piece != unknownID else {
+      throw MatryoshkaError.invalidTokenizer(
+        reason: "it has no piece for a space, which the model's null prompt is; "
+          + "copy the tokenizer that came with the model")
+    }
+    return [piece]
   }
 
   // MARK: normalizing

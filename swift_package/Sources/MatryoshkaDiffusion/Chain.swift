@@ -33,7 +33,7 @@ struct Chain: Sendable {
     guard let text = bundle.manifest.text else {
       return [Conditioning(context: 0, pooled: nil, scale: 1)]
     }
-    let inputs: [[String: Tensor]]
+    var inputs: [[String: Tensor]]
     if let cache {
       inputs = try captions.all.map {
         let (values, mask) = try cache.features(of: $0)
@@ -42,6 +42,10 @@ struct Chain: Sendable {
     } else {
       inputs = try await encoded(captions.all, text)
     }
+    if text.padding == .longest {
+      let seen = try seenPadding(inputs, text)
+      for context in inputs.indices { inputs[context][FeatureName.textSeen] = seen }
+    }
     try await run(.prompt, inputs)
     var out: [Conditioning] = []
     for context in inputs.indices {
@@ -49,6 +53,15 @@ struct Chain: Sendable {
       out.append(Conditioning(context: context, pooled: pooled, scale: captions.scale))
     }
     return out
+  }
+
+  /// 1 up to the longest caption of the picture, 0 after it: (1, maxTokens). It is the same for the
+  /// prompt and the negative prompt, so what a caption becomes depends on the caption beside it.
+  private func seenPadding(_ captions: [[String: Tensor]], _ text: Manifest.Text) throws -> Tensor {
+    let lengths = captions.map { $0[FeatureName.textMask]?.values.count { $0 > 0 } ?? 0 }
+    let longest = lengths.max() ?? 0
+    return try Tensor(
+      shape: [1, text.maxTokens], values: (0..<text.maxTokens).map { $0 < longest ? 1 : 0 })
   }
 
   /// Predictions of the levels from `firstLevel` on, with guidance applied.

@@ -36,17 +36,16 @@ final class TextMemory: Sendable {
   /// The tokens of a caption.
   func tokens(of caption: String, _ text: Manifest.Text) throws -> Text {
     let spelled = try Caption.spelled(caption, lowercase: text.lowercase)
-    let all = try tokenizer(text).encode(spelled)
-    let ids = all.prefix(max(text.maxTokens - 1, 0)).map(\.id) + [UnigramTokenizer.endID]
+    let found = try tokenizer(text).tokens(spelled, maximum: text.maxTokens)
+    let (ids, rest) = (found.ids, found.ignored.map(\.piece).joined())
     let padding = [Float](repeating: 0, count: text.maxTokens - ids.count)
     let shape = [1, text.maxTokens]
-    let rest = all.dropFirst(ids.count - 1).map(\.piece).joined()
     return Text(
       values: [
         FeatureName.tokenIDs: try Tensor(shape: shape, values: ids.map { Float($0) } + padding),
         FeatureName.textMask: try Tensor(shape: shape, values: ids.map { _ in 1 } + padding),
       ],
-      count: all.count + 1, ignored: rest.isEmpty ? nil : rest)
+      count: ids.count + found.ignored.count, ignored: rest.isEmpty ? nil : rest)
   }
 
   /// A sentence for every caption that was cut.

@@ -32,6 +32,17 @@ enum Bundles {
     try Texts.put(["digest": bundle.manifest.digest])
   }
 
+  /// Ids of the captions on standard input, as the bundle's model reads them.
+  static func ids(_ path: String) throws {
+    let bundle = try BundleFolder(url: URL(filePath: path))
+    guard let text = bundle.manifest.text, let tokenizer = try bundle.tokenizer() else { return }
+    try Texts.put(
+      Texts.given().map { caption in
+        let spelled = try Caption.spelled(caption, lowercase: text.lowercase)
+        return tokenizer.tokens(spelled, maximum: text.maxTokens).ids
+      })
+  }
+
   /// Features of the captions on standard input, as a tensor file.
   static func features(_ bundlePath: String, _ cachePath: String, _ out: String) throws {
     let bundle = try BundleFolder(url: URL(filePath: bundlePath))

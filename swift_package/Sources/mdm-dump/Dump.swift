@@ -26,6 +26,7 @@ struct Dump {
     case "tables": try Bundles.tables(rest.next("bundle"), out: rest.next("out"))
     case "manifests": try Bundles.manifests()
     case "bundle": try Bundles.open(rest.next("bundle"))
+    case "ids": try Bundles.ids(rest.next("bundle"))
     case "features": try Bundles.features(rest.next("bundle"), rest.next("cache"), rest.next("out"))
     case "walk": try Walk.run(rest.next("case"), tables: rest.next("tables"), out: rest.next("out"))
     case "write-png":

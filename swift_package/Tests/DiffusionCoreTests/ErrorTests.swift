@@ -25,6 +25,7 @@ import Testing
           bundleDigest: "", request: PictureRequest(prompt: ""), stepsDone: 0, states: [], draws: 0,
           history: nil), reason: "x"), "interrupted", 16
     ),
+    (.newerBundle(field: "x", reason: "x"), "newer_bundle", 17),
   ]
 
   /// An app keys its own texts by them, so none may ever change.

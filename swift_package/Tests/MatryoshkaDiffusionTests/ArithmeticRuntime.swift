@@ -9,6 +9,8 @@ actor ArithmeticRuntime: PackageRuntime {
   private var contexts: [Int: [String: Tensor]] = [:]
   /// The number of runs by name of the package.
   private(set) var runsByName: [String: Int] = [:]
+  /// The number of positions seen, of every `text_seen` that was given.
+  private(set) var seen: [Int] = []
   nonisolated let bundleDigest: String?
   private let beforeLoad: @Sendable () async throws -> Void
   private let beforeRun: @Sendable (Int) async throws -> Void
@@ -38,6 +40,7 @@ actor ArithmeticRuntime: PackageRuntime {
   func run(_ package: Manifest.Package, context: Int, giving values: [String: Tensor]) async throws {
     runs += 1
     runsByName[package.name, default: 0] += 1
+    if let given = values["text_seen"] { seen.append(Int(given.values.reduce(0, +))) }
     try await beforeRun(runs)
     guard loaded.contains(package.name) else {
       throw MatryoshkaError.packageFailed(package: package.name, reason: "is not loaded")

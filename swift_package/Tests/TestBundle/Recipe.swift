@@ -12,18 +12,30 @@ struct Recipe {
   var paths: [String] {
     if kind == .functions { return ["denoiser"] }
     let ofSteps = ["down_\(sides[0])", "core_\(sides[1])", "up_\(sides[0])"]
-    return kind == .text ? ["encoder", "pooler"] + ofSteps : ofSteps
+    return readsText ? ["encoder", "pooler"] + ofSteps : ofSteps
   }
 
+  var readsText: Bool { kind == .text || nullPrompt != nil }
+
+  /// Of a bundle that pads to the longest caption; nil of the others.
+  private var nullPrompt: Manifest.NullPrompt? {
+    if case .padded(let nullPrompt) = kind { nullPrompt } else { nil }
+  }
+
+  private var tokens: Int { nullPrompt == nil ? 4 : 8 }
+
   /// A unigram model with a piece for each of the letters a to f.
-  static let tokenizer: [UInt8] = {
+  static let tokenizer = tokenizer(["▁", "a", "b", "c", "d", "e", "f"])
+
+  /// A unigram model with these pieces, all equally likely.
+  static func tokenizer(_ pieces: [String]) -> [UInt8] {
     func piece(_ text: String, _ kind: UInt8) -> [UInt8] {
       let field = [0x0A, UInt8(text.utf8.count)] + Array(text.utf8) + [0x15, 0, 0, 0, 0, 0x18, kind]
       return [0x0A, UInt8(field.count)] + field
     }
     let special = piece("<pad>", 3) + piece("</s>", 3) + piece("<unk>", 2)
-    return special + ["▁", "a", "b", "c", "d", "e", "f"].flatMap { piece($0, 1) }
-  }()
+    return special + pieces.flatMap { piece($0, 1) }
+  }
 
   func tables() throws -> Data {
     var members: [JSON.Member] = []
@@ -69,11 +81,11 @@ struct Recipe {
     let isStudent = kind == .student
     let student = #"{"starts":[20,15,10,5],"targets":[20,15,10,5,0],"weights":[1.0,2.0]}"#
     return #"""
-      {"schema":1,"digest":"\#(String(repeating: "0", count: 64))",
+      {"schema":\#(nullPrompt == nil ? 1 : 2),"digest":"\#(String(repeating: "0", count: 64))",
       "layout":"\#(kind == .functions ? "multifunction" : "nested")","variant":"fp16",
       "target":"iOS18","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
       "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
-      "threshold":"clip","guidance":"\#(kind == .text ? "cfg" : "none")",
+      "threshold":"clip","guidance":"\#(readsText ? "cfg" : "none")",
       "sampler":{"kind":"\#(isStudent ? "student" : "ddim")","steps":\#(isStudent ? 1 : 5),
       "minimum_steps":1,"maximum_steps":\#(isStudent ? 4 : numSteps)},
       "student":\#(isStudent ? student : "null"),"text":\#(text),
@@ -87,10 +99,12 @@ struct Recipe {
   }
 
   private var text: String {
-    guard kind == .text else { return "null" }
+    guard readsText else { return "null" }
+    let padding = nullPrompt == nil ? "" : #","padding":"longest""#
+    let null = nullPrompt == .space ? #","null_prompt":"space""# : ""
     return #"""
-      {"max_tokens":4,"width":2,"lowercase":true,"encoder":"encoder","tokenizer":"tokenizer.model",
-      "source":"tests","tokenizer_sha256":"\#(SHA256.hex(of: Recipe.tokenizer))"}
+      {"max_tokens":\#(tokens),"width":2,"lowercase":true,"encoder":"encoder","tokenizer":"tokenizer.model",
+      "source":"tests","tokenizer_sha256":"\#(SHA256.hex(of: Recipe.tokenizer))"\#(padding)\#(null)}
       """#
   }
 
@@ -124,12 +138,13 @@ struct Recipe {
       package("core_\(inner)", inner, noisyInside + [between], [answers[1], hidden]),
       package("up_\(outer)", outer, [noisy[0], hidden], [answers[0]]),
     ]
-    guard kind == .text else { return steps }
-    let (ids, mask) = (feature("token_ids", [1, 4], "int32"), feature("text_mask", [1, 4]))
-    let features = feature("text_features", [1, 4, 2])
+    guard readsText else { return steps }
+    let (ids, mask) = (feature("token_ids", [1, tokens], "int32"), feature("text_mask", [1, tokens]))
+    let features = feature("text_features", [1, tokens, 2])
+    let seen = nullPrompt == nil ? [] : [feature("text_seen", [1, tokens])]
     return [
       package("encoder", nil, [ids, mask], [features], phase: "text"),
-      package("pooler", nil, [features, mask], [feature("pooled", [1, 2])], phase: "prompt"),
+      package("pooler", nil, [features, mask] + seen, [feature("pooled", [1, 2])], phase: "prompt"),
     ] + steps
   }
 

@@ -5,7 +5,7 @@ import Foundation
 /// that computes by itself.
 package struct SmallBundle: ~Copyable {
   /// What is special about it.
-  package enum Kind: Sendable {
+  package enum Kind: Sendable, Equatable {
     /// Nothing: three packages.
     case nested
     /// One package with a function per side.
@@ -14,6 +14,8 @@ package struct SmallBundle: ~Copyable {
     case student
     /// Five packages: a text encoder for four tokens of the letters a to f, and one that pools.
     case text
+    /// The same for eight tokens, whose network sees the padding up to the longest caption.
+    case padded(Manifest.NullPrompt)
   }
 
   package let url: URL
@@ -30,7 +32,7 @@ package struct SmallBundle: ~Copyable {
       ("golden.safetensors", TensorFile.contents([])),
       ("tables.safetensors", try recipe.tables()),
     ]
-    if kind == .text { files.append(("tokenizer.model", Data(Recipe.tokenizer))) }
+    if recipe.readsText { files.append(("tokenizer.model", Data(Recipe.tokenizer))) }
     for name in recipe.paths { files.append(("\(name).mlpackage/model", Data([1]))) }
     for (path, data) in files {
       let place = url.appending(path: path)
@@ -38,11 +40,27 @@ package struct SmallBundle: ~Copyable {
         at: place.deletingLastPathComponent(), withIntermediateDirectories: true)
       try data.write(to: place)
     }
-    let text = recipe.manifest(files)
-    let digest = Manifest.digest(of: try JSON(parsing: Array(text.utf8)))
-    let stamped = text.replacingOccurrences(of: String(repeating: "0", count: 64), with: digest)
-    try Data(stamped.utf8).write(to: url.appending(path: "manifest.json"))
+    let text = try SmallBundle.stamped(recipe.manifest(files))
+    try Data(text.utf8).write(to: url.appending(path: "manifest.json"))
     bundle = try BundleFolder(url: url, checkingHashes: true)
+  }
+
+  /// Its manifest with texts in place of others, and the digest that fits.
+  package func manifest(replacing changes: [(String, String)]) throws -> String {
+    var text = try String(contentsOf: url.appending(path: "manifest.json"), encoding: .utf8)
+    let none = String(repeating: "0", count: 64)
+    for (old, new) in [(bundle.manifest.digest, none)] + changes {
+      text = text.replacingOccurrences(of: old, with: new)
+    }
+    return try SmallBundle.stamped(text)
+  }
+
+  /// A unigram model with these pieces.
+  package static func tokenizer(_ pieces: [String]) -> [UInt8] { Recipe.tokenizer(pieces) }
+
+  private static func stamped(_ text: String) throws -> String {
+    let digest = Manifest.digest(of: try JSON(parsing: Array(text.utf8)))
+    return text.replacingOccurrences(of: String(repeating: "0", count: 64), with: digest)
   }
 
   deinit { try? FileManager.default.removeItem(at: url) }

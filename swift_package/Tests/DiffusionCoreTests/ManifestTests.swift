@@ -1,0 +1,120 @@
+import DiffusionCore
+import Foundation
+import TestBundle
+import Testing
+
+/// Versions 1 and 2 of the manifest's schema.
+@Suite struct ManifestTests {
+  private static let clips = #"{"frames":[4,1],"fps":8,"key_frame":0}"#
+  private static let size = #"{"name":"wide","width":16,"height":8}"#
+  private static let hash = String(repeating: "a", count: 64)
+  private static let adapter = #"{"name":"ink","sha256":"\#(hash)"}"#
+
+  /// The manifest of the small bundle with text, with one more member and the digest that fits.
+  private func adding(_ member: String, schema: Int = 2, inText: Bool = false) throws -> [UInt8] {
+    let small = try SmallBundle(.text)
+    let place = inText ? #""lowercase":true"# : #""created":null"#
+    let text = try small.manifest(replacing: [
+      ("\"schema\":1", "\"schema\":\(schema)"), (place, "\(place),\(member)"),
+    ])
+    return Array(text.utf8)
+  }
+
+  private func refusal(of bytes: [UInt8]) -> String? {
+    do {
+      try Manifest(parsing: bytes).checkWiring()
+      return nil
+    } catch {
+      return (error as? MatryoshkaError)?.errorDescription
+    }
+  }
+
+  @Test func whatVersion1SaysHasTheUsualValues() throws {
+    let manifest = try SmallBundle(.text).bundle.manifest
+    #expect(manifest.format == .coreml && manifest.video == nil)
+    #expect(manifest.sizes.isEmpty && manifest.adapters.isEmpty)
+    #expect(manifest.text?.padding == .maxTokens && manifest.text?.nullPrompt == .end)
+  }
+
+  @Test func version2IsRead() throws {
+    let padded = try SmallBundle(.padded(.space)).bundle.manifest
+    #expect(padded.text?.padding == .longest && padded.text?.nullPrompt == .space)
+    let clips = try Manifest(parsing: adding("\"video\":\(ManifestTests.clips)"))
+    #expect(clips.video?.frames == [4, 1] && clips.video?.fps == 8 && clips.video?.keyFrame == 0)
+    let sizes = try Manifest(parsing: adding("\"sizes\":[\(ManifestTests.size)]")).sizes
+    #expect(sizes.map(\.name) == ["wide"] && sizes.map(\.width) == [16] && sizes.map(\.height) == [8])
+    let adapters = try Manifest(parsing: adding("\"adapters\":[\(ManifestTests.adapter)]")).adapters
+    #expect(adapters.map(\.name) == ["ink"] && adapters.map(\.sha256) == [ManifestTests.hash])
+    #expect(try Manifest(parsing: adding(#""format":"coreai""#)).format == .coreai)
+    #expect(try Manifest(parsing: adding(#""format":"coreml""#)).format == .coreml)
+  }
+
+  @Test(arguments: [
+    (#""format":"coreai""#, "format", false), ("\"video\":\(clips)", "video", false),
+    ("\"sizes\":[\(size)]", "sizes", false), ("\"adapters\":[\(adapter)]", "adapters", false),
+    (#""padding":"longest""#, "text.padding", true), (#""null_prompt":"space""#, "text.null_prompt", true),
+  ])
+  func version1HasNoneOfTheYoungerFields(member: String, field: String, inText: Bool) throws {
+    let old = try adding(member, schema: 1, inText: inText)
+    #expect(refusal(of: old) == "manifest.json: \(field) is unknown.")
+    // The twin: version 2 has it.
+    #expect(try Manifest(parsing: adding(member, inText: inText)).digest.count == 64)
+  }
+
+  @Test(arguments: [
+    (#""format":"coreai""#, "format is coreai, which this version cannot run"),
+    ("\"video\":\(clips)", "video is something that this version cannot run"),
+    ("\"sizes\":[\(size)]", "sizes is something that this version cannot run"),
+    ("\"adapters\":[\(adapter)]", "adapters is something that this version cannot run"),
+  ])
+  func whatThisVersionCannotRunIsRefusedInOneSentence(member: String, reason: String) throws {
+    let bytes = try adding(member)
+    #expect(refusal(of: bytes) == "manifest.json: \(reason); update the package.")
+    let small = try SmallBundle(.text)
+    try Data(bytes).write(to: small.url.appending(path: "manifest.json"))
+    let error = #expect(throws: MatryoshkaError.self) { try BundleFolder(url: small.url) }
+    #expect(error?.code == "newer_bundle")
+  }
+
+  @Test(arguments: [
+    (#""format":"onnx""#, "format is \"onnx\", expected one of coreml, coreai", false),
+    (#""format":null"#, "format is not a text", false),
+    (#""video":null"#, "video is not an object", false),
+    (#""video":{"frames":[0],"fps":8,"key_frame":0}"#, "video.frames is 0, expected 1...256", false),
+    (#""sizes":[]"#, "sizes has 0 entries, expected 1...10000", false),
+    (#""adapters":[{"name":"a b","sha256":""}]"#, "adapters.0.name is not made of letters, digits and _", false),
+    (#""padding":"max_tokens""#, "text.padding is \"max_tokens\", which is never written", true),
+    (#""padding":"none""#, "text.padding is \"none\", expected one of max_tokens, longest", true),
+    (#""null_prompt":"end""#, "text.null_prompt is \"end\", which is never written", true),
+    (#""null_prompt":null"#, "text.null_prompt is not a text", true),
+    (#""steps":1"#, "text.steps is unknown", true),
+  ])
+  func otherValuesAreRefused(member: String, reason: String, inText: Bool) throws {
+    let said = try #require(refusal(of: adding(member, inText: inText)))
+    #expect(said.hasPrefix("manifest.json: \(reason)"), "\(said)")
+  }
+
+  @Test func laterVersionsAreRefused() throws {
+    let bytes = try adding(#""padding":"longest""#, schema: 3, inText: true)
+    #expect(
+      refusal(of: bytes)
+        == "manifest.json: schema is 3, but this version reads 1 and 2; update the package.")
+  }
+
+  /// It covers what is written, so a field of version 2 counts and an absent one does not.
+  @Test func theDigestCoversTheYoungerFields() throws {
+    let bytes = try adding(#""padding":"longest""#, inText: true)
+    let text = String(decoding: bytes, as: UTF8.self)
+    #expect(refusal(of: bytes) == nil)
+    let altered = text.replacingOccurrences(of: #","padding":"longest""#, with: "")
+    #expect(refusal(of: Array(altered.utf8))?.contains("digest does not match") == true)
+  }
+
+  /// A package that takes `text_seen` gets it only where the padding says so.
+  @Test func whatIsSeenIsAnInputOnlyOfBundlesThatPadToTheLongest() throws {
+    let small = try SmallBundle(.padded(.end))
+    #expect(refusal(of: Array(try small.manifest(replacing: []).utf8)) == nil)
+    let bytes = Array(try small.manifest(replacing: [(#","padding":"longest""#, "")]).utf8)
+    #expect(refusal(of: bytes)?.contains("takes text_seen, which nothing before it provides") == true)
+  }
+}
