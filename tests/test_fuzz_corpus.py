@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from fuzz.contract import GROWTH, SECONDS, Broken, Read, hold, peak_memory, warmed
+from fuzz.contract import GROWTH, SECONDS, BrokenContractError, Read, hold, peak_memory, warmed
 
 from mdm_apple.errors import MdmError
 
@@ -48,7 +48,9 @@ def reader(name: str) -> Read:
 @pytest.mark.parametrize("name", [costed(name, name) for name in NAMES])
 def test_a_fuzzer_starts_from_an_input_that_its_reader_accepts(name: str, tmp_path: Path) -> None:
     places = (FUZZ / "corpus" / name).iterdir()
-    refusals = [hold(reader(name), fresh(tmp_path / path.name), path.read_bytes()) for path in places]
+    refusals = [
+        hold(reader(name), fresh(tmp_path / path.name), path.read_bytes()) for path in places
+    ]
     assert None in refusals, refusals
 
 
@@ -89,5 +91,5 @@ def takes_memory(folder: Path, data: bytes) -> None:
     ],
 )
 def test_what_breaks_the_contract_is_found(read: Read, reason: str, tmp_path: Path) -> None:
-    with pytest.raises((Broken, IndexError), match=reason):
+    with pytest.raises((BrokenContractError, IndexError), match=reason):
         hold(read, tmp_path, b"")

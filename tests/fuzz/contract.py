@@ -36,14 +36,14 @@ CODE = tuple(
 )
 
 
-class Broken(Exception):
+class BrokenContractError(Exception):
     """A reader that does not keep to the contract."""
 
 
 def hold(read: Read, folder: Path, data: bytes) -> MdmError | None:
     """Read the bytes in `folder`, which is empty; the refusal, if any.
 
-    Raises Broken, or whatever else than MdmError the reader raises.
+    Raises BrokenContractError, or whatever else than MdmError the reader raises.
     """
     before, started = peak_memory(), time.process_time()
     refusal = None
@@ -53,15 +53,15 @@ def hold(read: Read, folder: Path, data: bytes) -> MdmError | None:
         except MdmError as error:
             refusal = error
     if seen:
-        raise Broken(f"did what no reader may: {seen[0]}")
+        raise BrokenContractError(f"did what no reader may: {seen[0]}")
     if (seconds := time.process_time() - started) > SECONDS:
-        raise Broken(f"took {seconds:.1f} s of processor time")
+        raise BrokenContractError(f"took {seconds:.1f} s of processor time")
     if (grown := peak_memory() - before) > GROWTH:
-        raise Broken(f"took {grown >> 20} MiB of memory")
+        raise BrokenContractError(f"took {grown >> 20} MiB of memory")
     if refusal is not None:
         sentence = str(refusal).replace(str(folder), "")
         if "\n" in sentence or not sentence.endswith((".", "?")) or len(sentence) > SENTENCE:
-            raise Broken(f"refused with something else than a sentence: {sentence!r}")
+            raise BrokenContractError(f"refused with something else than a sentence: {sentence!r}")
     return refusal
 
 
@@ -87,11 +87,11 @@ class _Watch:
     def heard(self, event: str, given: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
-        if event in FORBIDDEN or (
-            event == "open" and not self.allowed(given[0], writing=_writes(*given[1:3]))
+        if (
+            event in FORBIDDEN
+            or (event == "open" and not self.allowed(given[0], writing=_writes(*given[1:3])))
+            or (event in CHANGING and not self.allowed(given[0], writing=True))
         ):
-            self.seen.append(f"{event} {given[:1]!r}")
-        elif event in CHANGING and not self.allowed(given[0], writing=True):
             self.seen.append(f"{event} {given[:1]!r}")
 
     def allowed(self, path: object, *, writing: bool) -> bool:

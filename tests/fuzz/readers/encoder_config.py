@@ -6,9 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from mdm_apple.config.shapes import encoder_shapes
-from mdm_apple.errors import MdmError
-from mdm_apple.text.encoder_folder import CONFIG_FILE, INDEX_FILE, read_encoder_folder, t5_config_from_hf
 from mdm_apple.config.strict_json import read_object
+from mdm_apple.errors import MdmError
+from mdm_apple.text.encoder_folder import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    read_encoder_folder,
+    t5_config_from_hf,
+)
 
 
 def read(folder: Path, data: bytes) -> None:

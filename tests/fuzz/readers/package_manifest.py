@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fuzz.readers.package import load, write_package
+from fuzz.readers.package import WEIGHTS, load, write_package
 from fuzz.readers.package_weights import PROGRAM
-
-from fuzz.readers.package import WEIGHTS
 
 
 def read(folder: Path, data: bytes) -> None:
