@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class CommandServer:
 
 
 @contextmanager
-def command_server() -> Iterator[CommandServer]:
+def command_server() -> Generator[CommandServer]:
     program = Path(__file__).with_name("forked_commands.py")
     places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(

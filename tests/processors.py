@@ -100,9 +100,9 @@ def run(cell: Cell, more: list[str]) -> bool:
     )
     seconds = time.monotonic() - started
     summary = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1].strip("= ")
-    print(
-        f"{cell.name}: {summary}; {seconds:.0f} s; of their bounds, {told(done.stdout)}", flush=True
-    )
+    figures = told(done.stdout)  # none from several processes of pytest
+    more_told = f"; of its bound, {figures}" if figures else ""
+    print(f"{cell.name}: {summary}; {seconds:.0f} s{more_told}", flush=True)
     if done.returncode != 0:
         print(done.stdout[-6000:] + done.stderr[-2000:], flush=True)
     return done.returncode == 0

@@ -29,9 +29,12 @@ from train_process import (
 )
 
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.conversion.bundle.folder import MANIFEST, bundle_folder
 from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.errors import BundleError
 from mdm_apple.conversion.source.model import load_source
 from mdm_apple.storage.atomic_folder import has_file, locate
+from mdm_apple.storage.files import atomic_file, locked_place
 from mdm_apple.storage.model_folder import load_weights
 from mdm_apple.text.captions import CAPTIONS as CAPTIONS_FILE
 from mdm_apple.text.captions import write_captions
@@ -110,11 +113,12 @@ def test_a_run_that_was_killed_twenty_times_ends_bit_identical(tmp_path: Path) -
 # --- any command, any signal ---------------------------------------------------------------------
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-# what a command that tidies up ends with; before it has begun, the signal itself ends it
+# what a command that tidies up ends with; before it has begun and when it is over, the signal
+# itself ends it
 ENDS = {
     signal.SIGKILL: (-9,),
     signal.SIGTERM: (1, 128 + 15, -15),
-    signal.SIGINT: (1, 128 + 2),
+    signal.SIGINT: (1, 128 + 2, -2),
 }
 TEXT = ("--log-every", "1", "--save-every", "1", "--backend", "torch", "--quiet", "--seed", "5")
 
@@ -360,3 +364,45 @@ def test_two_at_once_never_mix(
             else:
                 assert contents(out) == contents(whole)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+# --- what a killed process leaves ----------------------------------------------------------------
+
+
+def test_a_file_takes_what_a_killed_process_left_of_it_along_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    abandoned, other = tmp_path / ".a.png.7.partial", tmp_path / ".b.png.7.partial"
+    living = tmp_path / ".a.png.8.partial"
+    for path in (abandoned, other, living):
+        path.write_bytes(b"half")
+    with locked_place(living) as alone:
+        assert alone
+        with atomic_file(tmp_path / "a.png") as file:
+            file.write(b"whole")
+    assert names(tmp_path) == sorted([living.name, other.name, "a.png"])
+    assert (tmp_path / "a.png").read_bytes() == b"whole"
+
+
+def test_a_bundle_put_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    out, aside, half = (tmp_path / n for n in ("b", ".b.previous", ".b.7.partial"))
+    aside.mkdir()
+    half.mkdir()
+    (aside / MANIFEST).write_text("old")
+    with pytest.raises(BundleError, match="add --overwrite"), bundle_folder(out):
+        pass
+    assert (out / MANIFEST).read_text() == "old"
+    assert names(tmp_path) == ["b"]
+    with bundle_folder(out, overwrite=True) as folder:
+        (folder / MANIFEST).write_text("new")
+    assert (out / MANIFEST).read_text() == "new"
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_bundle_that_another_process_makes_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    with bundle_folder(out) as folder:
+        (folder / MANIFEST).write_text("first")
+        with pytest.raises(BundleError, match="another command is making it"), bundle_folder(out):
+            pass
+    assert (out / MANIFEST).read_text() == "first"

@@ -11,8 +11,8 @@ BASE_SCHEDULE = 1e-6  # absolute; the reference rounds to float32
 SHIFTED_SCHEDULE = 1e-5  # absolute; the reference shifts in float32
 VDM_WEIGHTS = 1e-3  # relative; float32 cancellation in the reference, 8e-4 at the last step
 # Of the sum of the learning rates, which is about how far Adam moves a weight, whatever its
-# gradient: an absolute bound would only fit one rate. Held where |grad| is at least TRAIN_GRAD_FLOOR
-# in every step; 7e-4 with MLX, 2e-4 to 5e-4 with torch, by processor.
+# gradient: an absolute bound would only fit one rate. Held where |grad| is at least
+# TRAIN_GRAD_FLOOR in every step; 7e-4 with MLX, 2e-4 to 5e-4 with torch, by processor.
 TRAIN_MOVED = 5e-3
 TRAIN_WEIGHTS = 5e-5  # absolute, of MLX against torch at one rate, for the same weights
 # Of the largest |grad| of the step, after clipping. Adam divides each gradient by its own size, so

@@ -76,6 +76,9 @@ def main() -> None:
         raise _refusal(f"{place}cannot continue; {system_reason(error)}") from None
     except MemoryError:
         raise _refusal("there is not enough memory for this; choose smaller settings.") from None
+    finally:  # from here on there is nothing to tidy up, and Python would print a traceback
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _ended(number: int, frame: object) -> NoReturn:
