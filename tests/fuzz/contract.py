@@ -74,7 +74,8 @@ def warmed(read: Read, folder: Path, data: bytes) -> Read:
 
 def peak_memory() -> int:
     """The most bytes that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
 
 
 class _Watch:
