@@ -288,7 +288,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def making(
-    server: CommandServer, command: Callable[[Path], list[str | Path]], at: Path
+    server: CommandServer,
+    command: Callable[[Path], list[str | Path]],
+    at: Path,
+    number: signal.Signals,
 ) -> Disturbed:
     """A bundle: there as a whole or not at all, and the same command makes it from the start."""
     whole = at / "whole"
@@ -297,6 +300,8 @@ def making(
 
     def check(out: Path) -> None:
         assert not out.exists() or contents(out) == expected
+        if number != signal.SIGKILL:  # the next command tidies up after that
+            assert not [name for name in names(at) if name.startswith(".")]
 
     def finished(out: Path) -> None:
         assert contents(out) == expected
@@ -311,7 +316,7 @@ def test_a_conversion_starts_again_and_ends_in_the_same_bytes(
     server: CommandServer, model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     how = ("--layout", "monolith", "--quiet")
-    run = making(server, lambda out: ["convert", model, *how, "--out", out], tmp_path)
+    run = making(server, lambda out: ["convert", model, *how, "--out", out], tmp_path, number)
     run.interrupt(tmp_path, number, 5)
 
 
@@ -322,7 +327,7 @@ def test_a_palettization_starts_again_and_ends_in_the_same_bytes(
 ) -> None:
     source = converted(load_source(model), tmp_path / "source", ConvertOptions("monolith")).path
     how = ("--bits", "4", "--quiet")
-    run = making(server, lambda out: ["palettize", source, *how, "--out", out], tmp_path)
+    run = making(server, lambda out: ["palettize", source, *how, "--out", out], tmp_path, number)
     run.interrupt(tmp_path, number, 20)
 
 
