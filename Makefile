@@ -4,9 +4,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FUZZ_STAMP := $(VENV)/.fuzzers
 SOURCES := mdm_apple conversion benchmarks examples tests
 
-.PHONY: setup demo bundle test quick test-all check check-and-swift swift format bench clean
+.PHONY: setup fuzzers demo bundle test quick test-all processors check check-and-swift swift format bench clean
 
 setup: $(STAMP)
 
@@ -14,6 +15,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+# atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.
+fuzzers: $(FUZZ_STAMP)
+
+$(FUZZ_STAMP): $(STAMP)
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'; \
+	fi
 	touch $@
 
 demo: setup
@@ -26,15 +36,22 @@ bundle: setup
 
 # All but the slow tests. Costly tests come first; processes that fall idle take over some of the
 # rest. Bundles are converted once and kept in .cache/test-bundles, where the next run finds them.
+# Then the tests of numbers once more, on a processor narrowed to AVX2.
 test: setup check-and-swift
 	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
+	$(BIN)/python tests/processors.py --narrow --numprocesses auto
 
 # While writing: unit tests alone, first those that reach a changed file (or one of the last commit).
 quick: setup
 	$(BIN)/pytest -m unit --changed-first --numprocesses auto --dist load --maxschedchunk 4
 
-test-all: setup check-and-swift
+# The slow ones too, one at a time: kills, corruption, each fuzzer for a minute.
+test-all: setup fuzzers check-and-swift
 	$(BIN)/pytest
+
+# The tests of numbers as narrower processors compute them, with one thread and with two.
+processors: setup
+	$(BIN)/python tests/processors.py
 
 # Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
 check-and-swift:

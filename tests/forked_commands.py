@@ -1,6 +1,7 @@
 """Runs `mdm` commands as processes of their own, fast: heavy packages are imported once.
 
-Reads one request per line, JSON: arguments, working folder, and a limit for the size of files.
+Reads one request per line, JSON: arguments, working folder, a limit for the size of files, and a
+signal with the seconds after which the command gets it.
 Answers one line each, with exit code and what was printed. Every command runs in a forked child of
 its own, so tracebacks, exit codes and what is left on disk are the real ones.
 """
@@ -16,6 +17,7 @@ import resource
 import selectors
 import sys
 import tempfile
+import time
 import traceback
 from typing import Any, NoReturn
 
@@ -54,7 +56,7 @@ def main() -> None:
             become(request, out[1], err[1])
         os.close(out[1])
         os.close(err[1])
-        printed = drain(out[0], err[0])
+        printed = drain(out[0], err[0], child=child, due=request["signal"])
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         answer = {"code": code, "stdout": printed[out[0]], "stderr": printed[err[0]]}
         answers.write(json.dumps(answer) + "\n")
@@ -93,14 +95,20 @@ def become(request: dict[str, Any], out: int, err: int) -> NoReturn:
     os._exit(code)  # taking the frameworks apart would need a second
 
 
-def drain(*pipes: int) -> dict[int, str]:
-    """Everything written to the pipes, until all are closed."""
+def drain(*pipes: int, child: int, due: tuple[int, float] | None) -> dict[int, str]:
+    """Everything written to the pipes, until all are closed; a due signal is sent on the way."""
+    started = time.monotonic()
     received = dict.fromkeys(pipes, b"")
     with selectors.DefaultSelector() as waiting:
         for pipe in pipes:
             waiting.register(pipe, selectors.EVENT_READ)
         while waiting.get_map():
-            for key, _ in waiting.select():
+            left = None if due is None else max(0.0, started + due[1] - time.monotonic())
+            ready = waiting.select(left)
+            if due is not None and not ready:
+                os.kill(child, due[0])
+                due = None
+            for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 received[key.fd] += data
                 if not data:

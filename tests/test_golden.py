@@ -20,8 +20,8 @@ from tolerances import (
     LOSS,
     SHIFTED_SCHEDULE,
     TRAIN_GRAD_FLOOR,
+    TRAIN_MOVED,
     TRAIN_SCALARS,
-    TRAIN_WEIGHTS,
     TRAJECTORY,
     VDM_WEIGHTS,
 )
@@ -374,13 +374,18 @@ def run_training(
 def weight_error(
     fixture: Fixture, snapshot: Snapshot, means: list[dict[str, np.ndarray]]
 ) -> tuple[float, float]:
-    """Worst absolute error where the gradient is real, and where it is rounding noise."""
+    """Worst error where the gradient is real, and where it is rounding noise.
+
+    Of the sum of the learning rates; a weight is stored to half a unit in its last place per step.
+    """
     assert snapshot.ema is not None
+    moved, steps = sum(fixture.info["lr_per_step"]), fixture.info["steps"]
     largest = [max(v.max() for k, v in step.items() if k.startswith(MOMENT)) for step in means]
     real, noise = 0.0, 0.0
     for kind, weights in (("final.", snapshot.weights), ("ema.", snapshot.ema)):
         for name, wanted in fixture.inputs(kind).items():
-            error = np.abs(weights[name] - wanted)
+            stored = steps * np.spacing(np.abs(wanted))
+            error = np.maximum(np.abs(weights[name] - wanted) - stored, 0) / moved
             held = np.ones(wanted.shape, bool)
             for step, most in zip(means, largest, strict=True):  # moments are squares of gradients
                 held &= step[f"{MOMENT}{name}"] >= TRAIN_GRAD_FLOOR**2 * most
@@ -394,8 +399,8 @@ def test_training_matches_the_original(fixture: Fixture, backend: Backend, repor
     snapshot, scalars, means = run_training(fixture, backend, fixture.state("init."))
     real, noise = weight_error(fixture, snapshot, means)
     assert scalars <= TRAIN_SCALARS
-    assert noise <= sum(fixture.info["lr_per_step"])
-    report(fixture, backend.name, real, TRAIN_WEIGHTS)
+    assert noise <= 2
+    report(fixture, backend.name, real, TRAIN_MOVED)
 
 
 @pytest.mark.parametrize("fixture", of_kind("train"))
@@ -405,7 +410,7 @@ def test_training_from_one_perturbed_weight_does_not_match(
     state = fixture.state("init.")
     state["conv_in.weight"][0, 0, 1, 1] += 0.05
     snapshot, _, means = run_training(fixture, backend, state)
-    assert weight_error(fixture, snapshot, means)[0] > 10 * TRAIN_WEIGHTS
+    assert weight_error(fixture, snapshot, means)[0] > 10 * TRAIN_MOVED
 
 
 # --- samplers ---------------------------------------------------------------------------------

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import malformed_folders
@@ -18,6 +15,7 @@ import malformed_mlx
 import pytest
 import torch
 from bundle_cache import converted
+from command_server import Ended, command_server
 from malformed import Case, Command, Good, Room, config_text, frozen_model
 from small import random_state, save_random_model, trainable_model
 
@@ -29,54 +27,14 @@ from mdm_apple.data.open import open_dataset
 CASES = [*malformed_inputs.CASES, *malformed_folders.CASES, *malformed_mlx.CASES]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[[Command, Path, int | None], Ended]
+Run = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run() -> Iterator[Run]:
     """Runs a command in a folder, with a limit for the size of files; see forked_commands.py."""
-    program = Path(__file__).with_name("forked_commands.py")
-    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
-        [sys.executable, str(program)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what packages say while they are imported
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    asked, answers = process.stdin, process.stdout
-
-    def ask(command: Command, folder: Path, file_bytes: int | None = None) -> Ended:
-        scratch = folder / "scratch"
-        scratch.mkdir(exist_ok=True)
-        request = {
-            "arguments": [str(a) for a in command],
-            "folder": str(folder),
-            "scratch": str(scratch),
-            "file_bytes": file_bytes,
-        }
-        asked.write(json.dumps(request) + "\n")
-        asked.flush()
-        return Ended(**json.loads(answers.readline()))
-
-    try:
-        yield ask
-    finally:
-        asked.close()
-        process.wait(60)
-        answers.close()
+    with command_server() as server:
+        yield server.ask
 
 
 @pytest.fixture(scope="module")

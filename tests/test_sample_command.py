@@ -223,6 +223,8 @@ def test_pictures_are_there_as_soon_as_they_are_made_and_the_same_command_goes_o
     assert stopped.exit_code == 1
     kept = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert len(kept) == 6  # three pictures and their strips
+    next_one = sorted(path.name for path in whole.iterdir())[7]
+    (parts / f".{next_one}.7.partial").write_bytes(b"half")  # kill -9 leaves such files
     monkeypatch.setattr(PictureFiles, "write", finished)
     made(*asked, "--out", parts)
     assert {n: (parts / n).stat().st_mtime_ns for n in kept} == kept  # not made again

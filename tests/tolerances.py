@@ -10,11 +10,16 @@ FLOAT64_TABLE = 1e-3  # losses and trajectories with our float64 table instead
 BASE_SCHEDULE = 1e-6  # absolute; the reference rounds to float32
 SHIFTED_SCHEDULE = 1e-5  # absolute; the reference shifts in float32
 VDM_WEIGHTS = 1e-3  # relative; float32 cancellation in the reference, 8e-4 at the last step
-TRAIN_WEIGHTS = 5e-5  # absolute, where |grad| is at least TRAIN_GRAD_FLOOR in every step
+# Of the sum of the learning rates, which is about how far Adam moves a weight, whatever its
+# gradient: an absolute bound would only fit one rate. Held where |grad| is at least
+# TRAIN_GRAD_FLOOR in every step; 7e-4 with MLX, 2e-4 to 5e-4 with torch, by processor.
+TRAIN_MOVED = 5e-3
+TRAIN_WEIGHTS = 5e-5  # absolute, of MLX against torch at one rate, for the same weights
 # Of the largest |grad| of the step, after clipping. Adam divides each gradient by its own size, so
 # it turns rounding noise into full steps where the true gradient is zero (biases in front of a
 # norm) or nearly zero. Noise depends on the processor and reaches 1e-6 of the largest. Elements
-# below the floor, 0.4 % of them, are held only to the sum of the steps.
+# below the floor, 0.4 % of them, are held to twice the sum of the steps: two programs may go in
+# opposite directions.
 TRAIN_GRAD_FLOOR = 1e-5
 TRAIN_SCALARS = 1e-5  # relative: loss and gradient norm per step
 # Worst PSNR in dB of a prediction of a converted package against torch, per level and noise level.

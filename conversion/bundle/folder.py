@@ -21,7 +21,14 @@ from mdm_apple.config.strict_json import read_config
 from mdm_apple.config.types import NumpyArray
 from mdm_apple.diffusion.schedule import Schedule
 from mdm_apple.errors import system_reason
-from mdm_apple.storage.files import is_system_file, sync_folder
+from mdm_apple.storage.files import (
+    PARTIAL,
+    is_system_file,
+    locked_place,
+    partials,
+    remove_abandoned,
+    sync_folder,
+)
 from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 
 from ..errors import BundleError
@@ -130,8 +137,29 @@ def is_bundle(path: Path) -> bool:
 def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
     """A new folder that becomes `out` when the block succeeds, and vanishes otherwise.
 
-    Raises BundleError if `out` exists (unless told to overwrite a bundle) or cannot be written.
+    What a killed process left half-made for `out` is removed; a bundle that it had put aside comes
+    back. Raises BundleError if `out` exists (unless told to overwrite a bundle), if another process
+    makes it, or if it cannot be written.
     """
+    out = out.absolute()
+    try:
+        _tidy(out)
+        _refuse_occupied(out, overwrite)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
+        temporary.mkdir()
+        try:
+            with locked_place(temporary):
+                yield temporary
+                _refuse_occupied(out, overwrite)  # by another process since
+                _put_in_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise BundleError(f"{out}: cannot be written; {system_reason(error)}") from None
+
+
+def _refuse_occupied(out: Path, overwrite: bool) -> None:
     occupied = any(out.iterdir()) if out.is_dir() else out.exists() or out.is_symlink()
     if occupied and not overwrite:
         raise BundleError(f"{out}: exists already; choose another --out or add --overwrite.")
@@ -139,27 +167,45 @@ def bundle_folder(out: Path, overwrite: bool = False) -> Generator[Path]:
         raise BundleError(
             f"{out}: is not a bundle, so it is not overwritten; choose another --out."
         )
-    out = out.absolute()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    previous = out.with_name(f".{out.name}.{os.getpid()}.previous")
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    previous = _previous(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        if occupied:
-            os.rename(out, previous)
-        elif out.is_dir():
+        if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
+        elif out.exists() or out.is_symlink():
+            os.rename(out, previous)
         os.rename(temporary, out)
         sync_folder(out.parent)
-    except OSError as error:
-        raise BundleError(f"{out}: cannot be written; {system_reason(error)}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         if previous.exists() and not out.exists():
             os.rename(previous, out)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(out: Path) -> Path:
+    """Where a bundle is for the moment in which a new one takes its place."""
+    return out.with_name(f".{out.name}.previous")
+
+
+def _tidy(out: Path) -> None:
+    """Refuse if another process makes this bundle; else undo what a killed one left."""
+    if not out.parent.is_dir():
+        return
+    for place in partials(out):
+        with locked_place(place) as alone:
+            if not alone:
+                raise BundleError(
+                    f"{out}: another command is making it; choose another --out, or wait for it."
+                )
+    remove_abandoned(out)
+    previous = _previous(out)
+    if previous.exists():
+        if out.exists():
+            shutil.rmtree(previous)
+        else:
+            os.rename(previous, out)
 
 
 def finish_bundle(folder: Path, manifest: Manifest) -> None:

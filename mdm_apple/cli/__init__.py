@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import signal
+from typing import NoReturn
 
 import click
 
@@ -55,7 +57,11 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run a command; a refusal is one sentence on stderr and exit code 1, or 2 for a wrong call."""
+    """Run a command; a refusal is one sentence on stderr and exit code 1, or 2 for a wrong call.
+
+    SIGTERM ends a command as Ctrl-C does: it tidies up after itself.
+    """
+    signal.signal(signal.SIGTERM, _ended)
     try:
         group.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -72,6 +78,13 @@ def main() -> None:
         raise _refusal(f"{place}cannot continue; {system_reason(error)}") from None
     except MemoryError:
         raise _refusal("there is not enough memory for this; choose smaller settings.") from None
+    finally:  # from here on there is nothing to tidy up, and Python would print a traceback
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _ended(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _refusal(sentence: str, code: int = 1) -> SystemExit:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from mdm_apple.errors import MdmError, system_reason
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.picture import Picture
 from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
-from mdm_apple.storage.files import FileError, atomic_file, occupied, remove_empty
+from mdm_apple.storage.files import (
+    FileError,
+    atomic_file,
+    locked_place,
+    occupied,
+    partial_name,
+    remove_empty,
+)
 
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 GRID_COLUMNS = 8
@@ -59,15 +67,47 @@ class PictureFiles:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the folder holds some of these pictures and nothing else: the grid comes last."""
+        """Whether the folder holds some of these pictures and nothing else: the grid comes last.
+
+        What a killed process was writing counts as well.
+        """
         if self.grid is None or not self.folder.is_dir() or not occupied(self.folder):
             return False
-        ours = {*self.paths, *map(strip_of, self.paths)}
-        return all(item in ours for item in self.folder.iterdir())
+        ours = {path.name for path in (*self.paths, *map(strip_of, self.paths))}
+        begun = {*ours, self.grid.name}
+        names = [item.name for item in self.folder.iterdir()]
+        return all(name in ours or partial_name(name) in begun for name in names)
+
+    @contextmanager
+    def owned(self) -> Generator[None]:
+        """Make the folder of the pictures, and own it: two commands in one would mix theirs.
+
+        Raises MdmError. A folder that stays empty is removed.
+        """
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            with ExitStack() as kept:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    alone = self.grid is None or kept.enter_context(locked_place(self.folder))
+                except OSError as error:
+                    reason = system_reason(error)
+                    raise FileError(f"{self.folder}: cannot be written; {reason}") from None
+                if not alone:
+                    raise MdmError(
+                        f"{self.folder}: another command is making pictures there; choose another "
+                        "--out, or wait for it."
+                    )
+                yield
+        finally:
+            remove_empty(missing)
 
     def done(self, recipes: Sequence[Recipe]) -> set[int]:
         """The pictures that are there already, made as asked. Raises MdmError for others."""
-        if self.overwrite or not self.interrupted:
+        if self.overwrite or self.grid is None:
+            return set()
+        if not self.interrupted:  # another command may have filled it since it was looked at
+            refuse_existing(self.folder, self.overwrite)
             return set()
         found: set[int] = set()
         for k, (path, recipe) in enumerate(zip(self.paths, recipes, strict=True)):
@@ -84,17 +124,13 @@ class PictureFiles:
 
     def write(self, k: int, picture: Picture) -> None:
         """Write one picture as soon as it is made; raises FileError."""
-        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if picture.previews:  # before the picture, which says that all is there
                 with atomic_file(strip_of(self.paths[k])) as file:
                     file.write(picture.strip)
             picture.save(self.paths[k])
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be written; {system_reason(error)}") from None
-        finally:
-            remove_empty(missing)
 
     def finish(self) -> list[str]:
         """Write the grid of a folder; returns the paths of all files."""

@@ -177,21 +177,22 @@ def command(request: SampleRequest, output: Output) -> None:
         )
     if model.quantized is not None:
         output.say(model.quantized)
-    done = files.done([model.recipe(prompt, sampler, stop_at) for prompt in task.prompts])
-    if done:
-        output.say(f"{len(done)} of {len(task.prompts)} pictures are there already.")
-    todo = [k for k in range(len(task.prompts)) if k not in done]
-    with _progress(sampler, len(todo), request.batch_size, output) as progress:
-        made = model.pictures(
-            [task.prompts[k] for k in todo],
-            task.settings,
-            batch_size=request.batch_size,
-            preview_every=request.preview_every if request.previews else None,
-            progress=progress,
-        )
-        for k, picture in zip(todo, made, strict=True):
-            files.write(k, picture)
-    written = files.finish()
+    with files.owned():
+        done = files.done([model.recipe(prompt, sampler, stop_at) for prompt in task.prompts])
+        if done:
+            output.say(f"{len(done)} of {len(task.prompts)} pictures are there already.")
+        todo = [k for k in range(len(task.prompts)) if k not in done]
+        with _progress(sampler, len(todo), request.batch_size, output) as progress:
+            made = model.pictures(
+                [task.prompts[k] for k in todo],
+                task.settings,
+                batch_size=request.batch_size,
+                preview_every=request.preview_every if request.previews else None,
+                progress=progress,
+            )
+            for k, picture in zip(todo, made, strict=True):
+                files.write(k, picture)
+        written = files.finish()
     memory = model.used_memory()
     if memory:
         output.say(

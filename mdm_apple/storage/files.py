@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.storage.file_lock import try_lock
 
+PARTIAL = ".partial"  # how the name of what is half-written ends
+_PARTIAL_NAME = re.compile(r"\.(.+)\.[0-9]+\.partial", re.DOTALL)
 _SYSTEM_FILES = frozenset(
     (
         *(".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r"),
@@ -27,16 +32,18 @@ class FileError(MdmError):
 def atomic_file(path: Path) -> Generator[BinaryIO]:
     """A binary file that appears at `path`, complete and on disk, when the block succeeds.
 
-    Until then any previous file stays; if the block raises, it is kept.
+    Until then any previous file stays; if the block raises, it is kept. What a killed process left
+    half-written for this path is removed.
     Raises FileError if the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with temporary.open("w+b") as file:
+        with _locked(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+        remove_abandoned(path)
         sync_folder(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # an error from elsewhere in the block
@@ -44,6 +51,50 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
         raise FileError(f"{path}: cannot be written; {system_reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(temporary: Path) -> Generator[BinaryIO]:
+    """A new file, locked for as long as it is open: others see that it is not abandoned."""
+    while True:
+        with temporary.open("w+b") as file:
+            try_lock(file.fileno())
+            if temporary.exists():  # else another process took it for abandoned just before
+                yield file
+                return
+
+
+def partial_name(name: str) -> str | None:
+    """The name of the output that a half-written file or folder of this name was to become."""
+    found = _PARTIAL_NAME.fullmatch(name)
+    return None if found is None else found[1]
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left half-written for `path`, as file or as folder."""
+    with suppress(OSError):
+        for place in partials(path):
+            with locked_place(place) as alone:
+                if alone and place.is_dir():
+                    shutil.rmtree(place)
+                elif alone:
+                    place.unlink()
+
+
+def partials(path: Path) -> list[Path]:
+    """What is half-written for `path`, by living processes or by dead ones."""
+    with os.scandir(path.parent) as entries:
+        return [Path(entry) for entry in entries if partial_name(entry.name) == path.name]
+
+
+@contextmanager
+def locked_place(place: Path) -> Generator[bool]:
+    """Lock a file or folder while the block runs; False if another process has. Raises OSError."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_system_file(name: str) -> bool:

@@ -248,7 +248,7 @@ def _load_processor(model: bytes, where: str) -> Any:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         loaded = bool(model) and processor.LoadFromSerializedProto(model)
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, ValueError):  # the last: a piece that is not UTF-8
         loaded = False
     if not loaded:
         raise TextError(f"{where}: not a SentencePiece model; expected one like T5's.")
