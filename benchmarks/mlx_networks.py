@@ -86,6 +86,7 @@ def mlx_training(repetitions: int) -> Row:
     import mlx.core as mx
 
     from mdm_apple.mlx.learner import MlxPictureLearner
+    from mdm_apple.mlx.text import Text
 
     theirs, ours = _networks(UNET)
     batch, text, mask = _batch(), *_text()
@@ -94,11 +95,11 @@ def mlx_training(repetitions: int) -> Row:
     class Given:
         encoder = None
 
-        def inputs(self, captions: Sequence[str]) -> tuple[Any, Any]:
-            return mx.array(text.numpy()), mx.array(mask.numpy())
+        def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
+            return mx.array(text.numpy()), mx.array(mask.numpy()), None
 
-        def features(self, values: Any, mask: Any) -> tuple[Any, Any]:
-            return values, mask
+        def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
+            return values, mask, seen
 
     learner = MlxPictureLearner(ours, CONFIG, train, Given(), compiled=False)
     their_step = plain_step(theirs, run_eager, CONFIG, batch, text, mask)

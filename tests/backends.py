@@ -95,9 +95,11 @@ class TorchBackend:
     ) -> PictureLearner:
         from mdm_apple.torch.learner import TorchPictureLearner
 
-        def encode(_: Sequence[str]) -> tuple[Any, Any]:
+        def encode(
+            captions: Sequence[str], beside: Sequence[str] | None = None
+        ) -> tuple[Any, Any, None]:
             values, mask = text()
-            return self.array(values), self.array(mask)
+            return self.array(values), self.array(mask), None
 
         return TorchPictureLearner(self.network(config.model, state), config, train, encode)
 
@@ -190,12 +192,14 @@ class MlxBackend:
 
             encoder = None
 
-            def inputs(self, captions: Sequence[str]) -> tuple[Any, Any]:
+            def inputs(
+                self, captions: Sequence[str], beside: Sequence[str] | None = None
+            ) -> tuple[Any, Any, None]:
                 values, mask = text()
-                return mx.array(values), mx.array(mask)
+                return mx.array(values), mx.array(mask), None
 
-            def features(self, values: Any, mask: Any) -> tuple[Any, Any]:
-                return values, mask
+            def features(self, values: Any, mask: Any, seen: Any) -> tuple[Any, Any, Any]:
+                return values, mask, seen
 
         import mlx.core as mx
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mdm_apple.config.types import NumpyArray, Pixels
-from mdm_apple.data.read_picture import FORMATS, SUFFIXES, shorter_side, shown
+from mdm_apple.data.read_picture import FORMATS, SUFFIXES, picture_size, shown
 
 from .errors import ExecutionError
 from .features import Feature
@@ -57,7 +57,7 @@ def _read_array(path: Path) -> NumpyArray:
 
 def _read_picture(path: Path, feature: Feature) -> Pixels:
     """uint8 (H, W, 3) in RGB, or (H, W) in gray, upright; transparency is put on white."""
-    shorter_side(path)  # refuses what is no picture, and sizes that no machine should decode
+    picture_size(path)  # refuses what is no picture, and sizes that no machine should decode
     assert feature.colors is not None
     channels = channels_of(feature.colors)
     try:
