@@ -57,7 +57,9 @@ def training_step(unet: UNetConfig, name: str, repetitions: int) -> Row:
     text, mask = torch.randn(ROWS, TOKENS, TEXT), torch.ones(ROWS, TOKENS)
     train = TrainConfig(steps=10**6, batch_size=ROWS, lr=1e-4, ema_ramp=False)
     ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = TorchPictureLearner(ours, config, train, lambda captions, beside: (text, mask, None))
+    learner = TorchPictureLearner(
+        ours, config, train, lambda captions, beside=None: (text, mask, None)
+    )
     batch = _batch(config)
     their_step = plain_step(other, run, config, batch, text, mask)
     wanted, got = their_step(), learner.step(batch, 1).loss
