@@ -89,6 +89,14 @@ def test_a_prompt_that_is_not_text_is_refused_before_anything_is_drawn() -> None
     assert not Path("cafe.png").exists()
 
 
+@pytest.mark.parametrize("name", ["prompt", "negative"])
+def test_a_prompt_that_is_far_too_long_is_refused_as_what_it_is(name: str) -> None:
+    long = "red " * 20_000
+    given = [long] if name == "prompt" else ["red heart", "--negative", long]
+    refused = CliRunner().invoke(group, ["sample", *given, "--model", "box:emoji"])
+    assert str(refused.exception) == f"{name}: expected at most 65,536 characters, got 80,000."
+
+
 def recipe_of(*arguments: str | Path) -> Recipe:
     mdm(*HEART, "--seed", "7", "--out", "heart.png", "--quiet", *arguments)
     return read_recipe(Path("heart.png"))

@@ -15,6 +15,7 @@ from mdm_apple.storage.files import atomic_file
 
 CAPTIONS = "captions.txt"  # beside a trained model: the captions of its pictures
 MAX_CAPTIONS_BYTES = 256 << 20
+MAX_CAPTION_CHARACTERS = 1 << 16
 
 _DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\ufeff")
 
@@ -35,7 +36,11 @@ def _separates(character: str) -> bool:
 
 
 def check_text(name: str, text: str) -> None:
-    """Refuse text that no file can hold: bytes of the command line that are not UTF-8."""
+    """Refuse text that is too long, or that no file can hold: arguments that are not UTF-8."""
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        raise MdmError(
+            f"{name}: expected at most {MAX_CAPTION_CHARACTERS:,} characters, got {len(text):,}."
+        )
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -22,12 +22,10 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.files import atomic_file
 from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
-from mdm_apple.text.captions import clean_caption
+from mdm_apple.text.captions import MAX_CAPTION_CHARACTERS, clean_caption
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPACE = "\u2581"  # how SentencePiece writes a space in a piece
-
-MAX_CAPTION_CHARACTERS = 1 << 16
 
 Array = TypeVar("Array")
 
