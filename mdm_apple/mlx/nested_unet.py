@@ -30,7 +30,10 @@ class NestedUNet(UNet):
         return [self, *self.inner_unet.level_modules()]
 
     def encode_text(
-        self, text_features: mx.array, text_mask: mx.array | None, text_seen: mx.array | None
+        self,
+        text_features: mx.array,
+        text_mask: mx.array | None,
+        text_seen: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         return self.inner_unet.encode_text(text_features, text_mask, text_seen)
 

@@ -214,7 +214,10 @@ class UNet(nn.Module):
         )
 
     def encode_text(
-        self, text_features: mx.array, text_mask: mx.array | None, text_seen: mx.array | None
+        self,
+        text_features: mx.array,
+        text_mask: mx.array | None,
+        text_seen: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Pooled text (B, D), features (B, L, width) and the boolean mask for attention."""
         config = self.config

@@ -32,7 +32,10 @@ class NestedUNet(UNet):
         return [self, *self.inner_unet.level_modules()]
 
     def encode_text(
-        self, text_features: Tensor, text_mask: Tensor | None, text_seen: Tensor | None
+        self,
+        text_features: Tensor,
+        text_mask: Tensor | None,
+        text_seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.inner_unet.encode_text(text_features, text_mask, text_seen)
 

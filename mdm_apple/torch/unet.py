@@ -215,7 +215,10 @@ class UNet(nn.Module):
         )
 
     def encode_text(
-        self, text_features: Tensor, text_mask: Tensor | None, text_seen: Tensor | None
+        self,
+        text_features: Tensor,
+        text_mask: Tensor | None,
+        text_seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pooled text (B, D), features (B, L, width) and the boolean mask for attention."""
         config = self.config
