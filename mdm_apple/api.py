@@ -50,6 +50,7 @@ from mdm_apple.training.distill import DistillJob, OpenBootLearner
 from mdm_apple.training.distill import distill as run_distillation
 from mdm_apple.training.learner import Learner, PictureLearner
 from mdm_apple.training.run import OpenLearner, Run, run_job
+from mdm_apple.training.run_folder import killed_unsaved
 from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import Job, Start, new_or_saved_tokenizer
 
@@ -225,7 +226,7 @@ def _train_config(steps: int | None, settings: TrainConfig | None) -> TrainConfi
 def _free(out: str | Path, may_exist: bool) -> Path:
     """The folder for a run; refuses one with something in it."""
     folder = Path(out)
-    if not may_exist and occupied(folder):
+    if not may_exist and occupied(folder) and not killed_unsaved(folder):
         raise MdmError(f"{folder} exists; name another folder, or pass overwrite=True.")
     return folder
 

@@ -159,7 +159,7 @@ CONFIGURATION_FILES = [
     yaml_case("list for a section", "unet_config: expected a group of fields", "unet_config: [1]\n"),
     yaml_case("without a section", "'unet_config' is missing", "lr: 1.0\n"),
     yaml_case("unknown text model", "Did you mean 'google/flan-t5-small'?", YAML.replace("t5-small", "t5-smal")),
-    yaml_case("a million resnets", "num_resnets: expected 1 to 64", YAML.replace("[1, 1]", "[1, 1000000]")),
+    yaml_case("a million resnets", "num_resnets_per_resolution: expected 1 to 64", YAML.replace("[1, 1]", "[1, 1000000]")),
     yaml_case("weights of another model", "does not hold this network's", YAML),
 ]  # fmt: skip
 

@@ -38,6 +38,7 @@ from mdm_apple.storage.files import atomic_file, locked_place
 from mdm_apple.storage.model_folder import load_weights
 from mdm_apple.text.captions import CAPTIONS as CAPTIONS_FILE
 from mdm_apple.text.captions import write_captions
+from mdm_apple.training.run_folder import killed_unsaved
 
 # --- kill -9 inside the writing of a checkpoint --------------------------------------------------
 
@@ -411,3 +412,22 @@ def test_a_bundle_that_another_process_makes_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="another command is making it"), bundle_folder(out):
             pass
     assert (out / MANIFEST).read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    ("files", "in_the_way"),
+    [
+        ([".lock", "metrics.jsonl"], False),
+        ([".lock", ".metrics.jsonl.7.partial", ".saving/config.json"], False),
+        ([".lock", "metrics.jsonl", "mine.txt"], True),
+        ([".lock", "training.json"], True),
+        (["metrics.jsonl"], True),
+    ],
+)
+def test_a_run_that_was_killed_before_its_first_save_is_not_in_the_way(
+    tmp_path: Path, files: list[str], in_the_way: bool
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert killed_unsaved(tmp_path) is not in_the_way

@@ -36,6 +36,7 @@ from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
 from mdm_apple.training.distill import resumed_boot
 from mdm_apple.training.memory_estimate import needs_recomputing, usable_memory
+from mdm_apple.training.run_folder import killed_unsaved
 from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import resumed_config
 
@@ -150,7 +151,7 @@ def command(request: DistillRequest, output: Output) -> None:
             f"{', '.join(map(str, boot.starts(config.diffusion.schedule.num_steps)))}.",
         )
         return
-    if not goes_on:
+    if not goes_on and not killed_unsaved(request.out):
         refuse_existing(request.out, request.overwrite)
     api.distill(
         request.teacher,

@@ -40,6 +40,7 @@ from mdm_apple.training.memory_estimate import (
     summary,
     usable_memory,
 )
+from mdm_apple.training.run_folder import killed_unsaved
 from mdm_apple.training.settings import TrainConfig
 from mdm_apple.training.start import refuse_other_model, resumed_config, resumed_data
 
@@ -183,7 +184,7 @@ def command(request: TrainRequest, output: Output) -> None:
     if request.dry_run:
         output.result(*_dry_run(config, train, request.memory))
         return
-    if not goes_on:
+    if not goes_on and not killed_unsaved(request.out):
         refuse_existing(request.out, request.overwrite)
     captions = None if request.captions is None else read_captions(request.captions)
     run = api.train(

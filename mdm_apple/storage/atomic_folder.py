@@ -36,7 +36,7 @@ FILES = (
     "training.safetensors",
     "training.json",
 )
-_SAVING, _COMMIT = ".saving", ".commit"
+SAVING, _COMMIT = ".saving", ".commit"
 PATIENCE = 10.0  # seconds; finishing a save takes milliseconds
 
 T = TypeVar("T")
@@ -64,8 +64,8 @@ def replace_files(
         with _locked(folder):
             _finish(folder)
             kept = recorded_hashes(folder) if keep_others else {}
-            _stage(folder / _SAVING, writers, kept)
-            os.rename(folder / _SAVING, folder / _COMMIT)
+            _stage(folder / SAVING, writers, kept)
+            os.rename(folder / SAVING, folder / _COMMIT)
             sync_folder(folder)
             _finish(folder)
     except OSError as error:
@@ -84,7 +84,7 @@ def finish_save(folder: Path) -> None:
     try:
         with _locked(folder, patience=PATIENCE):
             _finish(folder)
-            _remove(folder / _SAVING)
+            _remove(folder / SAVING)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot finish the last save; {system_reason(error)}"

@@ -11,13 +11,18 @@ from pathlib import Path
 from threading import Event, current_thread, main_thread
 
 from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.storage.atomic_folder import SAVING
 from mdm_apple.storage.file_lock import try_lock
-from mdm_apple.storage.files import remove_empty
+from mdm_apple.storage.files import partial_name, remove_empty
 from mdm_apple.training.boot import BootConfig
-from mdm_apple.training.metrics import METRICS
+from mdm_apple.training.loop import SAMPLES
+from mdm_apple.training.metrics import EVENTS, METRICS
+from mdm_apple.training.picture_record import PICTURES
 from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
 LOCK = ".lock"  # in the folder of a run, while the run is at work
+# what a run may have written before its first save
+EARLY = frozenset((LOCK, METRICS, EVENTS, SAMPLES, SAVING, PICTURES))
 
 
 @contextmanager
@@ -73,6 +78,17 @@ def refuse_running(out: Path) -> None:
             raise _running(out)
     finally:
         os.close(descriptor)
+
+
+def killed_unsaved(out: Path) -> bool:
+    """Whether a folder holds only what a run leaves that was killed before its first save.
+
+    The lock shows it: a run that ends in any other way removes it. Such a folder counts as empty.
+    """
+    if not (out / LOCK).is_file():
+        return False
+    names = [item.name for item in out.iterdir()]
+    return all(name in EARLY or partial_name(name) in EARLY for name in names)
 
 
 def _running(out: Path) -> MdmError:
