@@ -68,7 +68,11 @@ class EncoderFolder:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def tokenizer_sha256(self) -> str:
-        return file_sha256(self.folder / TOKENIZER_FILE)
+        """Hash of the tokenizer beside the weights. Raises HubError if there is none."""
+        path = self.folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise HubError(f"{path}: no such tokenizer.")
+        return file_sha256(path)
 
 
 @dataclass(frozen=True)
