@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mdm_apple.config.model import ModelConfig, Provenance
+from mdm_apple.config.model import ModelConfig, NullPrompt, Padding, Provenance
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
 
@@ -67,11 +67,21 @@ class PackageCensus:
 
 
 @dataclass(frozen=True)
+class TextUse:
+    """How captions become tokens; see `TextConfig`."""
+
+    max_tokens: int
+    padding: Padding
+    null_prompt: NullPrompt
+
+
+@dataclass(frozen=True)
 class Inspection:
     """files: bytes by name. packages: empty for a model folder or preset.
 
     peak_memory: predicted, see manifest.PeakMemory; None for a model folder or preset. rules: the
-    lint rules that some package breaks. provenance: as the model or bundle states it.
+    lint rules that some package breaks. provenance: as the model or bundle states it. text: how
+    captions become tokens; None without text.
     """
 
     name: str
@@ -84,6 +94,7 @@ class Inspection:
     provenance: Provenance
     peak_memory: PeakMemory | None = None
     rules: tuple[Rule, ...] = ()
+    text: TextUse | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,7 +103,8 @@ class Inspection:
 def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -> Inspection:
     """Sizes of a model; `folder` adds its files."""
     files = {} if folder is None else _file_sizes(folder)
-    return Inspection(name, *_parameters(config), None, files, (), config.provenance)
+    parts = _parameters(config)
+    return Inspection(name, *parts, None, files, (), config.provenance, text=_text_use(config))
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -104,8 +116,21 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     name, peak = bundle.path.name, manifest.peak_memory
     broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
     return Inspection(
-        name, *parameters, manifest.variant, files, packages, manifest.provenance, peak, broken
+        name,
+        *parameters,
+        manifest.variant,
+        files,
+        packages,
+        manifest.provenance,
+        peak,
+        broken,
+        _text_use(bundle.config()),
     )
+
+
+def _text_use(config: ModelConfig) -> TextUse | None:
+    text = config.text
+    return None if text is None else TextUse(text.max_tokens, text.padding, text.null_prompt)
 
 
 def parameters_of(function: Function) -> int:

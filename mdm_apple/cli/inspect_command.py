@@ -130,6 +130,14 @@ def _text(found: Inspection) -> str:
     lines += [f"  level {level.side}: {level.parameters:,}" for level in found.levels]
     if found.text_encoder_parameters is not None:
         lines.append(f"  text encoder: {found.text_encoder_parameters:,}")
+    if found.text is not None:
+        whole = found.text.padding == "max_tokens"
+        padding = "all" if whole else "up to the longest caption of a picture"
+        null = "the end token" if found.text.null_prompt == "end" else "a space and the end token"
+        lines.append(
+            f"  captions: up to {found.text.max_tokens} tokens; padding seen: {padding}; "
+            f"empty caption: {null}"
+        )
     if found.variant:
         lines.append(f"variant {found.variant}")
     for package in found.packages:
