@@ -6,11 +6,11 @@ from pathlib import Path
 
 from fuzz.readers.recipe import START, mended
 
-from mdm_apple.data.read_picture import read_square, shorter_side
+from mdm_apple.data.read_picture import picture_size, read_square
 
 
 def read(folder: Path, data: bytes) -> None:
     path = folder / "picture.png"  # decoders go by the bytes, not by the name
     path.write_bytes(mended(data) if data.startswith(START) else data)
-    shorter_side(path)
+    picture_size(path)
     read_square(path, 16)
