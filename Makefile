@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FUZZ_STAMP := $(VENV)/.fuzzers
 SOURCES := mdm_apple conversion benchmarks examples tests
 
-.PHONY: setup fuzzers demo bundle test quick test-all processors check check-and-swift swift format bench clean
+.PHONY: setup fuzzers demo bundle test quick test-all processors narrow-processor check check-and-swift swift format bench clean
 
 setup: $(STAMP)
 
@@ -36,10 +36,8 @@ bundle: setup
 
 # All but the slow tests. Costly tests come first; processes that fall idle take over some of the
 # rest. Bundles are converted once and kept in .cache/test-bundles, where the next run finds them.
-# Then the tests of numbers once more, on a processor narrowed to AVX2.
 test: setup check-and-swift
 	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
-	$(BIN)/python tests/processors.py --narrow --numprocesses auto
 
 # While writing: unit tests alone, first those that reach a changed file (or one of the last commit).
 quick: setup
@@ -52,6 +50,10 @@ test-all: setup fuzzers check-and-swift
 # The tests of numbers as narrower processors compute them, with one thread and with two.
 processors: setup
 	$(BIN)/python tests/processors.py
+
+# One of them: AVX2, one thread.
+narrow-processor: setup
+	$(BIN)/python tests/processors.py --narrow --numprocesses auto
 
 # Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
 check-and-swift:

@@ -2,14 +2,16 @@
 
 A cell is the widest instructions that oneDNN and torch's own kernels may use, and a number of
 threads. In each cell every such test passes, each twin with its perturbed number included: a bound
-that only one processor meets is a fault of the bound. Prints one line a cell. `make test` runs the
-narrowest cell but the scalar ones, `make processors` all that this processor has.
+that only one processor meets is a fault of the bound. Prints one line a cell. CI runs the narrowest
+cell but the scalar ones, `make processors` all that this processor has. Other kinds of processor
+than x86-64 have none of these settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -122,6 +124,9 @@ def main() -> None:
     parser.add_argument("--narrow", action="store_true", help=f"only {NARROW}")
     parser.add_argument("--numprocesses", default="0", help="of pytest")
     asked = parser.parse_args()
+    if platform.machine() not in ("x86_64", "AMD64"):
+        print(f"skipped: needs an x86-64 processor, not {platform.machine()}")
+        return
     chosen = [cell for cell in cells() if not asked.narrow or cell.name == NARROW]
     # a list, so that a cell that fails does not keep the others from running
     passed = [run(cell, ["--numprocesses", asked.numprocesses]) for cell in chosen]
