@@ -158,9 +158,10 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
     captions = found.captions()
     distinct = len(set(captions))
     size = "" if found.side is None else f" at {found.side} px"
+    different = "1 different caption" if distinct == 1 else f"{distinct} different captions"
     lines = [
         f"{shown(found.folder)}: training sees {len(found.good)} of {found.total} captioned "
-        f"pictures{size}. Captions come from {_line(found.source)}; {distinct} are different."
+        f"pictures{size}, with {different} from {_line(found.source)}."
     ]
     if distinct == 1 < len(captions):
         lines.append(f"All pictures have the caption {_line(captions[0])}.")
