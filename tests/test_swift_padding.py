@@ -64,7 +64,15 @@ def test_captions_have_the_tokens_of_python(
     assert len(found[-1]) == 24
 
 
-@pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (4.0, ""), (4.0, "x"), (4.0, LONG)])
+@pytest.mark.parametrize(
+    ("guidance", "negative"),
+    [
+        (1.0, ""),
+        (4.0, LONG),
+        pytest.param(4.0, "", marks=pytest.mark.slow),
+        pytest.param(4.0, "x", marks=pytest.mark.slow),
+    ],
+)
 def test_the_picture_is_that_of_the_reference(
     program: list[str],
     longest: Bundle,
@@ -76,10 +84,10 @@ def test_the_picture_is_that_of_the_reference(
     short, long = tokenizer_of(longest).lengths(["red heart", LONG], 24)
     assert 2 < short < long < 24  # neither all of the padding nor one length for all
     seed = random.SystemRandom().randrange(2**32)
-    words = ["--seed", seed, "--steps", 3, "--guidance", guidance]
+    words = ["--seed", seed, "--steps", 2, "--guidance", guidance]
     words += ["--negative", negative] if negative else []
     ours = made(program, longest, tmp_path, *words)
-    sampler = SamplerConfig(num_steps=3, guidance_scale=guidance)
+    sampler = SamplerConfig(num_steps=2, guidance_scale=guidance)
     assert psnr(ours, longest, sampler, seed, negative=negative) >= 60
     # the twin: the same networks with all of the padding, and the end token as empty prompt
     assert psnr(ours, usual, sampler, seed, negative=negative) < 60
@@ -130,7 +138,7 @@ def cached(bundle: Bundle, path: Path) -> FeatureCache:
     return FeatureCache(path, key)
 
 
-@pytest.mark.parametrize("negative", [None, LONG])
+@pytest.mark.parametrize("negative", [pytest.param(None, marks=pytest.mark.slow), LONG])
 def test_lengths_come_from_a_feature_cache(
     program: list[str], longest: Bundle, usual: Bundle, tmp_path: Path, negative: str | None
 ) -> None:
