@@ -19,10 +19,10 @@ from mdm_apple.data.scenes.dice import Dice
 from mdm_apple.data.scenes.factors import BACKGROUNDS, COLORS, NUMBERS, PLACES, SIZES, Stated
 from mdm_apple.data.scenes.held_out import hashed, missed, missed_pairs
 from mdm_apple.data.scenes.objects import objects
-from mdm_apple.data.scenes.words import is_trained, other_words
 from mdm_apple.data.scenes.wording import caption_of
+from mdm_apple.data.scenes.words import is_trained, other_words
 from mdm_apple.data.twemoji import named_drawings
-from mdm_apple.evaluation.scene_test import CAPTIONS, HEADER, Asked
+from mdm_apple.evaluation.scene_scores import CAPTIONS, HEADER, Asked
 
 OUT = Path(__file__).parents[1] / "mdm_apple" / "evaluation" / CAPTIONS
 NAMES, WORDS, PHRASINGS, SCENES, PLACED = 512, 512, 200, 256, 128
@@ -32,16 +32,15 @@ PHRASES = ("a picture of {}", "the {} emoji", "{} and {}", "{} with {}")  # no c
 def every_caption() -> list[Asked]:
     """All captions, row by row."""
     drawn = {drawing.codes for drawing in named_drawings()}
-    words = {
-        word for codes, some in other_words().items() if codes in drawn for word in some
-    }
+    words = {word for codes, some in other_words().items() if codes in drawn for word in some}
     trained = [word for word in words if is_trained(word)]
+    never = [word for word in words if not is_trained(word)]
     names = [drawing.name for drawing in named_drawings()]
     return [
         *(Asked("names", name, (name,)) for name in _some("names", names, NAMES)),
         *(Asked("words", word, (word,)) for word in _some("words", trained, WORDS)),
         *_phrasings(trained),
-        *(Asked("never trained", word, (word,)) for word in sorted(words - {*trained})),
+        *(Asked("never trained", word, (word,)) for word in _some("never", never, len(never))),
         *_scenes("together, seen", _together(held_out=False), SCENES),
         *_scenes("together, held out", _together(held_out=True), SCENES),
         *_scenes("color, seen", _colors(held_out=False), SCENES),

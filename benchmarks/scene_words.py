@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gzip
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 from mdm_apple.data.scenes.words import MOST_CHARACTERS, WORDS
 from mdm_apple.data.twemoji import named_drawings
@@ -60,7 +60,7 @@ def _word(raw: str) -> str:
 
 def _is_word(word: str) -> bool:
     letters = sum(character.isalpha() for character in word)
-    return 2 <= letters and len(word) <= MOST_CHARACTERS and "skin tone" not in word
+    return letters >= 2 and len(word) <= MOST_CHARACTERS and "skin tone" not in word
 
 
 def main() -> None:

@@ -103,6 +103,11 @@ class Dataset:
         image, scale = self._picture(index)
         return Item(image, self._captions[index], scale)
 
+    @property
+    def varies(self) -> bool:
+        """Whether the rows of steps see different pictures at the same index."""
+        return self._draw is not None
+
     def drawn(self, index: int, random: np.random.Generator) -> Item:
         """The picture at `index` as one row of one step sees it.
 
@@ -158,7 +163,12 @@ class _Kept:
 
 
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
-    """All pictures with these captions, in that order. Raises DataError for an unknown one."""
+    """All pictures with these captions, in that order.
+
+    Raises DataError for an unknown one, and if the rows of steps see different pictures.
+    """
+    if dataset.varies:
+        raise DataError("captions: scenes are drawn anew for each row; leave out --captions.")
     places: dict[str, list[int]] = {}
     every = dataset.captions()
     for index, caption in enumerate(every):

@@ -16,18 +16,18 @@ do in colour or without it, whichever is less.
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from mdm_apple.data.scenes.components import components
-from mdm_apple.data.scenes.drawings import Drawings, main_hue, trimmed
+from mdm_apple.data.scenes.drawings import Drawings, main_hue
 from mdm_apple.data.scenes.factors import BACKGROUNDS, SMALLEST
 from mdm_apple.data.scenes.objects import Object
 from mdm_apple.data.scenes.shapes import SHAPE_SIDE, colorless, foreground, grown, on_square
-from mdm_apple.data.twemoji import named_drawings, rendered
+from mdm_apple.data.twemoji import named_drawings
 
 COUNT, RELATED = 128, 32
 DIFFERENCE, RELATED_DIFFERENCE = 2400, 3600  # mean squares of differences of bytes
@@ -39,11 +39,11 @@ def choose_objects() -> tuple[Object, ...]:
     """The objects by the rule above; objects.tsv holds the same."""
     paths = {drawing.name: drawing.path for drawing in named_drawings()}
     order = {name: place for place, name in enumerate(paths)}
-    lines = (files(__package__) / "nouns.tsv").read_text(encoding="utf-8").splitlines()
+    lines = Path(__file__).with_name("nouns.tsv").read_text(encoding="utf-8").splitlines()
     nouns = {name: (one, many) for name, one, many in (line.split("\t") for line in lines[1:])}
     drawings = Drawings({name: paths[name] for name in nouns})
     able = [name for name in nouns if _clear(drawings.sized(name, None, SMALLEST))]
-    hues = {name: main_hue(trimmed(rendered(paths[name], 160))) for name in able}
+    hues = {name: main_hue(drawings.whole(name, None)) for name in able}
     unlike = _differences(
         [drawings.sized(name, None, SMALLEST) for name in able],
         [
@@ -74,9 +74,7 @@ def _clear(drawing: Image.Image) -> bool:
     return all(_clear_on(drawing, solid, color) for color in BACKGROUNDS.values())
 
 
-def _clear_on(
-    drawing: Image.Image, solid: NDArray[np.bool_], color: tuple[int, int, int]
-) -> bool:
+def _clear_on(drawing: Image.Image, solid: NDArray[np.bool_], color: tuple[int, int, int]) -> bool:
     canvas = Image.new("RGB", (drawing.width + 4, drawing.height + 4), color)
     canvas.paste(drawing, (2, 2), drawing)
     seen = foreground(np.asarray(canvas).astype(np.int64), color)

@@ -1,4 +1,4 @@
-"""Choices from a fixed block of random numbers, so that a scene takes the same few of any stream."""
+"""Choices from a fixed block of random numbers, so that a scene never takes more."""
 
 from __future__ import annotations
 

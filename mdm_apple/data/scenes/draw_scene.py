@@ -106,7 +106,7 @@ def show(stated: Stated, dice: Dice, *, number: int | None = None) -> Scene:
 
 
 def picture_of(scene: Scene, side: int, drawings: Drawings) -> Pixels:
-    """The picture of a scene: uint8 (side, side, 3). Below 64 px, it is drawn at 64 and averaged."""
+    """The picture of a scene: uint8 (side, side, 3). Below 64 px, drawn at 64 and averaged."""
     full = max(side, CANVAS)
     canvas = Image.new("RGB", (full, full), BACKGROUNDS[scene.background])
     for thing in scene.placed:

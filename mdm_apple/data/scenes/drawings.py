@@ -59,13 +59,14 @@ class Drawings:
         key = (noun, color, size)
         # Two threads may fill one place: both write the same picture.
         if key not in self._sized:
-            master = self._master(noun, color)
+            master = self.whole(noun, color)
             longer = max(master.size)
             width, height = (max(1, (n * size + longer // 2) // longer) for n in master.size)
             self._sized[key] = master.resize((width, height), Image.Resampling.BOX)
         return self._sized[key]
 
-    def _master(self, noun: str, color: str | None) -> Image.Image:
+    def whole(self, noun: str, color: str | None) -> Image.Image:
+        """The drawing as RGBA without a border, from a rendering of MASTER pixels."""
         key = (noun, color)
         if key not in self._masters:
             whole = trimmed(rendered(self._paths[noun], MASTER))
@@ -75,8 +76,8 @@ class Drawings:
 
 def trimmed(drawing: Image.Image) -> Image.Image:
     """A drawing without its transparent border."""
-    solid = drawing.getchannel("A").point(lambda a: 255 if a >= 64 else 0)
-    return drawing.crop(solid.getbbox())
+    solid = np.asarray(drawing)[..., 3] >= 64
+    return drawing.crop(Image.fromarray(solid).getbbox())
 
 
 def main_hue(drawing: Image.Image) -> Hue:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from mdm_apple.data.twemoji import named_drawings
@@ -38,7 +37,7 @@ class Object:
 @cache
 def objects() -> tuple[Object, ...]:
     """All 128, in code point order of their emoji."""
-    lines = (files(__package__) / "objects.tsv").read_text(encoding="utf-8").splitlines()
+    lines = Path(__file__).with_name("objects.tsv").read_text(encoding="utf-8").splitlines()
     fields = [line.split("\t") for line in lines[1:]]
     return tuple(
         Object(one, many, emoji, None if color == "-" else color, related == "yes")

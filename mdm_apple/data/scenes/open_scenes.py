@@ -7,7 +7,7 @@ say the rest.
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -35,26 +35,24 @@ def open_scenes(side: int) -> Dataset:
     Args:
         side: pixels; also the `scale` of every picture.
     """
-    source = _Scenes(side)
-    tables = [
-        (files(__package__) / name).read_bytes().hex() for name in ("objects.tsv", WORDS)
-    ]
+    source = SceneRows(side)
+    tables = [Path(__file__).with_name(name).read_bytes().hex() for name in ("objects.tsv", WORDS)]
     fingerprint = hash_fields(["scenes", RULES, side, source.emoji.fingerprint, *tables])
     return Dataset(side, source.captions(), source.example, fingerprint, draw=source.draw)
 
 
-class _Scenes:
+class SceneRows:
     """The rows, by index: names, then other words, then scenes."""
 
     def __init__(self, side: int) -> None:
+        """side: pixels of the pictures."""
         self._side = side
         self.emoji = open_twemoji(side)
         self._drawings = Drawings(drawing_paths())
         self._names = self.emoji.captions()
         words = other_words()
         self._words = [
-            tuple(filter(is_trained, words.get(drawing.codes, ())))
-            for drawing in named_drawings()
+            tuple(filter(is_trained, words.get(drawing.codes, ()))) for drawing in named_drawings()
         ]
         pairs = [(emoji, word) for emoji, some in enumerate(self._words) for word in some]
         # each name as often as is needed for as many rows as there are other words
@@ -62,13 +60,12 @@ class _Scenes:
         self._pairs = [(emoji, "") for emoji in range(len(self._names))] * repeats + pairs
         self._nouns = [thing.one for thing in objects()]
         self._related = [thing.one for thing in objects() if thing.related]
-        self._scenes = len(self._pairs) * 3 // 2
+        self.scenes = range(len(self._pairs), len(self._pairs) * 5 // 2)
 
     def captions(self) -> list[str]:
         """An example of each index."""
-        scenes = range(len(self._pairs), len(self._pairs) + self._scenes)
         plain = [word or self._names[emoji] for emoji, word in self._pairs]
-        return plain + [self._example(index).caption for index in scenes]
+        return plain + [self._example(index).caption for index in self.scenes]
 
     def example(self, index: int) -> tuple[Pixels, float]:
         """The picture of the example of an index, and its scale."""
@@ -80,13 +77,21 @@ class _Scenes:
         """What a row with these random numbers sees at an index."""
         dice = Dice(random)
         if index >= len(self._pairs):
-            scene = self._scene(index, dice)
+            scene = self.scene(index, dice)
             image = picture_of(scene, self._side, self._drawings)
             image.flags.writeable = False
             return Item(image, scene.caption, float(self._side))
         emoji, word = self._pairs[index]
         image = self.emoji.item(emoji).image
         return Item(image, self._called(emoji, word, dice), float(self._side))
+
+    def scene(self, index: int, dice: Dice) -> Scene:
+        """A scene at one of the indices in `scenes`."""
+        turn, kind = divmod(index - len(self._pairs), RELATED_EVERY)
+        if kind == 0:
+            return draw_related(self._related[turn % len(self._related)], dice)
+        place = turn * (RELATED_EVERY - 1) + kind - 1
+        return draw_scene(self._nouns[place % len(self._nouns)], dice)
 
     def _called(self, emoji: int, word: str, dice: Dice) -> str:
         """The caption of a drawing: its name, a word, or two words."""
@@ -99,11 +104,4 @@ class _Scenes:
 
     def _example(self, index: int) -> Scene:
         numbers = np.random.Generator(np.random.Philox(key=[_FIXED, index]))
-        return self._scene(index, Dice(numbers))
-
-    def _scene(self, index: int, dice: Dice) -> Scene:
-        turn, kind = divmod(index - len(self._pairs), RELATED_EVERY)
-        if kind == 0:
-            return draw_related(self._related[turn % len(self._related)], dice)
-        place = turn * (RELATED_EVERY - 1) + kind - 1
-        return draw_scene(self._nouns[place % len(self._nouns)], dice)
+        return self.scene(index, Dice(numbers))

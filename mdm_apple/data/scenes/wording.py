@@ -53,12 +53,12 @@ def caption_of(stated: Stated, dice: Dice) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "an owl", "a cat". """
+    """ "an owl", "a cat"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _things(stated: Stated, dice: Dice) -> str:
-    """ "a small red heart", "two cats", "some owls". """
+    """ "a small red heart", "two cats", "some owls"."""
     noun = by_noun()[stated.thing]
     adjectives = " ".join(filter(None, (stated.size, stated.color)))
     if stated.number != 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from mdm_apple.data.scenes.held_out import hashed
 from mdm_apple.data.scenes.objects import objects
@@ -21,7 +21,7 @@ NEVER = 10  # one word of so many is never trained
 @cache
 def other_words() -> dict[tuple[int, ...], tuple[str, ...]]:
     """The words of each emoji, in lower case, by its code points."""
-    text = gzip.decompress((files(__package__) / WORDS).read_bytes()).decode()
+    text = gzip.decompress(Path(__file__).with_name(WORDS).read_bytes()).decode()
     return {
         tuple(int(code, 16) for code in codes.split("-")): tuple(words.split("|"))
         for codes, words in (line.split("\t") for line in text.splitlines())

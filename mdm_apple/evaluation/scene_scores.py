@@ -1,4 +1,4 @@
-"""The test of a model of scenes: fixed captions in rows, what each says, and what the pictures show.
+"""What a model of scenes is tested with: captions in rows, what each says, what pictures show.
 
 scene_captions.tsv holds the captions; `benchmarks/scene_captions.py` makes it. Rows of names and of
 other words are retrieval among all drawings: a hit is a picture that is nearer to a drawing of what
@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ FACTORS = tuple(field.name for field in fields(Stated))
 HEADER = "\t".join(("row", "caption", "words", *FACTORS))
 CONFIDENCE = 1.959964  # standard errors of a 95 % interval
 
+Value = TypeVar("Value")
 Hits = dict[str, NDArray[np.bool_]]
 
 
@@ -83,7 +85,7 @@ class Share:
 @cache
 def asked_of() -> dict[str, tuple[Asked, ...]]:
     """The captions of each row."""
-    text = (files(__package__) / CAPTIONS).read_text(encoding="utf-8")
+    text = Path(__file__).with_name(CAPTIONS).read_text(encoding="utf-8")
     found: dict[str, list[Asked]] = {}
     for line in text.splitlines()[1:]:
         row, caption, words, *said = line.split("\t")
@@ -119,7 +121,7 @@ def word_shares(pictures: Images, asked: Sequence[Asked], emoji: Dataset) -> dic
     """
     side = retrieval_side(pictures.shape[-1])
     gallery = open_gallery(emoji, side)
-    right = right_drawings(asked)
+    right = list(right_drawings(asked))
     made = pool(pictures, side)
     return _shares(
         _top(ranks_among(made, gallery, right)), _top(ranks_among(made, gallery, _others(right)))
@@ -144,12 +146,12 @@ def _judged(pictures: Images, stated: Sequence[Stated]) -> Hits:
     return {"all": np.array([all(one.values()) for one in found]), **hits}
 
 
-def _others(values: Sequence[Stated] | NDArray[np.bool_]) -> list:
+def _others(values: Sequence[Value]) -> list[Value]:
     """The values in a fixed other order, in which each picture has that of another caption."""
     order = np.random.RandomState(0).permutation(len(values))
     places = np.empty(len(order), np.int64)
     places[order] = np.roll(order, 1)
-    return [values[place] for place in places]
+    return [values[int(place)] for place in places]
 
 
 def _shares(hits: Mapping[str, NDArray[np.bool_]], by_chance: Hits) -> dict[str, Share]:
