@@ -100,7 +100,8 @@ class SceneRows:
         others = [other for other in self._words[emoji] if other != word]
         if not others or not dice.chance(JOINED):
             return word
-        return f"{word}{dice.pick((' ', ', '))}{dice.pick(others)}"
+        joined = f"{word}{dice.pick((' ', ', '))}{dice.pick(others)}"
+        return joined if is_trained(joined) else word  # two words may make one that is not trained
 
     def _example(self, index: int) -> Scene:
         numbers = np.random.Generator(np.random.Philox(key=[_FIXED, index]))
