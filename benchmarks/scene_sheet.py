@@ -1,6 +1,6 @@
 """Draw 64 scenes with their captions, as training sees them.
 
-    python -m benchmarks.scene_sheet docs/scenes.png
+python -m benchmarks.scene_sheet docs/scenes.png
 """
 
 from __future__ import annotations

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.scene_captions import every_caption
+from benchmarks.scene_judge import noisy, rendered, some_scenes
 from mdm_apple.config.types import Images
 from mdm_apple.data.open import open_dataset
 from mdm_apple.data.scenes.dice import Dice
-from mdm_apple.data.scenes.draw_scene import draw_related, draw_scene, picture_of, show
-from mdm_apple.data.scenes.drawings import Drawings
+from mdm_apple.data.scenes.draw_scene import show
 from mdm_apple.data.scenes.factors import CANVAS, OPPOSITE, Scene, Stated
 from mdm_apple.data.scenes.held_out import is_held_out
-from mdm_apple.data.scenes.objects import drawing_paths, objects
+from mdm_apple.data.scenes.objects import objects
 from mdm_apple.data.scenes.words import is_trained
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation import scene_scores
@@ -42,30 +41,13 @@ COUNT = 400
 NOISE = 0.1  # standard deviation, in units of [-1, 1]
 
 
-@cache
-def drawings() -> Drawings:
-    return Drawings(drawing_paths())
-
-
 def dice(seed: int) -> Dice:
     return Dice(np.random.Generator(np.random.Philox(key=[seed, 2])))
 
 
-def rendered(scenes: list[Scene]) -> Images:
-    pixels = np.stack([picture_of(scene, CANVAS, drawings()) for scene in scenes])
-    return pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    nouns = [thing.one for thing in objects()]
-    related = [thing.one for thing in objects() if thing.related]
-    return [
-        draw_related(related[k % 32], dice(k))
-        if k % 4 == 0
-        else draw_scene(nouns[k % 128], dice(k))
-        for k in range(COUNT)
-    ]
+    return some_scenes(COUNT)
 
 
 def shares(pictures: Images, stated: list[Stated]) -> dict[str, Share]:
@@ -74,14 +56,13 @@ def shares(pictures: Images, stated: list[Stated]) -> dict[str, Share]:
 
 def test_each_factor_is_right_on_fresh_pictures_and_with_noise(scenes: list[Scene]) -> None:
     pictures, stated = rendered(scenes), [scene.stated for scene in scenes]
-    noise = np.random.RandomState(0).standard_normal(pictures.shape).astype(np.float32) * NOISE
-    clean, noisy = shares(pictures, stated), shares(np.clip(pictures + noise, -1, 1), stated)
+    clean, spoiled = shares(pictures, stated), shares(noisy(pictures, NOISE), stated)
     factors = {"all", "thing", "number", "background", "color", "size", "place", "relation"}
     assert set(clean) == factors
     for name in factors:
         assert clean[name].count >= 30
         assert clean[name].share >= 0.97, name
-        assert noisy[name].share >= 0.95, name
+        assert spoiled[name].share >= 0.95, name
 
 
 def test_shuffled_captions_score_what_chance_gives(scenes: list[Scene]) -> None:

@@ -30,12 +30,13 @@ from mdm_apple.data.scenes.factors import (
     Stated,
 )
 from mdm_apple.data.scenes.objects import drawing_paths, objects
-from mdm_apple.data.scenes.shapes import colorless, foreground, grown, on_square
+from mdm_apple.data.scenes.shapes import CLEAR, colorless, foreground, grown, on_square
 from mdm_apple.errors import MdmError
 
 SMALLEST_AREA = 40  # pixels of a grown shape; anything smaller is dirt, not an object
 OFF_CENTER = 6  # pixels from the middle, up to which a place is the center
 COLORED_FROM = 70  # chroma of a pixel whose hue counts
+NOISES = 3.9  # standard deviations of the border that a pixel of an object is away from it
 TEMPLATE_SIDE = 40  # of drawings, before they are reduced to compare
 
 Numbers = NDArray[np.int64]
@@ -77,7 +78,9 @@ def _look(pixels: Numbers) -> _Seen:
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     color = np.median(border, axis=0).astype(np.int64)
     name = min(BACKGROUNDS, key=lambda n: int(((color - np.array(BACKGROUNDS[n])) ** 2).sum()))
-    mask = _without_dust(foreground(pixels, color))
+    # the median of absolute deviations of a normal distribution, as its standard deviation
+    noise = 1.4826 * float(np.median(np.abs(border - color)))
+    mask = _without_dust(foreground(pixels, color, max(CLEAR, NOISES * noise)))
     found = components(grown(mask))
     return _Seen(pixels, name, color, mask, [s for s in found if s.area >= SMALLEST_AREA])
 
@@ -139,7 +142,8 @@ def _templates(
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
     """All drawings on a background as rows, their nouns, and their sums of squares.
 
-    Without hue, an object that can change its colour has two rows: as it is, and in any of the six.
+    Each is there as it is and blurred. Without hue, an object that can change its colour is there
+    in its own and in any of the six.
     """
     drawings = _drawings()
     nouns: list[str] = []
@@ -147,11 +151,19 @@ def _templates(
     for thing in objects():
         for color in (None, "red") if blind and thing.color is not None else (None,):
             drawing = drawings.sized(thing.one, color, TEMPLATE_SIDE)
-            square = on_square(drawing, BACKGROUNDS[background])
-            rows.append((colorless(square) if blind else square).reshape(-1))
-            nouns.append(thing.one)
+            sharp = on_square(drawing, BACKGROUNDS[background])
+            for square in (sharp, _blurred(sharp)):
+                rows.append((colorless(square) if blind else square).reshape(-1))
+                nouns.append(thing.one)
     drawn = np.stack(rows).astype(np.float32)
     return nouns, drawn, (drawn**2).sum(axis=1)
+
+
+def _blurred(square: Numbers) -> Numbers:
+    """Each pixel with its neighbours, weighed 1 2 1 along both sides."""
+    padded = np.pad(square, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    return (across[:-2] + 2 * across[1:-1] + across[2:]) // 16
 
 
 @cache

@@ -12,9 +12,11 @@ CLEAR = 48  # distance in RGB from the background, from which on a pixel belongs
 Numbers = NDArray[np.int64]
 
 
-def foreground(pixels: Numbers, background: tuple[int, ...] | Numbers) -> NDArray[np.bool_]:
-    """Which pixels of (H, W, 3) are clearly not the background."""
-    return ((pixels - np.asarray(background)) ** 2).sum(axis=-1) > CLEAR**2
+def foreground(
+    pixels: Numbers, background: tuple[int, ...] | Numbers, clear: float = CLEAR
+) -> NDArray[np.bool_]:
+    """Which pixels of (H, W, 3) are at least `clear` away from the background."""
+    return ((pixels - np.asarray(background)) ** 2).sum(axis=-1) > clear**2
 
 
 def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
