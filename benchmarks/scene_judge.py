@@ -52,7 +52,7 @@ def rendered(scenes: Sequence[Scene]) -> Images:
 def noisy(pictures: Images, deviation: float) -> Floats:
     """Pictures with normal noise, clipped."""
     noise = np.random.RandomState(0).standard_normal(pictures.shape).astype(np.float32)
-    return np.clip(pictures + np.float32(deviation) * noise, -1, 1)
+    return np.clip(pictures + np.float32(deviation) * noise, -1, 1).astype(np.float32)
 
 
 def blurred(pictures: Images) -> Floats:
