@@ -102,8 +102,7 @@ class EvaluateRequest:
     epilog="""\b
 Examples:
   mdm evaluate --model runs/emoji --data twemoji --guidance 4 --out scores.json --grid pairs.png
-  mdm evaluate --data twemoji --stop-at 16 --eval-seed 1 --eval-seed 2 --json
-  mdm evaluate --model runs/scenes --data scenes --count 256 --eval-seed 0 --eval-seed 1
+  mdm evaluate --model runs/scenes --data scenes --count 256 --eval-seed 1 --eval-seed 2 --json
 """
 )
 @click.option(
