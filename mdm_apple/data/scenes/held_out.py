@@ -4,7 +4,7 @@ Each object misses one number from 2 to 4, one background, one colour and one pl
 training shows them, stated or not. A quarter of the ordered pairs of objects misses each relation.
 Number one is never missed, because without it an object would have no place, and white never is,
 because the drawings by name are on white. An object never misses the colour that its own is
-nearest to.
+nearest to, nor a number or colour that an emoji shows under its own name: "blue heart".
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ from mdm_apple.data.scenes.objects import objects
 
 Value = TypeVar("Value")
 
+# Emoji show these by name, so they cannot be held out.
+NAMED_COLORS = {"heart": frozenset(COLORS), "apple": frozenset({"red", "green"})}
+NAMED_NUMBERS = {"heart": frozenset({2})}
+
 
 @dataclass(frozen=True)
 class Missed:
-    """What an object misses. color: None if it cannot change its colour."""
+    """What an object misses. color: None if there is none that it could miss."""
 
     number: int
     background: str
@@ -48,17 +52,18 @@ def hashed(*names: str) -> int:
 def missed() -> dict[str, Missed]:
     """What each object misses, by its noun."""
     backgrounds = [name for name in BACKGROUNDS if name != "white"]
-    return {
-        thing.one: Missed(
-            number=_pick(NUMBERS[1:], "number", thing.one),
-            background=_pick(backgrounds, "background", thing.one),
-            color=_pick([c for c in COLORS if c != thing.color], "color", thing.one)
-            if thing.color
-            else None,
-            place=_pick(PLACES, "place", thing.one),
+    found: dict[str, Missed] = {}
+    for thing in objects():
+        noun = thing.one
+        named, shown = NAMED_NUMBERS.get(noun, frozenset()), NAMED_COLORS.get(noun, frozenset())
+        colors = [c for c in COLORS if thing.color and c != thing.color and c not in shown]
+        found[noun] = Missed(
+            number=_pick([n for n in NUMBERS[1:] if n not in named], "number", noun),
+            background=_pick(backgrounds, "background", noun),
+            color=_pick(colors, "color", noun) if colors else None,
+            place=_pick(PLACES, "place", noun),
         )
-        for thing in objects()
-    }
+    return found
 
 
 @cache
