@@ -129,7 +129,7 @@ def train(
     """Train a model and save it in the folder `out`.
 
     Args:
-        data: "twemoji", a folder of captioned pictures, or an object with `__len__`,
+        data: "twemoji", "scenes", a folder of captioned pictures, or an object with `__len__`,
             `caption(i)` and `picture(i, side)`.
         steps: total optimisation steps, with default settings; give `settings` to choose others.
         preset, config, init: what to train: a named model, a configuration or its file, or a model

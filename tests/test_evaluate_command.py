@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from mdm_apple.api import evaluate
 from mdm_apple.cli import group
 from mdm_apple.errors import MdmError
 
@@ -105,3 +106,29 @@ def test_nothing_is_overwritten_unless_asked(
     assert out.read_text() == "mine"
     assert mdm(*asked, "--overwrite").exit_code == 0
     assert json.loads(out.read_text())["gallery"] == 16
+
+
+def test_scenes_are_judged_row_by_row(tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    asked = ["evaluate", "--data", "scenes", "--count", "4", "--backend", "torch", "--quiet"]
+    result = CliRunner().invoke(group, [*asked, "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.exception
+    report = json.loads(result.stdout)
+    assert json.loads(out.read_text()) == report
+    assert report["data"] == {"name": "scenes"}
+    assert report["rows"]["names"]["top5"]["share"] == 1, "box:student knows names"
+    together = report["rows"]["together, held out"]
+    assert set(together) == {"all", "thing", "number", "background"}
+    assert together["all"]["count"] == 4
+    assert 0 <= together["all"]["low"] <= together["all"]["share"] <= together["all"]["high"] <= 1
+    assert together["all"]["hits"] <= together["thing"]["hits"]
+
+
+def test_what_scenes_do_not_have_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    assert "64 px" in refusal("--model", model_folder, "--data", "scenes")
+    grid = ["--grid", tmp_path / "g.png"]
+    assert "leave out --grid" in refusal("--data", "scenes", *grid)
+    assert "leave out --background" in refusal("--data", "scenes", "--background", "color")
+    assert not (tmp_path / "g.png").exists()
+    with pytest.raises(MdmError, match="drawn anew"):
+        evaluate(str(model_folder), "scenes", count=4)

@@ -54,7 +54,7 @@ Examples:
 @click.option("--model", metavar="NAME", required=True, help="Model whose text encoder is used.")
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
 @click.option("--captions", type=FILE, help="A file of prompts, one per line.")
-@click.option("--data", metavar="twemoji|DIR", help="Use every caption of these pictures.")
+@click.option("--data", metavar="twemoji|scenes|DIR", help="Use every caption of these pictures.")
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
 @click.option(
     "--backend",

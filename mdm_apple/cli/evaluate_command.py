@@ -23,10 +23,11 @@ from mdm_apple.cli.output import (
     refuse_existing,
     renamed,
 )
+from mdm_apple.cli.scene_report import scene_text, scene_values
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.config.types import Background, Pixels, Precision
 from mdm_apple.data.dataset import with_captions
-from mdm_apple.data.open import open_dataset
+from mdm_apple.data.open import SCENES, open_dataset
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
 from mdm_apple.evaluation.evaluate import (
@@ -39,6 +40,7 @@ from mdm_apple.evaluation.evaluate import (
     mean_scores,
     worst_scores,
 )
+from mdm_apple.evaluation.evaluate_scenes import ScenePlan, check_scene_model, evaluate_scenes
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import check_request
@@ -100,7 +102,7 @@ class EvaluateRequest:
     epilog="""\b
 Examples:
   mdm evaluate --model runs/emoji --data twemoji --guidance 4 --out scores.json --grid pairs.png
-  mdm evaluate --data twemoji --stop-at 16 --eval-seed 1 --eval-seed 2 --json
+  mdm evaluate --model runs/scenes --data scenes --count 256 --eval-seed 1 --eval-seed 2 --json
 """
 )
 @click.option(
@@ -110,7 +112,12 @@ Examples:
     show_default=True,
     help="A model folder, a bundle, box:emoji or box:student.",
 )
-@click.option("--data", required=True, metavar="twemoji|DIR", help="Captioned real pictures.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="twemoji|scenes|DIR",
+    help="Captioned real pictures, or scenes: fixed captions, and a judge of what they state.",
+)
 @click.option(
     "--count", type=click.IntRange(4), default=512, show_default=True, help="Captions per seed."
 )
@@ -155,11 +162,16 @@ def command(request: EvaluateRequest, output: Output) -> None:
     """Score a model: do its pictures match their captions, and are they clean and varied?
 
     Pictures are compared with every picture of the data at 32 px, or at their own side if that is
-    smaller. Distances use handcrafted features: they are not FID and not comparable to it.
+    smaller. Distances use handcrafted features: they are not FID and not comparable to it. With
+    --data scenes, the captions of a fixed list are drawn, and each picture is judged by what its
+    caption states; --count is then per row of the list.
     """
     for path in (request.out, request.grid):
         if path is not None:
             refuse_existing(path, request.overwrite)
+    if request.data == SCENES:
+        _evaluate_scenes(request, output)
+        return
     captions = None if request.captions is None else read_captions(request.captions)
     opening = prepare(find_model(request.model), _opening(request))
     plan = EvaluationPlan(
@@ -190,22 +202,72 @@ def command(request: EvaluateRequest, output: Output) -> None:
     total = plan.count * len(plan.seeds)
     with tqdm(total=total, unit="picture", disable=output.quiet) as bar:
         found = evaluate(model.runtime, dataset, plan, bar.update, teacher, judges)
-    report: dict[str, Any] = {
+    report = _report(
+        request,
+        model,
+        plan,
+        {"name": request.data, "fingerprint": dataset.fingerprint},
+        _scores(found) | {"fetched": {judge.name: judge.value() for judge in judges}},
+        began,
+    )
+    if request.grid is not None:
+        save_png(request.grid, _paired(found.shown))
+    _save(request, report)
+    output.result(report, _text(report))
+
+
+def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
+    for name, given in (
+        ("captions", request.captions),
+        ("grid", request.grid),
+        ("teacher", request.teacher),
+        ("stop-at", request.stop_at),
+        ("inception", request.inception),
+        ("clip", request.clip),
+        ("skin-tones", request.skin_tones),
+        ("background", request.background != "white"),
+    ):
+        if given:
+            raise MdmError(f"{name}: does not apply to scenes; leave out --{name}.")
+    opening = prepare(find_model(request.model), _opening(request))
+    sampler = opening.check(request.settings, ())
+    plan = ScenePlan(sampler, request.count, request.seeds or (0,), request.batch_size)
+    check_scene_model(opening.config)
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = Model(opening, opening.load())
+    began = time.perf_counter()
+    with tqdm(total=plan.total, unit="picture", disable=output.quiet) as bar:
+        found = evaluate_scenes(model.runtime, plan, bar.update)
+    values = {"rows": scene_values(found)}
+    report = _report(request, model, plan, {"name": request.data}, values, began)
+    _save(request, report)
+    output.result(report, scene_text(found))
+
+
+def _report(
+    request: EvaluateRequest,
+    model: Model,
+    plan: EvaluationPlan | ScenePlan,
+    data: dict[str, str],
+    scores: dict[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """Scores with what made them."""
+    return {
         "model": {"path": request.model, "sha256": model.sha256},
-        "data": {"name": request.data, "fingerprint": dataset.fingerprint},
+        "data": data,
         "settings": dataclasses.asdict(plan)
         | {"backend": model.backend, "precision": model.precision},
-        **_scores(found),
-        "fetched": {judge.name: judge.value() for judge in judges},
+        **scores,
         "seconds": round(time.perf_counter() - began, 2),
         "version": __version__,
     }
-    if request.grid is not None:
-        save_png(request.grid, _paired(found.shown))
+
+
+def _save(request: EvaluateRequest, report: dict[str, Any]) -> None:
     if request.out is not None:
         with atomic_file(request.out) as file:
             file.write((json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
-    output.result(report, _text(report))
 
 
 def _opening(request: EvaluateRequest) -> OpenOptions:

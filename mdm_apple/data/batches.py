@@ -8,7 +8,8 @@ positions from s * batch_size on, so a batch may span two epochs and none is cut
 `RandomState([seed, e, 1]).permutation`, which NumPy guarantees never to change.
 
 Draws. Row r of step s reads Philox with key [seed, 0] and counter [0, stream, r, s]: stream 0 for
-caption dropout and timestep, stream 1 + k for the noise of level k counted from the innermost.
+caption dropout and timestep, stream 1 + k for the noise of level k counted from the innermost,
+stream 2**32 for a picture that differs from row to row.
 Blocks of different rows never meet, so any rows can be drawn without the others.
 """
 
@@ -30,6 +31,7 @@ from mdm_apple.config.types import Floats, Indices
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.diffusion.noise import CHANNELS, MAX_SEED
 
+_PICTURE = 1 << 32  # the stream of pictures; no model has so many levels
 _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
 
 
@@ -180,7 +182,7 @@ def make_batch(
     stream = RowStream(draws.seed)
     numbers = range(count) if rows is None else rows
     for row, (number, index) in enumerate(zip(numbers, indices, strict=True)):
-        item = dataset.item(int(index))
+        item = dataset.drawn(int(index), stream.at(_PICTURE, int(number), step))
         images[row] = item.image.transpose(2, 0, 1)
         scale[row] = item.scale
         uniform = stream.at(0, int(number), step).random(3)

