@@ -23,6 +23,7 @@ from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.manifest import read_manifest, write_manifest
 from mdm_apple.conversion.errors import BundleError
 from mdm_apple.data.batches import Draws, make_batch
+from mdm_apple.data.from_object import dataset_of
 from mdm_apple.errors import ConfigError
 from mdm_apple.storage.model_folder import load_model_config, save_config
 from mdm_apple.text.feature_cache import FeatureCache
@@ -119,22 +120,18 @@ def test_a_tokenizer_without_a_space_cannot_make_it(tokenizer: Tokenizer) -> Non
 
 
 def test_a_dropped_caption_keeps_the_padding_that_it_had() -> None:
-    class Two:
-        side = 8
+    class Named:
+        def __len__(self) -> int:
+            return 32
 
-        def item(self, index: int) -> Any:
-            return type(
-                "Item",
-                (),
-                {
-                    "image": np.zeros((8, 8, 3), np.uint8),
-                    "scale": 8.0,
-                    "caption": f"caption {index}",
-                },
-            )()
+        def caption(self, index: int) -> str:
+            return f"caption {index}"
+
+        def picture(self, index: int, side: int) -> np.ndarray:
+            return np.full((side, side, 3), index, np.uint8)
 
     draws = Draws(seed=3, sides=(8,), diffusion=preset("tiny").diffusion, caption_dropout=0.5)
-    batch = make_batch(Two(), np.arange(32), draws, 0)  # pyright: ignore[reportArgumentType]
+    batch = make_batch(dataset_of(Named(), 8), np.arange(32), draws, 0)
     assert batch.whole == [f"caption {k}" for k in range(32)]
     dropped = [caption == "" for caption in batch.captions]
     assert 4 < sum(dropped) < 28
