@@ -197,6 +197,19 @@ def test_pictures_that_do_not_fit_are_refused(packages: Path, tmp_path: Path) ->
     assert not out.exists()
 
 
+def test_pixels_that_are_damaged_are_refused(packages: Path, tmp_path: Path) -> None:
+    """Asking a PNG for its EXIF decodes it, so a guard against damaged EXIF must come later."""
+    file, out = tmp_path / "p.png", tmp_path / "out"
+    noise = np.random.RandomState(0).randint(0, 256, (HIGH, WIDE, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(file)
+    whole = file.read_bytes()
+    middle = whole.index(b"IDAT") + 100
+    file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+    given = ("run", packages / "classifier.mlpackage", "--input", f"image={file}", "--out", out)
+    assert "cannot be read as" in refused(*given)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("mode", "gray"), [("L", 77), ("LA", 77), ("P", 77), ("RGBA", 77), ("I;16", 77)]
 )

@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from mdm_apple.config.types import NumpyArray, Pixels
-from mdm_apple.data.read_picture import FORMATS, SUFFIXES, picture_size, shown
+from mdm_apple.data.read_picture import SUFFIXES, picture_size, read_upright, shown
 
 from .errors import ExecutionError
 from .features import Feature
@@ -57,43 +56,14 @@ def _read_array(path: Path) -> NumpyArray:
 
 def _read_picture(path: Path, feature: Feature) -> Pixels:
     """uint8 (H, W, 3) in RGB, or (H, W) in gray, upright; transparency is put on white."""
-    picture_size(path)  # refuses what is no picture, and sizes that no machine should decode
+    size = picture_size(path)  # refuses what is no picture, and sizes that no machine should decode
     assert feature.colors is not None
     channels = channels_of(feature.colors)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            sizes = {image.size, image.size[::-1]}  # a camera may have turned it
-            if not any(feature.allows((1, channels, high, wide)) for wide, high in sizes):
-                wide, high = image.size
-                raise ExecutionError(
-                    f"{shown(path)}: input {feature.name!r} is {feature}, and this is {wide} wide "
-                    f"and {high} high; resize it first."
-                )
-            return np.asarray(_plain(_upright(image)).convert("RGB" if channels == 3 else "L"))
-    except ExecutionError:
-        raise
-    except Exception as error:  # decoders fail on damaged files in every possible way
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+    turned = {size, size[::-1]}  # by a camera
+    if not any(feature.allows((1, channels, high, wide)) for wide, high in turned):
+        wide, high = size
         raise ExecutionError(
-            f"{shown(path)}: cannot be read as a picture ({shown(reason)}); repair or replace it."
-        ) from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the pixels
-        image.load()
-        return image
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Without transparency, in 8 bits."""
-    if image.mode.startswith("I"):  # 16-bit gray: plain conversion would clip, not scale
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip((values + 128) // 257, 0, 255).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        pixels = image.convert("RGBA")
-        white = Image.new("RGBA", pixels.size, "white")
-        return Image.alpha_composite(white, pixels)
-    return image
+            f"{shown(path)}: input {feature.name!r} is {feature}, and this is {wide} wide "
+            f"and {high} high; resize it first."
+        )
+    return np.asarray(read_upright(path).convert("RGB" if channels == 3 else "L"))

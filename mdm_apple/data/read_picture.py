@@ -97,6 +97,19 @@ def read_square(path: Path, side: int) -> Pixels:
         raise _unreadable(path, error) from None
 
 
+def read_upright(path: Path) -> Image.Image:
+    """Decode at full size, in 8 bits: EXIF rotation applied, transparency put on white.
+
+    Colors stay as stored. The file must have passed `picture_size`; raises BadPictureError where
+    `read_square` does.
+    """
+    try:
+        with _decoded(path) as image:
+            return _on_white(_resizable(_upright(image)))
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
+
+
 def examine(path: Path, side: int) -> Examined:
     """Decode every pixel at full size, and the square after that.
 
@@ -116,8 +129,7 @@ def examine(path: Path, side: int) -> Examined:
 
 def _content(image: Image.Image) -> tuple[str, bool]:
     """Hash of the upright picture, and whether a part of it is transparent; a strip at a time."""
-    turn = _UPRIGHT.get(_orientation(image))
-    upright = image if turn is None else image.transpose(turn)
+    upright = _upright(image)
     profile = image.info.get("icc_profile")
     digest = hashlib.sha256(b"%d x %d " % upright.size)
     digest.update(profile if isinstance(profile, bytes) else b"")
@@ -128,9 +140,19 @@ def _content(image: Image.Image) -> tuple[str, bool]:
         strip = _resizable(upright.crop(box))
         if strip.mode == "RGBA":
             transparent |= strip.getchannel("A").getextrema() != (255, 255)
-            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
-        digest.update(strip.convert("RGB").tobytes())
+        digest.update(_on_white(strip).convert("RGB").tobytes())
     return digest.hexdigest(), transparent
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _opened(path: Path) -> Image.Image:
