@@ -50,16 +50,21 @@ def count_words(captions: Any) -> np.ndarray:
     return np.array([len(caption.split()) + 1 for caption in captions])
 
 
+def mask_of(*captions: str) -> np.ndarray:
+    return (np.arange(6) < count_words(captions)[:, None]).astype(np.float32)
+
+
 def test_a_picture_shares_the_padding_of_its_own_captions() -> None:
     text = TextConfig(6, padding="longest")
-    seen = seen_padding(text, count_words, ["", "a b", "a b c d e"], ["a b c", "", "f"])
+    own = mask_of("", "a b", "a b c d e")
+    seen = seen_padding(text, own, count_words, ["a b c", "", "f"])
     assert seen is not None
     assert seen.sum(axis=1).tolist() == [4, 3, 6]
     assert seen[0].tolist() == [1, 1, 1, 1, 0, 0]
-    alone = seen_padding(text, count_words, ["", "a b"])
+    alone = seen_padding(text, mask_of("", "a b"), count_words)
     assert alone is not None
     assert alone.sum(axis=1).tolist() == [1, 3]
-    assert seen_padding(TextConfig(6), count_words, ["a"]) is None
+    assert seen_padding(TextConfig(6), mask_of("a"), count_words) is None
 
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mdm_apple.config.model import NullPrompt, Padding, Prediction, Provenance, Threshold
-from mdm_apple.config.strict_json import ADDED_LATER, as_values, from_json, to_json
+from mdm_apple.config.strict_json import (
+    ADDED_LATER,
+    as_values,
+    from_json,
+    later_fields,
+    to_json,
+)
 from mdm_apple.config.types import ComputeUnits, Layout, Target
 from mdm_apple.errors import ConfigError, require
 
@@ -234,14 +240,7 @@ class Manifest:
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that has all the fields in use."""
     text = manifest.text
-    pads = text is not None and (text.padding, text.null_prompt) != ("max_tokens", "end")
-    return 2 if pads or manifest.format != "coreml" or _unread(manifest) else 1
-
-
-def _unread(manifest: Manifest) -> list[str]:
-    """Fields in use that this version has no runtime for."""
-    fields = ("video", "sizes", "adapters")
-    return [name for name in fields if getattr(manifest, name) not in (None, ())]
+    return 2 if later_fields(manifest) or (text and later_fields(text)) else 1
 
 
 def digest_of(manifest: Manifest) -> str:
@@ -279,10 +278,10 @@ def read_manifest(text: str, where: str) -> Manifest:
         raise BundleError(str(error)) from None
     if manifest.digest != digest_of(manifest) or text != to_json(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
-    unread = ["format"] if manifest.format != "coreml" else _unread(manifest)
-    if unread:
+    later = later_fields(manifest)
+    if later:  # this version has a runtime for none of them
         raise BundleError(
-            f"{where}: uses {unread[0]}, which this version cannot run; install the mdm-apple that "
+            f"{where}: uses {later[0]}, which this version cannot run; install the mdm-apple that "
             "made the bundle."
         )
     return manifest

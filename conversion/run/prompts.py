@@ -50,7 +50,7 @@ class BundlePrompts:
                 encoded[caption] = self._encode(caption, text.max_tokens)
             values = encoded[caption]
             others = None if beside is None else [beside]
-            seen = seen_padding(text, self._count, [caption], others)
+            seen = seen_padding(text, values[TEXT_MASK], self._count, others)
             if seen is not None:
                 values = values | {TEXT_SEEN: seen}
             key = caption, b"" if seen is None else seen.tobytes()

@@ -26,11 +26,21 @@ ADDED_LATER = {"added_later": True}
 
 def as_values(config: Any) -> dict[str, Any]:
     """A dataclass as plain values: every field but those `ADDED_LATER` that have their default."""
+    used = later_fields(config)
     return {
         field.name: _as_value(getattr(config, field.name))
         for field in dataclasses.fields(config)
-        if not ("added_later" in field.metadata and getattr(config, field.name) == field.default)
+        if "added_later" not in field.metadata or field.name in used
     }
+
+
+def later_fields(config: Any) -> list[str]:
+    """Names of the fields of a dataclass that are `ADDED_LATER` and differ from their default."""
+    return [
+        field.name
+        for field in dataclasses.fields(config)
+        if "added_later" in field.metadata and getattr(config, field.name) != field.default
+    ]
 
 
 def _as_value(value: Any) -> Any:

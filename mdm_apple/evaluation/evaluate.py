@@ -64,11 +64,16 @@ class EvaluationPlan:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        in_range("count", self.count, 4, MAX_COUNT, what="captions", error=MdmError)
-        for seed in self.seeds:
-            in_range("eval-seed", seed, 0, MAX_EVAL_SEED, error=MdmError)
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
-            raise MdmError(f"eval-seed: expected different seeds, got {self.seeds}.")
+        check_count_and_seeds(self.count, self.seeds)
+
+
+def check_count_and_seeds(count: int, seeds: Sequence[int]) -> None:
+    """Refuse a number of captions or seeds that no evaluation takes. Raises MdmError."""
+    in_range("count", count, 4, MAX_COUNT, what="captions", error=MdmError)
+    for seed in seeds:
+        in_range("eval-seed", seed, 0, MAX_EVAL_SEED, error=MdmError)
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise MdmError(f"eval-seed: expected different seeds, got {seeds}.")
 
 
 @dataclass(frozen=True)

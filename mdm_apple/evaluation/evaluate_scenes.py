@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Images
 from mdm_apple.data.scenes.factors import CANVAS
 from mdm_apple.data.twemoji import open_twemoji
 from mdm_apple.errors import MdmError
-from mdm_apple.evaluation.evaluate import MAX_COUNT, MAX_EVAL_SEED
+from mdm_apple.evaluation.evaluate import MAX_COUNT, check_count_and_seeds
 from mdm_apple.evaluation.scene_scores import Asked, Share, asked_of, scene_shares, word_shares
 from mdm_apple.sampling.generate import Prompt, Runtime, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig, check_student
@@ -32,11 +31,7 @@ class ScenePlan:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        in_range("count", self.count, 4, MAX_COUNT, what="captions", error=MdmError)
-        for seed in self.seeds:
-            in_range("eval-seed", seed, 0, MAX_EVAL_SEED, error=MdmError)
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
-            raise MdmError(f"eval-seed: expected different seeds, got {self.seeds}.")
+        check_count_and_seeds(self.count, self.seeds)
 
     @property
     def rows(self) -> dict[str, tuple[Asked, ...]]:

@@ -66,7 +66,7 @@ class ThroughEncoder:
                 f"tokens: id {largest} is beyond the encoder's {size} pieces; "
                 "use the tokenizer that came with it."
             )
-        seen = seen_padding(self._text, self._count, captions, beside)
+        seen = seen_padding(self._text, tokens.mask, self._count, beside)
         return mx.array(tokens.ids), mx.array(tokens.mask), _array(seen)
 
     def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
@@ -86,7 +86,7 @@ class ThroughCache:
 
     def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         found = self._cache.lookup(captions, length=self._text.max_tokens)
-        seen = seen_padding(self._text, self._cache.lengths, captions, beside)
+        seen = seen_padding(self._text, found.mask, self._cache.lengths, beside)
         return mx.array(found.values), mx.array(found.mask), _array(seen)
 
     def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
@@ -110,9 +110,10 @@ class CachedText:
         mx.eval(list(self._rows.values()))
 
     def inputs(self, captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
-        values, masks = zip(*(self._rows[caption] for caption in captions), strict=True)
-        seen = seen_padding(self._text, self._count, captions, beside)
-        return mx.stack(list(values)), mx.stack(list(masks)), _array(seen)
+        rows = [self._rows[caption] for caption in captions]
+        mask = mx.stack([mask for _, mask in rows])
+        seen = seen_padding(self._text, np.array(mask), self._count, beside)
+        return mx.stack([values for values, _ in rows]), mask, _array(seen)
 
     def features(self, values: mx.array, mask: mx.array, seen: mx.array | None) -> Text:
         return values, mask, seen

@@ -268,11 +268,12 @@ def _broken(path: Path) -> str:
 
 
 def _check_key(path: Path, found: dict[str, object], key: FeatureKey) -> None:
-    given = {"null_prompt": "end"} | found  # caches are older than other null prompts
-    for name, expected in ({"null_prompt": "end"} | key.as_metadata()).items():
-        if given.get(name) != expected:
+    unsaid = {"null_prompt": "end"}  # caches are older than other null prompts
+    made_with = unsaid | found
+    for name, expected in (unsaid | key.as_metadata()).items():
+        if made_with.get(name) != expected:
             raise TextError(
-                f"{path}: was made with {name} {shown(str(given.get(name)))} where the model "
+                f"{path}: was made with {name} {shown(str(made_with.get(name)))} where the model "
                 f"has {expected}; run `mdm embed` with this model."
             )
 

@@ -19,8 +19,8 @@ CountTokens = Callable[[Sequence[str]], NDArray[np.int64]]  # captions -> tokens
 
 def seen_padding(
     text: TextConfig,
+    mask: NDArray[np.float32],
     count: CountTokens,
-    captions: Sequence[str],
     beside: Sequence[str] | None = None,
 ) -> NDArray[np.float32] | None:
     """1 up to the longest caption of the same picture, 0 after it: (B, max_tokens).
@@ -28,11 +28,12 @@ def seen_padding(
     None for a model that sees all of its padding.
 
     Args:
-        beside: the other caption of each picture; None if it has no other.
+        mask: (B, max_tokens), 1 for the tokens of each picture's caption.
+        beside: the other caption of each picture; None if it has no other. count: its tokens.
     """
     if text.padding == "max_tokens":
         return None
-    lengths = count(captions)
+    lengths = np.count_nonzero(mask, axis=1)
     if beside is not None:
         lengths = np.maximum(lengths, count(beside))
     return (np.arange(text.max_tokens)[None, :] < lengths[:, None]).astype(np.float32)

@@ -45,7 +45,7 @@ def through_encoder(encoder: T5Encoder, tokenizer: Tokenizer, text: TextConfig) 
     def encode(captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         tokens = tokenizer.encode(captions, text.max_tokens, pad_to_max=True)
         features = text_features(encoder, tokens)
-        seen = seen_padding(text, count, captions, beside)
+        seen = seen_padding(text, tokens.mask, count, beside)
         # a frozen encoder may be in bf16
         return features.values.float(), features.mask, _on(features.mask.device, seen)
 
@@ -57,7 +57,7 @@ def through_cache(cache: FeatureCache, text: TextConfig, device: torch.device) -
 
     def encode(captions: Sequence[str], beside: Sequence[str] | None = None) -> Text:
         found = cache.lookup(captions, length=text.max_tokens)
-        seen = seen_padding(text, cache.lengths, captions, beside)
+        seen = seen_padding(text, found.mask, cache.lengths, beside)
         values, mask = (torch.from_numpy(part).to(device) for part in (found.values, found.mask))
         return values, mask, _on(device, seen)
 
