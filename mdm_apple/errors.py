@@ -47,11 +47,12 @@ def system_reason(error: OSError) -> str:
 def require_installed(*packages: str) -> None:
     """Refuse, before any work, if a package is not installed; imports none of them."""
     for package in packages:
-        if not _installed(package):
+        if not is_installed(package):
             raise _missing(package)
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; imports nothing."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
@@ -69,7 +70,7 @@ def _remedy(package: str) -> str:
 
 def _backend() -> str:
     """The extra of the installed backend; huggingface_hub comes with either."""
-    return "mlx" if _installed("mlx") and not _installed("torch") else "torch"
+    return "mlx" if is_installed("mlx") and not is_installed("torch") else "torch"
 
 
 def require(package: str) -> ModuleType:

@@ -1,0 +1,116 @@
+"""The constants of a Core AI program: reading, naming and replacing them.
+
+A constant lies in the file as a named buffer. Names here are functions of the bytes, because those
+that coreai gives depend on addresses in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESOURCE = "dense_resource<"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant operation that is stored as a buffer. dtype: as MLIR writes it, e.g. f16."""
+
+    operation: Any
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> NDArray[np.uint8]:
+        """The stored bytes."""
+        from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import (
+            copy_constant_value_to_array,
+        )
+
+        out = np.empty(stored_bytes(self.shape, self.dtype), np.uint8)
+        copy_constant_value_to_array(constant_op=self.operation.operation, destination=out)
+        return out
+
+
+def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a buffer whose numbers of `dtype` are packed without gaps."""
+    bits = 1 if dtype == "i1" else int("".join(c for c in dtype.split("E", maxsplit=1)[0] if c.isdigit()))
+    return -(-int(np.prod(shape)) * bits // 8)
+
+
+def open_program(path: Path) -> Any:
+    """The program of an .aimodel whose SHA-256 was compared; damaged files would end the process."""
+    from coreai.authoring.asset import AIModelAsset
+
+    return AIModelAsset.load(path).program
+
+
+def functions(program: Any) -> Iterator[Any]:
+    """Every graph of a program, private ones included."""
+    for operation in program._module._mlir_module.body.operations:
+        if operation.operation.name == "coreai.graph":
+            yield operation
+
+
+def operations(graph: Any) -> Iterator[Any]:
+    """The operations of a graph, and of the regions inside them."""
+    pending = [iter(graph.regions[0].blocks[0].operations)]
+    while pending:
+        for operation in pending[-1]:
+            yield operation
+            inner = [iter(b.operations) for region in operation.regions for b in region.blocks]
+            if inner:
+                pending += inner
+                break
+        else:
+            pending.pop()
+
+
+def constants(program: Any) -> Iterator[Constant]:
+    """The constants stored as buffers; small ones are part of the program's text."""
+    from coreai._compiler.ir import RankedTensorType
+
+    for graph in functions(program):
+        for operation in operations(graph):
+            if operation.operation.name != "coreai.constant":
+                continue
+            kind = RankedTensorType(operation.results[0].type)
+            text = _resource_name(operation)
+            if text is not None:
+                yield Constant(operation, text, tuple(kind.shape), str(kind.element_type))
+
+
+def _resource_name(operation: Any) -> str | None:
+    value = operation.attributes["value"]
+    from coreai._compiler.ir import DenseResourceElementsAttr
+
+    if not DenseResourceElementsAttr.isinstance(value):
+        return None
+    return str(value).removeprefix(RESOURCE).split(">")[0]
+
+
+def name_constants(program: Any, known: dict[str, str]) -> None:
+    """Give each buffer a name that depends on its bytes alone; equal buffers become one.
+
+    Args:
+        known: names by the SHA-256 of the bytes, for weights that have one.
+    """
+    from coreai._compiler.ir import DenseResourceElementsAttr
+
+    made: dict[tuple[str, str], Any] = {}
+    with program._module._mlir_module.context:
+        for constant in list(constants(program)):
+            data = constant.read()
+            digest = hashlib.sha256(data).hexdigest()
+            kind = constant.operation.results[0].type
+            key = digest, str(kind)
+            if key not in made:
+                name = known.get(digest, f"constant_{digest[:16]}")
+                made[key] = DenseResourceElementsAttr.get_from_buffer(data, name, kind)
+            constant.operation.attributes["value"] = made[key]
