@@ -107,7 +107,7 @@ def test_results_of_the_executor_prove_the_harness_only() -> None:
     mixed = advise([cell(units="executor", engine="executor", seconds=0.01), cell(seconds=5.0)])
     assert mixed.best is not None
     assert mixed.best.units == "cpuAndNeuralEngine"
-    assert any("executor cells were left out" in note for note in mixed.notes)
+    assert any("cells of stand-ins were left out" in note for note in mixed.notes)
 
 
 def test_cells_of_two_devices_are_not_mixed() -> None:

@@ -24,12 +24,17 @@ from ..layouts.parts import Part
 from .liveness import peak_bytes
 from .wheels import quiet
 
+CASTS = (
+    torch.ops.aten.to.dtype,
+    torch.ops.aten.to.dtype_layout,
+    torch.ops.aten._to_copy.default,
+)
 DTYPES: dict[ExecutorPrecision, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A part as it was captured. names: of its weights, by their fp16 bytes' tensor."""
+    """A part as it was captured. weights: its parameters and buffers, by name."""
 
     part: Part
     inputs: tuple[Feature, ...]
@@ -86,13 +91,6 @@ def _keep_type(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
     module.recompile()
 
 
-CASTS = (
-    torch.ops.aten.to.dtype,
-    torch.ops.aten._to_copy.default,
-    torch.ops.aten.to.dtype_layout,
-)
-
-
 def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     given = values[len(values) - len(part.inputs) :]
@@ -103,7 +101,7 @@ def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:
         tuple(map(_feature, part.inputs, given)),
         tuple(map(_feature, part.outputs, made)),
         peak_bytes(program.graph),
-        {name: tensor for name, tensor in program.state_dict.items()},
+        dict(program.state_dict),
     )
 
 

@@ -72,7 +72,7 @@ def write_package(
 def _digests(lowered: Lowered) -> dict[str, str]:
     """Names of a part's weights by the SHA-256 of their bytes; weights that are equal share one."""
     return {
-        hashlib.sha256(tensor.contiguous().numpy()).hexdigest(): weight_name(name)
+        hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest(): weight_name(name)
         for name, tensor in sorted(lowered.weights.items(), reverse=True)
     }
 

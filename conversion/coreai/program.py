@@ -7,6 +7,7 @@ that coreai gives depend on addresses in memory.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+COMPILER = "coreai._compiler._mlir_libs._coreaiIR._bindings.compiler"
 RESOURCE = "dense_resource<"
 
 
@@ -29,23 +31,20 @@ class Constant:
 
     def read(self) -> NDArray[np.uint8]:
         """The stored bytes."""
-        from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import (
-            copy_constant_value_to_array,
-        )
-
         out = np.empty(stored_bytes(self.shape, self.dtype), np.uint8)
-        copy_constant_value_to_array(constant_op=self.operation.operation, destination=out)
+        compiler = importlib.import_module(COMPILER)
+        compiler.copy_constant_value_to_array(constant_op=self.operation.operation, destination=out)
         return out
 
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of a buffer whose numbers of `dtype` are packed without gaps."""
-    bits = 1 if dtype == "i1" else int("".join(c for c in dtype.split("E", maxsplit=1)[0] if c.isdigit()))
+    """Bytes of a buffer whose numbers of `dtype` (f16, ui3, i1) are packed without gaps."""
+    bits = int("".join(filter(str.isdigit, dtype)))
     return -(-int(np.prod(shape)) * bits // 8)
 
 
 def open_program(path: Path) -> Any:
-    """The program of an .aimodel whose SHA-256 was compared; damaged files would end the process."""
+    """The program of an .aimodel whose hash was compared; damage would end this process."""
     from coreai.authoring.asset import AIModelAsset
 
     return AIModelAsset.load(path).program
@@ -107,10 +106,10 @@ def name_constants(program: Any, known: dict[str, str]) -> None:
     with program._module._mlir_module.context:
         for constant in list(constants(program)):
             data = constant.read()
-            digest = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data.tobytes()).hexdigest()
             kind = constant.operation.results[0].type
             key = digest, str(kind)
             if key not in made:
                 name = known.get(digest, f"constant_{digest[:16]}")
-                made[key] = DenseResourceElementsAttr.get_from_buffer(data, name, kind)
+                made[key] = DenseResourceElementsAttr.get_from_buffer(bytes(data), name, kind)
             constant.operation.attributes["value"] = made[key]
