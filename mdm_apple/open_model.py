@@ -59,11 +59,13 @@ class Loaded:
     """A network in memory.
 
     sha256: of its weights, empty if unknown. quantized: a sentence about what quantizing cost.
+    pace: a sentence about how slow the runtime is, where that surprises.
     """
 
     runtime: Runtime
     sha256: str
     quantized: str | None = None
+    pace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,15 @@ class Opening:
 
         load = core_ml() if self.backend == "coreml" else None
         path, features = self.named.path, self.options.features
-        return Loaded(*open_bundle_runtime(path, self.precision, features, load))
+        runtime, digest = open_bundle_runtime(path, self.precision, features, load)
+        pace = None
+        if self.backend == "coreai" and sys.platform != "darwin":
+            seconds = runtime.seconds_per_evaluation()
+            pace = (
+                f"one evaluation takes {seconds:.2g} s here: outside macOS 27, Apple's runtime "
+                "interprets the packages on one thread."
+            )
+        return Loaded(runtime, digest, pace=pace)
 
     def _torch(self) -> Runtime:
         require("torch")

@@ -21,18 +21,24 @@ from coreai_wheels import needs_coreai
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
-from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
+from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
+from mdm_apple.conversion.coreai.fp32 import Fp32Packages
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import ExecutionError
-from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.conversion.run.packages import executor
+from mdm_apple.conversion.source.model import ModelSource, random_source
+from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
+from mdm_apple.conversion.verify.formats import rows_of_formats
 from mdm_apple.conversion.verify.ladder import Rung
+from mdm_apple.conversion.verify.parts import rows_against_torch, same_parts
 from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport, verify, verify_source
 from mdm_apple.errors import ConfigError
 
 pytest_plugins = ["bundles"]
-pytestmark = [needs_coreai, pytest.mark.bundle]
+pytestmark = needs_coreai
 
 MakeBundle = Callable[..., Bundle]
 
@@ -68,54 +74,68 @@ def changed(source: ModelSource) -> ModelSource:
 def test_every_package_computes_what_torch_does(bundle: Bundle, tiny_source: ModelSource) -> None:
     report = verify_source(bundle, tiny_source, VerifyOptions(prompts=2, ladder=True))
     assert report.runtime == "coreai"
-    assert report.passed
+    assert report.passed, report.as_json()
     parts = rung(report, "packages").parts
     assert [row.package for row in parts] == [p.name for p in bundle.manifest.packages]
     assert min(row.psnr for row in parts) >= 58
     assert min(rung(report, "guided pictures").picture_psnr.values()) >= 40
 
 
-def test_in_fp32_only_the_order_of_sums_differs(bundle: Bundle, tiny_source: ModelSource) -> None:
-    options = VerifyOptions(precision="fp32", prompts=1)
-    parts = rung(verify_source(bundle, tiny_source, options), "packages").parts
-    by_name = {row.package: row.psnr for row in parts}
-    assert by_name.pop("text_encoder") >= 80
-    assert min(by_name.values()) >= 100
-    # and a network with one other weight is told apart
+def test_another_weight_is_told_apart(bundle: Bundle, tiny_source: ModelSource) -> None:
     report = verify_source(bundle, changed(tiny_source), VerifyOptions(prompts=1))
     assert not report.passed
     failed = [row.package for row in rung(report, "packages").parts if not row.passed]
     assert failed == ["core_8"]
 
 
+def test_in_fp32_both_runtimes_compute_what_torch_does(
+    bundle: Bundle, nested: Bundle, tiny_source: ModelSource, tmp_path: Path
+) -> None:
+    """The executor on the Core ML packages and Apple's runtime on the same parts in fp32."""
+    parts = same_parts(bundle, tiny_source)
+    exact = Fp32Packages(bundle, parts, tmp_path, AppleRuntime())
+    rows = rows_against_torch(bundle, tiny_source, exact, "fp32")
+    assert min(row.psnr for row in rows) >= 100
+    twin = rows_against_torch(bundle, changed(tiny_source), exact, "fp32")
+    assert [row.package for row in twin if not row.passed] == ["core_8"]
+
+    text = text_inputs(tiny_source, PROMPTS[:1])
+    record = record_trajectory(tiny_source, text, 1)
+    pair = (nested, executor("fp32")), (bundle, exact)
+    by_name = {row.package: row.psnr for row in rows_of_formats(*pair, text, record, "fp32")}
+    assert list(by_name) == [p.name for p in nested.manifest.packages]
+    # coremltools writes the exact GELU where the encoder asks for its tanh form
+    assert 85 <= by_name.pop("text_encoder") < 100
+    assert min(by_name.values()) >= 120
+
+
 @pytest.mark.parametrize(
-    ("layout", "compute"), [("nested", "gpu"), ("monolith", "ane"), ("multifunction", "gpu")]
+    ("layout", "compute"),
+    [
+        ("multifunction", "gpu"),
+        pytest.param("nested", "gpu", marks=pytest.mark.slow),
+        pytest.param("monolith", "ane", marks=pytest.mark.slow),
+        pytest.param("multifunction", "ane", marks=pytest.mark.slow),
+    ],
 )
 def test_other_layouts_and_layers(
     make: MakeBundle, tiny_source: ModelSource, layout: str, compute: str
 ) -> None:
     made = make(layout, compute)
     report = verify_source(made, tiny_source, VerifyOptions(prompts=1))
-    assert report.passed
+    assert report.passed, report.as_json()
     assert not verify_source(made, changed(tiny_source), VerifyOptions(prompts=1)).passed
 
 
-def test_both_formats_confirm_each_other(
-    bundle: Bundle, nested: Bundle, tiny_source: ModelSource
-) -> None:
-    stored = verify_source(nested, tiny_source, VerifyOptions(prompts=1, against=bundle))
-    rows = rung(stored, "Apple's runtime").parts
+def test_both_formats_confirm_each_other(bundle: Bundle, nested: Bundle) -> None:
+    report = verify(nested, options=VerifyOptions(against=bundle))
+    assert report.passed, report.as_json()
+    rows = rung(report, "Apple's runtime").parts
     assert [row.package for row in rows] == [p.name for p in nested.manifest.packages]
     assert min(row.psnr for row in rows) >= 58
-    exact = VerifyOptions(precision="fp32", prompts=1, against=bundle)
-    by_name = {
-        row.package: row.psnr
-        for row in rung(verify_source(nested, tiny_source, exact), "Apple's runtime").parts
-    }
-    assert by_name.pop("text_encoder") >= 85
-    assert min(by_name.values()) >= 120
 
 
+@pytest.mark.slow
 def test_formats_of_different_models_are_told_apart(
     bundle: Bundle, tiny_source: ModelSource, tmp_path: Path
 ) -> None:
@@ -151,8 +171,6 @@ def test_functions_share_their_weights(make: MakeBundle) -> None:
 
 
 def _network(bundle: Bundle) -> dict[str, torch.Tensor]:
-    from mdm_apple.conversion.source.model import random_source
-
     return dict(random_source(bundle.config(), 0).net.named_parameters())
 
 
@@ -194,7 +212,6 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut in half": lambda data: data[: len(data) // 2],
     "zeroed": lambda data: bytes(len(data)),
-    "one bit in the head": lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:],
     "noise in the head": lambda data: np.random.RandomState(0).bytes(256) + data[256:],
     "the first half twice": lambda data: data[: len(data) // 2] * 2,
 }
@@ -262,8 +279,6 @@ def test_inputs_of_the_wrong_shape_are_refused_in_one_sentence(bundle: Bundle) -
 def test_a_package_that_is_too_large_is_refused_by_name(
     tiny_source: ModelSource, tmp_path: Path
 ) -> None:
-    from mdm_apple.conversion.convert import convert
-
     options = ConvertOptions("monolith", format="coreai", max_package_mb=0.001)
     with pytest.raises(ConversionError, match=r"^text_encoder\.aimodel: is .* are not split"):
         convert(tiny_source, tmp_path / "tiny.bundle", options)
@@ -278,8 +293,6 @@ def test_a_target_of_the_other_format_is_refused(form: str, target: str) -> None
 
 def test_a_wrong_hash_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     """Apple's runtime does not compare it, so a bundle that was put together anew would load."""
-    from mdm_apple.conversion.bundle.folder import MANIFEST, finish_bundle
-
     copied = tmp_path / "altered.bundle"
     subprocess.run(["cp", "-r", str(bundle.path), str(copied)], check=True)
     (copied / "down_16.aimodel" / "main.hash").write_bytes(bytes(32))

@@ -49,6 +49,7 @@ from .parts import PartRow
 
 FLOOR_REWRITE = 70.0  # dB; fp32 rounding in a different order gives about 110
 FLOOR_FP16 = 60.0  # reached by trained fp16 packages in fp16-storage execution
+FLOOR_COREAI = 55.0  # Apple's interpreter rounds between operations that the executor fuses
 FLOOR_PICTURES = 40.0  # for an fp16 bundle's guided pictures
 GUIDANCE = 3.0
 
@@ -100,7 +101,9 @@ def _reach(values: list[float], floor: float | None) -> bool:
 
 
 def floor_of(bundle: Bundle) -> float:
-    """The floor for a bundle, from the fewest bits in its packages."""
+    """The floor for a bundle, from the fewest bits in its packages, and at 16 from its format."""
+    if is_fp16(bundle) and bundle.manifest.format == "coreai":
+        return FLOOR_COREAI
     return FLOORS[min(p.weight_bits for p in bundle.manifest.packages)]
 
 

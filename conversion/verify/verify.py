@@ -52,6 +52,9 @@ from .ladder import (
 from .parts import rows_against_torch, same_parts
 
 
+GUIDED_STEPS = 15  # of Core AI's guided pictures, as an app would draw them
+
+
 @dataclass(frozen=True)
 class RangeRow:
     """Largest magnitude in a package with its operation, and the first value that was not finite.
@@ -279,19 +282,22 @@ def _guided_rung(
     options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
-    wanted = guided_pictures(source.config, given, null)
-    got = _guided(denoiser, source.config, both)
+    steps = GUIDED_STEPS if denoiser.bundle.manifest.format == "coreai" else None
+    wanted = guided_pictures(source.config, given, null, steps)
+    got = _guided(denoiser, source.config, both, steps)
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
     by_side = picture_rows(source.config.sides, wanted, got)
     return Rung("guided pictures", "network", None, (), floor, by_side)
 
 
-def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
+def _guided(
+    denoiser: Denoiser, config: ModelConfig, both: TextInputs | None, steps: int | None = None
+) -> list[Floats]:
     given, null = (
         bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
         for p in range(2)
     )
-    return guided_pictures(config, given, null)
+    return guided_pictures(config, given, null, steps)
 
 
 def _compressed_rung(
