@@ -6,11 +6,9 @@ import os
 
 import pytest
 
-from mdm_apple.errors import is_installed
-
-INSTALLED = is_installed("coreai") and is_installed("coreai_torch")
+from mdm_apple.errors import has_coreai
 
 needs_coreai = pytest.mark.skipif(
-    not INSTALLED and os.environ.get("CI") != "true",
+    not has_coreai() and os.environ.get("CI") != "true",
     reason="needs coreai-core and coreai-torch: Linux on x86-64 or Apple silicon with macOS 26",
 )

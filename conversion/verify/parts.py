@@ -24,6 +24,7 @@ from ..layouts.parts import MASKED, Part
 from ..psnr import closeness
 from ..run.packages import Load, Values
 from ..source.model import ModelSource
+from ..source.trajectory import PROMPTS, text_inputs
 
 SEED = 11
 FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 100.0}  # dB against torch
@@ -47,20 +48,23 @@ class PartRow:
 def rows_against_torch(
     bundle: Bundle, source: ModelSource, load: Load, precision: ExecutorPrecision
 ) -> tuple[PartRow, ...]:
-    """Every package of an fp16 bundle on random inputs, against its part in torch.
+    """Every package of an fp16 bundle against its part in torch.
 
-    In fp32 the weights of the part are rounded to fp16, as they are stored: that shows the
+    The text encoder gets the prompts of every record, because its logits grow on pieces that no
+    caption puts side by side; the others get random inputs. In fp32 the weights of the part are rounded to fp16, as they are stored: that shows the
     arithmetic alone. Raises BundleError if the bundle is not one of this model.
     """
     rows: list[PartRow] = []
     for part in same_parts(bundle, source):
-        inputs = random_inputs(part)
-        wanted = torch_outputs(part, inputs, rounded=precision == "fp32")
         info = bundle.package(part.name)
         run = load(bundle.file(info.path), bundle.function(info), info.compute)
-        got = run({name: value.numpy() for name, value in inputs.items()})
         floor = TEXT_FLOOR if (part.phase, precision) == ("text", "fp32") else FLOORS[precision]
-        rows.append(worst_output(part.name, wanted, got, floor))
+        found: list[PartRow] = []
+        for inputs in prompt_inputs(source) if part.phase == "text" else [random_inputs(part)]:
+            wanted = torch_outputs(part, inputs, rounded=precision == "fp32")
+            got = run({name: value.numpy() for name, value in inputs.items()})
+            found.append(worst_output(part.name, wanted, got, floor))
+        rows.append(min(found, key=lambda row: row.psnr))
     return tuple(rows)
 
 
@@ -77,15 +81,21 @@ def same_parts(bundle: Bundle, source: ModelSource) -> list[Part]:
     return parts
 
 
+def prompt_inputs(source: ModelSource) -> list[dict[str, Tensor]]:
+    """What the text encoder takes for each prompt of a record."""
+    text = text_inputs(source, PROMPTS)
+    if text is None or text.ids is None:
+        return []
+    ids, mask = torch.from_numpy(text.ids), torch.from_numpy(text.mask)
+    return [{TOKEN_IDS: ids[p : p + 1], TEXT_MASK: mask[p : p + 1]} for p in range(len(PROMPTS))]
+
+
 def random_inputs(part: Part) -> dict[str, Tensor]:
-    """Normal numbers; tokens that exist; a mask that hides the last half."""
+    """Normal numbers, and a mask that hides the last half."""
     draw = torch.Generator().manual_seed(SEED)
     inputs: dict[str, Tensor] = {}
     for name, example in part.inputs.items():
-        if name == TOKEN_IDS:
-            pieces = part.module.get_parameter("encoder.shared.weight").shape[0]
-            inputs[name] = torch.randint(pieces, example.shape, generator=draw, dtype=example.dtype)
-        elif name in (TEXT_MASK, TEXT_SEEN, ATTENTION_MASK):
+        if name in (TEXT_MASK, TEXT_SEEN, ATTENTION_MASK):
             shown = torch.arange(example.numel()) <= example.numel() // 2
             values = shown.float() if name != ATTENTION_MASK else (~shown).float() * MASKED
             inputs[name] = values.reshape(example.shape)

@@ -51,7 +51,6 @@ from .ladder import (
 )
 from .parts import rows_against_torch, same_parts
 
-
 GUIDED_STEPS = 15  # of Core AI's guided pictures, as an app would draw them
 
 
@@ -282,9 +281,12 @@ def _guided_rung(
     options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
-    steps = GUIDED_STEPS if denoiser.bundle.manifest.format == "coreai" else None
+    coreai = denoiser.bundle.manifest.format == "coreai"
+    steps = GUIDED_STEPS if coreai else None
     wanted = guided_pictures(source.config, given, null, steps)
     got = _guided(denoiser, source.config, both, steps)
+    if coreai:  # as an app shows them: a few pixels leave the range and diverge there
+        wanted, got = ([np.clip(x, -1, 1) for x in pictures] for pictures in (wanted, got))
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
     by_side = picture_rows(source.config.sides, wanted, got)
     return Rung("guided pictures", "network", None, (), floor, by_side)

@@ -50,7 +50,6 @@ class ConvertRequest:
 Examples:
   mdm convert box:emoji --out emoji.bundle
   mdm convert box:emoji --format coreai --out emoji-coreai.bundle
-  mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
 """
 )
 @click.argument("model", required=False, metavar="[NAME]")

@@ -51,7 +51,6 @@ class VerifyRequest:
     epilog="""\b
 Examples:
   mdm verify emoji.bundle --model box:emoji
-  mdm verify emoji-4.bundle --precision fp32 --floor 25 --json
   mdm verify emoji.bundle --against emoji-coreai.bundle
 """
 )
