@@ -51,8 +51,10 @@ def rows_against_torch(
     """Every package of an fp16 bundle against its part in torch.
 
     The text encoder gets the prompts of every record, because its logits grow on pieces that no
-    caption puts side by side; the others get random inputs. In fp32 the weights of the part are rounded to fp16, as they are stored: that shows the
-    arithmetic alone. Raises BundleError if the bundle is not one of this model.
+    caption puts side by side; the others get random inputs. In fp32 the weights of the part are
+    rounded to fp16, as they are stored: that shows the arithmetic alone.
+
+    Raises BundleError if the bundle is not one of this model.
     """
     rows: list[PartRow] = []
     for part in same_parts(bundle, source):
