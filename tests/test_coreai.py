@@ -93,7 +93,7 @@ def test_in_fp32_both_runtimes_compute_what_torch_does(
 ) -> None:
     """The executor on the Core ML packages and Apple's runtime on the same parts in fp32."""
     parts = same_parts(bundle, tiny_source)
-    exact = Fp32Packages(bundle, parts, tmp_path, AppleRuntime())
+    exact = Fp32Packages(parts, tmp_path, AppleRuntime())
     rows = rows_against_torch(bundle, tiny_source, exact, "fp32")
     assert min(row.psnr for row in rows) >= 100
     twin = rows_against_torch(bundle, changed(tiny_source), exact, "fp32")

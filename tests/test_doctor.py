@@ -134,7 +134,11 @@ def test_the_command_reads_a_file_and_refuses_what_is_none(tmp_path: Path) -> No
     append(path, cell("b", seconds=0.4))
     done = CliRunner().invoke(command, [str(path), "--json"])
     assert json.loads(done.stdout)["recommended"]["bundle"] == "b"
-    assert CliRunner().invoke(command, [str(path)]).stdout.startswith("Ship b (Core ML, nested, fp16) on")
+    assert (
+        CliRunner()
+        .invoke(command, [str(path)])
+        .stdout.startswith("Ship b (Core ML, nested, fp16) on")
+    )
     for name, text in (("empty", ""), ("text", "hello\n"), ("other", '{"schema": 1}\n')):
         (tmp_path / name).write_text(text)
         done = CliRunner().invoke(command, [str(tmp_path / name)])

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.node import map_aggregate
 
 from mdm_apple.config.types import ExecutorPrecision
 
@@ -43,11 +45,14 @@ class Lowered:
     weights: dict[str, Tensor]
 
 
-def lower(parts: Sequence[Part], precision: ExecutorPrecision) -> tuple[Any, list[Lowered]]:
+def lower(
+    parts: Sequence[Part], precision: ExecutorPrecision, as_core_ml: bool = False
+) -> tuple[Any, list[Lowered]]:
     """One program (a `coreai.authoring.AIProgram`), and each part's facts, in order.
 
     A single part becomes the function `main`; several keep their names. Weights are rounded to fp16
-    either way; precision says how the program computes.
+    either way; precision says how the program computes. as_core_ml: round the numbers in the code
+    as well, an epsilon say, as Core ML packages store them.
     """
     with quiet():
         from coreai_torch import TorchConverter, get_decomp_table
@@ -56,6 +61,8 @@ def lower(parts: Sequence[Part], precision: ExecutorPrecision) -> tuple[Any, lis
         lowered: list[Lowered] = []
         for part in parts:
             program = _captured(part, DTYPES[precision], get_decomp_table())
+            if as_core_ml:
+                _round_scalars(program.graph)
             converter.add_exported_program(
                 program,
                 input_names=list(part.inputs),
@@ -89,6 +96,16 @@ def _keep_type(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _round_scalars(graph: torch.fx.Graph) -> None:
+    def rounded(value: Any) -> Any:
+        return float(np.float16(value)) if isinstance(value, float) else value
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = map_aggregate(node.args, rounded)
+            node.kwargs = map_aggregate(node.kwargs, rounded)
 
 
 def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:

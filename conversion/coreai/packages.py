@@ -54,10 +54,11 @@ def write_package(
     path: Path,
     license_text: str | None,
     precision: ExecutorPrecision = "fp16",
+    as_core_ml: bool = False,
 ) -> list[Lowered]:
-    """Save parts as the functions of one .aimodel. Raises ConversionError."""
+    """Save parts as the functions of one .aimodel; see `lower`. Raises ConversionError."""
     try:
-        program, lowered = lower(parts, precision)
+        program, lowered = lower(parts, precision, as_core_ml)
         known = {digest: name for one in lowered for digest, name in _digests(one).items()}
         name_constants(program, known)
     except MdmError:  # a refusal from below says itself what is wrong

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -179,8 +179,17 @@ def _compare(
 
 
 @contextmanager
-def _loader(bundle: Bundle, source: ModelSource | None, options: VerifyOptions) -> Generator[Load]:
-    """What runs a bundle's packages; Core AI's are made once more to compute in fp32."""
+def _loader(
+    bundle: Bundle,
+    source: ModelSource | None,
+    options: VerifyOptions,
+    as_core_ml: bool = False,
+) -> Generator[Load]:
+    """What runs a bundle's packages; Core AI's are made once more to compute in fp32.
+
+    Args:
+        as_core_ml: see `Fp32Packages`.
+    """
     if options.load is not None and options.precision == "fp16":
         yield options.load
         return
@@ -194,7 +203,7 @@ def _loader(bundle: Bundle, source: ModelSource | None, options: VerifyOptions) 
         )
     with tempfile.TemporaryDirectory(prefix="mdm-fp32-") as folder:
         parts = same_parts(bundle, source)
-        yield Fp32Packages(bundle, parts, Path(folder), AppleRuntime())
+        yield Fp32Packages(parts, Path(folder), AppleRuntime(), as_core_ml)
 
 
 def _compare_by(
@@ -223,10 +232,12 @@ def _compare_by(
         rungs.append(Rung("packages", "parts of the network", None, (), None, {}, parts))
     if options.against is not None:
         options.say("package by package, in both formats")
-        with _loader(options.against, source, options) as other:
-            parts = rows_of_formats(
-                (bundle, load), (options.against, other), text, record, options.precision
-            )
+        with ExitStack() as loaders:
+            pair = [
+                (one, loaders.enter_context(_loader(one, source, options, as_core_ml=True)))
+                for one in (bundle, options.against)
+            ]
+            parts = rows_of_formats(pair[0], pair[1], text, record, options.precision)
         rungs.append(Rung("Apple's runtime", "executor", None, (), None, {}, parts))
     if options.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
