@@ -16,8 +16,7 @@ class Fp32Packages:
     """Makes each package when it is first asked for; see `run.packages.Load`.
 
     Args:
-        parts: those that a bundle was made from. folder: for the packages. as_core_ml: with the
-            numbers that the code holds rounded to fp16, as Core ML packages store them.
+        parts: those that a bundle was made from. folder: for the packages. as_core_ml: see `lower`.
     """
 
     def __init__(

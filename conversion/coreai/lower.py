@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
 from mdm_apple.config.types import ExecutorPrecision
@@ -51,8 +51,9 @@ def lower(
     """One program (a `coreai.authoring.AIProgram`), and each part's facts, in order.
 
     A single part becomes the function `main`; several keep their names. Weights are rounded to fp16
-    either way; precision says how the program computes. as_core_ml: round the numbers in the code
-    as well, an epsilon say, as Core ML packages store them.
+    either way; precision says how the program computes. as_core_ml: compute what coremltools
+    writes, to the last digits: the numbers in the code, an epsilon say, are rounded to fp16, and a
+    group norm is followed by a batch norm, which adds an epsilon of its own.
     """
     with quiet():
         from coreai_torch import TorchConverter, get_decomp_table
@@ -60,7 +61,10 @@ def lower(
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)  # no source paths
         lowered: list[Lowered] = []
         for part in parts:
-            program = _captured(part, DTYPES[precision], get_decomp_table())
+            module = copy.deepcopy(part.module).eval().half().to(DTYPES[precision])
+            if as_core_ml:
+                _add_second_epsilons(module)
+            program = _captured(module, part, DTYPES[precision], get_decomp_table())
             if as_core_ml:
                 _round_scalars(program.graph)
             converter.add_exported_program(
@@ -75,9 +79,8 @@ def lower(
 
 
 def _captured(
-    part: Part, dtype: torch.dtype, decompositions: dict[Any, Any]
+    module: nn.Module, part: Part, dtype: torch.dtype, decompositions: dict[Any, Any]
 ) -> torch.export.ExportedProgram:
-    module = copy.deepcopy(part.module).eval().half().to(dtype)
     inputs = tuple(v.to(dtype) if v.is_floating_point() else v for v in part.inputs.values())
     with torch.no_grad():
         program = torch.export.export(module, inputs, strict=False)
@@ -96,6 +99,13 @@ def _keep_type(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _add_second_epsilons(module: nn.Module) -> None:
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, nn.GroupNorm):
+                norm.weight.mul_((1 + norm.eps) ** -0.5)
 
 
 def _round_scalars(graph: torch.fx.Graph) -> None:
