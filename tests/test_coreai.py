@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,35 +209,67 @@ def test_converting_twice_gives_the_same_bytes_without_a_path(
             assert sys.prefix.encode() not in data
 
 
-DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+PROGRAMS: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut in half": lambda data: data[: len(data) // 2],
     "zeroed": lambda data: bytes(len(data)),
     "noise in the head": lambda data: np.random.RandomState(0).bytes(256) + data[256:],
     "the first half twice": lambda data: data[: len(data) // 2] * 2,
 }
+PACKAGES: dict[str, Callable[[Path], object]] = {
+    "one bit of a weight": lambda package: _edit(package / "main.mlirb", _last_bit),
+    "no program": lambda package: (package / "main.mlirb").unlink(),
+    "no hash": lambda package: (package / "main.hash").unlink(),
+    "another hash": lambda package: (package / "main.hash").write_bytes(bytes(32)),
+    "a short hash": lambda package: (package / "main.hash").write_bytes(b"1"),
+    "no metadata": lambda package: (package / "metadata.json").unlink(),
+    "metadata that is no JSON": lambda package: (package / "metadata.json").write_text("{"),
+    "a file too many": lambda package: (package / "main.odix").write_bytes(b"1"),
+    **{
+        f"program: {kind}": lambda package, damage=damage: _edit(package / "main.mlirb", damage)
+        for kind, damage in PROGRAMS.items()
+    },
+}
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_package_ends_in_one_sentence(bundle: Bundle, tmp_path: Path, kind: str) -> None:
-    """Twice: the bundle is refused by its hash, and the runtime's own end is one sentence too."""
+def _edit(file: Path, change: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(change(file.read_bytes()))
+
+
+def _last_bit(data: bytes) -> bytes:
+    return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_a_damaged_package_refuses_the_bundle_in_one_sentence(
+    bundle: Bundle, tmp_path: Path, kind: str
+) -> None:
     copied = tmp_path / "damaged.bundle"
-    subprocess.run(["cp", "-r", str(bundle.path), str(copied)], check=True)
-    package = copied / "down_16.aimodel"
-    program = package / "main.mlirb"
-    program.write_bytes(DAMAGE[kind](program.read_bytes()))
-    with pytest.raises(BundleError, match="differs from the manifest"):
-        Bundle.open(copied)
+    shutil.copytree(bundle.path, copied)
+    PACKAGES[kind](copied / "down_16.aimodel")
+    done = CliRunner().invoke(group, ["verify", str(copied), "--quiet"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, BundleError), done.exception
+    assert "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_damaged_program_ends_the_child_and_nothing_else(
+    bundle: Bundle, tmp_path: Path, kind: str
+) -> None:
+    """Where it gets that far: the bundle's hashes stop it before."""
+    package = tmp_path / "down_16.aimodel"
+    shutil.copytree(bundle.file("down_16.aimodel"), package)
+    _edit(package / "main.mlirb", PROGRAMS[kind])
     runtime = AppleRuntime()
-    scratch = runtime.scratch
     inputs = {f.name: np.zeros(f.shape, np.float32) for f in bundle.package("down_16").inputs}
     try:
         with pytest.raises(ExecutionError, match=r"^down_16\.aimodel: [^\n]*\.$"):
             runtime(package, None, "all")(inputs)
-        assert list(scratch.iterdir()) == []
+        assert list(runtime.scratch.iterdir()) == []
     finally:
         runtime.close()
-    assert not scratch.exists()
+    assert not runtime.scratch.exists()
     assert not list(Path().glob("core*"))
 
 
@@ -285,6 +318,25 @@ def test_a_package_that_is_too_large_is_refused_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.bundle
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    out = tmp_path / "tiny.bundle"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 16}, {1 << 16}))"
+    ignore = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    words = ["convert", "--preset", "tiny", "--layout", "monolith", "--format", "coreai"]
+    command = f"{limit}; {ignore}; from mdm_apple.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, *words, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "disk is full or a file size limit is reached" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("form", "target"), [("coreai", "iOS26"), ("coreml", "iOS27")])
 def test_a_target_of_the_other_format_is_refused(form: str, target: str) -> None:
     with pytest.raises(ConfigError, match=rf"^target: {target} does not go with --format {form}"):
@@ -294,7 +346,7 @@ def test_a_target_of_the_other_format_is_refused(form: str, target: str) -> None
 def test_a_wrong_hash_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     """Apple's runtime does not compare it, so a bundle that was put together anew would load."""
     copied = tmp_path / "altered.bundle"
-    subprocess.run(["cp", "-r", str(bundle.path), str(copied)], check=True)
+    shutil.copytree(bundle.path, copied)
     (copied / "down_16.aimodel" / "main.hash").write_bytes(bytes(32))
     (copied / MANIFEST).unlink()
     finish_bundle(copied, bundle.manifest)
