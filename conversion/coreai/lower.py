@@ -22,6 +22,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from ..bundle.manifest import Feature
 from ..layouts.parts import Part
 from .liveness import peak_bytes
+from .weight_names import named_weights
 from .wheels import quiet
 
 DTYPES: dict[ExecutorPrecision, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
@@ -29,7 +30,7 @@ DTYPES: dict[ExecutorPrecision, torch.dtype] = {"fp16": torch.float16, "fp32": t
 
 @dataclass(frozen=True)
 class Lowered:
-    """A part as it was captured. names: of its weights, by their fp16 bytes' tensor."""
+    """A part as it was captured. weights: by the names of their constants."""
 
     part: Part
     inputs: tuple[Feature, ...]
@@ -103,7 +104,7 @@ def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:
         tuple(map(_feature, part.inputs, given)),
         tuple(map(_feature, part.outputs, made)),
         peak_bytes(program.graph),
-        {name: tensor for name, tensor in program.state_dict.items()},
+        named_weights(program),
     )
 
 

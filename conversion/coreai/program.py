@@ -7,13 +7,16 @@ that coreai gives depend on addresses in memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .wheels import quiet
 
 RESOURCE = "dense_resource<"
 
@@ -26,6 +29,20 @@ class Constant:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    @classmethod
+    def of(cls, operation: Any) -> Constant | None:
+        """The constant that an operation is; None if it is another or has no buffer."""
+        from coreai._compiler.ir import DenseResourceElementsAttr, RankedTensorType
+
+        if operation.operation.name != "coreai.constant":
+            return None
+        value = operation.attributes["value"]
+        if not DenseResourceElementsAttr.isinstance(value):
+            return None
+        kind = RankedTensorType(operation.results[0].type)
+        name = str(value).removeprefix(RESOURCE).split(">")[0].strip('"')
+        return cls(operation, name, tuple(kind.shape), str(kind.element_type))
 
     def read(self) -> NDArray[np.uint8]:
         """The stored bytes."""
@@ -40,15 +57,32 @@ class Constant:
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
     """Bytes of a buffer whose numbers of `dtype` are packed without gaps."""
-    bits = 1 if dtype == "i1" else int("".join(c for c in dtype.split("E", maxsplit=1)[0] if c.isdigit()))
+    bits = (
+        1
+        if dtype == "i1"
+        else int("".join(c for c in dtype.split("E", maxsplit=1)[0] if c.isdigit()))
+    )
     return -(-int(np.prod(shape)) * bits // 8)
 
 
 def open_program(path: Path) -> Any:
-    """The program of an .aimodel whose SHA-256 was compared; damaged files would end the process."""
-    from coreai.authoring.asset import AIModelAsset
+    """The program of an .aimodel whose SHA-256 was compared; damaged files would end the process.
 
-    return AIModelAsset.load(path).program
+    Raises MissingPackageError if Core AI's packages are missing.
+    """
+    with quiet():
+        from coreai.authoring.asset import AIModelAsset
+
+        return AIModelAsset.load(path).program
+
+
+@contextmanager
+def editing(program: Any) -> Generator[None]:
+    """Types, attributes and operations made in the block belong to the program, from no source."""
+    from coreai._compiler.ir import Location
+
+    with program._module._mlir_module.context, Location.unknown():
+        yield
 
 
 def functions(program: Any) -> Iterator[Any]:
@@ -74,25 +108,11 @@ def operations(graph: Any) -> Iterator[Any]:
 
 def constants(program: Any) -> Iterator[Constant]:
     """The constants stored as buffers; small ones are part of the program's text."""
-    from coreai._compiler.ir import RankedTensorType
-
     for graph in functions(program):
         for operation in operations(graph):
-            if operation.operation.name != "coreai.constant":
-                continue
-            kind = RankedTensorType(operation.results[0].type)
-            text = _resource_name(operation)
-            if text is not None:
-                yield Constant(operation, text, tuple(kind.shape), str(kind.element_type))
-
-
-def _resource_name(operation: Any) -> str | None:
-    value = operation.attributes["value"]
-    from coreai._compiler.ir import DenseResourceElementsAttr
-
-    if not DenseResourceElementsAttr.isinstance(value):
-        return None
-    return str(value).removeprefix(RESOURCE).split(">")[0]
+            constant = Constant.of(operation)
+            if constant is not None:
+                yield constant
 
 
 def name_constants(program: Any, known: dict[str, str]) -> None:
@@ -104,13 +124,13 @@ def name_constants(program: Any, known: dict[str, str]) -> None:
     from coreai._compiler.ir import DenseResourceElementsAttr
 
     made: dict[tuple[str, str], Any] = {}
-    with program._module._mlir_module.context:
+    with editing(program):
         for constant in list(constants(program)):
             data = constant.read()
-            digest = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data.data).hexdigest()
             kind = constant.operation.results[0].type
             key = digest, str(kind)
             if key not in made:
                 name = known.get(digest, f"constant_{digest[:16]}")
-                made[key] = DenseResourceElementsAttr.get_from_buffer(data, name, kind)
+                made[key] = DenseResourceElementsAttr.get_from_buffer(data.data, name, kind)
             constant.operation.attributes["value"] = made[key]
