@@ -32,6 +32,7 @@ from mdm_apple.conversion.compress.palettize import PalettizeReport, WeightRepor
 from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions, convert
 from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.errors import is_installed
 
 UNUSED_DAYS = 3  # entries of code that has changed since
 
@@ -120,8 +121,9 @@ def surroundings(module: str) -> tuple[str | bytes, ...]:
 def machine() -> tuple[str, ...]:
     """Packages, processor and threads."""
     packages = ("torch", "coremltools", "numpy", "safetensors")
+    newer = ("coreai-core", "coreai-torch") if is_installed("coreai") else ()
     return (
-        *(version(name) for name in packages),
+        *(version(name) for name in (*packages, *newer)),
         platform.python_version(),
         processor(),
         torch.backends.cpu.get_cpu_capability(),

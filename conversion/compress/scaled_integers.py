@@ -35,8 +35,9 @@ def scaled_integers(weight: Halves, out_axis: int, in_axis: int, bits: int) -> S
     split = [n for b, size in zip(blocks, weight.shape, strict=True) for n in (b, size // b)]
     inside = tuple(range(1, 2 * weight.ndim, 2))
     largest = np.abs(weight).reshape(split).max(inside).astype(np.float32)
-    scale = (largest / LARGEST[bits]).astype(np.float16)
-    scale = np.maximum(scale, LEAST_SCALE)
+    scale = np.maximum((largest / LARGEST[bits]).astype(np.float16), LEAST_SCALE)
+    exceeds = scale.astype(np.float32) * LARGEST[bits] > np.finfo(np.float16).max
+    scale = np.where(exceeds, np.nextafter(scale, np.float16(0)), scale)
     ratio = weight.astype(np.float32) / _spread(scale, weight.shape)
     numbers = np.clip(np.rint(ratio), -LARGEST[bits], LARGEST[bits])
     return ScaledIntegers(numbers.astype(np.int8), scale)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..package_file.weights import Weight
-from .program import Constant, constants, functions, operations
+from .program import Constant, functions, operations
 
 TRANSPOSE = "coreai.transpose"
 CONVOLUTION = "coreai.conv2d"
@@ -38,34 +38,37 @@ class ProgramWeight(Weight):
 
 def weights_of(program: Any) -> list[ProgramWeight]:
     """The fp16 constants that operations in WEIGHTED take as weights, in order of first use."""
-    found: dict[str, list[Constant]] = {}
-    for constant in constants(program):
-        if constant.dtype == "f16" and len(constant.shape) >= 2:
-            found.setdefault(constant.name, []).append(constant)
+    places: dict[str, dict[Any, Constant]] = {}  # by name and result
+    axes: dict[str, set[tuple[int, int]]] = {}
+    for graph in sorted(functions(program), key=lambda g: g.operation.attributes["sym_name"].value):
+        for operation in operations(graph):
+            if operation.operation.name not in WEIGHTED:
+                continue
+            place, *channels = WEIGHTED[operation.operation.name]
+            constant, order = _behind(operation.operands[place])
+            if constant is None or constant.dtype != "f16" or len(constant.shape) < 2:
+                continue
+            places.setdefault(constant.name, {})[constant.operation.results[0]] = constant
+            out_axis, in_axis = (order[k] for k in channels)
+            axes.setdefault(constant.name, set()).add((out_axis, in_axis))
     out: list[ProgramWeight] = []
-    for name, same in found.items():
-        uses = {
-            axes for c in same for axes in _uses(c.operation.results[0], tuple(range(len(c.shape))))
-        }
-        if uses:
-            out_axis, in_axis = uses.pop() if len(uses) == 1 else (None, None)
-            out.append(ProgramWeight(name, same[0].shape, out_axis, in_axis, tuple(same)))
+    for name, found in places.items():
+        out_axis, in_axis = axes[name].pop() if len(axes[name]) == 1 else (None, None)
+        same = tuple(found.values())
+        out.append(ProgramWeight(name, same[0].shape, out_axis, in_axis, same))
     return out
 
 
-def _uses(value: Any, axes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Axes of output and input channels for each operation that multiplies by a value.
-
-    axes: of the stored constant, in the order in which the value has them.
-    """
-    for use in value.uses:
-        operation, place = use.owner, use.operand_number
-        if operation.name == TRANSPOSE and place == 0:
-            yield from _uses(operation.results[0], tuple(axes[k] for k in _order(operation)))
-        elif operation.name in WEIGHTED:
-            operand, output, given = WEIGHTED[operation.name]
-            if operand == place:
-                yield axes[output], axes[given]
+def _behind(value: Any) -> tuple[Constant | None, list[int]]:
+    """The constant that a value shows, and its axes in the order in which the value has them."""
+    for maker in _maker(value):
+        if maker.name == TRANSPOSE:
+            constant, order = _behind(maker.operands[0])
+            return constant, [order[k] for k in _order(maker)] if constant else []
+        constant = Constant.of(maker)
+        if constant is not None:
+            return constant, list(range(len(constant.shape)))
+    return None, []
 
 
 def _order(transpose: Any) -> list[int]:
@@ -117,18 +120,10 @@ def _nearest(
     while pending:
         for operation in neighbours(pending.pop()):
             if operation.name == CONVOLUTION:
-                found |= set(_stored_name(operation.operands[1]))
+                constant, _ = _behind(operation.operands[1])
+                found |= {constant.name} if constant else set()
                 continue
             fresh = [value for value in onward(operation) if value not in seen]
             seen.update(fresh)
             pending += fresh
     return found
-
-
-def _stored_name(value: Any) -> Iterator[str]:
-    """The name of the constant behind a convolution's weight, if it is one."""
-    for operation in _maker(value):
-        if operation.name == TRANSPOSE:
-            yield from _stored_name(operation.operands[0])
-        elif (constant := Constant.of(operation)) is not None:
-            yield constant.name
