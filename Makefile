@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FUZZ_STAMP := $(VENV)/.fuzzers
 SOURCES := mdm_apple conversion benchmarks examples tests
 
-.PHONY: setup fuzzers demo bundle test quick test-all processors narrow-processor check check-and-swift swift format bench clean
+.PHONY: setup fuzzers demo bundle test quick test-all processors narrow-processor without-coreai check check-and-swift swift format bench clean
 
 setup: $(STAMP)
 
@@ -15,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' || \
+	  echo "skipped: Core AI (it has no wheels for this system; see pyproject.toml)"
 	touch $@
 
 # atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.
@@ -54,6 +56,12 @@ processors: setup
 # One of them: AVX2, one thread.
 narrow-processor: setup
 	$(BIN)/python tests/processors.py --narrow --numprocesses auto
+
+# Every process behaves as if Core AI's packages were not installed.
+without-coreai: setup
+	PYTHONPATH=$(CURDIR)/tests/without_coreai $(BIN)/pytest -m "not slow" --numprocesses auto \
+	  tests/test_without_coreai.py tests/test_convert.py tests/test_verify.py tests/test_bundle.py \
+	  tests/test_palettize.py tests/test_missing_packages.py tests/test_sample_command.py
 
 # Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
 check-and-swift:

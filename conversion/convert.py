@@ -16,7 +16,7 @@ from torch import Tensor
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.config.types import Target
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require_coreai
 from mdm_apple.storage.tensorfile import write_bytes
 
 from .bundle.embedding_tables import write_tables
@@ -24,7 +24,6 @@ from .bundle.folder import Bundle, bundle_folder, finish_bundle
 from .bundle.golden import write_golden
 from .bundle.make_manifest import core_ml_package, describe
 from .coreai.packages import write_packages
-from .coreai.wheels import require_coreai
 from .coreml import quiet_coremltools
 from .errors import ConversionError
 from .layouts.choose import fitting_compute, parts_of

@@ -73,6 +73,20 @@ def _backend() -> str:
     return "mlx" if is_installed("mlx") and not is_installed("torch") else "torch"
 
 
+def has_coreai() -> bool:
+    """Whether Apple's packages for Core AI are installed; imports none of them."""
+    return is_installed("coreai") and is_installed("coreai_torch")
+
+
+def require_coreai() -> None:
+    """Refuse if Apple's packages for Core AI are missing."""
+    if not has_coreai():
+        raise MissingPackageError(
+            "coreai: needs Python 3.11 to 3.14 on Linux x86-64 (glibc 2.34) or a Mac with Apple "
+            "silicon and macOS 26; pip install 'mdm-apple[coreai]', or leave out --format coreai."
+        )
+
+
 def require(package: str) -> ModuleType:
     """Import an optional package, or name the pip command that installs it."""
     try:

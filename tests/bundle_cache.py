@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from mdm_apple.conversion.compress.palettize import PalettizeReport, WeightRepor
 from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions, convert
 from mdm_apple.conversion.source.model import ModelSource
-from mdm_apple.errors import is_installed
 
 UNUSED_DAYS = 3  # entries of code that has changed since
 
@@ -120,15 +119,21 @@ def surroundings(module: str) -> tuple[str | bytes, ...]:
 
 def machine() -> tuple[str, ...]:
     """Packages, processor and threads."""
-    packages = ("torch", "coremltools", "numpy", "safetensors")
-    newer = ("coreai-core", "coreai-torch") if is_installed("coreai") else ()
+    packages = ("torch", "coremltools", "numpy", "safetensors", "coreai-core", "coreai-torch")
     return (
-        *(version(name) for name in (*packages, *newer)),
+        *(installed_version(name) for name in packages),
         platform.python_version(),
         processor(),
         torch.backends.cpu.get_cpu_capability(),
         f"{torch.get_num_threads()} threads",
     )
+
+
+def installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

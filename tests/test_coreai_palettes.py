@@ -250,8 +250,7 @@ def test_a_package_that_stays_too_large_is_refused(small: Bundle, tmp_path: Path
 def test_missing_packages_are_named_before_anything_is_written(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheels = "mdm_apple.conversion.coreai.wheels.is_installed"
-    monkeypatch.setattr(wheels, lambda name: False)
+    monkeypatch.setattr("mdm_apple.errors.has_coreai", lambda: False)
     with pytest.raises(MissingPackageError, match=r"pip install 'mdm-apple\[coreai\]'"):
         palettize(small, tmp_path / "made.bundle", Setting(4))
     assert not list(tmp_path.iterdir())

@@ -1,1 +1,1 @@
-"""Core AI, Apple's successor of Core ML: writes its .aimodel files and runs them with its runtime."""
+"""Core AI, Apple's successor of Core ML: its .aimodel files, and Apple's runtime for them."""

@@ -68,7 +68,7 @@ def _opened(header: dict[str, Any]) -> Any:
         return asset.executable(options.default())
     from coreai.runtime import ComputeUnitKind
 
-    kind = ComputeUnitKind.GPU if units == "cpuAndGPU" else ComputeUnitKind.NEURAL_ENGINE
+    kind = ComputeUnitKind.gpu() if units == "cpuAndGPU" else ComputeUnitKind.neural_engine()
     return asset.executable(options.from_preferred_compute_unit_kind(kind))
 
 

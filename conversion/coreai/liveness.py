@@ -21,7 +21,7 @@ VIEWS = {
 
 
 def peak_bytes(graph: torch.fx.Graph) -> int:
-    """The most bytes that inputs and computed values occupy at once; views keep their base alive."""
+    """The most bytes that inputs and computed values occupy at once; a view keeps its base."""
     nodes = list(graph.nodes)
     owner: dict[Any, Any] = {}
     until: dict[Any, int] = {}

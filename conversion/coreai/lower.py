@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.node import map_aggregate
 
 from mdm_apple.config.types import ExecutorPrecision
 
@@ -25,6 +27,11 @@ from .liveness import peak_bytes
 from .weight_names import named_weights
 from .wheels import quiet
 
+CASTS = (
+    torch.ops.aten.to.dtype,
+    torch.ops.aten.to.dtype_layout,
+    torch.ops.aten._to_copy.default,
+)
 DTYPES: dict[ExecutorPrecision, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,11 +46,14 @@ class Lowered:
     weights: dict[str, Tensor]
 
 
-def lower(parts: Sequence[Part], precision: ExecutorPrecision) -> tuple[Any, list[Lowered]]:
+def lower(
+    parts: Sequence[Part], precision: ExecutorPrecision, as_core_ml: bool = False
+) -> tuple[Any, list[Lowered]]:
     """One program (a `coreai.authoring.AIProgram`), and each part's facts, in order.
 
     A single part becomes the function `main`; several keep their names. Weights are rounded to fp16
-    either way; precision says how the program computes.
+    either way; precision says how the program computes. as_core_ml: round the numbers in the code
+    as well, an epsilon say, as Core ML packages store them.
     """
     with quiet():
         from coreai_torch import TorchConverter, get_decomp_table
@@ -52,6 +62,8 @@ def lower(parts: Sequence[Part], precision: ExecutorPrecision) -> tuple[Any, lis
         lowered: list[Lowered] = []
         for part in parts:
             program = _captured(part, DTYPES[precision], get_decomp_table())
+            if as_core_ml:
+                _round_scalars(program.graph)
             converter.add_exported_program(
                 program,
                 input_names=list(part.inputs),
@@ -87,11 +99,14 @@ def _keep_type(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
     module.recompile()
 
 
-CASTS = (
-    torch.ops.aten.to.dtype,
-    torch.ops.aten._to_copy.default,
-    torch.ops.aten.to.dtype_layout,
-)
+def _round_scalars(graph: torch.fx.Graph) -> None:
+    def rounded(value: Any) -> Any:
+        return float(np.float16(value)) if isinstance(value, float) else value
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = map_aggregate(node.args, rounded)
+            node.kwargs = map_aggregate(node.kwargs, rounded)
 
 
 def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:

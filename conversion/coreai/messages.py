@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 
 
-def write_message(to: BinaryIO, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_message(to: IO[bytes], header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raises BrokenPipeError if the reader has ended."""
     listed = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
     to.write(json.dumps(header | {"arrays": listed}).encode() + b"\n")
@@ -22,7 +22,7 @@ def write_message(to: BinaryIO, header: Header, arrays: Mapping[str, NDArray[Any
     to.flush()
 
 
-def read_message(source: BinaryIO) -> tuple[Header, Arrays] | None:
+def read_message(source: IO[bytes]) -> tuple[Header, Arrays] | None:
     """The next message, or None if the writer has ended, also in the middle of one."""
     line = source.readline()
     if not line.endswith(b"\n"):

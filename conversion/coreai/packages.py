@@ -54,10 +54,11 @@ def write_package(
     path: Path,
     license_text: str | None,
     precision: ExecutorPrecision = "fp16",
+    as_core_ml: bool = False,
 ) -> list[Lowered]:
-    """Save parts as the functions of one .aimodel. Raises ConversionError."""
+    """Save parts as the functions of one .aimodel; see `lower`. Raises ConversionError."""
     try:
-        program, lowered = lower(parts, precision)
+        program, lowered = lower(parts, precision, as_core_ml)
         name_constants(program, names_by_digest({one.part.name: one.weights for one in lowered}))
     except MdmError:  # a refusal from below says itself what is wrong
         raise

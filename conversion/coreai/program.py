@@ -7,6 +7,7 @@ that coreai gives depend on addresses in memory.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from .wheels import quiet
 
+COMPILER = "coreai._compiler._mlir_libs._coreaiIR._bindings.compiler"
 RESOURCE = "dense_resource<"
 
 
@@ -46,27 +48,20 @@ class Constant:
 
     def read(self) -> NDArray[np.uint8]:
         """The stored bytes."""
-        from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import (
-            copy_constant_value_to_array,
-        )
-
         out = np.empty(stored_bytes(self.shape, self.dtype), np.uint8)
-        copy_constant_value_to_array(constant_op=self.operation.operation, destination=out)
+        compiler = importlib.import_module(COMPILER)
+        compiler.copy_constant_value_to_array(constant_op=self.operation.operation, destination=out)
         return out
 
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of a buffer whose numbers of `dtype` are packed without gaps."""
-    bits = (
-        1
-        if dtype == "i1"
-        else int("".join(c for c in dtype.split("E", maxsplit=1)[0] if c.isdigit()))
-    )
+    """Bytes of a buffer whose numbers of `dtype` (f16, ui3, i1) are packed without gaps."""
+    bits = int("".join(filter(str.isdigit, dtype)))
     return -(-int(np.prod(shape)) * bits // 8)
 
 
 def open_program(path: Path) -> Any:
-    """The program of an .aimodel whose SHA-256 was compared; damaged files would end the process.
+    """The program of an .aimodel whose hash was compared; damage would end this process.
 
     Raises MissingPackageError if Core AI's packages are missing.
     """
