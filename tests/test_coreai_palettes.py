@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle_cache import converted, palettized
+from coreai_wheels import needs_coreai
 from numpy.typing import NDArray
-
-pytest.importorskip("coreai")
 
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.manifest import PackageInfo
@@ -32,7 +31,7 @@ from mdm_apple.conversion.compress.sensitivity import measure_sensitivity
 from mdm_apple.conversion.compress.settings import PlannedWeight, Setting
 from mdm_apple.conversion.compress.weighted_package import open_weights
 from mdm_apple.conversion.convert import ConvertOptions
-from mdm_apple.conversion.coreai.program import constants, editing, open_program
+from mdm_apple.conversion.coreai.program import Constant, constants, editing, open_program
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.coreai.seal import has_own_hash, save_sealed
 from mdm_apple.conversion.coreai.weights import weights_of
@@ -42,6 +41,7 @@ from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MissingPackageError
 
 pytest_plugins = ["bundles"]
+pytestmark = [needs_coreai, pytest.mark.bundle]
 
 Weights = dict[str, NDArray[np.float16]]
 BAR = 70  # dB; rounding to fp16 in another order gives about 82
@@ -292,12 +292,12 @@ def with_weights(source: Path, target: Path, weights: Weights) -> Path:
     return target
 
 
-def replace(constant: object, data: NDArray[np.generic]) -> None:
+def replace(constant: Constant, data: NDArray[np.generic]) -> None:
     from coreai._compiler.ir import DenseResourceElementsAttr
 
     kind = constant.operation.results[0].type
     constant.operation.attributes["value"] = DenseResourceElementsAttr.get_from_buffer(
-        np.ascontiguousarray(data), f"{constant.name}_other", kind
+        np.ascontiguousarray(data).data, f"{constant.name}_other", kind
     )
 
 

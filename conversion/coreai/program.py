@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,9 +57,9 @@ class Constant:
 
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of a buffer whose numbers of `dtype` (f16, ui3, i1) are packed without gaps."""
-    bits = int("".join(filter(str.isdigit, dtype)))
-    return -(-int(np.prod(shape)) * bits // 8)
+    """Bytes of a buffer whose numbers of `dtype` (f16, ui3) are packed without gaps."""
+    found = re.search("[0-9]+", dtype)  # f8E4M3 has 8
+    return -(-math.prod(shape) * int(found[0] if found else 0) // 8)
 
 
 def open_program(path: Path) -> Any:
@@ -85,6 +87,15 @@ def functions(program: Any) -> Iterator[Any]:
     for operation in program._module._mlir_module.body.operations:
         if operation.operation.name == "coreai.graph":
             yield operation
+
+
+def is_private(graph: Any) -> bool:
+    """Whether only other graphs can call it: a composite, or a piece that functions share."""
+    return "priv" in graph.operation.attributes
+
+
+def graph_name(graph: Any) -> str:
+    return graph.operation.attributes["sym_name"].value
 
 
 def operations(graph: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..package_file.weights import Weight
-from .program import Constant, functions, operations
+from .program import Constant, functions, graph_name, is_private, operations
 
 TRANSPOSE = "coreai.transpose"
 CONVOLUTION = "coreai.conv2d"
@@ -38,9 +38,14 @@ class ProgramWeight(Weight):
 
 def weights_of(program: Any) -> list[ProgramWeight]:
     """The fp16 constants that operations in WEIGHTED take as weights, in order of first use."""
+    return weights_in(functions(program))
+
+
+def weights_in(graphs: Iterable[Any]) -> list[ProgramWeight]:
+    """The weights of some graphs of a program."""
     places: dict[str, dict[Any, Constant]] = {}  # by name and result
     axes: dict[str, set[tuple[int, int]]] = {}
-    for graph in sorted(functions(program), key=lambda g: g.operation.attributes["sym_name"].value):
+    for graph in sorted(graphs, key=graph_name):
         for operation in operations(graph):
             if operation.operation.name not in WEIGHTED:
                 continue
@@ -86,8 +91,8 @@ def end_convolutions(program: Any) -> set[str]:
     """
     ends: set[str] = set()
     for graph in functions(program):
-        if "sym_visibility" in graph.operation.attributes:
-            continue  # a piece that functions share
+        if is_private(graph):
+            continue
         block = graph.regions[0].blocks[0]
         for value in filter(_is_image, block.arguments):
             ends |= _nearest(value, lambda v: (use.owner for use in v.uses), lambda o: o.results)
