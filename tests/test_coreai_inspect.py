@@ -89,7 +89,7 @@ def test_packages_of_a_bundle_have_the_numbers_of_core_ml(small: Bundle, nested:
         assert package.stored is not None
         assert 0 < sum(package.stored.values()) <= package.bytes
     for package in (p for p in found.packages if p.for_neural_engine):
-        assert package.computed == {"fp16": sum(package.computed.values())}
+        assert list(package.computed or ()) == ["fp16"]
         assert package.errors == 0
 
 

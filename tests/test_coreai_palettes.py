@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bundle_cache import converted, palettized
 from coreai_wheels import needs_coreai
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.coreai.program import Constant, constants, editing, open_program
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.coreai.seal import has_own_hash, save_sealed
+from mdm_apple.conversion.coreai.weight_names import names_by_digest
 from mdm_apple.conversion.coreai.weights import weights_of
 from mdm_apple.conversion.errors import ConversionError
 from mdm_apple.conversion.psnr import closeness
@@ -204,6 +207,22 @@ def test_transposed_weights_are_exchanged_in_the_network(
     stored = open_weights(plain, plain.package("denoiser")).numbers(turned.weight.name)
     assert np.array_equal(before[key].reshape(stored.shape), stored.astype(np.float32))
     assert not net.exchange(before)[key].any()
+
+
+def test_functions_that_use_one_name_for_two_weights_say_which() -> None:
+    first, second = torch.ones(2, 3), torch.zeros(2, 3)
+    names = names_by_digest(
+        {
+            "stop_8": {"select_9_to_fp16": second, "p_in_weight_to_fp16": first},
+            "stop_16": {"select_9_to_fp16": first},
+        }
+    )
+    digests = [hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in (first, second)]
+    assert [names[d] for d in digests] == ["select_9_to_fp16", "stop_8/select_9_to_fp16"]
+    turned = hashlib.sha256(torch.arange(6.0).reshape(2, 3).t().contiguous().numpy().tobytes())
+    assert (
+        names_by_digest({"main": {"p": torch.arange(6.0).reshape(2, 3)}})[turned.hexdigest()] == "p"
+    )
 
 
 # --- bytes, functions, refusals -------------------------------------------------------------------
