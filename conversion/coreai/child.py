@@ -1,7 +1,8 @@
 """The process that runs .aimodel files with Apple's runtime; `runtime` starts it with `python -m`.
 
 Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
-raw bytes. A request loads a function ("path", "function", "units") or runs a loaded one ("run").
+raw bytes. A request loads a function ("path", "function", "units"), runs a loaded one ("run") or
+asks what is in a file ("census", "function").
 Files must have been compared with their SHA-256 before: the runtime aborts on damaged ones.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,11 +48,21 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                         models[path] = await opened.enter_async_context(_opened(header))
                     loaded.append(models[path].load_function(str(header["function"])))
                     write_message(answers, {"loaded": len(loaded) - 1}, {})
+                elif "census" in header:
+                    write_message(answers, {"census": _census(header)}, {})
                 else:
                     write_message(answers, {}, await _run(loaded[int(header["run"])], arrays))
             except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 write_message(answers, {"error": lines[0]}, {})
+
+
+def _census(header: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is compiled or run for this."""
+    from mdm_apple.conversion.coreai.census import census
+    from mdm_apple.conversion.coreai.program import open_program
+
+    return asdict(census(open_program(Path(str(header["census"]))), header["function"]))
 
 
 def _opened(header: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from ..bundle.manifest import Feature
 from ..layouts.parts import Part
 from .liveness import peak_bytes
+from .weight_names import named_weights
 from .wheels import quiet
 
 CASTS = (
@@ -36,7 +37,7 @@ DTYPES: dict[ExecutorPrecision, torch.dtype] = {"fp16": torch.float16, "fp32": t
 
 @dataclass(frozen=True)
 class Lowered:
-    """A part as it was captured. weights: its parameters and buffers, by name."""
+    """A part as it was captured. weights: by the names of their constants."""
 
     part: Part
     inputs: tuple[Feature, ...]
@@ -128,7 +129,7 @@ def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:
         tuple(map(_feature, part.inputs, given)),
         tuple(map(_feature, part.outputs, made)),
         peak_bytes(program.graph),
-        dict(program.state_dict),
+        named_weights(program),
     )
 
 

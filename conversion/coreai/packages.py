@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ..package_file.seal import package_size
 from .lower import Lowered, lower
 from .program import name_constants
 from .seal import save_sealed
+from .weight_names import names_by_digest
 
 SUFFIX = ".aimodel"
 
@@ -59,8 +59,7 @@ def write_package(
     """Save parts as the functions of one .aimodel; see `lower`. Raises ConversionError."""
     try:
         program, lowered = lower(parts, precision, as_core_ml)
-        known = {digest: name for one in lowered for digest, name in _digests(one).items()}
-        name_constants(program, known)
+        name_constants(program, names_by_digest({one.part.name: one.weights for one in lowered}))
     except MdmError:  # a refusal from below says itself what is wrong
         raise
     except (NotImplementedError, ValueError, RuntimeError, TypeError, KeyError) as error:
@@ -68,19 +67,6 @@ def write_package(
         raise ConversionError(f"{path.stem}: cannot be converted to Core AI ({reason}).") from error
     save_sealed(program, path, license_text)
     return lowered
-
-
-def _digests(lowered: Lowered) -> dict[str, str]:
-    """Names of a part's weights by the SHA-256 of their bytes; weights that are equal share one."""
-    return {
-        hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest(): weight_name(name)
-        for name, tensor in sorted(lowered.weights.items(), reverse=True)
-    }
-
-
-def weight_name(parameter: str) -> str:
-    """The name that a Core ML package gives the same weight, so that a recipe fits both."""
-    return f"p_{parameter.replace('.', '_').lower()}_to_fp16"
 
 
 def _entry(lowered: Lowered, size: int) -> PackageInfo:

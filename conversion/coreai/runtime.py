@@ -26,6 +26,7 @@ from mdm_apple.errors import require_coreai
 
 from ..errors import ConversionError
 from ..execute import ExecutionError, Watch
+from .census import Census, read_census
 from .messages import Arrays, Header, read_message, write_message
 
 CHILD = (sys.executable, "-m", "mdm_apple.conversion.coreai.child")
@@ -66,6 +67,11 @@ class AppleRuntime:
             self._forget()
         with self._kept_or_replaced(path) as child:
             return child.run(child.handle(path, function, self.units), path, inputs)
+
+    def census(self, path: Path, function: str | None = None) -> Census:
+        """What is in a file, in one function or in all. Raises ExecutionError as `run` does."""
+        with self._kept_or_replaced(path) as child:
+            return child.census(path, function)
 
     def _load(self, path: Path, function: str) -> None:
         with self._kept_or_replaced(path) as child:
@@ -144,6 +150,10 @@ class _Child:
         self._bytes += sum(array.nbytes for array in out.values())
         self._outputs += len(out)
         return out
+
+    def census(self, path: Path, function: str | None) -> Census:
+        asked = {"census": str(path.resolve()), "function": function}
+        return read_census(self._ask(path, asked, {})[0]["census"])
 
     def _ask(
         self, path: Path, header: Header, arrays: Mapping[str, NDArray[Any]]
