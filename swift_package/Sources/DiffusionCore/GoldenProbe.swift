@@ -11,8 +11,7 @@ package struct GoldenProbe: Sendable {
   private let states: [Tensor]
   private let predictions: [Tensor]
 
-  /// A context that no picture uses.
-  package static let context = -1
+  private static let context = 0
 
   /// Reads the first prompt at the middle of the recorded noise levels, where the network has most to do.
   /// Throws ``MatryoshkaError/invalidTensorFile(reason:)`` if the record lacks something.
@@ -43,6 +42,19 @@ package struct GoldenProbe: Sendable {
     text = try manifest.text.map { try GoldenProbe.text(record, $0) } ?? [:]
   }
 
+  /// The decibels that a runtime must reach: 40, less if the weights are compressed, which those of the
+  /// record are not.
+  package static func floor(of manifest: Manifest) -> Double {
+    switch manifest.packages.map(\.weightBits).min() ?? 16 {
+    case 16: 40
+    case 8: 30
+    case 6: 20
+    case 4: 8
+    case 3: 4
+    default: 0
+    }
+  }
+
   private static func text(_ record: TensorFile, _ text: Manifest.Text) throws -> [String: Tensor] {
     let encodes = text.encoder != nil && record.entries[FeatureName.tokenIDs] != nil
     var names = [FeatureName.textMask, encodes ? FeatureName.tokenIDs : FeatureName.textFeatures]
@@ -58,7 +70,7 @@ package struct GoldenProbe: Sendable {
   /// How close a runtime of the bundle comes to the record, in decibels below the largest recorded
   /// number, at the worst level; infinite if it is equal, minus infinity if a number is not finite.
   ///
-  /// It loads one package at a time and leaves none loaded.
+  /// It loads one package at a time and leaves none loaded. Not to be called while a picture is made.
   package func closeness(of runtime: any PackageRuntime, in bundle: BundleFolder) async throws -> Double {
     var given = text
     if !text.isEmpty {

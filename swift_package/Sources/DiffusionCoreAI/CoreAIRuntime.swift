@@ -98,7 +98,7 @@
     /// Throws ``MatryoshkaError/selfTestFailed(reason:)`` if nothing passes.
     public func selfTest() async throws -> SelfTest {
       let probe = try GoldenProbe(of: bundle)
-      let (first, floor) = (units, SelfTest.floor(of: bundle.manifest))
+      let (first, floor) = (units, GoldenProbe.floor(of: bundle.manifest))
       var attempts: [SelfTest.Attempt] = []
       for choice in SelfTest.order(from: first, bundle.manifest) {
         units = choice

@@ -30,18 +30,6 @@
         + "\(SelfTest.rounded(floor)) dB are needed."
     }
 
-    /// The floor of a bundle: 40 dB, less if its weights are compressed, which the golden record's are not.
-    package static func floor(of manifest: Manifest) -> Double {
-      switch manifest.packages.map(\.weightBits).min() ?? 16 {
-      case 16: 40
-      case 8: 30
-      case 6: 20
-      case 4: 8
-      case 3: 4
-      default: 0
-      }
-    }
-
     /// The units to try for all packages, in this order. None is judged by another: the CPU can be wrong
     /// where the GPU is right, and the other way round.
     package static func order(

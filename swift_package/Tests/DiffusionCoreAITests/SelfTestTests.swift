@@ -152,7 +152,7 @@
     func compressedWeightsNeedLess(bits: Int, floor: Double) throws {
       let small = try SmallBundle(format: .coreai)
       let text = try small.manifest(replacing: [("\"weight_bits\":16", "\"weight_bits\":\(bits)")])
-      #expect(SelfTest.floor(of: try Manifest(parsing: Array(text.utf8))) == floor)
+      #expect(GoldenProbe.floor(of: try Manifest(parsing: Array(text.utf8))) == floor)
     }
   }
 #endif
