@@ -24,7 +24,7 @@ from ..source.trajectory import TextInputs, Trajectory
 from .ladder import text_of
 from .parts import PartRow, worst_output
 
-FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 120.0}  # dB
+FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 110.0}  # dB
 TEXT_FLOOR = 85.0  # in fp32
 
 
