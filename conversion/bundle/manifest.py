@@ -31,6 +31,7 @@ from ..errors import BundleError
 from ..layouts.parts import Phase
 
 SCHEMA_VERSIONS = (1, 2)  # 2 if a field is used that installed readers of 1 do not know
+SUFFIXES: dict[Format, str] = {"coreml": ".mlpackage", "coreai": ".aimodel"}
 NO_DIGEST = "0" * 64
 
 
@@ -278,6 +279,12 @@ def read_manifest(text: str, where: str) -> Manifest:
         raise BundleError(str(error)) from None
     if manifest.digest != digest_of(manifest) or text != to_json(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
+    for package in manifest.packages:
+        if not package.path.endswith(SUFFIXES[manifest.format]):
+            raise BundleError(
+                f"{where}: names {package.path}, but its format is {manifest.format}; convert the "
+                "model again."
+            )
     later = [name for name in later_fields(manifest) if name != "format"]
     if later:  # this version has a runtime for none of them
         raise BundleError(
