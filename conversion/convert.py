@@ -50,7 +50,7 @@ def convert(
     """
     options = options or ConvertOptions()
     if options.format == "coreai":
-        require_coreai()
+        require_coreai(", or leave out --format coreai")
     compute = options.compute or fitting_compute(options.layout)
     parts = parts_of(source, options.layout, compute)
     for part in parts:

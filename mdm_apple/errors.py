@@ -78,12 +78,16 @@ def has_coreai() -> bool:
     return is_installed("coreai") and is_installed("coreai_torch")
 
 
-def require_coreai() -> None:
-    """Refuse if Apple's packages for Core AI are missing."""
+def require_coreai(otherwise: str = "") -> None:
+    """Refuse if Apple's packages for Core AI are missing.
+
+    Args:
+        otherwise: another way out, as the end of the sentence.
+    """
     if not has_coreai():
         raise MissingPackageError(
             "coreai: needs Python 3.11 to 3.14 on Linux x86-64 (glibc 2.34) or a Mac with Apple "
-            "silicon and macOS 26; pip install 'mdm-apple[coreai]', or leave out --format coreai."
+            f"silicon and macOS 26; pip install 'mdm-apple[coreai]'{otherwise}."
         )
 
 

@@ -113,7 +113,7 @@ def command(request: ConvertRequest, output: Output) -> None:
         find_folder(request.model, "mdm palettize makes a smaller bundle from it")
     refuse_existing_bundle(request.out, request.overwrite)
     if request.format == "coreai":
-        require_coreai()
+        require_coreai(", or leave out --format coreai")
     if request.model is None:
         bundle = _from_preset(request, options, output.say)
     else:
