@@ -15,8 +15,6 @@ import pytest
 HIDING = Path(__file__).parent / "without_coreai"
 SENTENCE = "pip install 'mdm-apple[coreai]', or leave out --format coreai."
 
-pytestmark = pytest.mark.bundle
-
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
@@ -29,6 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.bundle
 def test_converting_refuses_before_anything_is_made(tmp_path: Path) -> None:
     out = tmp_path / "tiny.bundle"
     done = run("convert", "--preset", "tiny", "--format", "coreai", "--out", str(out))
@@ -38,6 +37,7 @@ def test_converting_refuses_before_anything_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # make without-coreai runs what the other commands have
 def test_other_commands_do_not_need_them(tmp_path: Path) -> None:
     out = tmp_path / "tiny.bundle"
     made = run("convert", "--preset", "tiny", "--layout", "monolith", "--quiet", "--out", str(out))
@@ -46,6 +46,7 @@ def test_other_commands_do_not_need_them(tmp_path: Path) -> None:
     assert proven.returncode == 0, proven.stderr
 
 
+@pytest.mark.bundle
 def test_the_packages_are_really_hidden() -> None:
     path = os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

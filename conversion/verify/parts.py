@@ -28,7 +28,9 @@ from ..source.trajectory import PROMPTS, text_inputs
 
 SEED = 11
 FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 100.0}  # dB against torch
-TEXT_FLOOR = 80.0  # in fp32; see docs/conversion.md
+# of the text encoder, whose logits are not scaled: with random weights fp16 loses more; trained ones
+# reach 68 dB
+TEXT_FLOORS: dict[ExecutorPrecision, float] = {"fp16": 50.0, "fp32": 80.0}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def rows_against_torch(
     for part in same_parts(bundle, source):
         info = bundle.package(part.name)
         run = load(bundle.file(info.path), bundle.function(info), info.compute)
-        floor = TEXT_FLOOR if (part.phase, precision) == ("text", "fp32") else FLOORS[precision]
+        floor = (TEXT_FLOORS if part.phase == "text" else FLOORS)[precision]
         found: list[PartRow] = []
         for inputs in prompt_inputs(source) if part.phase == "text" else [random_inputs(part)]:
             wanted = torch_outputs(part, inputs, rounded=precision == "fp32")

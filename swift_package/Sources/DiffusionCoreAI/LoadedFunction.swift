@@ -86,7 +86,7 @@
       var rest = consume places
       guard let name = rest.last?.name else {
         var made = try await function.run(
-          inputs: given, states: InferenceFunction.MutableViews(), outputViews: views)
+          inputs: given, states: InferenceFunction.MutableViews(), outputViews: consume views)
         var returned: [String: NDArray] = [:]
         for name in outputs.keys {
           guard let value = made.remove(name), let array = value.ndArray else { continue }
