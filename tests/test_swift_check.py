@@ -95,19 +95,11 @@ def test_a_record_of_another_network_is_told_apart(
     done = run([program[0], "check", *program[1:]], folder)
     assert done.returncode == 1
     assert done.stdout == ""
-<<<<<<< HEAD
-    said = (
-        r"mdm-generate: self-test: reached (\d\d\.\d) dB, "
-        r"expected 40\.0 dB of the golden record\.\n"
-    )
-    found = re.fullmatch(said, done.stderr)
-=======
     found = re.fullmatch(
         r"mdm-generate: self-test: reached (\d\d\.\d) dB, "
         r"expected 40\.0 dB of the golden record\.\n",
         done.stderr,
     )
->>>>>>> h-swift-coreai
     assert found is not None, done.stderr
     assert 20 < float(found[1]) < 40
 
