@@ -28,7 +28,7 @@ from ..source.trajectory import PROMPTS, text_inputs
 
 SEED = 11
 FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 100.0}  # dB against torch
-# of the text encoder, whose logits are not scaled: with random weights fp16 loses more; trained ones
+# the text encoder does not scale its logits, so fp16 loses more with random weights; trained ones
 # reach 68 dB
 TEXT_FLOORS: dict[ExecutorPrecision, float] = {"fp16": 50.0, "fp32": 80.0}
 
