@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FUZZ_STAMP := $(VENV)/.fuzzers
 SOURCES := mdm_apple conversion benchmarks examples tests
 
-.PHONY: setup fuzzers demo bundle test quick test-all processors narrow-processor check check-and-swift swift format bench clean
+.PHONY: setup fuzzers demo bundle test quick test-all processors narrow-processor without-coreai check check-and-swift swift format bench clean
 
 setup: $(STAMP)
 
@@ -15,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' || \
+	  echo "skipped: Core AI (it has no wheels for this system; see pyproject.toml)"
 	touch $@
 
 # atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.
@@ -55,6 +57,12 @@ processors: setup
 narrow-processor: setup
 	$(BIN)/python tests/processors.py --narrow --numprocesses auto
 
+# Every process behaves as if Core AI's packages were not installed.
+without-coreai: setup
+	PYTHONPATH=$(CURDIR)/tests/without_coreai $(BIN)/pytest -m "not slow" --numprocesses auto \
+	  tests/test_without_coreai.py tests/test_convert.py tests/test_verify.py tests/test_mixed.py \
+	  tests/test_missing_packages.py tests/test_sample_command.py
+
 # Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
 check-and-swift:
 	$(MAKE) --jobs 2 check swift
@@ -69,7 +77,8 @@ swift:
 	@if command -v swift >/dev/null; then \
 	  swift build -c release --build-tests && \
 	  swift test -c release --skip-build && \
-	  COREML_SHIM=1 swift test -c release --scratch-path .build-shim --filter DiffusionCoreMLTests; \
+	  COREML_SHIM=1 COREAI_SHIM=1 swift test -c release --scratch-path .build-shim \
+	    --filter 'DiffusionCore(ML|AI)Tests'; \
 	elif [ "$$CI" = true ]; then \
 	  echo "swift is not on the PATH, which CI demands" >&2; exit 1; \
 	else \

@@ -5,18 +5,34 @@ import PackageDescription
 let sources = "swift_package/Sources"
 let tests = "swift_package/Tests"
 
-// COREML_SHIM=1 builds the Core ML adapters against CoreMLShim, to test them without Core ML.
-// Give these builds their own folder: --scratch-path .build-shim.
-let usesShim = Context.environment["COREML_SHIM"] == "1"
-let shimSettings: [SwiftSetting] = usesShim ? [.define("COREML_SHIM")] : []
-let shimTargets: [Target] =
-  usesShim
+// COREML_SHIM=1 and COREAI_SHIM=1 build the adapters of a framework against our own declarations of it, to
+// test them where it is missing. Give these builds their own folder: --scratch-path .build-shim.
+let usesCoreMLShim = Context.environment["COREML_SHIM"] == "1"
+let usesCoreAIShim = Context.environment["COREAI_SHIM"] == "1"
+let coreML: (dependencies: [Target.Dependency], settings: [SwiftSetting]) =
+  usesCoreMLShim ? (["CoreMLShim"], [.define("COREML_SHIM")]) : ([], [])
+let coreAI: (dependencies: [Target.Dependency], settings: [SwiftSetting]) =
+  usesCoreAIShim ? (["CoreAIShim"], [.define("COREAI_SHIM")]) : ([], [])
+let coreMLTargets: [Target] =
+  usesCoreMLShim
   ? [
     .target(name: "CoreMLShim", path: "\(sources)/CoreMLShim"),
     .testTarget(
       name: "DiffusionCoreMLTests",
       dependencies: ["CoreMLShim", "DiffusionCoreML", "MatryoshkaDiffusion", "TestBundle"],
-      path: "\(tests)/DiffusionCoreMLTests", swiftSettings: shimSettings),
+      path: "\(tests)/DiffusionCoreMLTests", swiftSettings: coreML.settings),
+  ] : []
+let coreAITargets: [Target] =
+  usesCoreAIShim
+  ? [
+    // Views of arrays have lifetimes that the compiler checks, as Apple's have; Swift 6.2 or later.
+    .target(
+      name: "CoreAIShim", path: "\(sources)/CoreAIShim",
+      swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
+    .testTarget(
+      name: "DiffusionCoreAITests",
+      dependencies: ["CoreAIShim", "DiffusionCoreAI", "MatryoshkaDiffusion", "TestBundle"],
+      path: "\(tests)/DiffusionCoreAITests", swiftSettings: coreAI.settings),
   ] : []
 
 let package = Package(
@@ -26,6 +42,7 @@ let package = Package(
     .library(name: "MatryoshkaDiffusion", targets: ["MatryoshkaDiffusion"]),
     .library(name: "DiffusionCore", targets: ["DiffusionCore"]),
     .library(name: "DiffusionCoreML", targets: ["DiffusionCoreML"]),
+    .library(name: "DiffusionCoreAI", targets: ["DiffusionCoreAI"]),
     .library(name: "DiffusionBench", targets: ["DiffusionBench"]),
     .library(name: "DiffusionPipe", targets: ["DiffusionPipe"]),
     .executable(name: "mdm-generate", targets: ["mdm-generate"]),
@@ -37,9 +54,14 @@ let package = Package(
       path: "\(sources)/MatryoshkaDiffusion"),
     // Thin adapters; empty where there is no Core ML.
     .target(
-      name: "DiffusionCoreML", dependencies: ["DiffusionCore"] + (usesShim ? ["CoreMLShim"] : []),
+      name: "DiffusionCoreML", dependencies: ["DiffusionCore"] + coreML.dependencies,
       path: "\(sources)/DiffusionCoreML", resources: [.copy("PrivacyInfo.xcprivacy")],
-      swiftSettings: shimSettings),
+      swiftSettings: coreML.settings),
+    // The same for Core AI, which is younger than the platforms above. Every symbol that is used says so,
+    // and the linker then makes the framework optional: an app with this module starts without it.
+    .target(
+      name: "DiffusionCoreAI", dependencies: ["DiffusionCore"] + coreAI.dependencies,
+      path: "\(sources)/DiffusionCoreAI", swiftSettings: coreAI.settings),
     // Runs a bundle with `mdm serve-bundle` where there is no Core ML.
     .target(
       name: "DiffusionPipe", dependencies: ["DiffusionCore"], path: "\(sources)/DiffusionPipe"),
@@ -50,10 +72,10 @@ let package = Package(
     .executableTarget(
       name: "mdm-generate",
       dependencies: [
-        "DiffusionBench", "DiffusionCore", "DiffusionCoreML", "DiffusionPipe",
+        "DiffusionBench", "DiffusionCore", "DiffusionCoreAI", "DiffusionCoreML", "DiffusionPipe",
         "MatryoshkaDiffusion",
       ],
-      path: "\(sources)/mdm-generate", swiftSettings: shimSettings),
+      path: "\(sources)/mdm-generate", swiftSettings: coreML.settings + coreAI.settings),
     // For comparison in the Python tests, and no product: prints the library's outputs for given
     // inputs.
     .executableTarget(
@@ -71,6 +93,6 @@ let package = Package(
     .testTarget(
       name: "DiffusionPipeTests", dependencies: ["DiffusionPipe", "TestBundle"],
       path: "\(tests)/DiffusionPipeTests"),
-  ] + shimTargets,
+  ] + coreMLTargets + coreAITargets,
   swiftLanguageModes: [.v6]
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.harness import Row, in_turn
 from mdm_apple.bundled_models import EMOJI
-from mdm_apple.config.types import Layout
+from mdm_apple.config.types import Format, Layout
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.convert import ConvertOptions, convert
 from mdm_apple.conversion.source.model import load_source
@@ -24,6 +24,24 @@ def convert_emoji(layout: Layout, repetitions: int, work: Path) -> Row:
     (mine,) = in_turn(run, repetitions=repetitions)
     sha256 = weights_sha256(EMOJI)
     return Row(f"convert the emoji model, {layout}", mine, model_sha256=sha256)
+
+
+def convert_emoji_to_coreai(repetitions: int, work: Path) -> Row:
+    """The same model in Core AI's format, beside Core ML's."""
+    source = load_source(EMOJI)
+
+    def run(form: Format) -> None:
+        out = work / f"emoji-{form}.bundle"
+        convert(source, out, ConvertOptions(format=form), overwrite=True)
+
+    mine, other = in_turn(lambda: run("coreai"), lambda: run("coreml"), repetitions=repetitions)
+    return Row(
+        "convert the emoji model to Core AI",
+        mine,
+        "to Core ML",
+        other,
+        model_sha256=weights_sha256(EMOJI),
+    )
 
 
 def open_emoji(repetitions: int, work: Path) -> Row:

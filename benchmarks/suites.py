@@ -128,6 +128,12 @@ def _convert_emoji(layout: Layout) -> Measure:
     return measure
 
 
+def _convert_emoji_to_coreai(repetitions: int, work: Path) -> Row:
+    from benchmarks.converting import convert_emoji_to_coreai
+
+    return convert_emoji_to_coreai(repetitions, work)
+
+
 def _open_emoji(repetitions: int, work: Path) -> Row:
     from benchmarks.converting import open_emoji
 
@@ -299,6 +305,14 @@ def _convert() -> list[Entry]:
     ]
     return [
         *rows,
+        Entry(
+            "convert",
+            "coreai",
+            "convert the emoji model to Core AI",
+            _convert_emoji_to_coreai,
+            14,
+            needs="coreai_torch",
+        ),
         Entry(
             "convert",
             "emoji-open",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.config.types import Target
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require_coreai
 from mdm_apple.storage.tensorfile import write_bytes
 
 from .bundle.embedding_tables import write_tables
 from .bundle.folder import Bundle, bundle_folder, finish_bundle
 from .bundle.golden import write_golden
-from .bundle.make_manifest import describe
+from .bundle.make_manifest import core_ml_package, describe
+from .coreai.packages import write_packages
 from .coreml import quiet_coremltools
 from .errors import ConversionError
 from .layouts.choose import fitting_compute, parts_of
@@ -44,9 +45,12 @@ def convert(
 ) -> Bundle:
     """Write the bundle of a model to `out`, which appears whole or not at all.
 
-    Raises ConversionError if Core ML cannot express the model, BundleError if `out` exists.
+    Raises ConversionError if the format cannot express the model, BundleError if `out` exists,
+    MissingPackageError if Core AI's packages are missing.
     """
     options = options or ConvertOptions()
+    if options.format == "coreai":
+        require_coreai(", or leave out --format coreai")
     compute = options.compute or fitting_compute(options.layout)
     parts = parts_of(source, options.layout, compute)
     for part in parts:
@@ -59,24 +63,39 @@ def convert(
         say("tables and golden record")
         write_tables(folder, source)
         golden = write_golden(folder, source)
-        made: list[Part] = []
-        for part in parts:
-            say(f"{part.name}: capturing and lowering")
-            convert_part(part, folder / f"{part.name}.mlpackage", options.target, source)
-            if part.package is None:
-                made += within_limit(part, folder, options.max_package_mb, source)
-        functions = [part for part in parts if part.package is not None]
-        if functions:
-            made += merged(functions, folder, options.max_package_mb, source)
-        finish_bundle(
-            folder, describe(folder, source, made, golden, options.layout, options.target)
-        )
+        if options.format == "coreai":
+            rights = source.config.provenance.license
+            packages = write_packages(parts, folder, rights, options.max_package_mb, say)
+        else:
+            made = core_ml_parts(parts, folder, source, options, say)
+            packages = [core_ml_package(folder, part) for part in made]
+        finish_bundle(folder, describe(source, tuple(packages), golden, options))
     return Bundle.open(out)
+
+
+def core_ml_parts(
+    parts: Sequence[Part],
+    folder: Path,
+    source: ModelSource,
+    options: ConvertOptions,
+    say: Callable[[str], None],
+) -> list[Part]:
+    """Save every part as a .mlpackage; returns them, or the pieces they were split into."""
+    made: list[Part] = []
+    for part in parts:
+        say(f"{part.name}: capturing and lowering")
+        convert_part(part, folder / f"{part.name}.mlpackage", options.oldest_system, source)
+        if part.package is None:
+            made += within_limit(part, folder, options.max_package_mb, source)
+    functions = [part for part in parts if part.package is not None]
+    if functions:
+        made += merged(functions, folder, options.max_package_mb, source)
+    return made
 
 
 def merged(functions: list[Part], folder: Path, limit_mb: float, source: ModelSource) -> list[Part]:
     """Merge the parts' packages into functions of one; the last part is the default function."""
-    target, default = folder / functions[-1].file, functions[-1].name
+    target, default = folder / f"{functions[-1].file_stem}.mlpackage", functions[-1].name
     separate = {part.name: folder / f"{part.name}.mlpackage" for part in functions}
     merge_packages(separate, target, default)
     for path in separate.values():

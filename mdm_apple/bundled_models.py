@@ -7,14 +7,18 @@ the same pictures in one, two or four steps.
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdm_apple.config.types import Format, VerifyRuntime
 from mdm_apple.errors import MdmError
 
 EMOJI = Path(__file__).parent / "models" / "emoji"
 EMOJI_STUDENT = EMOJI.with_name("emoji_student")
 BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT}
+FORMATS: dict[Format, str] = {"coreml": "Core ML", "coreai": "Core AI"}
+MAX_MANIFEST_BYTES = 16 << 20
 MADE_FROM = "give the model folder that it was made from"
 
 
@@ -28,6 +32,23 @@ class NamedModel:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def format(self) -> Format:
+        """The format that a bundle's manifest states; the rest of it is checked when it opens."""
+        try:
+            with (self.path / "manifest.json").open("rb") as file:
+                stated: object = json.loads(file.read(MAX_MANIFEST_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return "coreml"  # opening the bundle says what is wrong with it
+        if isinstance(stated, dict) and stated.get("format") == "coreai":
+            return "coreai"
+        return "coreml"
+
+    @property
+    def runtime(self) -> VerifyRuntime:
+        """What runs a bundle on any system."""
+        return "coreai" if self.format == "coreai" else "reference"
 
 
 def find_model(name: str | Path) -> NamedModel:

@@ -47,11 +47,12 @@ def system_reason(error: OSError) -> str:
 def require_installed(*packages: str) -> None:
     """Refuse, before any work, if a package is not installed; imports none of them."""
     for package in packages:
-        if not _installed(package):
+        if not is_installed(package):
             raise _missing(package)
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; imports nothing."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
@@ -69,7 +70,25 @@ def _remedy(package: str) -> str:
 
 def _backend() -> str:
     """The extra of the installed backend; huggingface_hub comes with either."""
-    return "mlx" if _installed("mlx") and not _installed("torch") else "torch"
+    return "mlx" if is_installed("mlx") and not is_installed("torch") else "torch"
+
+
+def has_coreai() -> bool:
+    """Whether Apple's packages for Core AI are installed; imports none of them."""
+    return is_installed("coreai") and is_installed("coreai_torch")
+
+
+def require_coreai(otherwise: str = "") -> None:
+    """Refuse if Apple's packages for Core AI are missing.
+
+    Args:
+        otherwise: another way out, as the end of the sentence.
+    """
+    if not has_coreai():
+        raise MissingPackageError(
+            "coreai: needs Python 3.11 to 3.14 on Linux x86-64 (glibc 2.34) or a Mac with Apple "
+            f"silicon and macOS 26; pip install 'mdm-apple[coreai]'{otherwise}."
+        )
 
 
 def require(package: str) -> ModuleType:

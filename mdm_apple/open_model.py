@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
-from mdm_apple.bundled_models import NamedModel
+from mdm_apple.bundled_models import FORMATS, NamedModel
 from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.config.types import Bits, Precision
+from mdm_apple.config.types import Bits, Format, Precision
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.sampling.generate import Prompt, Runtime, check_request
 from mdm_apple.sampling.inner_model import level_of_side
@@ -26,8 +26,15 @@ from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage.model_folder import load_model_config, weights_sha256
 
 TrainingBackend = Literal["torch", "mlx"]
-Backend = Literal["torch", "mlx", "coreml", "reference"]
-BUNDLE_PACKAGES = ("torch", "coremltools", "jsonschema")
+Backend = Literal["torch", "mlx", "coreml", "coreai", "reference"]
+BUNDLE_PACKAGES: dict[Format, tuple[str, ...]] = {
+    "coreml": ("torch", "coremltools", "jsonschema"),
+    "coreai": ("torch", "jsonschema"),  # Apple's own are asked for by the runtime
+}
+BUNDLE_BACKENDS: dict[Format, tuple[Backend, ...]] = {
+    "coreml": ("reference", "coreml"),
+    "coreai": ("coreai",),
+}
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,13 @@ class Loaded:
     """A network in memory.
 
     sha256: of its weights, empty if unknown. quantized: a sentence about what quantizing cost.
+    pace: a sentence about how slow the runtime is, where that surprises.
     """
 
     runtime: Runtime
     sha256: str
     quantized: str | None = None
+    pace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,21 @@ class Opening:
         return Loaded(runtime, sha256, quantized)
 
     def _bundle(self) -> Loaded:
-        """The runtime on the executor, or on Core ML with the manifest's compute units."""
+        """The runtime on the executor, on Core ML with the manifest's units, or on Core AI."""
         from mdm_apple.conversion.run.coreml import core_ml
         from mdm_apple.conversion.run.runtime import open_bundle_runtime
 
         load = core_ml() if self.backend == "coreml" else None
         path, features = self.named.path, self.options.features
-        return Loaded(*open_bundle_runtime(path, self.precision, features, load))
+        runtime, digest = open_bundle_runtime(path, self.precision, features, load)
+        pace = None
+        if self.backend == "coreai" and sys.platform != "darwin":
+            seconds = runtime.seconds_per_evaluation()
+            pace = (
+                f"one evaluation takes {seconds:.2g} s here: outside macOS 27, Apple's runtime "
+                "interprets the packages on one thread."
+            )
+        return Loaded(runtime, digest, pace=pace)
 
     def _torch(self) -> Runtime:
         require("torch")
@@ -143,14 +160,21 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     one_of("backend", options.backend, Backend)
     one_of("precision", options.precision, Precision)
     one_of("quantize", options.quantize, Bits)
-    backend = options.backend or ("reference" if named.is_bundle else default_backend())
+    backend = options.backend or (named.runtime if named.is_bundle else default_backend())
     precision = options.precision or ("fp16" if named.is_bundle else "fp32")
-    if named.is_bundle != (backend in ("coreml", "reference")):
-        kind = "a bundle" if named.is_bundle else "a model folder"
-        fitting = "reference or coreml" if named.is_bundle else "torch or mlx"
-        raise MdmError(f"backend: {named} is {kind}, which runs on {fitting}, not {backend}.")
-    if backend == "coreml" and precision != "fp16":
-        raise MdmError(f"precision: Core ML runs packages as they are, in fp16, not {precision}.")
+    fitting = BUNDLE_BACKENDS[named.format] if named.is_bundle else get_args(TrainingBackend)
+    if backend not in fitting:
+        kind = "a model folder"
+        if named.is_bundle:
+            kind = f"a bundle of {FORMATS[named.format]} packages"
+        raise MdmError(
+            f"backend: {named} is {kind}, which runs on {' or '.join(fitting)}, not {backend}."
+        )
+    if backend in ("coreml", "coreai") and precision != "fp16":
+        raise MdmError(
+            f"precision: {FORMATS[named.format]} runs packages as they are, in fp16, not "
+            f"{precision}."
+        )
     for name, value in (
         ("quantize", options.quantize),
         ("low-memory", options.remember),
@@ -161,7 +185,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
-    require_installed(*BUNDLE_PACKAGES if named.is_bundle else [backend])
+    require_installed(*(BUNDLE_PACKAGES[named.format] if named.is_bundle else [backend]))
     config = load_model_config(named.path)
     defaults = read_sampling(named.path, config.distilled)
     return Opening(named, config, defaults, backend, precision, options)

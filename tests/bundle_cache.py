@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,21 @@ def surroundings(module: str) -> tuple[str | bytes, ...]:
 
 def machine() -> tuple[str, ...]:
     """Packages, processor and threads."""
-    packages = ("torch", "coremltools", "numpy", "safetensors")
+    packages = ("torch", "coremltools", "numpy", "safetensors", "coreai-core", "coreai-torch")
     return (
-        *(version(name) for name in packages),
+        *(installed_version(name) for name in packages),
         platform.python_version(),
         processor(),
         torch.backends.cpu.get_cpu_capability(),
         f"{torch.get_num_threads()} threads",
     )
+
+
+def installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

@@ -184,7 +184,12 @@ def test_a_picture_does_not_depend_on_its_neighbours(imported: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "compute"),
-    [("nested", "ane"), ("nested", "gpu"), ("monolith", "ane"), ("multifunction", "gpu")],
+    [
+        ("nested", "ane"),
+        ("multifunction", "gpu"),
+        pytest.param("nested", "gpu", marks=pytest.mark.slow),
+        pytest.param("monolith", "ane", marks=pytest.mark.slow),
+    ],
 )
 def test_packages_of_any_layout_make_them(
     layout: Any, compute: Any, imported: Path, recorded: Recorded, tmp_path: Path

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from mdm_apple.cli import group
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.demo.run import BITS, demo_config
+from mdm_apple.errors import has_coreai
 from mdm_apple.storage.model_folder import load_model_config
 
 
@@ -30,6 +31,9 @@ def test_the_whole_way_and_its_provenance(tmp_path: Path) -> None:
         bundle = Bundle.open(tmp_path / folder)
         assert bundle.manifest.layout == "nested"
         assert bundle.manifest.provenance == origin
+    if has_coreai():
+        packages = Bundle.open(tmp_path / "bundle_coreai").manifest.packages
+        assert all(f"<td>{package.name}</td>" in page for package in packages)
     assert f"Licence:\n{origin.license}." in page
     assert origin.source is not None
     assert origin.source in page

@@ -87,7 +87,7 @@ class WorkBeginsError(Exception):
 # The function of mdm_apple.api with which a command begins its work; options that name a model.
 BEGINNING = {name: name for name in ("convert", "distill", "palettize", "train")}
 BEGINNING["verify"] = "open_bundle"
-NAMING = ("--model", "--teacher", "--init", "--grow", "--fp16")
+NAMING = ("--model", "--teacher", "--init", "--grow", "--fp16", "--against")
 
 
 def before_work(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Result:

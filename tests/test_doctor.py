@@ -25,7 +25,7 @@ def test_the_fastest_fit_bundle_and_unit_is_recommended() -> None:
     assert advice.best is not None
     assert (advice.best.bundle, advice.best.units) == ("a.bundle", "cpuAndNeuralEngine")
     assert "0.50 s per picture of 4 steps" in advice.reason
-    assert "the next is a.bundle (nested, fp16) on cpuAndGPU with 0.80 s" in advice.reason
+    assert "the next is a.bundle (Core ML, nested, fp16) on cpuAndGPU with 0.80 s" in advice.reason
     cells[1]["pictures"][0]["seconds"] = [0.1] * 5
     other = advise(cells).best
     assert other is not None
@@ -107,7 +107,7 @@ def test_results_of_the_executor_prove_the_harness_only() -> None:
     mixed = advise([cell(units="executor", engine="executor", seconds=0.01), cell(seconds=5.0)])
     assert mixed.best is not None
     assert mixed.best.units == "cpuAndNeuralEngine"
-    assert any("executor cells were left out" in note for note in mixed.notes)
+    assert any("cells of stand-ins were left out" in note for note in mixed.notes)
 
 
 def test_cells_of_two_devices_are_not_mixed() -> None:
@@ -134,7 +134,11 @@ def test_the_command_reads_a_file_and_refuses_what_is_none(tmp_path: Path) -> No
     append(path, cell("b", seconds=0.4))
     done = CliRunner().invoke(command, [str(path), "--json"])
     assert json.loads(done.stdout)["recommended"]["bundle"] == "b"
-    assert CliRunner().invoke(command, [str(path)]).stdout.startswith("Ship b (nested, fp16) on")
+    assert (
+        CliRunner()
+        .invoke(command, [str(path)])
+        .stdout.startswith("Ship b (Core ML, nested, fp16) on")
+    )
     for name, text in (("empty", ""), ("text", "hello\n"), ("other", '{"schema": 1}\n')):
         (tmp_path / name).write_text(text)
         done = CliRunner().invoke(command, [str(tmp_path / name)])

@@ -318,7 +318,7 @@ def test_a_conversion_starts_again_and_ends_in_the_same_bytes(
 ) -> None:
     how = ("--layout", "monolith", "--quiet")
     run = making(server, lambda out: ["convert", model, *how, "--out", out], tmp_path, number)
-    run.interrupt(tmp_path, number, 5)
+    run.interrupt(tmp_path, number, 20)
 
 
 @pytest.mark.slow

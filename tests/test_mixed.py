@@ -28,13 +28,14 @@ from mdm_apple.conversion.compress.palettize import (
     palettize_by_recipe,
     planned_palettes,
 )
+from mdm_apple.conversion.compress.plan import uniform_plan
 from mdm_apple.conversion.compress.recipe import Recipe, read_recipe, recipe_plan
 from mdm_apple.conversion.compress.sensitivity import (
     Sensitivity,
     measure_sensitivity,
     read_sensitivity,
 )
-from mdm_apple.conversion.compress.settings import PlannedWeight, Setting, uniform_plan
+from mdm_apple.conversion.compress.settings import PlannedWeight, Setting
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.layouts.names import TEXT_MASK, TOKEN_IDS
 from mdm_apple.conversion.run.packages import Denoiser

@@ -21,7 +21,8 @@ from mdm_apple.conversion.bundle.folder import Bundle, finish_bundle
 from mdm_apple.conversion.bundle.manifest import package_bytes
 from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.palettize import palettize
-from mdm_apple.conversion.compress.settings import Setting, uniform_plan
+from mdm_apple.conversion.compress.plan import uniform_plan
+from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions, convert_part, merged
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.errors import BundleError, ConversionError

@@ -218,7 +218,6 @@ def test_a_manifest_says_2_only_where_it_must(tiny_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", "coreai"),
         ("video", bundle_manifest.VideoInfo((16, 4), 8, 0)),
         ("sizes", (bundle_manifest.SizeInfo("wide", 48, 32),)),
         ("adapters", (bundle_manifest.AdapterInfo("ink", "0" * 64),)),
@@ -229,3 +228,8 @@ def test_a_bundle_for_a_newer_version_is_refused_by_name(
 ) -> None:
     with pytest.raises(BundleError, match=f"uses {name}, which this version cannot run"):
         read_manifest(with_fields(tiny_bundle, **{name: value}), "here")
+
+
+def test_packages_of_the_other_format_are_refused(tiny_bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"names \w+\.mlpackage, but its format is coreai"):
+        read_manifest(with_fields(tiny_bundle, format="coreai"), "here")

@@ -13,7 +13,8 @@ from bundle_cache import converted
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress.kmeans import palettes_of
 from mdm_apple.conversion.compress.palettize import palettize
-from mdm_apple.conversion.compress.settings import Setting, uniform_plan
+from mdm_apple.conversion.compress.plan import uniform_plan
+from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.coreml import quiet_coremltools
 from mdm_apple.conversion.execute import Package

@@ -122,7 +122,6 @@ def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, described: 
 
 
 NEWER: dict[str, Any] = {
-    "format": "coreai",
     "video": {"frames": [4, 1], "fps": 8, "key_frame": 0},
     "sizes": [{"name": "wide", "width": 16, "height": 8}],
     "adapters": [{"name": "ink", "sha256": "a" * 64}],
@@ -139,11 +138,20 @@ def test_what_neither_can_run_is_refused_by_both(
     old, new = dump.json("manifests", given=texts)
     assert old == f"manifest.json: {field} is unknown."
     assert new.startswith(f"manifest.json: {field} is ")
-    assert new.endswith("that this version cannot run; update the package.") or "coreai" in new
+    assert new.endswith("that this version cannot run; update the package.")
     with pytest.raises(BundleError, match="does not match the schema"):
         read_manifest(texts[0], "manifest.json")
     with pytest.raises(BundleError, match=f"uses {field}, which this version cannot run"):
         read_manifest(texts[1], "manifest.json")
+
+
+def test_packages_of_another_format_are_refused(dump: Dump, tiny_bundle: Bundle) -> None:
+    text = (tiny_bundle.path / "manifest.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    changed = with_digest(data | {"schema": 2, "format": "coreai"})
+    [answer] = dump.json("manifests", given=[changed])
+    path = data["packages"][0]["path"]
+    assert answer == f"manifest.json: packages lists {path}, but the format is coreai."
 
 
 def test_damaged_manifests_are_refused(dump: Dump, described: Bundle) -> None:

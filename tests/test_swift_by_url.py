@@ -166,7 +166,7 @@ def test_no_product_holds_what_only_tests_need(described: dict[str, Any]) -> Non
     assert {"MatryoshkaDiffusion", "DiffusionCore", "mdm-generate"} <= set(shipped)
     assert readers_of_pictures(shipped) == set()
     assert [name for name, folder in shipped.items() if "Sources" not in folder.parts] == []
-    assert not {"mdm-dump", "CoreMLShim"} & set(shipped)
+    assert not {"mdm-dump", "CoreAIShim", "CoreMLShim"} & set(shipped)
 
 
 def test_the_search_sees_what_reads_pictures(described: dict[str, Any]) -> None:

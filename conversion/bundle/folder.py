@@ -65,6 +65,7 @@ class Bundle:
         manifest = read_manifest(_manifest_text(path / MANIFEST), str(path / MANIFEST))
         _check_listing(path, manifest)
         _check_files(path, manifest)
+        _check_own_hashes(path, manifest)
         _check_wiring(path, manifest)
         bundle = cls(path, manifest)
         _check_noise(bundle)
@@ -267,6 +268,20 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{path}: the {reason} of {file.path} differs from the manifest; it is damaged "
                 "or was altered, so copy the bundle again."
+            )
+
+
+def _check_own_hashes(path: Path, manifest: Manifest) -> None:
+    """An .aimodel states the hash of its program, which Apple's runtime does not compare."""
+    digests = {file.path: file.sha256 for file in manifest.files}
+    for name in {
+        package.path for package in manifest.packages if package.path.endswith(".aimodel")
+    }:
+        program, stated = (f"{name}/{file}" for file in ("main.mlirb", "main.hash"))
+        sizes = {file.path: file.size for file in manifest.files}
+        if sizes.get(stated) != 32 or (path / stated).read_bytes().hex() != digests.get(program):
+            raise BundleError(
+                f"{path}: {stated} is not the SHA-256 of its main.mlirb; convert the model again."
             )
 
 

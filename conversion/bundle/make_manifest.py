@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,13 @@ from typing import Literal
 import numpy
 import torch
 
-from mdm_apple.config.types import Layout, Target
+from mdm_apple.config.convert_options import ConvertOptions
+from mdm_apple.config.types import Format
 from mdm_apple.diffusion.prediction import image_scale
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.version import __version__
 
-from ..coreml import quiet_coremltools
 from ..execute import Package, TensorType
 from ..execute.graph import Function
 from ..execute.liveness import peak_bytes
@@ -60,25 +61,22 @@ _FEATURE_TYPES: dict[str, Literal["fp16", "fp32", "int32"]] = {
 
 
 def describe(
-    folder: Path,
     source: ModelSource,
-    parts: list[Part],
+    packages: tuple[PackageInfo, ...],
     golden: GoldenInfo,
-    layout: Layout,
-    target: Target,
+    options: ConvertOptions,
 ) -> Manifest:
     """Everything but the file list and the digest, which are added when the folder is finished."""
     config = source.config
     diffusion, num_steps = config.diffusion, config.diffusion.schedule.num_steps
     default, student = SamplerConfig(), _student(source)
-    packages = tuple(_package(folder, part) for part in parts)
     return Manifest(
         schema=SCHEMA_VERSIONS[0],
         digest=NO_DIGEST,
-        layout=layout,
+        layout=options.layout,
         variant="fp16",
-        target=target,
-        levels=_levels(source, layout == "nested"),
+        target=options.oldest_system,
+        levels=_levels(source, options.layout == "nested"),
         num_steps=num_steps,
         alpha_bar=BASE_TABLE,
         tables=TABLES,
@@ -95,16 +93,23 @@ def describe(
         peak_memory=peak_memory(packages),
         golden=golden,
         provenance=config.provenance,
-        versions=_versions(),
+        versions=_versions(options.format),
         created=_created(),
         files=(),
+        format=options.format,
     )
 
 
-def _package(folder: Path, part: Part) -> PackageInfo:
-    info = PackageInfo(
+def core_ml_package(folder: Path, part: Part) -> PackageInfo:
+    """The entry of a part that was saved as a .mlpackage."""
+    return described_again(folder, new_entry(part, ".mlpackage"), 16)
+
+
+def new_entry(part: Part, suffix: str) -> PackageInfo:
+    """The entry of a part as it is known before the file is read."""
+    return PackageInfo(
         name=part.name,
-        path=part.file,
+        path=f"{part.file_stem}{suffix}",
         phase=part.phase,
         side=part.side,
         precision="fp16",
@@ -115,7 +120,6 @@ def _package(folder: Path, part: Part) -> PackageInfo:
         inputs=(),
         outputs=(),
     )
-    return described_again(folder, info, 16)
 
 
 def described_again(folder: Path, info: PackageInfo, weight_bits: int) -> PackageInfo:
@@ -190,14 +194,11 @@ def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _versions() -> dict[str, str]:
-    with quiet_coremltools() as coremltools:
-        return {
-            "mdm_apple": __version__,
-            "coremltools": str(coremltools.__version__),
-            "torch": str(torch.__version__),
-            "numpy": numpy.__version__,
-        }
+def _versions(form: Format) -> dict[str, str]:
+    versions = {"mdm_apple": __version__}
+    for package in ("coreai-core", "coreai-torch") if form == "coreai" else ("coremltools",):
+        versions[package] = importlib.metadata.version(package)
+    return versions | {"torch": str(torch.__version__), "numpy": numpy.__version__}
 
 
 def _created() -> str | None:

@@ -24,13 +24,14 @@ from mdm_apple.config.strict_json import (
     later_fields,
     to_json,
 )
-from mdm_apple.config.types import ComputeUnits, Layout, Target
+from mdm_apple.config.types import ComputeUnits, Format, Layout, Target
 from mdm_apple.errors import ConfigError, require
 
 from ..errors import BundleError
 from ..layouts.parts import Phase
 
 SCHEMA_VERSIONS = (1, 2)  # 2 if a field is used that installed readers of 1 do not know
+SUFFIXES: dict[Format, str] = {"coreml": ".mlpackage", "coreai": ".aimodel"}
 NO_DIGEST = "0" * 64
 
 
@@ -45,7 +46,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """One .mlpackage, or its function of this name where several entries share the path.
+    """One .mlpackage or .aimodel, or its function of this name where entries share the path.
 
     phase: runs once per text, once per prompt, or once per step.
 
@@ -231,7 +232,7 @@ class Manifest:
     versions: dict[str, str]
     created: str | None
     files: tuple[FileInfo, ...]
-    format: Literal["coreml", "coreai"] = field(default="coreml", metadata=ADDED_LATER)
+    format: Format = field(default="coreml", metadata=ADDED_LATER)
     video: VideoInfo | None = field(default=None, metadata=ADDED_LATER)
     sizes: tuple[SizeInfo, ...] = field(default=(), metadata=ADDED_LATER)
     adapters: tuple[AdapterInfo, ...] = field(default=(), metadata=ADDED_LATER)
@@ -278,7 +279,13 @@ def read_manifest(text: str, where: str) -> Manifest:
         raise BundleError(str(error)) from None
     if manifest.digest != digest_of(manifest) or text != to_json(manifest):
         raise BundleError(f"{where}: does not match its digest; it was altered after it was made.")
-    later = later_fields(manifest)
+    for package in manifest.packages:
+        if not package.path.endswith(SUFFIXES[manifest.format]):
+            raise BundleError(
+                f"{where}: names {package.path}, but its format is {manifest.format}; convert the "
+                "model again."
+            )
+    later = [name for name in later_fields(manifest) if name != "format"]
     if later:  # this version has a runtime for none of them
         raise BundleError(
             f"{where}: uses {later[0]}, which this version cannot run; install the mdm-apple that "

@@ -10,6 +10,7 @@ _SYSTEMS = {
     "iOS17": "iOS 17 or macOS 14",
     "iOS18": "iOS 18 or macOS 15",
     "iOS26": "iOS 26 or macOS 26",
+    "iOS27": "iOS 27 or macOS 27",
 }
 _OFTEN = {"text": "once per prompt", "prompt": "once per prompt", "step": "once per step"}
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,12 @@ from mdm_apple.torch.unet import Conditioning
 
 from ..bundle.folder import Bundle
 from ..errors import BundleError
-from ..execute import Package
 from ..layouts.choose import parts_of
 from ..layouts.parts import Part
 from ..source.model import ModelSource
 from ..source.trajectory import TextInputs, condition_on, network_predictions
-from .settings import PlannedWeight
-
-Key = tuple[str, str]  # package, weight
+from .settings import Key, PlannedWeight
+from .weighted_package import open_weights
 
 
 class CompressedNetwork:
@@ -91,24 +90,27 @@ def _matched(
     }
     found: dict[Key, Tensor] = {}
     for info in bundle.manifest.packages:
-        package = Package.open(bundle.file(info.path))
+        mine = [p for p in plan if p.package == info.name]
+        if not mine:
+            continue
+        package = open_weights(bundle, info)
         part = parts.get(_part_name(info.name, parts))
         known = {} if part is None else _constants(part)
         by_numbers = _by_numbers(known.values())
-        for planned in (p for p in plan if p.package == info.name):
-            weight = planned.weight
-            file = package.weight_file(weight.stored.file)
-            stored = file.read(weight.stored.offset, "fp16", weight.elements).tobytes()
-            tensor = known.get(weight.name)
-            if tensor is None:  # a layer that uses a view of its weight leaves no name
+        for name in (p.weight.name for p in mine):
+            stored = package.numbers(name).tobytes()
+            named = known.get(name)
+            if named is None:  # a layer that uses a view of its weight leaves no name
                 tensor = by_numbers.get(stored)
-            if tensor is None or _numbers(tensor) != stored:
-                reason = "is in no layer of the model" if tensor is None else "has other numbers"
+            else:
+                tensor = next((form for form in _forms(named) if _numbers(form) == stored), None)
+            if tensor is None:
+                reason = "is in no layer of the model" if named is None else "has other numbers"
                 raise BundleError(
-                    f"{bundle.path}: its weight {weight.name} in {info.name} {reason}; give the "
-                    "folder of the model it was made from."
+                    f"{bundle.path}: its weight {name} in {info.name} {reason}; give the folder of "
+                    "the model it was made from."
                 )
-            found[info.name, weight.name] = tensor
+            found[info.name, name] = tensor
     return found
 
 
@@ -119,11 +121,18 @@ def _constants(part: Part) -> dict[str, Tensor]:
 
 
 def _by_numbers(tensors: Iterable[Tensor]) -> dict[bytes, Tensor]:
-    """Tensors by their fp16 numbers, leaving out numbers that several tensors share."""
+    """Tensors and their transposes by their fp16 numbers, leaving out numbers that several have."""
     places = {tensor.data_ptr(): tensor for tensor in tensors}
-    numbers = {place: _numbers(tensor) for place, tensor in places.items()}
-    counts = Counter(numbers.values())
-    return {n: places[place] for place, n in numbers.items() if counts[n] == 1}
+    forms = [(_numbers(form), form) for tensor in places.values() for form in _forms(tensor)]
+    counts = Counter(numbers for numbers, _ in forms)
+    return {numbers: form for numbers, form in forms if counts[numbers] == 1}
+
+
+def _forms(tensor: Tensor) -> Iterator[Tensor]:
+    """A weight, and a matrix transposed, as Core AI may store it; all share its memory."""
+    yield tensor
+    if tensor.ndim >= 2 and min(tensor.shape[:2]) > 1 and math.prod(tensor.shape[2:]) == 1:
+        yield tensor.flatten(1).t()
 
 
 def _numbers(tensor: Tensor) -> bytes:

@@ -27,6 +27,8 @@ BATCH_ELEMENTS = 1 << 23
 WORTH_A_PROCESS = 1 << 24  # numbers; starting a process takes as long as palettizing these
 MOST_PROCESSES = 8
 
+Place = tuple[Path, int]  # of numbers in a weight file, and their offset
+
 
 @dataclass(frozen=True)
 class Job:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,14 @@ from mdm_apple.config.strict_json import plain_values
 from mdm_apple.config.types import Say
 
 from ..bundle.folder import MANIFEST, Bundle, bundle_folder, finish_bundle
-from ..bundle.make_manifest import described_again
 from ..bundle.manifest import PackageInfo, package_bytes
 from ..bundle.memory import peak_memory
 from ..errors import ConversionError
-from ..execute import Package
-from ..package_file.program_file import Where
-from ..package_file.seal import copy_package, package_size, seal_package
-from ..package_file.split import split_to_fit
-from ..package_file.weights import weights_of
-from .integer_weights import quantize_linear
 from .palette_jobs import Job, PackedPalettes, run_jobs
+from .plan import uniform_plan
 from .recipe import Recipe, recipe_plan
-from .replace import replace_weights
-from .settings import MINIMUM_ELEMENTS, PlannedWeight, Setting, uniform_plan
+from .settings import MINIMUM_ELEMENTS, Key, PlannedWeight, Setting
+from .weighted_package import WeightedPackage, open_weights
 
 
 @dataclass(frozen=True)
@@ -145,12 +140,12 @@ def apply_plan(
         bits: dict[str, int] = {}
         for info in bundle.manifest.packages:
             mine = [p for p in plan if p.package == info.name]
+            package = open_weights(bundle, info)
             if not (folder / info.path).exists():  # else a function of a package already written
                 say(f"{info.name}: writing")
-                weights += _write_package(bundle, info, folder, mine, palettes)
+                weights += _write_package(package, folder / info.path, mine, palettes)
                 bits[info.path] = min((p.setting.bits for p in mine if p.setting), default=16)
-            pieces = _pieces(bundle, folder, info, max_package_mb)
-            packages += [described_again(folder, piece, bits[info.path]) for piece in pieces]
+            packages += package.entries(folder, info, bits[info.path], max_package_mb)
         manifest = dataclasses.replace(
             bundle.manifest,
             variant=variant,
@@ -177,80 +172,55 @@ def _nothing_to_do(bundle: Bundle, plan: Sequence[PlannedWeight]) -> ConversionE
     )
 
 
-def _pieces(
-    bundle: Bundle, folder: Path, info: PackageInfo, limit_mb: float | None
-) -> list[PackageInfo]:
-    """The entry of a package, or the entries of the pieces it is split into."""
-    if limit_mb is None or package_size(folder / info.path) <= limit_mb * 1e6:
-        return [info]
-    if bundle.function(info) is not None:
-        raise ConversionError(
-            f"{info.path}: is larger than {limit_mb:g} MB and cannot be split, because its "
-            "functions share their weights; raise --max-package-mb."
-        )
-    names = split_to_fit(folder, info.name, limit_mb, bundle.manifest.provenance.license)
-    return [dataclasses.replace(info, name=n, path=f"{n}.mlpackage") for n in names]
-
-
 def planned_palettes(
     bundle: Bundle, plan: Sequence[PlannedWeight], say: Say, processes: int | None
-) -> dict[tuple[str, Where], PackedPalettes]:
-    """The palettes of all planned weights, by package and place."""
-    opened = {i.name: Package.open(bundle.file(i.path)) for i in bundle.manifest.packages}
-    jobs: dict[tuple[str, Where], Job] = {}
-    for p in plan:
-        if p.setting is not None and p.setting.form == "palette":
-            stored, axis = p.weight.stored, p.weight.out_axis if p.setting.group else 0
-            jobs[p.package, (stored.file, stored.offset)] = Job(
-                opened[p.package].weight_path(stored.file),
-                stored.offset,
-                p.weight.shape,
-                axis or 0,
-                p.setting.group,
-                p.setting.bits,
-            )
-    return dict(zip(jobs, run_jobs(list(jobs.values()), processes, say), strict=True))
+) -> dict[Key, PackedPalettes]:
+    """The palettes of all planned weights."""
+    jobs: dict[Key, Job] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for info in bundle.manifest.packages:
+            mine = [p for p in plan if p.package == info.name and _by_palette(p)]
+            names = [p.weight.name for p in mine]
+            places = open_weights(bundle, info).places(names, Path(scratch)) if mine else []
+            for p, (file, offset) in zip(mine, places, strict=True):
+                assert p.setting is not None
+                axis = p.weight.out_axis if p.setting.group else 0
+                jobs[p.package, p.weight.name] = Job(
+                    file, offset, p.weight.shape, axis or 0, p.setting.group, p.setting.bits
+                )
+        return dict(zip(jobs, run_jobs(list(jobs.values()), processes, say), strict=True))
+
+
+def _by_palette(p: PlannedWeight) -> bool:
+    return p.setting is not None and p.setting.form == "palette"
 
 
 def _write_package(
-    bundle: Bundle,
-    info: PackageInfo,
-    folder: Path,
+    package: WeightedPackage,
+    target: Path,
     plan: Sequence[PlannedWeight],
-    palettes: dict[tuple[str, Where], PackedPalettes],
+    palettes: Mapping[Key, PackedPalettes],
 ) -> list[WeightReport]:
-    """Write one package into `folder`; returns a report per weight."""
-    source, target = bundle.file(info.path), folder / info.path
+    """Write one package to `target`; returns a report per weight."""
     linear = [p for p in plan if p.setting and p.setting.form == "linear"]
-    if linear and len(Package.open(source).functions) > 1:
-        raise ConversionError(
-            f"{info.path}: linear weights need a package with one function; use palettes or "
-            "another layout."
-        )
-    here = {where: found for (package, where), found in palettes.items() if package == info.name}
+    here = {p.weight.name: palettes[p.package, p.weight.name] for p in plan if _by_palette(p)}
     if here and linear:
-        raise ConversionError(f"{info.name}: palettes and linear weights cannot be mixed.")
+        raise ConversionError(f"{target.stem}: palettes and linear weights cannot be mixed.")
+    plain: Collection[str] = ()
     if linear:
         bits = {p.setting.bits for p in linear if p.setting}
-        quantize_linear(source, target, {p.weight.name for p in linear}, bits.pop())
-    elif here:
-        replace_weights(source, target, here)
+        plain = package.write_integers(target, {p.weight.name for p in linear}, bits.pop())
     else:
-        copy_package(source, target)
-    seal_package(target, Path(info.path).stem, bundle.manifest.provenance.license)
-    plain = {w.name for w in weights_of(Package.open(target).function())} if linear else set[str]()
-    return [_report(p, here, plain) for p in plan]
+        package.write_palettes(target, here)
+    return [_report(p, here.get(p.weight.name), plain) for p in plan]
 
 
-def _report(
-    p: PlannedWeight, palettes: dict[Where, PackedPalettes], plain: set[str]
-) -> WeightReport:
+def _report(p: PlannedWeight, found: PackedPalettes | None, plain: Collection[str]) -> WeightReport:
     name, elements = p.weight.name, p.weight.elements
     if p.setting is None:
         return WeightReport(p.package, name, elements, 16, p.reason)
     if name in plain:
         return WeightReport(p.package, name, elements, 16, "coremltools left it unchanged")
-    found = palettes.get((p.weight.stored.file, p.weight.stored.offset))
     snr = _snr(found.squared_sum, found.squared_error) if found else None
     return WeightReport(p.package, name, elements, p.setting.bits, None, snr)
 

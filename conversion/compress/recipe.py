@@ -17,15 +17,9 @@ from mdm_apple.config.strict_json import read_config, unknown_name
 
 from ..bundle.folder import Bundle
 from ..errors import ConversionError
-from .settings import (
-    PALETTE_BITS,
-    PlannedWeight,
-    Setting,
-    check_target,
-    package_weights,
-    refusal,
-    whole_packages,
-)
+from .plan import check_target, whole_packages
+from .settings import PALETTE_BITS, PlannedWeight, Setting, refusal
+from .weighted_package import open_weights
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 8 << 20
@@ -86,9 +80,9 @@ def recipe_plan(bundle: Bundle, recipe: Recipe) -> list[PlannedWeight]:
                 f"{unknown_name(name[:80], packages)}"
             )
     for info in whole_packages(bundle):
-        weights, ends = package_weights(bundle, info)
+        package = open_weights(bundle, info)
         asked = dict(recipe.bits.get(info.name, {}))
-        for weight in weights:
+        for weight in package.weights:
             bits = asked.pop(weight.name, None)
             plan.append(
                 _planned(
@@ -96,11 +90,11 @@ def recipe_plan(bundle: Bundle, recipe: Recipe) -> list[PlannedWeight]:
                     recipe,
                     PlannedWeight(info.name, weight, None, None),
                     bits,
-                    weight.name in ends,
+                    weight.name in package.ends,
                 )
             )
         for name in asked:
-            near = difflib.get_close_matches(name[:160], [w.name for w in weights], n=1)
+            near = difflib.get_close_matches(name[:160], [w.name for w in package.weights], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConversionError(f"recipe: {info.name} has no weight {name[:160]!r}.{hint}")
     return plan

@@ -28,21 +28,17 @@ from ..errors import ConversionError
 from ..package_file.weightfile import record_bytes
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
-from .compressed_network import CompressedNetwork, Key
+from .compressed_network import CompressedNetwork
 from .palette_jobs import PackedPalettes
 from .palettize import planned_palettes
+from .plan import uniform_plan
 from .replace import IN_PLACE
-from .settings import (
-    PALETTE_BITS,
-    PlannedWeight,
-    Setting,
-    uniform_plan,
-)
+from .settings import PALETTE_BITS, Key, PlannedWeight, Setting
 
 SCHEMA_VERSION = 1
 MEASURED = (4, 2)
 MAX_BYTES = 64 << 20  # of a file of sensitivities
-OPERATION_BYTES = 160  # the most that a lookup adds to the constant it replaces
+OPERATION_BYTES = 160  # the most that a lookup adds to the constant it replaces, in either format
 
 
 @dataclass(frozen=True)
@@ -177,8 +173,7 @@ def measure_sensitivity(
     phases = {p.name: p.phase for p in bundle.manifest.packages}
     weights: list[WeightSensitivity] = []
     for k, (key, planned) in enumerate(keys.items()):
-        where = planned.weight.stored.file, planned.weight.stored.offset
-        found = {b: p[key[0], where] for b, p in palettes.items() if (key[0], where) in p}
+        found = {b: p[key] for b, p in palettes.items() if key in p}
         plain = Option(16, record_bytes(2 * planned.weight.elements), 0.0)
         of_text = phases[key[0]] != "step"
         measured = {

@@ -1,20 +1,19 @@
-"""Which compression each weight of a bundle gets, and why some weights get none."""
+"""How a weight can be stored, and why some weights cannot be stored so."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from ..bundle.folder import Bundle
-from ..bundle.manifest import PackageInfo
 from ..errors import ConversionError
-from ..execute import Package
-from ..package_file.weights import Weight, end_convolutions, weights_of
+from ..package_file.weights import Weight
 
 PALETTE_BITS = (8, 6, 4, 3, 2)
 LINEAR = {"int8": 8, "int4": 4}
 INT4_BLOCK = 32  # input channels that share a scale
 MINIMUM_ELEMENTS = 2048  # smaller weights are not worth an extra operation
+
+Key = tuple[str, str]  # package, weight
 
 
 @dataclass(frozen=True)
@@ -64,51 +63,6 @@ class PlannedWeight:
     reason: str | None
 
 
-def uniform_plan(
-    bundle: Bundle, setting: Setting, protect_ends: bool = True
-) -> list[PlannedWeight]:
-    """One setting for all weights that allow it.
-
-    Args:
-        protect_ends: leave the first and last convolutions of each level alone.
-
-    Raises ConversionError if the bundle's oldest system cannot load the setting.
-    """
-    check_target(bundle, setting)
-    plan: list[PlannedWeight] = []
-    for info in whole_packages(bundle):
-        weights, ends = package_weights(bundle, info)
-        for weight in weights:
-            reason = refusal(weight, setting)
-            if reason is None and protect_ends and weight.name in ends:
-                reason = "first or last convolution"
-            plan.append(PlannedWeight(info.name, weight, None if reason else setting, reason))
-    return plan
-
-
-def whole_packages(bundle: Bundle) -> list[PackageInfo]:
-    """The entries of a manifest, one per package file: further functions of it are left out."""
-    first = {info.path: info for info in reversed(bundle.manifest.packages)}
-    return [info for info in bundle.manifest.packages if first[info.path] is info]
-
-
-def package_weights(bundle: Bundle, info: PackageInfo) -> tuple[list[Weight], set[str]]:
-    """The weights of a package's functions, each listed once, and the names of its end weights."""
-    package = Package.open(bundle.file(info.path))
-    found: dict[tuple[str, int], Weight] = {}
-    names, ends = set[str](), set[str]()
-    for name in package.functions:
-        function = package.function(name)
-        ends |= end_convolutions(function)
-        for weight in weights_of(function):
-            where = weight.stored.file, weight.stored.offset
-            if where not in found:
-                taken = weight.name in names  # by a different weight in another function
-                found[where] = replace(weight, name=f"{name}/{weight.name}") if taken else weight
-                names.add(found[where].name)
-    return list(found.values()), ends
-
-
 def refusal(weight: Weight, setting: Setting) -> str | None:
     """Why a weight cannot have a setting, or None if it can."""
     if weight.elements < MINIMUM_ELEMENTS:
@@ -135,18 +89,3 @@ def _linear_refusal(weight: Weight, setting: Setting) -> str | None:
     if setting.bits == 4 and channels % INT4_BLOCK:
         return f"its {channels} input channels do not divide into blocks of {INT4_BLOCK}"
     return None
-
-
-def check_target(bundle: Bundle, setting: Setting) -> None:
-    """Refuse a setting that needs a later system than the bundle's target."""
-    needs = {
-        "palettes of 3 bits": setting.form == "palette" and setting.bits == 3,
-        "palettes per group of channels": setting.group is not None,
-        "int4": setting.form == "linear" and setting.bits == 4,
-    }
-    for what, needed in needs.items():
-        if needed and bundle.manifest.target == "iOS17":
-            raise ConversionError(
-                f"{bundle.path}: is made for iOS 17, but {what} need iOS 18; convert with "
-                "--target iOS18."
-            )

@@ -15,19 +15,27 @@ from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
+from ..bundle.manifest import PackageInfo
 from ..execute import Package
 from ..package_file.cost import cost_of
 
-Units = ComputeUnits | Literal["executor"]
+# without an Apple system, the executor stands in for Core ML, the interpreter of Apple's wheels for
+# Core AI
+Units = ComputeUnits | Literal["executor", "interpreter"]
 Kind = Literal["packages", "pictures", "sustained"]
 
 ROUNDS = 2
 PACKAGE_REPETITIONS, PICTURE_REPETITIONS, SUSTAINED_PICTURES = 30, 10, 10
 
 # operations per second for a plan's minutes: a cautious guess, not a claim about any device
-_PACE: dict[Units, float] = {"executor": 10e9, "cpuOnly": 50e9}
+_PACE: dict[Units, float] = {"executor": 10e9, "interpreter": 1e9, "cpuOnly": 50e9}
 _PACE_ELSEWHERE = 200e9
-_LOAD_MINUTES: dict[Units, float] = {"executor": 0.05, "cpuOnly": 0.1, "cpuAndGPU": 0.3}
+_LOAD_MINUTES: dict[Units, float] = {
+    "executor": 0.05,
+    "interpreter": 0.05,
+    "cpuOnly": 0.1,
+    "cpuAndGPU": 0.3,
+}
 _LOAD_MINUTES_ELSEWHERE = 2.0  # the first load for the Neural Engine compiles for minutes
 
 
@@ -97,10 +105,11 @@ def _cell(bundle: Bundle, units: Units, kind: Kind, demand: Demand, number: int)
     }[kind]
     repetitions = whole if kind == "sustained" else -(-whole // ROUNDS)
     guided = demand.guided and bundle.manifest.guidance == "cfg"
+    stands_in = units == "executor" and bundle.manifest.format == "coreai"
     return Cell(
         bundle.path.name,
         bundle.manifest.digest,
-        units,
+        "interpreter" if stands_in else units,
         kind,
         steps,
         2 if guided else 1,
@@ -124,12 +133,14 @@ def _check_steps(bundle: Bundle, steps: Iterable[int]) -> None:
 
 
 def minutes(cell: Cell, bundle: Bundle) -> float:
-    """Planning estimate: counted operations at a cautious pace, plus loading."""
+    """Planning estimate: counted operations at a cautious pace, plus loading.
+
+    The operations of Core AI packages are not counted, so theirs is the loading alone.
+    """
     flops = {"text": 0, "prompt": 0, "step": 0}
     packages = [p for p in bundle.manifest.packages if _in_full_nest(bundle, p.side)]
     for info in packages:
-        package = Package.open(bundle.file(info.path))
-        flops[info.phase] += cost_of(function_of(package, info.name)).flops
+        flops[info.phase] += flops_of(bundle, info) or 0
     prompt = flops["text"] + flops["prompt"]
     evaluations = 1 if cell.kind == "packages" else sum(cell.steps) * cell.evaluations
     pictures = 1 if cell.kind == "packages" else len(cell.steps)
@@ -138,6 +149,13 @@ def minutes(cell: Cell, bundle: Bundle) -> float:
     loads = len(packages) * _LOAD_MINUTES.get(cell.units, _LOAD_MINUTES_ELSEWHERE)
     first = loads if cell.round == 1 and cell.kind == "packages" else loads / 10
     return first + one * calls / _PACE.get(cell.units, _PACE_ELSEWHERE) / 60
+
+
+def flops_of(bundle: Bundle, info: PackageInfo) -> int | None:
+    """Operations of one call, counted from a Core ML program; None for Core AI."""
+    if bundle.manifest.format == "coreai":
+        return None
+    return cost_of(function_of(Package.open(bundle.file(info.path)), info.name)).flops
 
 
 def _in_full_nest(bundle: Bundle, side: int | None) -> bool:

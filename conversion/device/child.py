@@ -24,6 +24,7 @@ from .conditions import conditions, violations
 from .engines import engine_for
 from .machine import commit, machine
 from .measure import measure
+from .results import STAND_INS
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("loads", "latencies", "pictures", "sustained", "peak_bytes", "placement", "floor", "quality")
@@ -36,7 +37,8 @@ def blank(cell: Cell, bundle: Bundle) -> dict[str, Any]:
     return {
         "schema": 1,
         "tool": "mdm bench device",
-        "engine": "executor" if cell.units == "executor" else "coreml",
+        "engine": cell.units if cell.units in STAND_INS else bundle.manifest.format,
+        "format": bundle.manifest.format,
         "id": cell.id,
         **asdict(cell),
         "steps": list(cell.steps),

@@ -1,4 +1,4 @@
-"""Reads results and recommends what to ship: layout, variant and compute unit, with the reason.
+"""Reads results and recommends what to ship: format, layout, variant and unit, with the reason.
 
 Cells of the same bundle and unit are pooled over their rounds. Candidates that fell back to the
 CPU, failed or make poor pictures are named and left out. Of the rest it takes the fastest, and
@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .results import Record
+from mdm_apple.bundled_models import FORMATS
+from mdm_apple.config.types import Format
+
+from .results import STAND_INS, Record
 
 LEAST_PSNR = 20.0  # of pictures, in dB: below it, they visibly differ from the network's
 ABOUT = 1.05  # times the fastest: within the scatter of repetitions
 THROTTLED = 1.3  # a larger slowdown in sustained pictures is reported
 
 HARNESS_ONLY = (
-    "These cells ran on the executor, which stands in where Core ML is missing: they only prove "
-    "this harness and say nothing about any device. Run mdm bench device on a Mac."
+    "These cells ran on what stands in for Apple's systems: they only prove this harness and say "
+    "nothing about any device. Run mdm bench device on a Mac."
 )
 
 
@@ -29,6 +32,7 @@ class Candidate:
     """One bundle on one unit with all its measurements. seconds: of pictures, by steps."""
 
     bundle: str
+    format: Format
     layout: str
     variant: str
     bytes: int
@@ -47,7 +51,9 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.bundle} ({self.layout}, {self.variant}) on {self.units}"
+        return (
+            f"{self.bundle} ({FORMATS[self.format]}, {self.layout}, {self.variant}) on {self.units}"
+        )
 
     @property
     def picture(self) -> tuple[int, float] | None:
@@ -75,6 +81,7 @@ class Advice:
             if best is None
             else {
                 "bundle": best.bundle,
+                "format": best.format,
                 "layout": best.layout,
                 "variant": best.variant,
                 "compute_units": best.units,
@@ -86,14 +93,14 @@ class Advice:
 
 def advise(records: Sequence[Record], least_psnr: float = LEAST_PSNR) -> Advice:
     """Recommend what to ship, from the cells of one device."""
-    if all(record["engine"] == "executor" for record in records):
+    if all(record["engine"] in STAND_INS for record in records):
         found = candidates(records)
         return Advice(None, HARNESS_ONLY, tuple(_notes(found, least_psnr)), True)
-    on_device = [record for record in records if record["engine"] == "coreml"]
+    on_device = [record for record in records if record["engine"] not in STAND_INS]
     found = candidates(on_device)
     notes = _notes(found, least_psnr)
     if len(on_device) < len(records):
-        notes.append(f"{len(records) - len(on_device)} executor cells were left out.")
+        notes.append(f"{len(records) - len(on_device)} cells of stand-ins were left out.")
     devices = {(r["machine"]["model"], r["machine"]["os_version"]) for r in on_device}
     if len(devices) > 1:
         known = ", ".join(sorted(f"{model} with {version}" for model, version in devices))
@@ -118,7 +125,13 @@ def candidates(records: Sequence[Record]) -> list[Candidate]:
         key = (r["digest"], r["units"], r["engine"])
         if key not in found:
             found[key] = Candidate(
-                r["bundle"], r["layout"], r["variant"], r["bytes"], r["units"], r["engine"]
+                r["bundle"],
+                r.get("format", "coreml"),
+                r["layout"],
+                r["variant"],
+                r["bytes"],
+                r["units"],
+                r["engine"],
             )
         _add(found[key], r)
     return list(found.values())

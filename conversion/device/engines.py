@@ -1,4 +1,4 @@
-"""The engine that runs a cell's packages: Core ML on some compute units, or the executor."""
+"""The engine that runs a cell's packages: Apple's on some compute units, or what stands in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 from mdm_apple.config.types import ExecutorPrecision
 
 from ..bundle.folder import Bundle
+from ..coreai.runtime import AppleRuntime
 from ..errors import ConversionError
 from ..run.coreml import CoreMLProgram, compile_package
 from ..run.packages import Load, executor
@@ -25,7 +26,7 @@ class Engine:
     placement: where the system plans to run the operations of a package (its path, its function).
     """
 
-    name: Literal["coreml", "executor"]
+    name: Literal["coreml", "coreai", "executor", "interpreter"]
     load: Load
     cpu: Load | None = None
     placement: Callable[[Path, str | None], Placement] | None = None
@@ -34,14 +35,19 @@ class Engine:
 def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache: Path) -> Engine:
     """cache: folder for compiled packages, because the system remembers them by path.
 
-    Raises ConversionError for Core ML on anything but macOS.
+    Raises ConversionError for compute units on anything but macOS.
     """
     if units == "executor":
         return Engine("executor", executor(precision))
+    if units == "interpreter":
+        return Engine("interpreter", AppleRuntime())
     if sys.platform != "darwin":
         raise ConversionError(
-            "compute-units: Core ML units need macOS; leave the option out to run the executor."
+            "compute-units: need macOS; leave the option out to run what stands in here."
         )
+    if bundle.manifest.format == "coreai":
+        alone = None if units == "cpuOnly" else AppleRuntime("cpuOnly")
+        return Engine("coreai", AppleRuntime(units), alone)
     folder = cache / bundle.manifest.digest
 
     def compiled(path: Path) -> Path:

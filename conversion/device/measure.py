@@ -15,14 +15,12 @@ from mdm_apple.config.types import ComputeUnits
 
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
-from ..bundle.make_manifest import function_of
-from ..execute import Package, Watch
-from ..package_file.cost import cost_of
+from ..execute import Watch
 from ..run.packages import Denoiser, Jump, Load, Runnable, Values
 from ..source.trajectory import Predict, TextInputs, Trajectory
 from ..verify.ladder import bundle_predict, guided_pictures, pictures, text_of
 from ..verify.verify import VerifyOptions, verify
-from .cells import Cell
+from .cells import Cell, flops_of
 from .conditions import conditions
 from .engines import Engine
 from .footprint import peak_bytes
@@ -130,7 +128,7 @@ def _packages(
     """Run every package in turn on the record's noisy images, for the cell's repetitions."""
     names = _names(bundle)
     # before any load is timed, because reading a package imports the reader
-    flops = {place: _flops(place, name) for place, name in names.items()}
+    flops = {place: flops_of(bundle, bundle.package(name)) for place, name in names.items()}
     loader = _Loader(engine.load)
     prompt, step = _steps(cell, Denoiser(bundle, cell.precision, loader), bundle, text, record)
     peak = peak_bytes()
@@ -188,10 +186,6 @@ def _names(bundle: Bundle) -> dict[tuple[Path, str | None], str]:
         (bundle.file(p.path), p.name if paths.count(p.path) > 1 else None): p.name
         for p in bundle.manifest.packages
     }
-
-
-def _flops(place: tuple[Path, str | None], name: str) -> int:
-    return cost_of(function_of(Package.open(place[0]), name)).flops
 
 
 def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[dict[str, Any]]:

@@ -12,6 +12,11 @@ from mdm_apple.errors import MdmError, require, system_reason
 
 Record = dict[str, Any]
 
+STAND_INS = (
+    "executor",
+    "interpreter",
+)  # engines that prove the harness, and nothing about a device
+
 
 class ResultError(MdmError):
     """A result file that cannot be read or written; one sentence says where."""

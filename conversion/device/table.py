@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from mdm_apple.bundled_models import FORMATS
+
 from .doctor import HARNESS_ONLY, Candidate, candidates
-from .results import Record
+from .results import STAND_INS, Record
 
 MANY = 20  # fewest values for a 95th percentile
 
@@ -20,7 +22,7 @@ def table(name: str, records: Sequence[Record]) -> str:
         f"{first['os_version'] or 'of unknown version'}, commit {records[0]['commit']}. Repeat by "
         f"`{_command(name, records)}`.\n",
     ]
-    if all(record["engine"] == "executor" for record in records):
+    if all(record["engine"] in STAND_INS for record in records):
         lines.append(f"{HARNESS_ONLY}\n")
     lines += [
         "| bundle | unit | step | picture | first load | second load | memory | pictures, PSNR "
@@ -47,7 +49,7 @@ def _line(c: Candidate) -> str:
     shares = [share["neuralEngine"] for share in c.placement.values()]
     remarks = [*c.failures, *(f"CPU fallback: {f}" for f in c.fallbacks), *c.violations]
     cells = [
-        f"{c.bundle}, {c.layout}, {c.variant}, {c.bytes / 1e6:.1f} MB",
+        f"{c.bundle}, {FORMATS[c.format]}, {c.layout}, {c.variant}, {c.bytes / 1e6:.1f} MB",
         c.units,
         _times(c.step) if c.step else "not measured",
         ", ".join(pictures) or "not measured",

@@ -14,12 +14,15 @@ from mdm_apple.config.shapes import encoder_shapes, state_shapes
 
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
-from ..bundle.manifest import PeakMemory
+from ..bundle.manifest import PackageInfo, PeakMemory
+from ..coreai.census import Census
+from ..coreai.runtime import AppleRuntime
 from ..execute import Package
 from ..execute.graph import Function
 from ..package_file.cost import CHIPS, cost_of
 from ..package_file.split import CutPoint, cut_points
 from ..package_file.weights import weights_of
+from . import asset
 from .lint import RULES, Finding, Rule, count_by_rule, lint
 
 INNER = "inner_unet."
@@ -41,7 +44,8 @@ class PackageCensus:
     plain_weights, compressed_weights: counts. findings: lint findings by rule; errors: findings
     that keep operations off the Neural Engine (the package may not be meant for it). flops,
     traffic, weight_bytes: see cost.Cost. estimated_ms: an estimate by chip. cuts: where the package
-    could be halved.
+    could be halved. These five are None for Core AI, and computed, stored for Core ML: counts of
+    results, and bytes of stored constants, by type.
     """
 
     name: str
@@ -59,11 +63,13 @@ class PackageCensus:
     findings: dict[str, int]
     errors: int
     first_errors: tuple[Finding, ...]
-    flops: int
-    traffic: int
-    weight_bytes: int
-    estimated_ms: dict[str, float]
-    cuts: tuple[CutPoint, ...]
+    flops: int | None
+    traffic: int | None
+    weight_bytes: int | None
+    estimated_ms: dict[str, float] | None
+    cuts: tuple[CutPoint, ...] | None
+    computed: dict[str, int] | None = None
+    stored: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,19 @@ def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
-    """Sizes of a bundle and the census of its packages."""
+    """Sizes of a bundle and the census of its packages.
+
+    Raises MissingPackageError for a Core AI bundle without Apple's packages for it.
+    """
     files = {file.path: file.size for file in bundle.manifest.files}
     parameters = _parameters(bundle.config())
-    packages = tuple(_census(bundle, package.name) for package in bundle.manifest.packages)
     manifest = bundle.manifest
+    if manifest.format == "coreai":
+        packages, known = _core_ai_packages(bundle), asset.RULES
+    else:
+        packages, known = tuple(_census(bundle, p.name) for p in manifest.packages), RULES
     name, peak = bundle.path.name, manifest.peak_memory
-    broken = tuple(rule for rule in RULES if any(rule.name in p.findings for p in packages))
+    broken = tuple(rule for rule in known if any(rule.name in p.findings for p in packages))
     return Inspection(
         name,
         *parameters,
@@ -185,6 +197,47 @@ def _census(bundle: Bundle, name: str) -> PackageCensus:
         weight_bytes=cost.weight_bytes,
         estimated_ms={chip.name: 1e3 * cost.seconds(chip) for chip in CHIPS},
         cuts=tuple(cut_points(function)),
+    )
+
+
+def _core_ai_packages(bundle: Bundle) -> tuple[PackageCensus, ...]:
+    runtime = AppleRuntime()
+    try:
+        return tuple(
+            _core_ai_census(
+                info, runtime.census(bundle.file(info.path), bundle.function(info) or "main")
+            )
+            for info in bundle.manifest.packages
+        )
+    finally:
+        runtime.close()
+
+
+def _core_ai_census(info: PackageInfo, found: Census) -> PackageCensus:
+    errors, first = asset.errors_of(found)
+    return PackageCensus(
+        name=info.name,
+        path=info.path,
+        phase=info.phase,
+        bytes=info.bytes,
+        precision=info.precision,
+        weight_bits=info.weight_bits,
+        activation_bytes=info.activation_bytes,
+        operations=found.operations,
+        parameters=found.parameters,
+        plain_weights=found.plain_weights,
+        compressed_weights=found.compressed_weights,
+        for_neural_engine=info.compute == "cpuAndNeuralEngine",
+        findings=asset.by_rule(found),
+        errors=errors,
+        first_errors=first[:SHOWN],
+        flops=None,
+        traffic=None,
+        weight_bytes=None,
+        estimated_ms=None,
+        cuts=None,
+        computed=found.computed,
+        stored=found.stored,
     )
 
 

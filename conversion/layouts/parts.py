@@ -46,9 +46,9 @@ class Part:
     package: str | None = None
 
     @property
-    def file(self) -> str:
-        """File name of the package that holds the part."""
-        return f"{self.package or self.name}.mlpackage"
+    def file_stem(self) -> str:
+        """Name of the package that holds the part, without a suffix."""
+        return self.package or self.name
 
 
 def mask_shape(length: int, compute: Compute) -> tuple[int, ...]:

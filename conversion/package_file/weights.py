@@ -25,15 +25,13 @@ WEIGHTED = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A stored constant. users: the operations that multiply by it.
+    """A constant that a package multiplies by.
 
     out_axis, in_axis: axes of its output and input channels; None if its users disagree.
     """
 
     name: str
     shape: tuple[int, ...]
-    stored: BlobReference
-    users: tuple[str, ...]
     out_axis: int | None
     in_axis: int | None
 
@@ -42,7 +40,14 @@ class Weight:
         return int(np.prod(self.shape))
 
 
-def weights_of(function: Function) -> list[Weight]:
+@dataclass(frozen=True)
+class StoredWeight(Weight):
+    """A weight in the weight file of a Core ML package."""
+
+    stored: BlobReference
+
+
+def weights_of(function: Function) -> list[StoredWeight]:
     """The fp16 constants that operations in WEIGHTED take as weights, in order of first use."""
     constants = {o.outputs[0][0]: o for o in function.operations if o.kind == "const"}
     settings = {n: o.inputs["val"][0] for n, o in constants.items() if "val" in o.inputs}
@@ -51,7 +56,7 @@ def weights_of(function: Function) -> list[Weight]:
         name = weight_name(operation)
         if name is not None and name in constants:
             users.setdefault(name, []).append(operation)
-    out: list[Weight] = []
+    out: list[StoredWeight] = []
     for name, operations in users.items():
         (_, kind), value = constants[name].outputs[0], settings.get(name)
         if not isinstance(value, Literal) or not isinstance(value.value, BlobReference):
@@ -60,8 +65,7 @@ def weights_of(function: Function) -> list[Weight]:
             continue
         axes = {_axes(o, len(kind.shape), settings) for o in operations}
         out_axis, in_axis = axes.pop() if len(axes) == 1 else (None, None)
-        names = tuple(o.name for o in operations)
-        out.append(Weight(name, kind.shape, value.value, names, out_axis, in_axis))
+        out.append(StoredWeight(name, kind.shape, out_axis, in_axis, value.value))
     return out
 
 

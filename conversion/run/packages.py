@@ -14,6 +14,7 @@ from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import LevelInfo
+from ..coreai.runtime import AppleRuntime
 from ..errors import BundleError
 from ..execute import Package, Watch
 from ..layouts.names import POOLED, TEXT_FEATURES
@@ -48,15 +49,27 @@ def executor(precision: ExecutorPrecision) -> Load:
     return lambda path, function, _: Package.open(path).load(function, precision=precision)
 
 
+def default_load(bundle: Bundle, precision: ExecutorPrecision) -> Load:
+    """The executor for Core ML packages, Apple's runtime for those of Core AI."""
+    if bundle.manifest.format == "coreml":
+        return executor(precision)
+    if precision != "fp16":
+        raise BundleError(
+            f"{bundle.path}: Core AI packages compute in fp16; mdm verify --model NAME --precision "
+            "fp32 makes fp32 packages for itself."
+        )
+    return AppleRuntime()
+
+
 class Chain:
     """Runs the packages of one phase at a time; loads each when it is first needed."""
 
     def __init__(
         self, bundle: Bundle, precision: ExecutorPrecision, load: Load | None = None
     ) -> None:
-        """load: turns a package into a Runnable; the executor by default."""
+        """load: turns a package into a Runnable; see `default_load`."""
         self.bundle = bundle
-        self._load = load or executor(precision)
+        self._load = load or default_load(bundle, precision)
         self._programs: dict[str, Runnable] = {}
 
     def run(

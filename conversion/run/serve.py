@@ -16,7 +16,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import MdmError
 
 from ..bundle.folder import Bundle
-from ..execute import Executable, Package
+from .packages import Runnable, default_load
 from .serve_frames import (
     ProtocolError,
     Reader,
@@ -38,8 +38,8 @@ class BundleServer:
 
     def __init__(self, bundle: Bundle, precision: ExecutorPrecision) -> None:
         self._bundle = bundle
-        self._precision: ExecutorPrecision = precision
-        self._programs: dict[str, Executable] = {}
+        self._open = default_load(bundle, precision)
+        self._programs: dict[str, Runnable] = {}
         self._contexts: dict[int, dict[str, NDArray[Any]]] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
@@ -94,9 +94,8 @@ class BundleServer:
     def _load(self, name: str) -> tuple[bytes, bytes]:
         if name not in self._programs:
             info = self._bundle.package(name)
-            package = Package.open(self._bundle.file(info.path))
-            function = self._bundle.function(info)
-            self._programs[name] = package.load(function, precision=self._precision)
+            path, function = self._bundle.file(info.path), self._bundle.function(info)
+            self._programs[name] = self._open(path, function, info.compute)
         return OK, b""
 
     def _run(self, reader: Reader) -> tuple[bytes, bytes]:

@@ -7,7 +7,9 @@ a row for the worst prompt at every level and noise level, and optionally the ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +23,14 @@ from mdm_apple.diffusion.schedule import build_schedule
 
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
+from ..coreai.fp32 import Fp32Packages
+from ..coreai.runtime import AppleRuntime
 from ..errors import BundleError
 from ..execute import Range, Watch
-from ..run.packages import Denoiser, Load
+from ..run.packages import Denoiser, Load, default_load
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
+from .formats import check_other_format, rows_of_formats
 from .ladder import (
     FLOOR_PICTURES,
     Answers,
@@ -44,6 +49,9 @@ from .ladder import (
     text_of,
     worst_rows,
 )
+from .parts import rows_against_torch, same_parts
+
+GUIDED_STEPS = 15  # of Core AI's guided pictures, as an app would draw them
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class RangeRow:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """floor: PSNR that every row must reach. compute_units: Core ML's; None on the executor.
+    """floor: PSNR that every row must reach. compute_units: Apple's; None for the executor.
 
     picture_psnr: per level, at the end of a short trajectory run by the bundle alone. rungs:
     further comparisons, each with its own floors. values: the range of every computed value of a
@@ -108,7 +116,8 @@ class VerifyOptions:
     prompts: number of prompts, up to 8; a golden record has its own. floor: PSNR in dB that every
     row must reach; the default depends on the bits of the weights. ladder: whether to add the rungs
     to the comparison of packages with the network. fp16: the bundle this one was compressed from.
-    load: runs packages with something other than the executor, on some of Core ML's compute units.
+    against: the same model in the other format. load: runs packages with something other than
+    `default_load`, on some of Apple's compute units.
     """
 
     precision: ExecutorPrecision = "fp16"
@@ -116,6 +125,7 @@ class VerifyOptions:
     floor: float | None = None
     ladder: bool = False
     fp16: Bundle | None = None
+    against: Bundle | None = None
     load: Load | None = None
     compute_units: str | None = None
     say: Callable[[str], None] = lambda _: None
@@ -159,11 +169,54 @@ def _compare(
     record: Trajectory,
     options: VerifyOptions,
 ) -> VerifyReport:
-    floor = floor_of(bundle) if options.floor is None else options.floor
     _check_tables(bundle, config)
     if options.fp16 is not None and (options.fp16.config() != config or not is_fp16(options.fp16)):
         raise BundleError(f"{options.fp16.path}: is not the fp16 bundle of the same model.")
-    denoiser = Denoiser(bundle, options.precision, options.load)
+    if options.against is not None:
+        check_other_format(bundle, options.against)
+    with _loader(bundle, source, options) as load:
+        return _compare_by(bundle, config, source, text, record, options, load)
+
+
+@contextmanager
+def _loader(
+    bundle: Bundle,
+    source: ModelSource | None,
+    options: VerifyOptions,
+    as_core_ml: bool = False,
+) -> Generator[Load]:
+    """What runs a bundle's packages; Core AI's are made once more to compute in fp32.
+
+    Args:
+        as_core_ml: see `Fp32Packages`.
+    """
+    if options.load is not None and options.precision == "fp16":
+        yield options.load
+        return
+    if bundle.manifest.format == "coreml" or options.precision == "fp16":
+        yield default_load(bundle, options.precision)
+        return
+    if source is None or not is_fp16(bundle):
+        raise BundleError(
+            f"{bundle.path}: fp32 packages are made from the model folder of an fp16 bundle; give "
+            "both, with --model, or leave out --precision."
+        )
+    with tempfile.TemporaryDirectory(prefix="mdm-fp32-") as folder:
+        parts = same_parts(bundle, source)
+        yield Fp32Packages(parts, Path(folder), AppleRuntime(), as_core_ml)
+
+
+def _compare_by(
+    bundle: Bundle,
+    config: ModelConfig,
+    source: ModelSource | None,
+    text: TextInputs | None,
+    record: Trajectory,
+    options: VerifyOptions,
+    load: Load,
+) -> VerifyReport:
+    floor = floor_of(bundle) if options.floor is None else options.floor
+    denoiser = Denoiser(bundle, options.precision, load)
     watches: dict[str, Watch] = {}
     answers = _answers(denoiser, text, record, watches, options.say)
     rungs: list[Rung] = []
@@ -173,6 +226,19 @@ def _compare(
             rungs.append(rewritten_rung(source, text, record))
         if config.distilled is None:  # a student is not guided; its jumps are compared below
             rungs.append(_guided_rung(denoiser, source, text, options))
+    if bundle.manifest.format == "coreai" and source is not None and is_fp16(bundle):
+        options.say("package by package")
+        parts = rows_against_torch(bundle, source, load, options.precision)
+        rungs.append(Rung("packages", "parts of the network", None, (), None, {}, parts))
+    if options.against is not None:
+        options.say("package by package, in both formats")
+        with ExitStack() as loaders:
+            pair = [
+                (one, loaders.enter_context(_loader(one, source, options, as_core_ml=True)))
+                for one in (bundle, options.against)
+            ]
+            parts = rows_of_formats(pair[0], pair[1], text, record, options.precision)
+        rungs.append(Rung("Apple's runtime", "executor", None, (), None, {}, parts))
     if options.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
     options.say("a short trajectory")
@@ -181,7 +247,7 @@ def _compare(
     final = pictures(config, given, steps)
     return VerifyReport(
         reference="golden" if source is None else "model",
-        runtime="reference" if options.load is None else "coreml",
+        runtime=_runtime(bundle, options),
         compute_units=options.compute_units,
         precision=options.precision,
         variant=bundle.manifest.variant,
@@ -194,6 +260,12 @@ def _compare(
         rungs=tuple(rungs),
         values={name: watch.by_value() for name, watch in watches.items()},
     )
+
+
+def _runtime(bundle: Bundle, options: VerifyOptions) -> VerifyRuntime:
+    if bundle.manifest.format == "coreai":
+        return "coreai"
+    return "reference" if options.load is None else "coreml"
 
 
 def _answers(
@@ -220,19 +292,25 @@ def _guided_rung(
     options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
-    wanted = guided_pictures(source.config, given, null)
-    got = _guided(denoiser, source.config, both)
+    coreai = denoiser.bundle.manifest.format == "coreai"
+    steps = GUIDED_STEPS if coreai else None
+    wanted = guided_pictures(source.config, given, null, steps)
+    got = _guided(denoiser, source.config, both, steps)
+    if coreai:  # as an app shows them: a few pixels leave the range and diverge there
+        wanted, got = ([np.clip(x, -1, 1) for x in pictures] for pictures in (wanted, got))
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
     by_side = picture_rows(source.config.sides, wanted, got)
     return Rung("guided pictures", "network", None, (), floor, by_side)
 
 
-def _guided(denoiser: Denoiser, config: ModelConfig, both: TextInputs | None) -> list[Floats]:
+def _guided(
+    denoiser: Denoiser, config: ModelConfig, both: TextInputs | None, steps: int | None = None
+) -> list[Floats]:
     given, null = (
         bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
         for p in range(2)
     )
-    return guided_pictures(config, given, null)
+    return guided_pictures(config, given, null, steps)
 
 
 def _compressed_rung(

@@ -279,7 +279,8 @@ Examples:
 def device(request: DeviceRequest, output: Output) -> None:
     """Measure bundles on this Mac: loads, latencies, memory, placement, quality, throttling.
 
-    Elsewhere the executor stands in, which proves this harness and says nothing about a device.
+    Elsewhere the executor stands in for Core ML, and the interpreter of Apple's wheels for Core AI;
+    that proves this harness and says nothing about a device.
     Cells already in FILE are not measured again, so an interrupted measurement can continue.
     Exit 1 if a cell failed.
     """
@@ -288,8 +289,7 @@ def device(request: DeviceRequest, output: Output) -> None:
     on_mac = sys.platform == "darwin"
     if request.compute_units and not (request.only_plan or on_mac):
         raise MdmError(
-            "compute-units: belong to Core ML, which needs macOS; leave the option out to run the "
-            "executor."
+            "compute-units: need macOS; leave the option out to run what stands in for it."
         )
     for name in request.bundles:
         find_bundle(name)
@@ -316,7 +316,7 @@ def device(request: DeviceRequest, output: Output) -> None:
         output.result({"cells": found}, "\n".join(lines))
         return
     if "executor" in units:
-        output.say("no Core ML here: the executor stands in, which proves the harness only")
+        output.say("no Apple system here: what stands in proves the harness only")
     records = run_plan(
         cells,
         by_digest,

@@ -20,9 +20,9 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.presets import preset
-from mdm_apple.config.types import Compute, Layout, Target, TextEncoderChoice
+from mdm_apple.config.types import Compute, Format, Layout, Target, TextEncoderChoice
 from mdm_apple.diffusion.noise import MAX_SEED
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require_coreai
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
@@ -37,7 +37,8 @@ class ConvertRequest:
     seed: int | None
     layout: Layout
     compute: Compute | None
-    target: Target
+    format: Format
+    target: Target | None
     text_encoder: TextEncoderChoice
     max_package_mb: float
     out: Path
@@ -48,7 +49,7 @@ class ConvertRequest:
     epilog="""\b
 Examples:
   mdm convert box:emoji --out emoji.bundle
-  mdm convert --preset tiny --seed 0 --layout monolith --out tiny.bundle
+  mdm convert box:emoji --format coreai --out emoji-coreai.bundle
 """
 )
 @click.argument("model", required=False, metavar="[NAME]")
@@ -68,11 +69,17 @@ Examples:
     help="Layers for the Neural Engine, or those of training. Default: ane if nested, else gpu.",
 )
 @click.option(
+    "--format",
+    type=click.Choice(get_args(Format)),
+    default="coreml",
+    show_default=True,
+    help="coreml: .mlpackage, for iOS 17 and later. coreai: .aimodel, for iOS 27 and macOS 27.",
+)
+@click.option(
     "--target",
     type=click.Choice(get_args(Target)),
-    default="iOS18",
-    show_default=True,
-    help="Oldest system that can load the bundle (macOS 14, 15, 26).",
+    help="Oldest system that can load the bundle (macOS 14, 15, 26, 27). Default: iOS18, or iOS27 "
+    "for Core AI.",
 )
 @click.option(
     "--text-encoder",
@@ -87,16 +94,16 @@ Examples:
     type=Number(0.001),
     default=1000,
     show_default=True,
-    help="Split larger packages where the least data has to cross.",
+    help="Split larger packages where the least data has to cross; Core AI's are refused.",
 )
 @click.option("--out", type=FOLDER, required=True, metavar="BUNDLE", help="Bundle to make.")
 @overwrite_option
 @output_options
 @filling(ConvertRequest)
 def command(request: ConvertRequest, output: Output) -> None:
-    """Make a Core ML bundle from a model folder, or from a preset with random weights."""
+    """Make a bundle from a model folder, or from a preset with random weights."""
     options = ConvertOptions(
-        request.layout, request.target, request.compute, request.max_package_mb
+        request.layout, request.target, request.compute, request.max_package_mb, request.format
     )
     if (request.model is None) == (request.preset_name is None):
         raise MdmError("give either a model folder or --preset.")
@@ -105,6 +112,8 @@ def command(request: ConvertRequest, output: Output) -> None:
     if request.model is not None:
         find_folder(request.model, "mdm palettize makes a smaller bundle from it")
     refuse_existing_bundle(request.out, request.overwrite)
+    if request.format == "coreai":
+        require_coreai(", or leave out --format coreai")
     if request.model is None:
         bundle = _from_preset(request, options, output.say)
     else:

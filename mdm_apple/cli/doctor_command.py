@@ -39,10 +39,10 @@ Examples:
 @output_options
 @filling(DoctorRequest)
 def command(request: DoctorRequest, output: Output) -> None:
-    """Read what mdm bench device measured; say which layout, variant and compute unit to ship.
+    """Read what mdm bench device measured; say which format, layout, variant and unit to ship.
 
     Units that fell back to the CPU, cells that failed and poor pictures are named and left out.
-    Results of the executor prove the harness only, so they lead to no recommendation.
+    Results of a stand-in prove the harness only, so they lead to no recommendation.
     """
     require_installed("torch", "jsonschema")
     from mdm_apple.conversion.device.doctor import advise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from mdm_apple.bundled_models import NamedModel, find_bundle, find_model
 from mdm_apple.cli.model_options import preset_option
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.presets import preset
-from mdm_apple.errors import MdmError, require, require_installed
+from mdm_apple.errors import MdmError, require, require_coreai, require_installed
 from mdm_apple.storage.model_folder import load_model_config
 
 if TYPE_CHECKING:
-    from mdm_apple.conversion.inspect.inspect import Inspection
+    from mdm_apple.conversion.inspect.asset import AssetContents
+    from mdm_apple.conversion.inspect.inspect import Inspection, PackageCensus
     from mdm_apple.conversion.inspect.package import PackageContents
 
 TWO_BUNDLES = "--beside compares two bundles, so make one with mdm convert or leave --beside out"
@@ -50,18 +51,24 @@ Examples:
 @output_options
 @filling(InspectRequest)
 def command(request: InspectRequest, output: Output) -> None:
-    """Show parameters, sizes and operations of a model, a bundle or anybody's Core ML package.
+    """Show parameters, sizes and operations of a model, a bundle or anybody's package.
 
-    NAME is a model folder, a bundle, or a .mlpackage or .mlmodel. Of the latter it shows inputs,
-    outputs, operations, those that mdm run does not know, and the sizes of the weights.
+    NAME is a model folder, a bundle, or a .mlpackage, .mlmodel or .aimodel. Of the last three it
+    shows inputs, outputs, operations and the sizes of the weights; of Core ML, what mdm run does
+    not know, and of Core AI, what would keep it off the Neural Engine.
     """
     if request.beside is not None and request.model is None:
         raise MdmError("beside: compares two bundles; give the first one as well.")
     if (request.model is None) == (request.preset_name is None):
         raise MdmError("give either a model folder, a bundle, or --preset.")
     if request.model is not None and request.beside is None and _is_package(Path(request.model)):
-        contents = _package(Path(request.model))
-        output.result(contents.as_json(), _package_text(contents))
+        path = Path(request.model)
+        if path.suffix == ".aimodel":
+            asset = _asset(path)
+            output.result(asset.as_json(), _asset_text(asset))
+        else:
+            contents = _package(path)
+            output.result(contents.as_json(), _package_text(contents))
         return
     if request.model is None:
         found = _preset(str(request.preset_name))
@@ -77,7 +84,44 @@ def command(request: InspectRequest, output: Output) -> None:
 
 
 def _is_package(path: Path) -> bool:
-    return path.suffix in (".mlpackage", ".mlmodel", ".mlmodelc") and path.exists()
+    kinds = (".mlpackage", ".mlmodel", ".mlmodelc", ".aimodel")
+    return path.suffix in kinds and path.exists()
+
+
+def _asset(path: Path) -> AssetContents:
+    require_coreai()
+    require_installed("torch")
+    from mdm_apple.conversion.inspect.asset import inspect_asset
+
+    return inspect_asset(path)
+
+
+def _asset_text(asset: AssetContents) -> str:
+    found = asset.census
+    lines = [f"{asset.name}: Core AI, functions {', '.join(found.functions)}"]
+    lines += [f"input {name}: {kind}" for name, kind in found.inputs.items()]
+    lines += [f"output {name}: {kind}" for name, kind in found.outputs.items()]
+    lines.append(f"{sum(found.operations.values()):,} operations: {_counts(found.operations)}")
+    lines.append(f"results: {_counts(found.computed)}")
+    lines.append(f"weights: {_megabytes(found.stored)}")
+    lines.append(
+        f"{found.parameters:,} parameters; {found.compressed_weights} weights compressed, "
+        f"{found.plain_weights} plain"
+    )
+    lines += [
+        f"{rule.name} {found.findings[rule.name]} ({rule.severity}): {rule.reason} [{rule.source}]"
+        for rule in asset.rules
+    ]
+    lines += [f"{size:>12,} {name}" for name, size in asset.files.items()]
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
+
+
+def _megabytes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {n / 1e6:.2f} MB" for kind, n in sizes.items()) or "none in files"
 
 
 def _package(path: Path) -> PackageContents:
@@ -94,13 +138,11 @@ def _package_text(found: PackageContents) -> str:
         lines.append(f"functions {', '.join(found.functions)}")
     lines += [f"input {name}: {kind}" for name, kind in found.inputs.items()]
     lines += [f"output {name}: {kind}" for name, kind in found.outputs.items()]
-    census = [f"{kind} {count}" for kind, count in found.operations.items()]
-    lines.append(f"{sum(found.operations.values()):,} operations: {', '.join(census)}")
+    lines.append(f"{sum(found.operations.values()):,} operations: {_counts(found.operations)}")
     if found.unknown:
         lines.append(f"not known to mdm run: {', '.join(found.unknown)}")
     lines.append("mdm run takes it" if found.refusal is None else f"mdm run: {found.refusal}")
-    kinds = ", ".join(f"{dtype} {size / 1e6:.2f} MB" for dtype, size in found.weights.items())
-    lines.append(f"weights: {kinds or 'none in files'}")
+    lines.append(f"weights: {_megabytes(found.weights)}")
     lines += [f"{size:>12,} {name}" for name, size in found.weight_files.items()]
     return "\n".join(lines)
 
@@ -146,13 +188,15 @@ def _text(found: Inspection) -> str:
             f"{package.precision}, weights {package.weight_bits} bit, activations "
             f"{package.activation_bytes / 1e6:.2f} MB, runs per {package.phase}"
         )
-        census = [f"{kind} {count}" for kind, count in package.operations.items()]
-        lines.append(f"  {sum(package.operations.values())} operations: {', '.join(census)}")
-        times = ", ".join(f"{chip} {ms:.1f} ms" for chip, ms in package.estimated_ms.items())
-        lines.append(
-            f"  {package.flops / 1e9:.2f} GFLOP, {package.traffic / 1e6:.0f} MB of traffic; "
-            f"estimated, not measured: {times}"
-        )
+        operations = _counts(package.operations)
+        lines.append(f"  {sum(package.operations.values())} operations: {operations}")
+        lines.append(f"  {_cost_text(package)}")
+        if package.stored is not None and package.computed is not None:
+            lines.append(f"  results: {_counts(package.computed)}")
+            lines.append(
+                f"  weights: {_megabytes(package.stored)}; {package.compressed_weights} "
+                f"compressed, {package.plain_weights} plain"
+            )
         rules = ", ".join(f"{rule} {n}" for rule, n in package.findings.items()) or "none"
         meant = "" if package.for_neural_engine else " (not meant for it)"
         lines.append(f"  Neural Engine lint{meant}: {rules}")
@@ -176,6 +220,16 @@ def _text(found: Inspection) -> str:
     return "\n".join(lines)
 
 
+def _cost_text(package: PackageCensus) -> str:
+    if package.flops is None or package.traffic is None or package.estimated_ms is None:
+        return "GFLOP, traffic and times: not counted for Core AI"
+    times = ", ".join(f"{chip} {ms:.1f} ms" for chip, ms in package.estimated_ms.items())
+    return (
+        f"{package.flops / 1e9:.2f} GFLOP, {package.traffic / 1e6:.0f} MB of traffic; "
+        f"estimated, not measured: {times}"
+    )
+
+
 def _side_by_side(found: Inspection, other: Inspection) -> str:
     """The packages of both bundles, with a row per number and the first bundle on the left."""
     others = {package.name: package for package in other.packages}
@@ -188,8 +242,10 @@ def _side_by_side(found: Inspection, other: Inspection) -> str:
         lines.append(package.name)
         lines += [
             _row("operations", [sum(p.operations.values()) for p in pair]),
-            _row("GFLOP", [round(p.flops / 1e9, 2) for p in pair]),
-            _row("traffic, MB", [round(p.traffic / 1e6) for p in pair]),
+            _row("GFLOP", [None if p.flops is None else round(p.flops / 1e9, 2) for p in pair]),
+            _row(
+                "traffic, MB", [None if p.traffic is None else round(p.traffic / 1e6) for p in pair]
+            ),
             _row("activations, MB", [round(p.activation_bytes / 1e6, 2) for p in pair]),
             _row("lint errors", [p.errors for p in pair]),
         ]
@@ -199,5 +255,6 @@ def _side_by_side(found: Inspection, other: Inspection) -> str:
     return "\n".join(lines)
 
 
-def _row(label: str, values: Sequence[float]) -> str:
-    return f"  {label:30}" + "".join(f"{value:>16,}" for value in values)
+def _row(label: str, values: Sequence[float | None]) -> str:
+    shown = ["not counted" if value is None else f"{value:,}" for value in values]
+    return f"  {label:30}" + "".join(f"{value:>16}" for value in shown)

@@ -175,8 +175,8 @@ def command(request: SampleRequest, output: Output) -> None:
             f"like: {request.like} was made with other weights than {model.name} holds; expect "
             "a different picture."
         )
-    if model.quantized is not None:
-        output.say(model.quantized)
+    for remark in filter(None, (model.quantized, model.pace)):
+        output.say(remark)
     with files.owned():
         done = files.done([model.recipe(prompt, sampler, stop_at) for prompt in task.prompts])
         if done:

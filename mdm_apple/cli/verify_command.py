@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_bundle, find_folder
+from mdm_apple.bundled_models import FORMATS, find_bundle, find_folder
 from mdm_apple.cli.model_options import FILE, Number
 from mdm_apple.cli.output import (
     Output,
@@ -37,7 +37,8 @@ class VerifyRequest:
     bundle: str
     model: str | None
     fp16: str | None
-    runtime: VerifyRuntime
+    against: str | None
+    runtime: VerifyRuntime | None
     compute_units: tuple[ComputeUnits, ...]
     precision: ExecutorPrecision
     prompts: int
@@ -50,7 +51,7 @@ class VerifyRequest:
     epilog="""\b
 Examples:
   mdm verify emoji.bundle --model box:emoji
-  mdm verify emoji-4.bundle --precision fp32 --floor 25 --json
+  mdm verify emoji.bundle --against emoji-coreai.bundle
 """
 )
 @click.argument("bundle")
@@ -65,24 +66,30 @@ Examples:
     help="Also compare with this bundle, which the compressed one was made from.",
 )
 @click.option(
+    "--against",
+    metavar="BUNDLE",
+    help="Also compare with the same model in the other format: the executor and Apple's runtime, "
+    "package by package.",
+)
+@click.option(
     "--runtime",
     type=click.Choice(get_args(VerifyRuntime)),
-    default="reference",
-    show_default=True,
-    help="This project's executor, or Core ML itself (macOS).",
+    help="reference: this project's executor. coreml: Core ML itself (macOS). coreai: Apple's "
+    "runtime for Core AI. Default: coreai for its bundles, else reference.",
 )
 @click.option(
     "--compute-units",
     multiple=True,
     type=click.Choice(get_args(ComputeUnits)),
-    help="Compute units of Core ML, with one report each; may be repeated. Default: all four.",
+    help="Compute units on a Mac, with one report each; may be repeated. Default: all four for "
+    "Core ML, the system's choice for Core AI.",
 )
 @click.option(
     "--precision",
     type=click.Choice(get_args(ExecutorPrecision)),
     default="fp16",
     show_default=True,
-    help="Number type that the executor computes in.",
+    help="Number type to compute in. Core AI's packages are made once more for fp32, with --model.",
 )
 @click.option(
     "--prompts",
@@ -119,7 +126,7 @@ def command(request: VerifyRequest, output: Output) -> None:
     if request.ranges is not None:
         _write_ranges(request.ranges, reports)
     data = [report.as_json() for report in reports]
-    result = data[0] if request.runtime == "reference" else {"compute_units": data}
+    result = {"compute_units": data} if reports[0].compute_units else data[0]
     output.result(result, "\n\n".join(map(_table, reports)))
     if not all(report.passed for report in reports):
         raise SystemExit(1)
@@ -127,15 +134,29 @@ def command(request: VerifyRequest, output: Output) -> None:
 
 def _check(request: VerifyRequest) -> None:
     """Refuse options that do not go together, and names of the wrong kind."""
-    if request.compute_units and request.runtime != "coreml":
+    bundle = find_bundle(request.bundle)
+    runtime = request.runtime or bundle.runtime
+    if (runtime == "coreai") != (bundle.format == "coreai"):
+        fitting = "coreai" if bundle.format == "coreai" else "reference or coreml"
+        raise MdmError(
+            f"runtime: {bundle} holds {FORMATS[bundle.format]} packages, which run on {fitting}, "
+            f"not {runtime}."
+        )
+    if request.compute_units and runtime == "reference":
         raise MdmError("compute-units: belong to Core ML; add --runtime coreml.")
-    if request.runtime == "coreml" and sys.platform != "darwin":
+    if runtime == "coreml" and sys.platform != "darwin":
         raise MdmError(
             "coreml: runs on macOS only; use reference, which runs a bundle on any system."
         )
-    for bundle in (request.bundle, request.fp16):
-        if bundle is not None:
-            find_bundle(bundle)
+    if request.compute_units and sys.platform != "darwin":
+        raise MdmError("compute-units: Core AI chooses units on macOS 27 only; leave them out.")
+    if runtime == "coreai" and request.precision == "fp32" and request.model is None:
+        raise MdmError(
+            "precision: fp32 packages of Core AI are made from the model folder; add --model NAME."
+        )
+    for other in (request.fp16, request.against):
+        if other is not None:
+            find_bundle(other)
     if request.model is not None:
         find_folder(request.model, "give it first, as mdm verify BUNDLE, or as --fp16")
     if request.ranges is not None:
@@ -146,10 +167,13 @@ def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
     """One report, or one for each of Core ML's compute units."""
     bundle = api.open_bundle(request.bundle)
     fp16 = None if request.fp16 is None else api.open_bundle(request.fp16)
+    against = None if request.against is None else api.open_bundle(request.against)
+    from mdm_apple.conversion.coreai.runtime import AppleRuntime
     from mdm_apple.conversion.run.coreml import UNITS, core_ml
     from mdm_apple.conversion.verify.verify import VerifyOptions
 
-    chosen: Sequence[ComputeUnits | None] = [None]
+    loaders = {"coreml": core_ml, "coreai": AppleRuntime}
+    chosen: Sequence[ComputeUnits | None] = request.compute_units or [None]
     if request.runtime == "coreml":
         chosen = request.compute_units or UNITS
     reports: list[VerifyReport] = []
@@ -160,7 +184,8 @@ def _verify(request: VerifyRequest, output: Output) -> list[VerifyReport]:
             request.floor,
             ladder=True,
             fp16=fp16,
-            load=None if units is None else core_ml(units),
+            against=against,
+            load=None if units is None else loaders[bundle.manifest.format](units),
             compute_units=units,
             say=output.say,
         )
@@ -210,4 +235,5 @@ def _rung_lines(rung: Rung) -> list[str]:
         f"{', '.join(demanded) or 'no floor'}",
         *(f"{r.side:5d} {r.t:5d} {r.psnr:8.2f} {r.snr:8.2f}" for r in rung.rows),
         *(f"picture {side}: {value:.2f} dB" for side, value in rung.picture_psnr.items()),
+        *(f"{p.psnr:8.2f}  {p.package}, floor {p.floor:g} dB ({p.output})" for p in rung.parts),
     ]

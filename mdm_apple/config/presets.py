@@ -2,10 +2,12 @@
 
 Sources: mdm64, mdm256 and mdm1024 are the networks of Gu et al. 2023 (arXiv:2310.15111) with the
 settings from the three configuration files published with the checkpoints; the encoder sizes come
-from T5 1.1 and flan-T5. `emoji` and `tiny` are this project's own.
+from T5 1.1 and flan-T5. `emoji`, `scenes` and `tiny` are this project's own.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from mdm_apple.config.model import (
     DiffusionConfig,
@@ -134,6 +136,23 @@ def _emoji() -> ModelConfig:
     )
 
 
+def _scenes() -> ModelConfig:
+    """`emoji`, whose core also attends at 16 px: there a sentence says what lies where."""
+    emoji = _emoji()
+    assert emoji.model.inner is not None
+    core = dataclasses.replace(
+        emoji.model.innermost, channels=(64, 96, 160), num_attention_layers=(1, 1, 1)
+    )
+    middle = dataclasses.replace(emoji.model.inner, inner=core)
+    # more pieces hardly shorten its captions: 6.0 tokens on average with 1,500, 5.8 with 2,600
+    encoder = T5Config(vocab_size=1400, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4)
+    return dataclasses.replace(
+        emoji,
+        model=dataclasses.replace(emoji.model, inner=middle),
+        text=TextConfig(max_tokens=32, encoder=encoder, lowercase=True, trainable=True),
+    )
+
+
 def _tiny() -> ModelConfig:
     """8 inside 16 px: has every part of the large models and runs in seconds. For tests."""
     core = UNetConfig(
@@ -170,6 +189,7 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "mdm1024": _mdm1024(),
     "emoji": _emoji(),
+    "scenes": _scenes(),
     "tiny": _tiny(),
 }
 

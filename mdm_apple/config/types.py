@@ -27,12 +27,13 @@ Background = Literal["white", "color"]  # behind emoji
 
 Layout = Literal["nested", "monolith", "multifunction"]  # of the packages of a bundle
 Compute = Literal["ane", "gpu"]  # layers for the Neural Engine, or those of training
-Target = Literal["iOS17", "iOS18", "iOS26"]  # oldest system that loads a bundle
+Format = Literal["coreml", "coreai"]  # of the packages of a bundle
+Target = Literal["iOS17", "iOS18", "iOS26", "iOS27"]  # oldest system that loads a bundle
 TextEncoderChoice = Literal["auto", "yes", "no"]  # whether a bundle holds one
 ComputeUnits = Literal["cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly", "all"]  # as Core ML calls them
 WeightBits = Literal["8", "6", "4", "3", "2", "int8", "int4"]  # of every weight of a bundle
 Variant = Literal["quality", "balanced", "compact"]  # of mixed bits
-VerifyRuntime = Literal["reference", "coreml"]  # this project's executor, or Core ML itself
+VerifyRuntime = Literal["reference", "coreml", "coreai"]  # this project's executor, or Apple's
 ExecutorPrecision = Literal["fp16", "fp32"]
 
 Say = Callable[[str], None]  # is told what goes on, a line at a time

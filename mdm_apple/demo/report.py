@@ -47,6 +47,16 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """One package in both formats: how near each is to torch and to the other, in dB."""
+
+    package: str
+    executor: float  # our executor on the Core ML package, against torch
+    apple: float  # Apple's runtime on the Core AI package, against torch
+    each_other: float
+
+
+@dataclass(frozen=True)
 class Report:
     """The contents of the page."""
 
@@ -62,6 +72,7 @@ class Report:
     parameters: int
     machine: str
     provenance: Provenance  # as stated in the bundle
+    proofs: list[Proof]  # empty where Apple's runtime is not installed
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -17,7 +17,8 @@ from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Pixels, Say
 from mdm_apple.data.open import open_dataset
-from mdm_apple.demo.report import Report, Stage, Variant, read_metrics, write_report
+from mdm_apple.demo.report import Proof, Report, Stage, Variant, read_metrics, write_report
+from mdm_apple.errors import has_coreai
 from mdm_apple.sampling.generate import Preview, Prompt, Runtime, finish, generate
 from mdm_apple.sampling.pictures import tile_steps, to_pixels
 from mdm_apple.sampling.walk import SamplerConfig
@@ -141,8 +142,15 @@ def run_demo(out: Path, steps: int, quiet: bool, say: Say) -> DemoResult:
         lambda: [_variant(name, path, model, previews) for name, path in bundles.items()],
         lambda v: f"fp16 worst {min(v[0].psnr_by_side.values()):.1f} dB",
     )
+    proofs: list[Proof] = []
+    if has_coreai():
+        proofs = timed(
+            "Proving by Apple's runtime",
+            lambda: _proofs(model, bundle, out / "bundle_coreai"),
+            lambda p: f"{len(p)} packages, the lowest {min(one.apple for one in p):.1f} dB",
+        )
     page = out / "report.html"
-    write_report(_report(bundle, model, steps, stages, variants, previews), page)
+    write_report(_report(bundle, model, steps, stages, variants, previews, proofs), page)
     return DemoResult(page, time.perf_counter() - began, variants)
 
 
@@ -224,6 +232,30 @@ def _variant(name: str, path: Path, model: Path, previews: Sequence[Preview]) ->
     )
 
 
+def _proofs(model: Path, bundle: Path, out: Path) -> list[Proof]:
+    """The model once more as Core AI packages, and both formats package by package."""
+    from mdm_apple.conversion.bundle.folder import Bundle
+    from mdm_apple.conversion.bundle.golden import read_golden
+    from mdm_apple.conversion.convert import ConvertOptions, convert
+    from mdm_apple.conversion.coreai.runtime import AppleRuntime
+    from mdm_apple.conversion.run.packages import executor
+    from mdm_apple.conversion.source.model import load_source
+    from mdm_apple.conversion.verify.formats import rows_of_formats
+    from mdm_apple.conversion.verify.parts import rows_against_torch
+
+    source, one = load_source(model, "auto"), Bundle.open(bundle)
+    other = convert(source, out, ConvertOptions(format="coreai"), overwrite=True)
+    ours, apple, golden = executor("fp16"), AppleRuntime(), one.manifest.golden
+    text, record = read_golden(one.file(golden.path), golden, one.sides)
+    rows = (
+        rows_against_torch(one, source, ours, "fp16"),
+        rows_against_torch(other, source, apple, "fp16"),
+        rows_of_formats((one, ours), (other, apple), text, record, "fp16"),
+    )
+    apple.close()
+    return [Proof(a.package, a.psnr, b.psnr, c.psnr) for a, b, c in zip(*rows, strict=True)]
+
+
 def _report(
     bundle: Path,
     model: Path,
@@ -231,6 +263,7 @@ def _report(
     stages: list[Stage],
     variants: list[Variant],
     previews: Sequence[Preview],
+    proofs: list[Proof],
 ) -> Report:
     from mdm_apple.config.shapes import encoder_shapes, parameter_count
     from mdm_apple.conversion.bundle.folder import Bundle
@@ -260,6 +293,7 @@ def _report(
         parameters=parameter_count(config.model)
         + sum(math.prod(s) for s in encoder_shapes(config.text.encoder).values()),
         provenance=Bundle.open(bundle).manifest.provenance,
+        proofs=proofs,
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
 

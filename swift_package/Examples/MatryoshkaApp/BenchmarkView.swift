@@ -34,7 +34,7 @@ struct BenchmarkView: View {
     do {
       let timed = TimedRuntime(runtime)
       let setup = Benchmark.Setup(
-        engine: "coreml", bundle: bundle.url.lastPathComponent, units: units.rawValue,
+        engine: bundle.manifest.format.rawValue, bundle: bundle.url.lastPathComponent, units: units.rawValue,
         precision: "fp16", repetitions: 10)
       let pipeline = Pipeline(bundle: bundle, runtime: timed)
       let benchmark = Benchmark(setup: setup, pipeline: pipeline, runtime: timed)

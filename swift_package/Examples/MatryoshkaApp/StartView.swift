@@ -1,8 +1,10 @@
+import DiffusionCoreAI
 import DiffusionCoreML
 import MatryoshkaDiffusion
 import SwiftUI
 
-/// Opens one of the app's bundles, compiles its packages once, then shows the studio or the benchmark.
+/// Opens one of the app's bundles, prepares its packages once, then shows the studio or the benchmark. The
+/// manifest says which framework runs a bundle.
 struct StartView: View {
   /// Each variant of a model is its own bundle, such as emoji.bundle and emoji-4bit.bundle.
   /// Resources of Swift packages end in .bundle as well, but hold no manifest.json.
@@ -14,11 +16,13 @@ struct StartView: View {
   @State private var opened: Opened?
   @State private var isMeasuring = false
   @State private var failure: String?
+  @State private var remark: String?
 
   var body: some View {
     if let opened, isMeasuring {
       BenchmarkView(bundle: opened.bundle, runtime: opened.runtime, units: units)
     } else if let opened {
+      if let remark { Text(remark).font(.footnote) }
       StudioView(
         generation: opened.generation, sampler: SamplerSettings(proposedBy: opened.bundle.manifest))
     } else {
@@ -42,7 +46,7 @@ struct StartView: View {
 
   private struct Opened {
     let bundle: BundleFolder
-    let runtime: CoreMLRuntime
+    let runtime: any PackageRuntime
     let generation: Generation
   }
 
@@ -53,15 +57,37 @@ struct StartView: View {
         return
       }
       let bundle = try BundleFolder(url: url)
-      let base = URL.applicationSupportDirectory.appending(path: "compiled")
-      let models = CompiledModels(bundle: bundle, base: base)
-      progress = "compiling (only once)"
-      try await models.prepare()
-      let runtime = CoreMLRuntime(models: models, computeUnits: units)
+      progress = "preparing (only once)"
+      let runtime =
+        switch bundle.manifest.format {
+        case .coreml: try await coreMLRuntime(bundle)
+        case .coreai: try await coreAIRuntime(bundle)
+        }
       let generation = Generation(pipeline: Pipeline(bundle: bundle, runtime: runtime))
       opened = Opened(bundle: bundle, runtime: runtime, generation: generation)
     } catch {
       failure = error.localizedDescription
     }
+  }
+  private func coreMLRuntime(_ bundle: BundleFolder) async throws -> any PackageRuntime {
+    let base = URL.applicationSupportDirectory.appending(path: "compiled")
+    let models = CompiledModels(bundle: bundle, base: base)
+    try await models.prepare()
+    return CoreMLRuntime(models: models, computeUnits: units)
+  }
+
+  private func coreAIRuntime(_ bundle: BundleFolder) async throws -> any PackageRuntime {
+    // Xcode 26 has no such framework, and the module is empty there.
+    #if canImport(CoreAI)
+      if #available(macOS 27, iOS 27, *) {
+        let runtime = try CoreAIRuntime(bundle: bundle, computeUnits: units)
+        try await runtime.prepare()
+        // Once per device, system and bundle would do.
+        remark = try await runtime.selfTest().remark
+        return runtime
+      }
+    #endif
+    throw MatryoshkaError.invalidArgument(
+      name: "bundle", reason: "needs iOS 27 or macOS 27; add a Core ML bundle of the model as well")
   }
 }

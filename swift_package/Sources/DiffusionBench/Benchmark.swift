@@ -13,7 +13,7 @@ public struct Benchmark: Sendable {
     let repetitions: Int
 
     /// - Parameters:
-    ///   - engine: `coreml` or `executor`.
+    ///   - engine: `coreml`, `coreai`, or what computes behind the pipe: `executor` or `interpreter`.
     ///   - bundle: The name of the bundle's folder.
     ///   - units: The compute units that packages were loaded for.
     ///   - precision: The precision of the run: `fp16` or `fp32`.

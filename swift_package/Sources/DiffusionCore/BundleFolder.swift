@@ -20,6 +20,7 @@ public struct BundleFolder: Sendable {
     try manifest.checkWiring()
     try BundleFolder.checkListing(url, manifest)
     if checkingHashes { try BundleFolder.checkHashes(url, manifest) }
+    try BundleFolder.checkPrograms(url, manifest)
     tables = try TensorFile(url: url.appending(path: manifest.tables))
     schedule = try BundleFolder.schedule(tables, manifest)
     try BundleFolder.checkEmbeddings(tables, manifest)
@@ -59,6 +60,51 @@ public struct BundleFolder: Sendable {
     } catch {
       throw MatryoshkaError.fileSystem(path: stamp.path, reason: "cannot be written (\(error.cause))")
     }
+  }
+
+  /// Copies a bundle to the place where the app opens it, and checks every hash of the copy. The folder
+  /// appears there complete or not at all, so nothing ever opens half of it: Core AI would keep what it
+  /// derives from half a package. It can be cancelled, and then leaves nothing.
+  ///
+  /// - Parameter progress: receives the number of bytes that are hashed and the total, not on the
+  ///   caller's actor.
+  public static func install(
+    from source: URL, at place: URL, progress: @Sendable (Int, Int) -> Void = { _, _ in }
+  ) async throws {
+    let files = FileManager.default
+    guard !files.fileExists(atPath: place.path) else {
+      throw MatryoshkaError.fileSystem(path: place.path, reason: "already exists; choose another place")
+    }
+    let parent = place.deletingLastPathComponent()
+    let partial = parent.appending(path: ".\(place.lastPathComponent).\(UUID().uuidString).partial")
+    defer { try? files.removeItem(at: partial) }
+    do {
+      try files.createDirectory(at: parent, withIntermediateDirectories: true)
+      try files.copyItem(at: source, to: partial)
+    } catch {
+      throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be written (\(error.cause))")
+    }
+    try checkHashes(partial, BundleFolder(url: partial).manifest) { done, total in
+      try Task.checkCancellation()
+      progress(done, total)
+    }
+    do {
+      try files.moveItem(at: partial, to: place)
+    } catch {
+      throw MatryoshkaError.fileSystem(path: place.path, reason: "cannot be written (\(error.cause))")
+    }
+  }
+
+  /// Refuses a bundle whose packages another framework runs.
+  package func check(isFor format: Manifest.Format) throws {
+    guard manifest.format != format else { return }
+    let reason =
+      switch manifest.format {
+      case .coreml: "holds Core ML packages; run them with CoreMLRuntime of DiffusionCoreML"
+      case .coreai:
+        "holds Core AI packages; run them with CoreAIRuntime of DiffusionCoreAI, on iOS 27 or macOS 27"
+      }
+    throw MatryoshkaError.invalidArgument(name: "bundle", reason: reason)
   }
 
   /// The model's licence and origin, from the manifest's provenance.
@@ -191,6 +237,24 @@ public struct BundleFolder: Sendable {
     if let missing = listed.keys.min() {
       throw MatryoshkaError.damagedBundle(file: missing, reason: "is missing")
     }
+  }
+
+  /// An .aimodel states the hash of its program, which Core AI does not compare.
+  private static func checkPrograms(_ url: URL, _ manifest: Manifest) throws {
+    guard manifest.format == .coreai else { return }
+    let hashes = Dictionary(manifest.files.map { ($0.path, $0.sha256) }) { first, _ in first }
+    for package in manifest.packages.onePerFile {
+      let (program, stated) = ("\(package.path)/main.mlirb", "\(package.path)/main.hash")
+      guard let hash = hashes[program], hashes[stated] != nil,
+        try hex(contents(url.appending(path: stated))) == hash
+      else {
+        throw MatryoshkaError.damagedBundle(file: stated, reason: "is not the SHA-256 of its main.mlirb")
+      }
+    }
+  }
+
+  private static func hex(_ bytes: [UInt8]) -> String {
+    bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
   }
 
   /// Whether Finder, Windows, an archive tool or a disk station left it there; Python has the same

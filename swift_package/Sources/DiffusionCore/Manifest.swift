@@ -60,7 +60,7 @@ public struct Manifest: Sendable, Equatable {
     case int32
   }
 
-  /// Where a package should run, in Core ML's terms.
+  /// Where a package should run, in Core ML's terms. Of Core AI, a package prefers the unit that is named.
   public enum ComputeUnits: String, CaseIterable, Sendable {
     /// The CPU and the GPU.
     case cpuAndGPU
@@ -68,16 +68,24 @@ public struct Manifest: Sendable, Equatable {
     case cpuAndNeuralEngine
     /// The CPU alone.
     case cpuOnly
-    /// Core ML chooses.
+    /// The framework chooses.
     case all
   }
 
-  /// The program that runs the packages.
+  /// The framework that runs the packages.
   public enum Format: String, CaseIterable, Sendable {
-    /// Core ML.
+    /// Core ML: packages end in `.mlpackage`.
     case coreml
-    /// Core AI, which this version cannot run.
+    /// Core AI, since iOS 27 and macOS 27: packages end in `.aimodel`.
     case coreai
+
+    /// How the path of a package ends.
+    package var suffix: String {
+      switch self {
+      case .coreml: ".mlpackage"
+      case .coreai: ".aimodel"
+      }
+    }
   }
 
   /// How much of the padding after a caption a network sees that does not mask it.
@@ -275,7 +283,7 @@ public struct Manifest: Sendable, Equatable {
   public let layout: Layout
   /// Name of the compression.
   public let variant: String
-  /// Minimum operating system: iOS17, iOS18 or iOS26.
+  /// Minimum operating system: iOS17, iOS18, iOS26 or, for Core AI, iOS27.
   public let target: String
   /// The levels, highest resolution first.
   public let levels: [Level]
@@ -313,7 +321,7 @@ public struct Manifest: Sendable, Equatable {
   public let created: String?
   /// All files except the manifest.
   public let files: [File]
-  /// The program that runs the packages.
+  /// The framework that runs the packages.
   public let format: Format
   /// The clips of a model that makes some; nil: it makes pictures. This version cannot run it.
   public let video: Video?

@@ -74,7 +74,7 @@ extension Manifest {
 }
 
 private enum Target: String, CaseIterable {
-  case iOS17, iOS18, iOS26
+  case iOS17, iOS18, iOS26, iOS27
 }
 
 extension Manifest.Feature {
@@ -89,9 +89,9 @@ extension Manifest.Package {
   fileprivate init(_ fields: inout JSONFields) throws {
     name = try fields.name("name")
     path = try fields.string("path", 1...512)
-    let suffix = ".mlpackage"
-    guard path.hasSuffix(suffix), isName(String(path.dropLast(suffix.count))) else {
-      throw fields.refusal("path", "is not the name of an .mlpackage")
+    let suffix = Manifest.Format.allCases.map(\.suffix).first(where: path.hasSuffix)
+    guard let suffix, isName(String(path.dropLast(suffix.count))) else {
+      throw fields.refusal("path", "is not the name of an .mlpackage or .aimodel")
     }
     phase = try fields.choice("phase")
     side = try fields.optionalInteger("side", 1...8192)

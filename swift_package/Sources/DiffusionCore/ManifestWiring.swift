@@ -12,6 +12,7 @@ extension Manifest {
   /// comes from the host or an earlier package, and every level has a prediction.
   package func checkWiring() throws {
     try checkThatItRuns()
+    try checkFormat()
     try checkPaths()
     try checkStudent()
     let sides = levels.map(\.side)
@@ -75,14 +76,17 @@ extension Manifest {
 
   /// Refuses what a manifest can say but this version has no code for.
   private func checkThatItRuns() throws {
-    guard format == .coreml else {
-      throw MatryoshkaError.newerBundle(
-        field: "format", reason: "is \(format), which this version cannot run")
-    }
     let used = [("video", video != nil), ("sizes", !sizes.isEmpty), ("adapters", !adapters.isEmpty)]
     if let (name, _) = used.first(where: \.1) {
       throw MatryoshkaError.newerBundle(
         field: name, reason: "is something that this version cannot run")
+    }
+  }
+
+  private func checkFormat() throws {
+    for package in packages where !package.path.hasSuffix(format.suffix) {
+      throw MatryoshkaError.invalidManifest(
+        field: "packages", reason: "lists \(package.path), but the format is \(format)")
     }
   }
 
@@ -106,5 +110,13 @@ extension Manifest {
       throw MatryoshkaError.invalidManifest(
         field: "files", reason: "lists nothing of \(package.path)")
     }
+  }
+}
+
+extension [Manifest.Package] {
+  /// The first function of each package file.
+  package var onePerFile: [Manifest.Package] {
+    var seen: Set<String> = []
+    return filter { seen.insert($0.path).inserted }
   }
 }

@@ -29,6 +29,8 @@ public enum MatryoshkaError: Error, Sendable, Equatable {
   case notEnoughMemory(needed: Int, available: Int)
   /// A package could not be loaded or run.
   case packageFailed(package: String, reason: String)
+  /// No compute unit of this device reaches the golden record of the bundle.
+  case selfTestFailed(reason: String)
   /// The bundle server broke the protocol or ended.
   case serverFailed(reason: String)
   /// The pipeline is already making a picture; it makes one at a time.
@@ -61,6 +63,7 @@ extension MatryoshkaError: LocalizedError {
       "the model needs \(needed >> 20) MB of memory, but only \(available >> 20) MB are available; "
         + "choose a smaller variant of the bundle."
     case .packageFailed(let package, let reason): "package \(package): \(reason)."
+    case .selfTestFailed(let reason): "self-test: \(reason)."
     case .serverFailed(let reason): "bundle server: \(reason)."
     case .busy: "another picture is being made; wait for it or end its stream."
     case .promptRefused(let reason): "the prompt was refused: \(reason)."
@@ -82,6 +85,7 @@ extension MatryoshkaError: LocalizedError {
     case .fileSystem: "Check that the path exists, that it may be used, and that the disk has room."
     case .notEnoughMemory: "Close other apps, or use a smaller variant of the bundle."
     case .packageFailed: "Try again; if that fails as well, try other compute units, or the bundle anew."
+    case .selfTestFailed: "Copy the whole bundle again, or use the model's Core ML bundle on this device."
     case .serverFailed: "Read the server's own message, and try mdm serve-bundle by itself."
     case .busy: "Wait for the picture that is being made, or end it."
     case .promptRefused: "Change the prompt."
@@ -128,6 +132,7 @@ extension MatryoshkaError: CustomNSError {
     case .pictureRefused: ("picture_refused", 15)
     case .interrupted: ("interrupted", 16)
     case .newerBundle: ("newer_bundle", 17)
+    case .selfTestFailed: ("self_test_failed", 18)
     }
   }
 }

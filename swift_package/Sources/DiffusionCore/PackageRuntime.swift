@@ -1,4 +1,4 @@
-/// Runs the packages of one bundle: Core ML, or the executor behind a pipe.
+/// Runs the packages of one bundle: Core ML, Core AI, or the executor behind a pipe.
 ///
 /// Values stay with the runtime in numbered contexts, one per prompt. A package takes its inputs from
 /// its context and leaves its outputs there. Only values that the host asks for are copied.

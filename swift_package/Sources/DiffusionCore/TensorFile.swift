@@ -84,6 +84,25 @@ public struct TensorFile: Sendable {
       entry.type, first + range.lowerBound * width..<first + range.upperBound * width)
   }
 
+  /// The part of a tensor at these places of its first axes, as single precision numbers; 32-bit whole
+  /// numbers are taken as well. The rest is not read.
+  package func part(_ name: String, at places: [Int]) throws -> Tensor {
+    let entry = try entry(name)
+    guard places.count < entry.shape.count,
+      zip(places, entry.shape).allSatisfy({ (0..<$1).contains($0) })
+    else { throw TensorFile.refusal("\(name.prefix(80)) has no part \(places)") }
+    let shape = Array(entry.shape[places.count...])
+    let count = entry.type.size * (Tensor.count(of: shape) ?? 0)
+    let index = zip(places, entry.shape).reduce(0) { $0 * $1.1 + $1.0 }
+    let first = entry.bytes.lowerBound + index * count
+    guard entry.type == .I32 else {
+      return try Tensor(shape: shape, values: floats(entry.type, first..<first + count))
+    }
+    let numbers = load(first..<first + count, as: UInt32.self)
+    return try Tensor(
+      shape: shape, values: numbers.map { Float(Int32(bitPattern: UInt32(littleEndian: $0))) })
+  }
+
   /// A double precision tensor, flat.
   public func doubles(_ name: String) throws -> [Double] {
     let entry = try entry(name, .F64)

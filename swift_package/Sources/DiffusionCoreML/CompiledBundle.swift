@@ -23,6 +23,7 @@
       compile: CompiledModels.Compile = { try await MLModel.compileModel(at: $0) },
       progress: @Sendable (Int, Int) -> Void = { _, _ in }
     ) async throws {
+      try bundle.check(isFor: .coreml)
       let files = FileManager.default
       guard !files.fileExists(atPath: place.path) else {
         throw MatryoshkaError.fileSystem(path: place.path, reason: "already exists; choose another place")
@@ -75,14 +76,6 @@
         throw MatryoshkaError.packageFailed(
           package: package.name, reason: "cannot be compiled (\(error.cause))")
       }
-    }
-  }
-
-  extension [Manifest.Package] {
-    /// The first function of each package file.
-    var onePerFile: [Manifest.Package] {
-      var seen: Set<String> = []
-      return filter { seen.insert($0.path).inserted }
     }
   }
 #endif

@@ -52,7 +52,9 @@
 
     /// The compiled model of a package, compiled now if necessary. Functions that share a package file
     /// share its compiled model. May be called for several packages at once, and by several processes.
+    /// A bundle of Core AI packages is refused.
     public func url(of package: Manifest.Package) async throws -> URL {
+      try bundle.check(isFor: .coreml)
       if let precompiled { return try CompiledBundle.url(of: package, of: bundle, in: precompiled) }
       let place = folder.appending(path: CompiledBundle.name(of: package))
       if FileManager.default.fileExists(atPath: place.path) { return place }

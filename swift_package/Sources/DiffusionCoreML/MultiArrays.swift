@@ -29,25 +29,8 @@
         array = try MLMultiArray(shape: feature.shape.map { NSNumber(value: $0) }, dataType: type)
       }
       array.withUnsafeMutableBytes { bytes, strides in
-        tensor.values.withUnsafeBufferPointer { values in
-          for row in Rows(feature.shape, strides) {
-            let values = UnsafeBufferPointer(rebasing: values[row.values])
-            switch feature.dtype {
-            case .fp16:
-              HalfPrecision.store(values, in: bytes, at: 2 * row.start, every: 2 * row.step)
-            case .fp32:
-              for (column, value) in values.enumerated() {
-                let place = 4 * (row.start + column * row.step)
-                bytes.storeBytes(of: value, toByteOffset: place, as: Float.self)
-              }
-            case .int32:
-              for (column, value) in values.enumerated() {
-                let place = 4 * (row.start + column * row.step)
-                bytes.storeBytes(of: Int32(value), toByteOffset: place, as: Int32.self)
-              }
-            }
-          }
-        }
+        StridedNumbers.store(
+          tensor.values, as: feature.dtype, in: bytes, shape: feature.shape, strides: strides)
       }
       return array
     }
@@ -65,20 +48,14 @@
       }
       let values = [Float](unsafeUninitializedCapacity: shape.reduce(1, *)) { out, filled in
         array.withUnsafeBytes { bytes in
-          for row in Rows(shape, strides) {
-            let out = UnsafeMutableBufferPointer(rebasing: out[row.values])
-            func load<Number>(_ size: Int, _ number: Number.Type, _ float: (Number) -> Float) {
-              for column in out.indices {
-                let place = size * (row.start + column * row.step)
-                out[column] = float(bytes.loadUnaligned(fromByteOffset: place, as: number))
-              }
-            }
-            switch type {
-            case .float16: HalfPrecision.load(out, from: bytes, at: 2 * row.start, every: 2 * row.step)
-            case .float32: load(4, Float.self) { $0 }
-            case .int32: load(4, Int32.self) { Float($0) }
-            default: load(8, Double.self) { Float($0) }
-            }
+          func load(_ type: Manifest.ElementType) {
+            StridedNumbers.load(out, as: type, from: bytes, shape: shape, strides: strides)
+          }
+          switch type {
+          case .float16: load(.fp16)
+          case .float32: load(.fp32)
+          case .int32: load(.int32)
+          default: StridedNumbers.load(out, from: bytes, shape, strides, Double.self) { Float($0) }
           }
         }
         filled = out.count
@@ -92,38 +69,6 @@
       case .fp32: .float32
       case .int32: .int32
       }
-    }
-  }
-
-  /// The rows of an array, in row-major order.
-  private struct Rows: Sequence, IteratorProtocol {
-    /// Where the numbers of a row lie.
-    struct Row {
-      /// In a tensor.
-      let values: Range<Int>
-      /// The first one in the array, counted in numbers, and the distance between two.
-      let start: Int, step: Int
-    }
-
-    private let shape: [Int]
-    private let strides: [Int]
-    private let count: Int
-    private var row = 0
-
-    init(_ shape: [Int], _ strides: [Int]) {
-      (self.shape, self.strides) = (shape, strides)
-      count = shape.contains(0) ? 0 : shape.dropLast().reduce(1, *)
-    }
-
-    mutating func next() -> Row? {
-      guard row < count, let width = shape.last, let step = strides.last else { return nil }
-      var (rest, start) = (row, 0)
-      for axis in shape.indices.dropLast().reversed() {
-        start += rest % shape[axis] * strides[axis]
-        rest /= shape[axis]
-      }
-      defer { row += 1 }
-      return Row(values: row * width..<(row + 1) * width, start: start, step: step)
     }
   }
 #endif

@@ -5,6 +5,7 @@ import MatryoshkaDiffusion
 /// `mdm-generate bench BUNDLE ...`: prints a line for `mdm doctor`, or a summary.
 struct BenchCommand {
   let options: CommandLineOptions
+  let choice: RuntimeChoice
   let pipeline: Pipeline
   let runtime: TimedRuntime
 
@@ -12,12 +13,10 @@ struct BenchCommand {
   private static let many = 20
 
   func run() async throws {
-    let isPipe = options.runtime == .pipe
-    let units = isPipe ? "executor" : options.computeUnits?.rawValue ?? "as the bundle says"
+    let engine = choice.engine(for: pipeline.bundle.manifest.format)
+    let units = choice == .pipe ? engine : options.computeUnits?.rawValue ?? "as the bundle says"
     let setup = Benchmark.Setup(
-      engine: isPipe ? "executor" : "coreml",
-      bundle: URL(filePath: options.bundle).lastPathComponent, units: units,
-      precision: options.precision, repetitions: options.repetitions)
+      engine: engine, bundle: URL(filePath: options.bundle).lastPathComponent, units: units, precision: options.precision, repetitions: options.repetitions)
     let benchmark = Benchmark(setup: setup, pipeline: pipeline, runtime: runtime)
     let record = try await benchmark.run(options.request)
     try Output.put(nil, options.isJSON ? record.line() : gist(of: record))

@@ -44,12 +44,16 @@ struct Command {
   }
 
   private static func run(_ words: [String]) async throws {
-    let known = ["generate", "bench", "licenses", "compile", "devices"]
+    let known = ["generate", "bench", "licenses", "check", "compile", "devices"]
     let name = words.first.flatMap { known.contains($0) ? $0 : nil }
     let options = try CommandLineOptions(name == nil ? words : Array(words.dropFirst()))
     let bundle = try BundleFolder(url: URL(filePath: options.bundle))
     if name == "licenses" {
       return try Output.put(options.isJSON ? bundle.licenses : nil, bundle.licenses.joined(separator: "\n"))
+    }
+    let choice = options.runtime ?? .ofThisSystem(for: bundle.manifest.format)
+    if name == "check" {
+      return try await CheckCommand(options: options, bundle: bundle, choice: choice).run()
     }
     if name == "compile" { return try await CoreMLCommands(options: options, bundle: bundle).compile() }
     if name == "devices" { return try await CoreMLCommands(options: options, bundle: bundle).devices() }
@@ -59,15 +63,13 @@ struct Command {
       settings.features = try EmbeddingCache(
         url: URL(filePath: path), text: text, encoderSHA256: bundle.encoderSHA256())
     }
-    let runtime: any PackageRuntime =
-      switch options.runtime {
-      case .pipe: try PipeCommand(options: options, bundle: bundle).runtime()
-      case .coreml: try CoreMLCommands(options: options, bundle: bundle).runtime()
-      }
+    let runtime = try choice.runtime(options, bundle)
     if name == "bench" {
       let timed = TimedRuntime(runtime)
       let pipeline = Pipeline(bundle: bundle, runtime: timed, options: settings)
-      return try await BenchCommand(options: options, pipeline: pipeline, runtime: timed).run()
+      return try await BenchCommand(
+        options: options, choice: choice, pipeline: pipeline, runtime: timed
+      ).run()
     }
     let pipeline = Pipeline(bundle: bundle, runtime: runtime, options: settings)
     try await Generate(options: options, pipeline: pipeline).run()

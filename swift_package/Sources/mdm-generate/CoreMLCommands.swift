@@ -5,19 +5,6 @@ import MatryoshkaDiffusion
   import DiffusionCoreML
 #endif
 
-/// The runtimes that can run packages.
-enum RuntimeChoice: String, CaseIterable {
-  case coreml, pipe
-
-  static var ofThisSystem: RuntimeChoice {
-    #if canImport(CoreML) && !COREML_SHIM
-      .coreml
-    #else
-      .pipe
-    #endif
-  }
-}
-
 /// The commands that need Core ML: compiling, planning, running. Type-checked on Linux; not run on a Mac.
 struct CoreMLCommands {
   let options: CommandLineOptions

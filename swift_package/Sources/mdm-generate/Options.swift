@@ -15,7 +15,8 @@ struct CommandLineOptions {
   var resume: String?
   var server = ["mdm"]
   var precision = "fp16"
-  var runtime = RuntimeChoice.ofThisSystem
+  /// nil: that of this system and bundle.
+  var runtime: RuntimeChoice?
   var computeUnits: Manifest.ComputeUnits?
   var compiled: String?
   var memory = MemoryPolicy.automatic
@@ -27,6 +28,7 @@ struct CommandLineOptions {
   static let usage = """
     Usage: mdm-generate [generate|bench] BUNDLE --prompt TEXT --out FILE.png [options]
            mdm-generate licenses BUNDLE          whose work the model is
+           mdm-generate check BUNDLE             one prediction against the golden record
            mdm-generate compile BUNDLE --out DIR compile packages for an app; on a Mac
            mdm-generate devices BUNDLE           where Core ML plans to run each operation; on a Mac
 
@@ -42,7 +44,8 @@ struct CommandLineOptions {
       --features FILE      text features made by mdm embed
       --memory NAME        automatic, resident, staged, minimal
       --snapshot FILE --snapshot-after N    stop soon after N steps; --resume FILE continues
-      --runtime NAME       coreml (default on a Mac) or pipe (default elsewhere; mdm serve-bundle)
+      --runtime NAME       coreml, coreai (default on a Mac: the one that the bundle is for)
+                           or pipe (default elsewhere; mdm serve-bundle)
       --server COMMAND     default mdm             --precision NAME     fp16, fp32
       --compute-units NAME all, cpuOnly, cpuAndGPU, cpuAndNeuralEngine; default: the bundle's
       --compiled DIR       output of compile; default: compile once and keep it in the caches

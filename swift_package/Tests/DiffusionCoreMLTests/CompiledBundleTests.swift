@@ -40,6 +40,26 @@
       }
     }
 
+    @Test func aBundleOfCoreAIIsRefused() async throws {
+      let small = try SmallBundle(format: .coreai)
+      let (bundle, folder) = (small.bundle, temporary())
+      let models = CompiledModels(bundle: bundle, base: folder, compile: CompiledBundleTests.compile)
+      let works: [@Sendable () async throws -> Void] = [
+        { try await models.prepare() },
+        { try await CoreMLRuntime(models: models).load(bundle.manifest.packages[0]) },
+        { _ = try await Placement(of: bundle.manifest.packages[0], models: models) },
+        { try await CompiledBundle.make(of: bundle, at: folder, compile: CompiledBundleTests.compile) },
+      ]
+      for work in works {
+        let error = await #expect(throws: MatryoshkaError.self) { try await work() }
+        #expect(
+          error?.errorDescription
+            == "bundle: holds Core AI packages; run them with CoreAIRuntime of DiffusionCoreAI, on iOS 27 "
+            + "or macOS 27.")
+      }
+      #expect(!FileManager.default.fileExists(atPath: folder.path))
+    }
+
     @Test func oneThatFailsLeavesNothing() async throws {
       let small = try SmallBundle()
       let parent = temporary()

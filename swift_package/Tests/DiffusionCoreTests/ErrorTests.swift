@@ -26,6 +26,7 @@ import Testing
           history: nil), reason: "x"), "interrupted", 16
     ),
     (.newerBundle(field: "x", reason: "x"), "newer_bundle", 17),
+    (.selfTestFailed(reason: "x"), "self_test_failed", 18),
   ]
 
   /// An app keys its own texts by them, so none may ever change.

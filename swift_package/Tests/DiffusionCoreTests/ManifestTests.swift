@@ -45,7 +45,6 @@ import Testing
     #expect(sizes.map(\.name) == ["wide"] && sizes.map(\.width) == [16] && sizes.map(\.height) == [8])
     let adapters = try Manifest(parsing: adding("\"adapters\":[\(ManifestTests.adapter)]")).adapters
     #expect(adapters.map(\.name) == ["ink"] && adapters.map(\.sha256) == [ManifestTests.hash])
-    #expect(try Manifest(parsing: adding(#""format":"coreai""#)).format == .coreai)
     #expect(try Manifest(parsing: adding(#""format":"coreml""#)).format == .coreml)
   }
 
@@ -62,7 +61,6 @@ import Testing
   }
 
   @Test(arguments: [
-    (#""format":"coreai""#, "format is coreai, which this version cannot run"),
     ("\"video\":\(clips)", "video is something that this version cannot run"),
     ("\"sizes\":[\(size)]", "sizes is something that this version cannot run"),
     ("\"adapters\":[\(adapter)]", "adapters is something that this version cannot run"),
@@ -92,6 +90,40 @@ import Testing
   func otherValuesAreRefused(member: String, reason: String, inText: Bool) throws {
     let said = try #require(refusal(of: adding(member, inText: inText)))
     #expect(said.hasPrefix("manifest.json: \(reason)"), "\(said)")
+  }
+
+  @Test func aBundleOfCoreAIIsRead() throws {
+    let small = try SmallBundle(.text, format: .coreai)
+    let manifest = small.bundle.manifest
+    #expect(manifest.format == .coreai && manifest.target == "iOS27")
+    #expect(manifest.packages.allSatisfy { $0.path == "\($0.name).aimodel" })
+    let functions = try SmallBundle(.functions, format: .coreai).bundle.manifest
+    #expect(functions.packages.map(functions.function(of:)) == ["stop_4", "stop_8"])
+    #expect(manifest.packages.compactMap(manifest.function(of:)).isEmpty)
+  }
+
+  @Test func packagesOfAnotherFormatAreRefused() throws {
+    let said = "manifest.json: packages lists encoder.mlpackage, but the format is coreai."
+    #expect(refusal(of: try adding(#""format":"coreai""#)) == said)
+    let small = try SmallBundle(.text, format: .coreai)
+    let older = try small.manifest(replacing: [(#","format":"coreai""#, "")])
+    #expect(
+      refusal(of: Array(older.utf8))
+        == "manifest.json: packages lists encoder.aimodel, but the format is coreml.")
+    let other = try small.manifest(replacing: [(#""path":"encoder.aimodel""#, #""path":"encoder.onnx""#)])
+    #expect(refusal(of: Array(other.utf8))?.contains("is not the name of an .mlpackage or .aimodel") == true)
+  }
+
+  /// Core AI does not compare it, so a bundle with another program would run without a word.
+  @Test func aProgramThatIsNotTheOneOfItsHashIsRefused() throws {
+    let small = try SmallBundle(.text, format: .coreai)
+    let place = small.url.appending(path: "encoder.aimodel/main.hash")
+    #expect(try BundleFolder(url: small.url).manifest.digest.count == 64)
+    try Data(repeating: 7, count: 32).write(to: place)
+    let error = #expect(throws: MatryoshkaError.self) { try BundleFolder(url: small.url) }
+    #expect(
+      error?.errorDescription
+        == "encoder.aimodel/main.hash: is not the SHA-256 of its main.mlirb; copy the whole bundle again.")
   }
 
   @Test func laterVersionsAreRefused() throws {

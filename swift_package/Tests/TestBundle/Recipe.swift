@@ -7,6 +7,22 @@ struct Recipe {
   /// The outer level's and the inner one's.
   let sides: [Int]
   let numSteps: Int
+  let format: Manifest.Format
+
+  /// The files of a package, which is no package that anything could run.
+  func files(of name: String) -> [(String, Data)] {
+    let path = "\(name)\(format.suffix)"
+    guard format == .coreai else { return [("\(path)/model", Data([1]))] }
+    let program = Array(name.utf8)
+    let hex = Array(SHA256.hex(of: program))
+    let hash = stride(from: 0, to: hex.count, by: 2).compactMap {
+      UInt8(String(hex[$0..<$0 + 2]), radix: 16)
+    }
+    return [
+      ("\(path)/main.mlirb", Data(program)), ("\(path)/main.hash", Data(hash)),
+      ("\(path)/metadata.json", Data("{}".utf8)),
+    ]
+  }
 
   /// Names of the packages on disk.
   var paths: [String] {
@@ -81,9 +97,9 @@ struct Recipe {
     let isStudent = kind == .student
     let student = #"{"starts":[20,15,10,5],"targets":[20,15,10,5,0],"weights":[1.0,2.0]}"#
     return #"""
-      {"schema":\#(nullPrompt == nil ? 1 : 2),"digest":"\#(String(repeating: "0", count: 64))",
+      {"schema":\#(nullPrompt == nil && format == .coreml ? 1 : 2),"digest":"\#(String(repeating: "0", count: 64))",
       "layout":"\#(kind == .functions ? "multifunction" : "nested")","variant":"fp16",
-      "target":"iOS18","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
+      "target":"\#(format == .coreml ? "iOS18" : "iOS27")","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
       "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
       "threshold":"clip","guidance":"\#(readsText ? "cfg" : "none")",
       "sampler":{"kind":"\#(isStudent ? "student" : "ddim")","steps":\#(isStudent ? 1 : 5),
@@ -94,7 +110,7 @@ struct Recipe {
       "golden":{"path":"golden.safetensors","prompts":[""],"text":null,"seed":0,"sampler":"ddim",
       "steps":1,"times":[1]},
       "provenance":{"license":"CC0","source":"tests","base_model":null,"notes":null},
-      "versions":{},"created":null,"files":[\#(listed.joined(separator: ","))]}
+      "versions":{},"created":null\#(format == .coreml ? "" : #","format":"coreai""#),"files":[\#(listed.joined(separator: ","))]}
       """#
   }
 
@@ -161,7 +177,7 @@ struct Recipe {
     phase: String = "step"
   ) -> String {
     #"""
-    {"name":"\#(name)","path":"\#(path ?? name).mlpackage","phase":"\#(phase)",
+    {"name":"\#(name)","path":"\#(path ?? name)\#(format.suffix)","phase":"\#(phase)",
     "side":\#(side.map(String.init) ?? "null"),
     "precision":"fp16","weight_bits":16,"compute":"all","bytes":1,"activation_bytes":1,
     "inputs":[\#(inputs.joined(separator: ","))],"outputs":[\#(outputs.joined(separator: ","))]}

@@ -24,16 +24,21 @@ package struct SmallBundle: ~Copyable {
   /// - Parameters:
   ///   - side: of the outer level; the inner one has half of it.
   ///   - numSteps: length of the noise tables, less one.
-  package init(_ kind: Kind = .nested, side: Int = 8, numSteps: Int = 20) throws {
+  ///   - format: of the packages.
+  ///   - golden: the tensors of the golden record, whose only moment is the table index 1.
+  package init(
+    _ kind: Kind = .nested, side: Int = 8, numSteps: Int = 20, format: Manifest.Format = .coreml,
+    golden: [(name: String, tensor: Tensor)] = []
+  ) throws {
     url = FileManager.default.temporaryDirectory.appending(path: "small-\(UUID().uuidString)")
-    let recipe = Recipe(kind: kind, sides: [side, side / 2], numSteps: numSteps)
+    let recipe = Recipe(kind: kind, sides: [side, side / 2], numSteps: numSteps, format: format)
     var files: [(String, Data)] = [
       ("config.json", Data("{\"text\":null}".utf8)),
-      ("golden.safetensors", TensorFile.contents([])),
+      ("golden.safetensors", TensorFile.contents(golden)),
       ("tables.safetensors", try recipe.tables()),
     ]
     if recipe.readsText { files.append(("tokenizer.model", Data(Recipe.tokenizer))) }
-    for name in recipe.paths { files.append(("\(name).mlpackage/model", Data([1]))) }
+    for name in recipe.paths { files += recipe.files(of: name) }
     for (path, data) in files {
       let place = url.appending(path: path)
       try FileManager.default.createDirectory(

@@ -1,0 +1,101 @@
+"""The process that runs .aimodel files with Apple's runtime; `runtime` starts it with `python -m`.
+
+Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
+raw bytes. A request loads a function ("path", "function", "units"), runs a loaded one ("run") or
+asks what is in a file ("census", "function").
+Files must have been compared with their SHA-256 before: the runtime aborts on damaged ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdm_apple.conversion.coreai.messages import read_message, write_message
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # keeps library output out of the answers
+    _no_core_file()
+    asyncio.run(_serve(sys.stdin.buffer, answers))
+
+
+def _no_core_file() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    async with AsyncExitStack() as opened:
+        models: dict[str, Any] = {}
+        loaded: list[Any] = []
+        while (request := read_message(requests)) is not None:
+            header, arrays = request
+            try:
+                if "path" in header:
+                    path = str(header["path"])
+                    if path not in models:
+                        models[path] = await opened.enter_async_context(_opened(header))
+                    loaded.append(models[path].load_function(str(header["function"])))
+                    write_message(answers, {"loaded": len(loaded) - 1}, {})
+                elif "census" in header:
+                    write_message(answers, {"census": _census(header)}, {})
+                else:
+                    write_message(answers, {}, await _run(loaded[int(header["run"])], arrays))
+            except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                write_message(answers, {"error": lines[0]}, {})
+
+
+def _census(header: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is compiled or run for this."""
+    from mdm_apple.conversion.coreai.census import census
+    from mdm_apple.conversion.coreai.program import open_program
+
+    return asdict(census(open_program(Path(str(header["census"]))), header["function"]))
+
+
+def _opened(header: dict[str, Any]) -> Any:
+    from coreai.authoring.asset import AIModelAsset
+    from coreai.runtime import SpecializationOptions
+
+    asset = AIModelAsset.load(Path(str(header["path"])))
+    units = header.get("units")
+    if units is None:
+        return asset.executable()
+    options = SpecializationOptions
+    if units == "cpuOnly":
+        return asset.executable(options.cpu_only())
+    if units == "all":
+        return asset.executable(options.default())
+    from coreai.runtime import ComputeUnitKind
+
+    kind = ComputeUnitKind.gpu() if units == "cpuAndGPU" else ComputeUnitKind.neural_engine()
+    return asset.executable(options.from_preferred_compute_unit_kind(kind))
+
+
+async def _run(function: Any, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Outputs by name: their order in the dictionary differs from run to run."""
+    from coreai.runtime._ndarray import NDArray as RuntimeArray
+
+    description = function.desc
+    inputs: dict[str, Any] = {}
+    for name in description.input_names:
+        dtype = description.input_descriptor(name).dtype
+        inputs[name] = RuntimeArray(np.ascontiguousarray(given[name], dtype))
+    found = await function(inputs)
+    return {name: np.ascontiguousarray(found[name].numpy()) for name in description.output_names}
+
+
+if __name__ == "__main__":
+    main()

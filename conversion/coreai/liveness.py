@@ -1,0 +1,57 @@
+"""The memory that a captured graph needs at once, without weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+# operations whose result shares the memory of their first argument
+VIEWS = {
+    torch.ops.aten.view.default,
+    torch.ops.aten.permute.default,
+    torch.ops.aten.unsqueeze.default,
+    torch.ops.aten.squeeze.dims,
+    torch.ops.aten.expand.default,
+    torch.ops.aten.split_with_sizes.default,
+    torch.ops.aten.slice.Tensor,
+}
+
+
+def peak_bytes(graph: torch.fx.Graph) -> int:
+    """The most bytes that inputs and computed values occupy at once; a view keeps its base."""
+    nodes = list(graph.nodes)
+    owner: dict[Any, Any] = {}
+    until: dict[Any, int] = {}
+    for index, node in enumerate(nodes):
+        if _is_view(node):
+            owner[node] = owner.get(node.args[0], node.args[0])
+        else:
+            owner[node] = node
+        for used in node.all_input_nodes:
+            until[owner[used]] = index
+    live = peak = 0
+    freed: dict[int, int] = {}
+    for index, node in enumerate(nodes):
+        size = 0 if owner[node] is not node else sum(_bytes(node))
+        if node.op == "placeholder" and str(node.target).startswith(("p_", "b_", "c_")):
+            continue  # a weight
+        live += size
+        peak = max(peak, live)
+        last = until.get(node, index)
+        freed[last] = freed.get(last, 0) + size
+        live -= freed.get(index, 0)
+    return peak
+
+
+def _is_view(node: Any) -> bool:
+    return node.target in VIEWS or getattr(node.target, "__name__", "") == "getitem"
+
+
+def _bytes(node: Any) -> Iterator[int]:
+    value = node.meta.get("val") if node.op in ("placeholder", "call_function") else None
+    for tensor in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(tensor, torch.Tensor):
+            yield math.prod(tensor.shape) * tensor.element_size()

@@ -1,0 +1,102 @@
+"""Compares the two formats of one model: our executor and Apple's runtime, package by package.
+
+The executor runs the Core ML bundle on the noisy images of a record. Each package of the Core AI
+bundle then gets the inputs that its counterpart got. Neither side shares code with the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
+
+from ..bundle.folder import Bundle
+from ..errors import BundleError
+from ..execute import Watch
+from ..run.packages import Denoiser, Jump, Load, Runnable, Values
+from ..source.trajectory import TextInputs, Trajectory
+from .ladder import text_of
+from .parts import PartRow, worst_output
+
+FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 110.0}  # dB
+TEXT_FLOOR = 85.0  # in fp32
+
+
+def check_other_format(one: Bundle, other: Bundle) -> None:
+    """Raise BundleError unless both hold the same model, one in each format."""
+    if {one.manifest.format, other.manifest.format} != {"coreml", "coreai"}:
+        raise BundleError(
+            f"{other.path}: is a {other.manifest.format} bundle like {one.path}; give one of each "
+            "format."
+        )
+    packages = [[p.name for p in bundle.manifest.packages] for bundle in (one, other)]
+    if one.config() != other.config() or packages[0] != packages[1]:
+        raise BundleError(
+            f"{other.path}: does not hold the packages of {one.path}; convert one model twice, "
+            "with the same layout and compute."
+        )
+
+
+def rows_of_formats(
+    one: tuple[Bundle, Load],
+    other: tuple[Bundle, Load],
+    text: TextInputs | None,
+    record: Trajectory,
+    precision: ExecutorPrecision,
+) -> tuple[PartRow, ...]:
+    """A row per package: the worst output over the record's noise levels, for its first prompt."""
+    (coreml, executor), (coreai, apple) = (
+        (one, other) if one[0].manifest.format == "coreml" else (other, one)
+    )
+    recording = _Recording(executor)
+    denoiser = Denoiser(coreml, precision, recording)
+    given = denoiser.condition(text_of(coreml, text, 0))
+    worst: dict[str, PartRow] = {}
+    for probe, stop in product(record.probes, _stops(coreml)):
+        jump = None if probe.target is None else Jump(probe.target)
+        x_t = [x[:1] for x in probe.x_t[stop:]]
+        denoiser.predict(x_t, probe.t - 1, given, first_level=stop, jump=jump)
+        for mine, theirs in zip(coreml.manifest.packages, coreai.manifest.packages, strict=True):
+            call = recording.calls.pop((coreml.file(mine.path), coreml.function(mine)), None)
+            if call is None:  # text, which ran once, or a function that stops earlier
+                continue
+            run = apple(coreai.file(theirs.path), coreai.function(theirs), theirs.compute)
+            floor = TEXT_FLOOR if (mine.phase, precision) == ("text", "fp32") else FLOORS[precision]
+            row = worst_output(mine.name, call.outputs, run(call.inputs), floor)
+            worst[mine.name] = min(row, worst.get(mine.name, row), key=lambda r: r.psnr)
+    return tuple(worst.values())
+
+
+def _stops(bundle: Bundle) -> range:
+    """The largest levels to run, so that every package runs; each has its function, or all run."""
+    return range(len(bundle.sides) if bundle.manifest.layout == "multifunction" else 1)
+
+
+@dataclass(frozen=True)
+class _Call:
+    inputs: Values
+    outputs: Values
+
+
+class _Recording:
+    """A loader whose packages leave their last inputs and outputs in `calls`."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.calls: dict[tuple[Path, str | None], _Call] = {}
+
+    def __call__(self, path: Path, function: str | None, units: ComputeUnits) -> Runnable:
+        run = self._load(path, function, units)
+
+        def recorded(inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
+            out = run(inputs, watch)
+            self.calls[path, function] = _Call(dict(inputs), out)
+            return out
+
+        return recorded

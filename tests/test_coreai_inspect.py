@@ -1,0 +1,253 @@
+"""`mdm inspect` on Core AI: bundles, and anybody's .aimodel, which may be damaged or hostile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bundle_cache import converted, palettized
+from click.testing import CliRunner, Result
+from coreai_wheels import needs_coreai
+from torch import Tensor, nn
+
+from mdm_apple.cli import group
+from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.compress.settings import Setting
+from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.coreai.wheels import quiet
+from mdm_apple.conversion.inspect.asset import RULES, inspect_asset
+from mdm_apple.conversion.inspect.inspect import inspect_bundle
+from mdm_apple.conversion.source.model import ModelSource
+from mdm_apple.errors import MdmError
+
+pytest_plugins = ["bundles"]
+pytestmark = [needs_coreai, pytest.mark.bundle]
+
+PART = "down_16.aimodel"
+
+
+@pytest.fixture(scope="module")
+def small(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundles") / "nested.bundle"
+    return converted(tiny_source, out, ConvertOptions(format="coreai"))
+
+
+@pytest.fixture
+def foreign(small: Bundle, tmp_path: Path) -> Path:
+    """A .aimodel as if from elsewhere, which a test may change."""
+    return shutil.copytree(small.file(PART), tmp_path / PART)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def inspected(*arguments: str) -> Result:
+    return CliRunner().invoke(group, ["inspect", *arguments])
+
+
+def refused(path: Path, temporary: Path) -> str:
+    """The one sentence of the refusal; nothing is left behind."""
+    result = inspected(str(path))
+    assert isinstance(result.exception, MdmError), result.output
+    assert result.output == ""
+    sentence = str(result.exception)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert list(temporary.iterdir()) == []
+    assert not [p for p in (*path.parent.rglob("core*"), *Path.cwd().glob("core.*")) if p.is_file()]
+    return sentence
+
+
+# --- our bundles ------------------------------------------------------------------------------
+
+
+def test_packages_of_a_bundle_have_the_numbers_of_core_ml(small: Bundle, nested: Bundle) -> None:
+    theirs = {p.name: p for p in inspect_bundle(nested).packages}
+    found = inspect_bundle(small)
+    for package in found.packages:
+        other = theirs[package.name]
+        assert package.parameters == pytest.approx(other.parameters, rel=0.05)
+        assert package.plain_weights == other.plain_weights
+        assert package.compressed_weights == 0
+        assert (package.flops, package.traffic, package.cuts) == (None, None, None)
+        assert package.stored is not None
+        assert 0 < sum(package.stored.values()) <= package.bytes
+    for package in (p for p in found.packages if p.for_neural_engine):
+        assert list(package.computed or ()) == ["fp16"]
+        assert package.errors == 0
+
+
+def test_compressed_weights_are_counted(small: Bundle, tmp_path: Path) -> None:
+    for setting, stored, rule in (
+        (Setting(3), "uint3", "palette-3-bits"),
+        (Setting(4, "linear"), "int4", "linear-int4"),
+    ):
+        made, report = palettized(small, tmp_path / f"{setting.name}.bundle", setting)
+        for package in inspect_bundle(made).packages:
+            count = sum(w.reason is None for w in report.weights if w.package == package.name)
+            assert package.compressed_weights == package.findings[rule] == count
+            assert package.stored is not None
+            assert stored in package.stored
+
+
+def test_bundles_are_shown_alone_and_beside_core_ml(small: Bundle, nested: Bundle) -> None:
+    alone = inspected(str(small.path))
+    assert alone.exit_code == 0, alone.output
+    assert "GFLOP, traffic and times: not counted for Core AI" in alone.stdout
+    beside = inspected(str(small.path), "--beside", str(nested.path))
+    rows = [line.split() for line in beside.stdout.splitlines()]
+    assert ["GFLOP", "not", "counted", "0.02"] in rows
+    asked = json.loads(inspected(str(small.path), "--json").stdout)
+    assert asked["packages"][0]["estimated_ms"] is None
+
+
+# --- anybody's .aimodel -----------------------------------------------------------------------
+
+
+def test_a_package_by_path_shows_what_is_in_it(foreign: Path, small: Bundle) -> None:
+    contents = inspect_asset(foreign)
+    entry = small.package("down_16")
+    assert contents.census.functions == ("main",)
+    assert list(contents.census.inputs) == [f.name for f in entry.inputs]
+    assert list(contents.census.outputs) == [f.name for f in entry.outputs]
+    assert contents.census.outputs[entry.outputs[0].name] == "fp16[1, 32, 8, 8]"
+    assert sum(contents.files.values()) == entry.bytes
+    shown = inspected(str(foreign))
+    assert shown.exit_code == 0
+    assert "conv2d 9" in shown.stdout
+
+
+class Careless(nn.Module):
+    """Breaks every rule about operations."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        positive = (mask > 2).float()  # a comparison becomes numbers
+        hidden = x + torch.tensor([0.0, -torch.inf])
+        return hidden * positive, hidden.argmax(-1)
+
+
+def test_lint_names_what_a_careless_program_does(tmp_path: Path) -> None:
+    path = tmp_path / "careless.aimodel"
+    inputs = torch.zeros(2, 1, 2, 1, 2, 2), torch.zeros(2, 1, 2, 1, 2, 2, dtype=torch.int32)
+    with quiet():
+        from coreai_torch import TorchConverter, get_decomp_table
+
+        batch = torch.export.Dim("batch", min=2, max=8)
+        program = torch.export.export(
+            Careless(), inputs, dynamic_shapes=({0: batch}, {0: batch}), strict=False
+        ).run_decompositions(get_decomp_table())
+        converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
+        converter.add_exported_program(program, input_names=["x", "mask"], output_names=["a", "b"])
+        converter.to_coreai().save_asset(path)
+    found = inspect_asset(path)
+    assert {rule.name for rule in found.rules} == {rule.name for rule in RULES} - {
+        "linear-int4",
+        "palette-3-bits",
+        "short-last-axis",
+    }
+    assert found.census.inputs["x"].startswith("fp32[?, 1, 2")
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 3]
+
+
+def flip(data: bytes) -> bytes:
+    return data[:40] + bytes(255 - b for b in data[40:400]) + data[400:]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": cut,
+    "empty": lambda _: b"",
+    "zeroed": lambda data: bytes(len(data)),
+    "flipped": flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_sentence(foreign: Path, temporary: Path, damage: str) -> None:
+    program = foreign / "main.mlirb"
+    program.write_bytes(DAMAGES[damage](program.read_bytes()))
+    assert "main.hash is not the SHA-256 of main.mlirb" in refused(foreign, temporary)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_with_a_matching_hash_ends_only_the_child(
+    foreign: Path, temporary: Path, damage: str
+) -> None:
+    program = foreign / "main.mlirb"
+    program.write_bytes(DAMAGES[damage](program.read_bytes()))
+    (foreign / "main.hash").write_bytes(hashlib.sha256(program.read_bytes()).digest())
+    assert PART in refused(foreign, temporary)
+
+
+def test_the_command_prints_the_sentence_and_fails(foreign: Path, temporary: Path) -> None:
+    (foreign / "main.mlirb").write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "mdm_apple", "inspect", str(foreign)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert list(temporary.iterdir()) == []
+
+
+def test_links_and_other_files_are_refused(foreign: Path, temporary: Path) -> None:
+    (foreign / "extra.bin").write_bytes(b"1")
+    assert "holds 'extra.bin'" in refused(foreign, temporary)
+    (foreign / "extra.bin").unlink()
+    (foreign / ".DS_Store").write_bytes(b"1")  # the system's own
+    program = foreign / "main.mlirb"
+    program.rename(foreign.parent / "elsewhere")
+    program.symlink_to(foreign.parent / "elsewhere")
+    assert "main.mlirb is a link" in refused(foreign, temporary)
+    program.unlink()
+    assert "main.mlirb is missing" in refused(foreign, temporary)
+    os.mkfifo(program)
+    assert "main.mlirb is a link or no file" in refused(foreign, temporary)
+    program.unlink()
+    (foreign.parent / "elsewhere").rename(program)
+    assert inspected(str(foreign)).exit_code == 0
+
+
+def test_sizes_are_checked_before_a_file_is_read(foreign: Path, temporary: Path) -> None:
+    with (foreign / "metadata.json").open("r+b") as file:
+        file.truncate(1 << 40)  # holds no blocks
+    assert "metadata.json has 1099511627776 bytes" in refused(foreign, temporary)
+    with (foreign / "main.hash").open("r+b") as file:
+        file.truncate(31)
+    (foreign / "metadata.json").write_bytes(b"{}")
+    assert "main.hash is not the SHA-256" in refused(foreign, temporary)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "one.aimodel"
+    path.write_bytes(b"ML")
+    assert "expected the folder of an .aimodel" in refused(path, temporary)
+
+
+def test_without_apples_packages_there_is_one_sentence(
+    foreign: Path, small: Bundle, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdm_apple.errors.has_coreai", lambda: False)
+    for path in (foreign, small.path):
+        assert "pip install 'mdm-apple[coreai]'" in refused(path, temporary)
