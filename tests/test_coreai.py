@@ -22,17 +22,18 @@ from coreai_wheels import needs_coreai
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
+from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
-from mdm_apple.conversion.coreai.fp32 import Fp32Packages
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import ExecutionError
-from mdm_apple.conversion.run.packages import executor
+from mdm_apple.conversion.run.packages import Runnable, executor
 from mdm_apple.conversion.source.model import ModelSource, random_source
 from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
 from mdm_apple.conversion.verify.formats import rows_of_formats
+from mdm_apple.conversion.verify.fp32 import Fp32Packages
 from mdm_apple.conversion.verify.ladder import Rung
 from mdm_apple.conversion.verify.parts import rows_against_torch, same_parts
 from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport, verify, verify_source
@@ -134,6 +135,18 @@ def test_both_formats_confirm_each_other(bundle: Bundle, nested: Bundle) -> None
     rows = rung(report, "Apple's runtime").parts
     assert [row.package for row in rows] == [p.name for p in nested.manifest.packages]
     assert min(row.psnr for row in rows) >= 58
+
+
+def test_a_loader_is_for_its_own_bundle_alone(bundle: Bundle, nested: Bundle) -> None:
+    opened: set[str] = set()
+
+    def load(path: Path, function: str | None, units: ComputeUnits) -> Runnable:
+        opened.add(path.suffix)
+        return executor("fp16")(path, function, units)
+
+    report = verify(nested, options=VerifyOptions(against=bundle, load=load))
+    assert opened == {".mlpackage"}
+    assert rung(report, "Apple's runtime").passed
 
 
 @pytest.mark.slow

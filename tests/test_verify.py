@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from mdm_apple.cli.inspect_command import command as inspect_command
 from mdm_apple.cli.verify_command import command as verify_command
 from mdm_apple.config.shapes import parameter_count
-from mdm_apple.config.types import ComputeUnits
+from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 from mdm_apple.conversion.compress.palettize import PalettizeReport
 from mdm_apple.conversion.errors import BundleError
@@ -203,7 +203,10 @@ def test_a_bundle_of_other_weights_is_no_fp16_reference(
         verify(bundle, None, VerifyOptions("fp32", fp16=bundle))
 
 
-def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_packages_can_be_run_by_something_else(
+    tiny_bundle: Bundle, precision: ExecutorPrecision
+) -> None:
     """The seam of Core ML: here with the executor behind it."""
     opened: list[str] = []
 
@@ -212,7 +215,8 @@ def test_packages_can_be_run_by_something_else(tiny_bundle: Bundle) -> None:
         opened.append(path.name)
         return Package.open(path).load(function, precision="fp16")
 
-    report = verify(tiny_bundle, None, VerifyOptions(load=load, compute_units="cpuOnly"))
+    options = VerifyOptions(precision, load=load, compute_units="cpuOnly")
+    report = verify(tiny_bundle, None, options)
     assert (report.runtime, report.compute_units) == ("coreml", "cpuOnly")
     assert sorted(opened) == sorted(p.path for p in tiny_bundle.manifest.packages)
     assert [r.psnr for r in report.rows] == [r.psnr for r in verify(tiny_bundle).rows]

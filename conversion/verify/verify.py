@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +23,13 @@ from mdm_apple.diffusion.schedule import build_schedule
 
 from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
-from ..coreai.fp32 import Fp32Packages
-from ..coreai.runtime import AppleRuntime
 from ..errors import BundleError
 from ..execute import Range, Watch
 from ..run.packages import Denoiser, Load, default_load
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .formats import check_other_format, rows_of_formats
+from .fp32 import Fp32Packages
 from .ladder import (
     FLOOR_PICTURES,
     Answers,
@@ -144,7 +143,7 @@ def verify(
         return verify_source(bundle, load_source(model, _encoder_choice(bundle)), options)
     config, golden = bundle.config(), bundle.manifest.golden
     text, record = read_golden(bundle.file(golden.path), golden, config.sides)
-    return _compare(bundle, config, None, text, record, options)
+    return _compare(bundle, _Reference(config, None, text, record), options)
 
 
 def verify_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
@@ -156,45 +155,52 @@ def verify_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -
     chosen = PROMPTS[: max(1, min(options.prompts, len(PROMPTS)))]
     options.say("running the torch network")
     text = text_inputs(source, chosen)
-    return _compare(
-        bundle, source.config, source, text, record_trajectory(source, text, len(chosen)), options
-    )
+    record = record_trajectory(source, text, len(chosen))
+    return _compare(bundle, _Reference(source.config, source, text, record), options)
 
 
-def _compare(
-    bundle: Bundle,
-    config: ModelConfig,
-    source: ModelSource | None,
-    text: TextInputs | None,
-    record: Trajectory,
-    options: VerifyOptions,
-) -> VerifyReport:
+@dataclass(frozen=True)
+class _Reference:
+    """What a bundle is compared with; source is None for its own golden record."""
+
+    config: ModelConfig
+    source: ModelSource | None
+    text: TextInputs | None
+    record: Trajectory
+
+
+def _compare(bundle: Bundle, reference: _Reference, options: VerifyOptions) -> VerifyReport:
+    config, fp16 = reference.config, options.fp16
     _check_tables(bundle, config)
-    if options.fp16 is not None and (options.fp16.config() != config or not is_fp16(options.fp16)):
-        raise BundleError(f"{options.fp16.path}: is not the fp16 bundle of the same model.")
+    if fp16 is not None and (fp16.config() != config or not is_fp16(fp16)):
+        raise BundleError(f"{fp16.path}: is not the fp16 bundle of the same model.")
     if options.against is not None:
         check_other_format(bundle, options.against)
-    with _loader(bundle, source, options) as load:
-        return _compare_by(bundle, config, source, text, record, options, load)
+    run = options.load or _run_as_stored(bundle, options.precision)
+    with _loader(bundle, run, reference.source, options.precision) as load:
+        return _compare_by(bundle, reference, options, run, load)
+
+
+def _run_as_stored(bundle: Bundle, precision: ExecutorPrecision) -> Load:
+    """What runs the files of a bundle, in the precision that they allow."""
+    return default_load(bundle, precision if bundle.manifest.format == "coreml" else "fp16")
 
 
 @contextmanager
 def _loader(
     bundle: Bundle,
+    run: Load,
     source: ModelSource | None,
-    options: VerifyOptions,
+    precision: ExecutorPrecision,
     as_core_ml: bool = False,
 ) -> Generator[Load]:
-    """What runs a bundle's packages; Core AI's are made once more to compute in fp32.
+    """What runs a bundle in a precision; Core AI's packages are made once more to compute in fp32.
 
     Args:
-        as_core_ml: see `Fp32Packages`.
+        run: runs the files as they are. as_core_ml: see `Fp32Packages`.
     """
-    if options.load is not None and options.precision == "fp16":
-        yield options.load
-        return
-    if bundle.manifest.format == "coreml" or options.precision == "fp16":
-        yield default_load(bundle, options.precision)
+    if bundle.manifest.format == "coreml" or precision == "fp16":
+        yield run
         return
     if source is None or not is_fp16(bundle):
         raise BundleError(
@@ -203,18 +209,15 @@ def _loader(
         )
     with tempfile.TemporaryDirectory(prefix="mdm-fp32-") as folder:
         parts = same_parts(bundle, source)
-        yield Fp32Packages(parts, Path(folder), AppleRuntime(), as_core_ml)
+        yield Fp32Packages(parts, Path(folder), run, as_core_ml)
 
 
 def _compare_by(
-    bundle: Bundle,
-    config: ModelConfig,
-    source: ModelSource | None,
-    text: TextInputs | None,
-    record: Trajectory,
-    options: VerifyOptions,
-    load: Load,
+    bundle: Bundle, reference: _Reference, options: VerifyOptions, run: Load, load: Load
 ) -> VerifyReport:
+    """run: the files as they are; load: in the precision of the options."""
+    config, source = reference.config, reference.source
+    text, record = reference.text, reference.record
     floor = floor_of(bundle) if options.floor is None else options.floor
     denoiser = Denoiser(bundle, options.precision, load)
     watches: dict[str, Watch] = {}
@@ -232,12 +235,14 @@ def _compare_by(
         rungs.append(Rung("packages", "parts of the network", None, (), None, {}, parts))
     if options.against is not None:
         options.say("package by package, in both formats")
-        with ExitStack() as loaders:
-            pair = [
-                (one, loaders.enter_context(_loader(one, source, options, as_core_ml=True)))
-                for one in (bundle, options.against)
-            ]
-            parts = rows_of_formats(pair[0], pair[1], text, record, options.precision)
+        precision, other = options.precision, options.against
+        with (
+            _loader(bundle, run, source, precision, as_core_ml=True) as own,
+            _loader(
+                other, _run_as_stored(other, precision), source, precision, as_core_ml=True
+            ) as others,
+        ):
+            parts = rows_of_formats((bundle, own), (other, others), text, record, precision)
         rungs.append(Rung("Apple's runtime", "executor", None, (), None, {}, parts))
     if options.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
