@@ -442,6 +442,15 @@ def test_all_pictures_of_a_caption_are_kept(tmp_path: Path):
     assert with_captions(dataset, ["dog", "cat"]).captions() == ["dog", "cat", "cat"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "asked"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")]
+)
+def test_captions_are_chosen_however_accents_are_written(tmp_path: Path, stored: str, asked: str):
+    save(tmp_path, "a.png", gradient(32, 32), stored)
+    save(tmp_path, "b.png", gradient(32, 32), "cafe")
+    assert with_captions(open_dataset(str(tmp_path), SIDE), [asked]).captions() == [stored]
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp"])
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.9])
 def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, name: str, keep: float):

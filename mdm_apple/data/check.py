@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_apple.data.caption_layout import CAPTION_SUFFIXES
+from mdm_apple.data.caption_files import CAPTION_SUFFIXES
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.decode_all import decode_all
 from mdm_apple.data.folder import Folder, Picture, as_dataset, read_folder

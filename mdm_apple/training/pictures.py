@@ -19,10 +19,10 @@ from typing import Any
 from tqdm import tqdm
 
 from mdm_apple.data.batches import BatchPlan, validation_rows
-from mdm_apple.data.caption_layout import named
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, File
 from mdm_apple.data.decode_all import bad_pictures
 from mdm_apple.data.folder import folder_fingerprint
+from mdm_apple.data.listing import named
 from mdm_apple.data.read_picture import shown
 from mdm_apple.errors import MdmError
 from mdm_apple.storage import model_folder
