@@ -101,6 +101,8 @@ def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
     kept = [index for index in range(len(dataset)) if index not in bad]
     if not kept:
         first = next(iter(left_out.values())).removesuffix(".")
+        if len(left_out) == 1:
+            raise DataError(f"{first}; there is no other picture.")
         raise DataError(f"{first}; none of the {len(left_out)} pictures can be used.")
     if bad:
         captions = dataset.captions()
@@ -111,8 +113,14 @@ def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
         return dataset, []
     total = len(left_out) + len(kept)
     verb = "is" if len(left_out) == 1 else "are"
-    remark = f"pictures: {len(left_out)} of {total} {verb} bad and left out{named([*left_out])}."
-    return dataset, [remark]
+    reasons = " ".join(list(left_out.values())[:NAMED])
+    more = (
+        f" {len(left_out) - NAMED} more have reasons of their own." if len(left_out) > NAMED else ""
+    )
+    return dataset, [
+        f"pictures: {len(left_out)} of {total} {verb} bad and left out{named([*left_out])}: "
+        f"{reasons}{more}"
+    ]
 
 
 class _Resumed:
