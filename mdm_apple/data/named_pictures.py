@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -37,7 +37,7 @@ def find_pictures(tree: Tree, rows: Sequence[tuple[str, Row]]) -> list[Meant | D
     for step in (finder.exactly, finder.respelled, finder.by_last_part):
         left = {index: _Asked(tree, *row) for index, row in enumerate(rows) if index not in found}
         found |= step(left)
-        finder.taken |= {meant.picture for meant in found.values() if isinstance(meant, Meant)}
+        finder.leave_out({meant.picture for meant in found.values() if isinstance(meant, Meant)})
     return [found[index] for index in range(len(rows))]
 
 
@@ -63,16 +63,20 @@ def _below(tree: Tree, folder: str, name: str) -> str | None:
 
 
 class _Finder:
-    """taken: pictures that a row names better than those that are still looked for."""
+    """Looks for pictures in steps, the best fitting first."""
 
     def __init__(self, tree: Tree) -> None:
-        self.taken = set[str]()
         self._tree = tree
+        self.leave_out(frozenset())
+
+    def leave_out(self, taken: Set[str]) -> None:
+        """Look only for pictures that no row names better."""
         self._whole: dict[str, list[str]] = defaultdict(list)
         self._last: dict[str, list[str]] = defaultdict(list)
-        for name in tree.pictures:
-            self._whole[same_name(name)].append(name)
-            self._last[same_name(name).rpartition("/")[2]].append(name)
+        for name in self._tree.pictures:
+            if name not in taken:
+                self._whole[same_name(name)].append(name)
+                self._last[same_name(name).rpartition("/")[2]].append(name)
 
     def exactly(self, left: Mapping[int, _Asked]) -> dict[int, Meant | DataError]:
         """Rows whose path is that of a file, and those that can be none."""
@@ -96,37 +100,34 @@ class _Finder:
         """Rows whose path differs in slashes, capitals or accents, or counts from the top."""
         found: dict[int, Meant | DataError] = {}
         for index, asked in left.items():
-            candidates = self._free(self._whole, asked.path)
+            candidates = self._whole.get(same_name(asked.path or ""), [])
             if not candidates and not self._has_folder(asked):
-                candidates = self._free(self._whole, asked.from_root)
+                candidates = self._whole.get(same_name(asked.from_root or ""), [])
             if candidates:
                 found[index] = self._one(candidates, asked)
         return found
 
     def by_last_part(self, left: Mapping[int, _Asked]) -> dict[int, Meant | DataError]:
         """The other rows: by the name of the file, where the folder does not exist."""
-        found: dict[int, Meant | DataError] = {}
         wanted: dict[str, dict[str, _Asked]] = defaultdict(dict)
+        for asked in left.values():
+            path = same_name(asked.path or "")
+            wanted[path.rpartition("/")[2]].setdefault(path, asked)
+        found: dict[int, Meant | DataError] = {}
         for index, asked in left.items():
-            last = PurePosixPath(asked.path or "").name
-            candidates = [] if self._has_folder(asked) else self._free(self._last, last)
-            meant = self._one(candidates, asked) if candidates else self._unlisted(asked)
-            found[index] = meant
-            if candidates and isinstance(meant, Meant):
-                wanted[meant.picture][same_name(asked.path or "")] = asked
-        for index, meant in found.items():
-            if isinstance(meant, Meant) and len(several := wanted[meant.picture]) > 1:
-                one, other = (shown(a.row.file[:200]) for a in list(several.values())[:2])
+            last = same_name(asked.path or "").rpartition("/")[2]
+            candidates = [] if self._has_folder(asked) else self._last.get(last, [])
+            if not candidates:
+                found[index] = self._unlisted(asked)
+            elif len(candidates) == 1 and len(wanted[last]) > 1:
+                one, other = (shown(a.row.file[:200]) for a in list(wanted[last].values())[:2])
                 found[index] = DataError(
-                    f"{left[index].row.where}: {shown(meant.picture)} may be {one} or {other}; "
-                    "write the path below the table's folder."
+                    f"{asked.row.where}: {shown(candidates[0])} may be {one} or {other}; write the "
+                    "path below the table's folder."
                 )
+            else:
+                found[index] = self._one(candidates, asked)
         return found
-
-    def _free(self, names: Mapping[str, list[str]], path: str | None) -> list[str]:
-        """The pictures of a name that no row names better."""
-        found = names.get(same_name(path), []) if path else []
-        return [name for name in found if name not in self.taken]
 
     def _has_folder(self, asked: _Asked) -> bool:
         """Whether there is the folder in which a row's picture should lie.
