@@ -442,6 +442,15 @@ def test_all_pictures_of_a_caption_are_kept(tmp_path: Path):
     assert with_captions(dataset, ["dog", "cat"]).captions() == ["dog", "cat", "cat"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "asked"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")]
+)
+def test_captions_are_chosen_however_accents_are_written(tmp_path: Path, stored: str, asked: str):
+    save(tmp_path, "a.png", gradient(32, 32), stored)
+    save(tmp_path, "b.png", gradient(32, 32), "cafe")
+    assert with_captions(open_dataset(str(tmp_path), SIDE), [asked]).captions() == [stored]
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp"])
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.9])
 def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, name: str, keep: float):
@@ -469,6 +478,115 @@ def test_a_text_behind_the_pixels_does_not_refuse_them(tmp_path: Path, size: int
     whole = path.read_bytes()
     path.write_bytes(whole[:-12] + png(1, 1, b"", text)[33:][: len(text[1]) + 12] + whole[-12:])
     np.testing.assert_array_equal(pixels(tmp_path), np.asarray(gradient(SIDE, SIDE)))
+
+
+# --- decoration that is damaged -----------------------------------------------------------------
+
+
+def chunk(kind: bytes, body: bytes, *, crc: bool = True) -> bytes:
+    check = zlib.crc32(kind + body) ^ (not crc)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+
+BAD_CHUNKS = {
+    "text with a wrong CRC": chunk(b"tEXt", b"Comment\0x", crc=False),
+    "EXIF with a wrong CRC": chunk(b"eXIf", b"MM\0*\0\0\0\x08", crc=False),
+    "short pHYs": chunk(b"pHYs", b"\0\0"),
+    "short gAMA": chunk(b"gAMA", b"\0"),
+    "short cHRM": chunk(b"cHRM", b"\0" * 5),
+    "empty sRGB": chunk(b"sRGB", b""),
+    "short tRNS": chunk(b"tRNS", b"\0\0\0"),
+    "profile of no method": chunk(b"iCCP", b"name\0\x07" + zlib.compress(b"x")),
+    "profile without a name": chunk(b"iCCP", b"x"),
+    "long profile": chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(1_500_000))),
+    "text of no method": chunk(b"zTXt", b"Comment\0\x07x"),
+    "short acTL": chunk(b"acTL", b"\0\0"),
+    "short fcTL": chunk(b"acTL", b"\0\0\0\x02\0\0\0\0") + chunk(b"fcTL", b"\0\0"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CHUNKS)
+@pytest.mark.parametrize("behind", [False, True])
+def test_damaged_decoration_of_a_png_does_not_refuse_its_pixels(
+    tmp_path: Path, what: str, behind: bool
+):
+    path = save(tmp_path, "a.png", gradient(SIDE, SIDE))
+    whole = path.read_bytes()
+    place = len(whole) - 12 if behind else 33  # behind the pixels or the header
+    path.write_bytes(whole[:place] + BAD_CHUNKS[what] + whole[place:])
+    np.testing.assert_array_equal(pixels(tmp_path), np.asarray(gradient(SIDE, SIDE)))
+
+
+def test_beside_damaged_decoration_the_sound_one_counts(tmp_path: Path):
+    bad = BAD_CHUNKS["text with a wrong CRC"]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = save(tmp_path, "a.png", gradient(SIDE, SIDE))
+    gradient(SIDE, SIDE).save(path, exif=exif, icc_profile=gamma_one_profile())
+    expected = pixels(tmp_path)
+    assert (expected != np.asarray(gradient(SIDE, SIDE))).any()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + bad + whole[33:])
+    np.testing.assert_array_equal(pixels(tmp_path), expected)
+    clear = Image.new("P", (SIDE, SIDE), 0)
+    clear.putpalette([0, 0, 0, 10, 20, 30])
+    clear.save(path, transparency=0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + bad + whole[33:])
+    assert (pixels(tmp_path) == 255).all()
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+BAD_SEGMENTS = {
+    "short APP14": segment(0xEE, b"Adobe"),
+    "short JFIF": segment(0xE0, b"JFIF\0\x01"),
+    "short ICC": segment(0xE2, b"ICC_PROFILE\0"),
+    "short Photoshop": segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\x04\0"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SEGMENTS)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_short_segment_of_a_jpeg_does_not_refuse_its_pixels(tmp_path: Path, what: str, mode: str):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    gradient(32, 32).convert(mode).save(path, exif=exif, quality=95)
+    path.with_suffix(".txt").write_text("x")
+    expected = pixels(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2] + BAD_SEGMENTS[what] + whole[2:])
+    np.testing.assert_array_equal(pixels(tmp_path), expected)
+
+
+def test_a_webp_may_end_within_its_exif(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    path = tmp_path / "a.webp"
+    gradient(SIDE, SIDE).save(path, exif=exif, lossless=True)
+    path.with_suffix(".txt").write_text("x")
+    whole = path.read_bytes()
+    assert b"EXIF" in whole[-60:]
+    path.write_bytes(whole[:-4])
+    np.testing.assert_array_equal(pixels(tmp_path), np.asarray(gradient(SIDE, SIDE)))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_damaged_pixels_stay_refused_beside_damaged_decoration(tmp_path: Path, name: str):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = save(tmp_path, name, Image.fromarray(noise))
+    whole = path.read_bytes()
+    if name == "a.png":
+        bad = BAD_CHUNKS["short pHYs"]
+        path.write_bytes(whole[:33] + bad + whole[33:-2000] + bytes(1000) + whole[-1000:])
+    elif name == "a.jpg":
+        path.write_bytes(whole[:2] + BAD_SEGMENTS["short JFIF"] + whole[2:-500])
+    else:
+        path.write_bytes(whole[:-500])
+    assert name in refusal(tmp_path)
 
 
 def test_damaged_pictures_never_end_in_anything_but_a_refusal(tmp_path: Path):

@@ -155,6 +155,32 @@ def test_training_refuses_what_the_check_calls_bad_and_reads_the_rest(motley: Pa
     assert bad == set(found.bad) == {"cut.jpg", "void.png"}
 
 
+def test_one_of_a_kind_is_not_many(tmp_path: Path) -> None:
+    save(tmp_path, "0.png", noise(60, 20))
+    save(tmp_path, "bare.png", noise(seed=1), None)
+    (tmp_path / "x.txt").write_text("x")
+    text = call(tmp_path).stdout
+    for line in (
+        "training sees 1 of 1 captioned picture,",
+        "1 picture without a caption, not used:",
+        "1 caption without a picture, not used:",
+        "1 loses more than half to the square:",
+    ):
+        assert line in text
+    (tmp_path / "0.png").write_bytes(b"")
+    assert "the only picture cannot be used" in str(call(tmp_path).exception)
+
+
+def test_a_bad_row_of_a_table_is_a_bad_picture(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path, f"{number}.png", noise(seed=number), None)
+    rows = [{"file_name": "0.png", "text": None}, {"file_name": "1.png", "text": "a thing"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = checked(tmp_path)
+    assert "line 1: expected the keys" in found["bad"]["0.png"]
+    assert (found["used"], found["without_caption"]) == (1, [])
+
+
 def test_a_fine_folder_has_no_findings(tmp_path: Path) -> None:
     for number in range(3):
         save(tmp_path, f"{number}.png", noise(seed=number), f"thing {number}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_table_beside_a_folder_of_images_may_leave_the_folder_out(tmp_path: Pa
     write(tmp_path / "metadata.csv", "file_name,text\n0.png,a cat\n")
     found = opened(tmp_path)
     assert found.captions() == ["a cat"]
-    assert "1 file names are spelled differently" in found.warnings[0]
+    assert "1 file name is spelled differently" in found.warnings[0]
     picture(tmp_path / "more" / "0.png")
     assert "may be images/0.png or more/0.png" in refusal(tmp_path)
 
@@ -245,6 +246,331 @@ def test_the_cases_are_read_as_meant(case: str, captions: list[str]) -> None:
     assert opened(CASES / case).captions() == captions
 
 
+# Tables that would be misread
+
+
+def pictures(folder: Path, *names: str) -> None:
+    for n, name in enumerate(names):
+        picture(folder / name, n)
+
+
+def skipping(folder: Path) -> Dataset:
+    return open_folder(folder, 8, skip_bad=True)
+
+
+def test_an_unquoted_comma_of_the_last_column_belongs_to_the_caption(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    text = "file_name,text\n0.png,a red cat, sitting on a mat\n1.png,a dog,,\n"
+    write(tmp_path / "metadata.csv", text)
+    assert opened(tmp_path).captions() == ["a red cat, sitting on a mat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("file_name,text,n\n1.png,a dog,2\n0.png,a red cat, on a mat,1\n", 3),
+        ("text,file_name\na dog,1.png\na red cat, on a mat,0.png\n", 3),
+        ("0.png,cat,a cat on a mat\n1.png,a dog\n", 1),
+        ("file_name,text,n\n0.png,a red cat, on a mat,1\n1.png,a dog,2\n", 2),
+    ],
+)
+def test_a_row_longer_than_the_header_is_refused_by_its_line(
+    tmp_path: Path, table: str, line: int
+) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    write(tmp_path / "captions.csv", table)
+    assert f"captions.csv line {line}: has " in refusal(tmp_path)
+    assert skipping(tmp_path).captions() == ["a dog"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png")
+    write(tmp_path / "metadata.csv", "file_name,Text,text\n0.png,a cat,a dog\n")
+    assert "has two columns 'text'" in refusal(tmp_path)
+    write(tmp_path / "metadata.csv", "file_name,id,id,text\n0.png,1,2,a cat\n")
+    assert opened(tmp_path).captions() == ["a cat"]
+    (tmp_path / "metadata.csv").unlink()
+    write(tmp_path / "metadata.jsonl", '{"file_name": "0.png", "text": "a", "text": "b"}')
+    assert "names 'text' twice" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '0.png,"a cat\n1.png,a dog\n',
+        '0.png,"a cat\n1.png,a dog"\n',
+        '0.png,"a cat\n1.png,"a dog"\n',
+        '0.png,"a" cat\n1.png,a dog\n',
+    ],
+)
+def test_a_stray_quote_swallows_no_row(tmp_path: Path, rows: str) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    write(tmp_path / "metadata.csv", f"file_name,text\n{rows}")
+    assert "metadata.csv line 2" in refusal(tmp_path)
+
+
+def test_quotes_of_other_kinds_are_kept(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    table = tmp_path / "metadata.csv"
+    write(table, 'file_name,text\n0.png,a 3" nail\n1.png,"two\nlines, and ""more"""\n')
+    assert opened(tmp_path).captions() == ['a 3" nail', 'two lines, and "more"']
+    table.unlink()
+    write(tmp_path / "metadata.tsv", 'file_name\ttext\n0.png\t"a" cat\n1.png\t"a dog\n')
+    assert opened(tmp_path).captions() == ['"a" cat', '"a dog']
+
+
+def test_capitals_of_columns_do_not_matter(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png")
+    write(tmp_path / "metadata.csv", "Image,Caption\n0.png,a cat\n")
+    assert opened(tmp_path).captions() == ["a cat"]
+
+
+def test_two_columns_of_captions_are_refused_where_they_differ(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    table = tmp_path / "metadata.csv"
+    write(table, "file_name,text,caption\n0.png,a cat,a  cat\n1.png,a dog,\n")
+    assert opened(tmp_path).captions() == ["a cat", "a dog"]
+    write(table, "file_name,text,caption\n0.png,a cat,a cat\n1.png,a dog,a hound\n")
+    assert "line 3: unclear whether 'text' or 'caption'" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["table", "files"])
+def test_labels_of_boxes_are_no_captions(tmp_path: Path, kind: str) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    for label in ("0 0.5 0.5 0.1 0.2\n1 .5 0.5 1e-1 0.2", "7"):
+        if kind == "table":
+            rows = [("0.png", label), ("1.png", "3")]
+            write(tmp_path / "metadata.jsonl", jsonl(rows))
+        else:
+            write(tmp_path / "0.txt", label)
+            write(tmp_path / "1.txt", "3")
+        if label == "7":
+            assert "all captions are numbers, such as '7'" in opened(tmp_path).warnings[-1]
+        else:
+            assert "labels of boxes" in refusal(tmp_path)
+
+
+BAD_ROWS = ['{"file_name": "0.png", "text": null}', '{"file_name": "0.png", "text": 3}', "{"]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+@pytest.mark.parametrize("first", [True, False])
+def test_one_bad_row_is_a_bad_picture(tmp_path: Path, bad: str, first: bool) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    good = '{"file_name": "1.png", "text": "a dog"}'
+    write(tmp_path / "metadata.jsonl", f"{bad}\n{good}" if first else f"{good}\n{bad}")
+    assert f"metadata.jsonl line {1 if first else 2}" in refusal(tmp_path)
+    found = skipping(tmp_path)
+    assert found.captions() == ["a dog"]
+    (name,) = found.left_out
+    assert name == ("0.png" if "0.png" in bad else f"metadata.jsonl line {1 if first else 2}")
+
+
+def test_a_row_without_a_caption_is_a_bad_picture(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    write(tmp_path / "metadata.csv", "file_name,text\n0.png\n1.png,a dog\n")
+    assert "metadata.csv line 2" in refusal(tmp_path)
+    assert skipping(tmp_path).captions() == ["a dog"]
+
+
+@pytest.mark.parametrize("name", ["workflow.json", "list.jsonl", "table.csv", "train-0.parquet"])
+def test_another_table_that_cannot_be_read_is_not_used(tmp_path: Path, name: str) -> None:
+    pictures(tmp_path, "0.png")
+    (tmp_path / name).write_bytes(b'{"nodes": [\xff')
+    assert f"{name} is not used: " in refusal(tmp_path)
+    write(tmp_path / "0.txt", "a cat")
+    found = opened(tmp_path)
+    assert found.captions() == ["a cat"]
+    assert any(f"{name} is not used: " in w for w in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("", "it is empty"), ("file_name,text\n", "it has no rows"), ("a,b\n1,2\n", "found a, b")],
+)
+def test_a_table_without_rows_is_described(tmp_path: Path, table: str, said: str) -> None:
+    pictures(tmp_path, "0.png")
+    write(tmp_path / "metadata.csv", table)
+    assert said in refusal(tmp_path)
+
+
+def test_a_json_of_other_things_is_not_called_empty(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png")
+    write(tmp_path / "metadata.json", '{"version": 1, "0.png": "a cat"}')
+    assert "found version, 0.png" in refusal(tmp_path)
+
+
+# Names of tables that would be given to other pictures
+
+
+def test_the_caption_of_a_missing_picture_is_given_to_no_other(tmp_path: Path) -> None:
+    pictures(tmp_path, "b/0.png")
+    write(tmp_path / "metadata.jsonl", jsonl([("a/0.png", "a cat"), ("b/0.png", "a dog")]))
+    assert "a/0.png: no such file" in refusal(tmp_path)
+    assert skipping(tmp_path).captions() == ["a dog"]
+
+
+def test_a_picture_that_its_folder_lacks_is_found_nowhere_else(tmp_path: Path) -> None:
+    pictures(tmp_path, "a/1.png", "b/0.png")
+    write(tmp_path / "metadata.jsonl", jsonl([("a/0.png", "a cat"), ("a/1.png", "a dog")]))
+    assert "a/0.png: no such file" in refusal(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "metadata.jsonl", jsonl([("empty/0.png", "a cat"), ("a/1.png", "a dog")]))
+    assert "empty/0.png: no such file" in refusal(tmp_path)
+    write(tmp_path / "metadata.jsonl", jsonl([("gone/0.png", "a cat"), ("a/1.png", "a dog")]))
+    assert opened(tmp_path).captions() == ["a cat", "a dog"]
+
+
+def test_two_names_for_one_picture_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "c/0.png")
+    write(tmp_path / "metadata.jsonl", jsonl([("a/0.png", "a cat"), ("b/0.png", "a dog")]))
+    message = refusal(tmp_path)
+    assert "c/0.png may be a/0.png or b/0.png" in message
+    write(tmp_path / "metadata.jsonl", jsonl([("a/0.png", "a cat"), ("a/0.png", "a pet")]))
+    assert opened(tmp_path).captions() == ["a cat", "a pet"]
+
+
+def test_a_spelling_is_tolerated_only_for_a_picture_that_no_row_names(tmp_path: Path) -> None:
+    pictures(tmp_path, "img.png")
+    write(tmp_path / "metadata.jsonl", jsonl([("IMG.png", "a cat"), ("img.png", "a dog")]))
+    assert "IMG.png: no such file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("written", ["../images/0.png", "./../images/./0.png", "..\\images\\0.png"])
+def test_a_name_may_climb_within_the_folder(tmp_path: Path, written: str) -> None:
+    pictures(tmp_path / "data", "images/0.png")
+    write(tmp_path / "data" / "meta" / "metadata.jsonl", jsonl([(written, "a cat")]))
+    found = opened(tmp_path / "data")
+    assert found.captions() == ["a cat"]
+    assert [file.name for file in found.files] == ["images/0.png"]
+    pictures(tmp_path, "images/0.png")
+    outside = [("../../images/0.png", "x"), ("../../data/images/0.png", "x")]
+    for row in outside:
+        write(tmp_path / "data" / "meta" / "metadata.jsonl", jsonl([row]))
+        assert "leads out of the folder" in refusal(tmp_path / "data")
+
+
+# Folders that would be misread
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("dataset_infos.json", '{"version": 1}'),
+        ("info.csv", "key,value\na,b\n"),
+        ("info.csv", "path,description\nother.png,a thing\n"),
+        ("list.jsonl", "{"),
+    ],
+)
+def test_a_table_of_other_things_hides_no_splits(tmp_path: Path, file: str, text: str) -> None:
+    for split in ("train", "test"):
+        picture(tmp_path / split / "0.png")
+        write(tmp_path / split / "0.txt" if "path" not in text else tmp_path / "x.md", "a cat")
+    write(tmp_path / file, text)
+    assert "holds the splits test and train" in refusal(tmp_path)
+
+
+def test_a_table_of_pictures_joins_splits(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/0.png", "test/0.png")
+    rows = [("train/0.png", "a cat"), ("test/0.png", "a dog")]
+    write(tmp_path / "all.csv", "file_name,text\n" + "\n".join(map(",".join, rows)))
+    assert opened(tmp_path).captions() == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train2017", "val2017"),
+        ("images", "masks"),
+        ("cats", "train"),
+        ("10_images", "5_cats"),
+        ("cats", "Test_Images"),
+        ("photos-2", "dogs"),
+        ("data", "cats"),
+    ],
+)
+def test_a_general_name_is_no_caption(tmp_path: Path, names: tuple[str, str]) -> None:
+    for place in names:
+        picture(tmp_path / place / "0.png")
+    message = refusal(tmp_path)
+    assert "is the caption of the pictures in that folder or" in message
+    assert any(repr(name) in message for name in names)
+
+
+def test_names_that_begin_like_general_ones_are_classes(tmp_path: Path) -> None:
+    names = ("train station", "valley", "test tube", "data center", "photographer")
+    for place in names:
+        picture(tmp_path / place / "0.png")
+    assert sorted(opened(tmp_path).captions()) == sorted(names)
+
+
+def test_a_file_with_the_name_of_a_picture_makes_classes_unclear(tmp_path: Path) -> None:
+    pictures(tmp_path, "cats/0.png", "dogs/0.png")
+    write(tmp_path / "cats" / "notes.md", "x")
+    assert opened(tmp_path).captions() == ["cats", "dogs"]
+    for name in ("0.prompt", "0.png.prompt"):
+        write(tmp_path / "cats" / name, "a tabby")
+        assert f"cats/{name}" in refusal(tmp_path)
+        (tmp_path / "cats" / name).unlink()
+
+
+def test_an_ending_before_the_ending_is_no_part_of_the_name(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png")
+    write(tmp_path / "0.caption.txt", "a cat")
+    assert opened(tmp_path).captions() == ["a cat"]
+    write(tmp_path / "0.txt", "a dog")
+    assert "unclear" in refusal(tmp_path)
+
+
+NFD = unicodedata.normalize("NFD", "é")
+
+
+@pytest.mark.parametrize(("image", "text"), [("img_1", "IMG_1"), ("é", NFD), (NFD, "é")])
+@pytest.mark.parametrize("place", ["", "captions"])
+def test_other_spellings_of_a_stem_are_understood(
+    tmp_path: Path, image: str, text: str, place: str
+) -> None:
+    pictures(tmp_path, f"{image}.png")
+    write(tmp_path / place / f"{text}.txt", "a cat")
+    assert opened(tmp_path).captions() == ["a cat"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there these are one file")
+def test_the_same_spelling_goes_first_and_two_others_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "img.png", "IMG.png")
+    write(tmp_path / "img.txt", "a cat")
+    found = opened(tmp_path)
+    assert found.captions() == ["a cat"]
+    assert found.files[0].name == "img.png"
+    write(tmp_path / "IMG.txt", "a dog")
+    assert opened(tmp_path).captions() == ["a dog", "a cat"]
+    (tmp_path / "img.txt").unlink()
+    (tmp_path / "IMG.txt").rename(tmp_path / "Img.txt")
+    assert "Img.txt for IMG.png" in refusal(tmp_path)
+    (tmp_path / "IMG.png").unlink()
+    write(tmp_path / "iMG.txt", "a bird")
+    assert "Img.txt or iMG.txt" in refusal(tmp_path)
+
+
+def test_folders_that_lie_too_deep_are_named(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "a/b/c/d/e/f/g/h/8.png", "a/b/c/d/e/f/g/h/i/9.png")
+    write(tmp_path / "0.txt", "a cat")
+    write(tmp_path / "a/b/c/d/e/f/g/h/8.txt", "a dog")
+    found = opened(tmp_path)
+    assert found.captions() == ["a cat", "a dog"]
+    assert "a/b/c/d/e/f/g/h/i lies more than 8 folders down" in found.warnings[0]
+
+
+def test_one_file_is_not_many(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "1.png")
+    write(tmp_path / "0.txt", "a cat")
+    assert opened(tmp_path).warnings == ["1 file is not used: a picture without a caption (1.png)."]
+    write(tmp_path / "x.md", "x")
+    assert opened(tmp_path).warnings == [
+        "2 files are not used: a picture without a caption (1.png), a file of no picture (x.md)."
+    ]
+
+
 # Folders made by a generator
 
 
@@ -307,3 +633,96 @@ def test_a_generated_folder_is_read_as_meant_or_refused_with_both_readings(
     # where two layouts agree, the folder may be read; but no caption is invented
     assert found <= set(meant.values())
     assert len(found) > 1 or " or " in said or "splits" in said
+
+
+# The same with a fault that people make
+
+
+def commas(root: Path, chance: random.Random, meant: dict[str, str]) -> None:
+    """A table written without quotes."""
+    pictures(root, *meant)
+    columns = chance.choice(
+        ["file_name,text", "text,file_name", "id,file_name,text", "file,text,n"]
+    )
+    lines = [columns]
+    for name, caption in meant.items():
+        cells = {"text": caption, "id": "1", "n": "2"}
+        lines.append(",".join(cells.get(column, name) for column in columns.split(",")))
+    write(root / chance.choice(["metadata.csv", "captions.csv"]), "\n".join(lines))
+
+
+def stray_quotes(root: Path, chance: random.Random, meant: dict[str, str]) -> None:
+    """A table in which some captions begin or end with a quote."""
+    pictures(root, *meant)
+    mark = chance.choice(['"{}', '{}"', "{}"])
+    delimiter = chance.choice("\t;")
+    lines = [f"file_name{delimiter}text"]
+    lines += [
+        f"{name}{delimiter}{(mark if chance.random() < 0.5 else '{}').format(caption)}"
+        for name, caption in meant.items()
+    ]
+    write(root / "metadata.csv", "\n".join(lines))
+
+
+def wrong_folders(root: Path, chance: random.Random, meant: dict[str, str]) -> None:
+    """A table whose folders are others than those of the pictures, of which one is missing."""
+    places = chance.sample(["a", "b", "images/a", "c"], 2)
+    names = list(meant)
+    rows = [(f"{chance.choice(places)}/{name}", meant[name]) for name in names]
+    for n, name in enumerate(names):
+        if chance.random() < 0.8:
+            picture(root / chance.choice([*places, "elsewhere"]) / name, n)
+    if chance.random() < 0.5:
+        rows.append((f"gone/{names[0]}", "no caption of any picture"))
+    write(root / "metadata.jsonl", jsonl(rows))
+
+
+def several_splits(root: Path, chance: random.Random, meant: dict[str, str]) -> None:
+    """Two splits, with a table of other things at the top."""
+    for split in chance.sample(["train", "test", "val"], 2):
+        for n, (name, caption) in enumerate(meant.items()):
+            picture(root / split / name, n)
+            write(root / split / f"{Path(name).stem}.txt", f"{caption}")
+    write(root / chance.choice(["dataset_infos.json", "info.csv", "x.md"]), '{"a": 1}')
+
+
+def general_names(root: Path, chance: random.Random, meant: dict[str, str]) -> None:
+    """Folders that are no classes, and perhaps one that is."""
+    some = ["images", "masks", "train2017", "val_2017", "Photos", "data", "img_1", "test-set"]
+    for place in [*chance.sample(some, 2), *chance.choice([[], ["cats"]])]:
+        pictures(root / place, *meant)
+
+
+Spoil = Callable[[Path, random.Random, dict[str, str]], None]
+FAULTS: list[Spoil] = [commas, stray_quotes, wrong_folders, several_splits, general_names]
+
+
+@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_no_fault_gives_a_picture_another_caption(tmp_path: Path, fault: Spoil, seed: int) -> None:
+    chance = random.Random(seed)
+    names = [f"p{n}.{chance.choice(['png', 'jpg'])}" for n in range(3)]
+    captions = ["red cat, asleep", "blue dog", "old tree, in snow, alone"]
+    meant = dict(zip(names, captions, strict=True))
+    fault(tmp_path, chance, meant)
+    try:
+        found = skipping(tmp_path)
+    except DataError:
+        return
+    assert fault not in (several_splits, general_names)
+    for file, caption in zip(found.files, found.captions(), strict=True):
+        assert caption.strip('"') == meant[Path(file.name).name]
+
+
+def test_some_folders_with_a_fault_are_read(tmp_path: Path) -> None:
+    meant = {"0.png": "red cat, asleep", "1.png": "a dog"}
+    read = 0
+    for seed in range(20):
+        for fault in (commas, stray_quotes, wrong_folders):
+            folder = tmp_path / f"{fault.__name__}{seed}"
+            fault(folder, random.Random(seed), meant)
+            try:
+                read += len(skipping(folder))
+            except DataError:
+                continue
+    assert read > 30

@@ -207,6 +207,7 @@ def test_skipping_bad_pictures_is_training_without_them(
     assert weights(tmp_path / "run") != {}
     (remark,) = [text for text in said if text.startswith("pictures: ")]
     assert remark.startswith("pictures: 2 of 16 are bad and left out (")
+    assert remark.count("cannot be read as a PNG") == 2, "and why"
     # a resumed run goes on skipping, and those that are mended now stay left out
     shutil.copy(png(pictures, BAD), png(data, BAD))
     longer = dataclasses.replace(SETTINGS, steps=18)

@@ -21,6 +21,7 @@ from mdm_apple.cli.output import (
 from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import MAX_SIDE
 from mdm_apple.data.check import Check
+from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import shown
 from mdm_apple.data.sheet import sheet, spread
 from mdm_apple.errors import MdmError
@@ -85,8 +86,9 @@ def check(request: CheckRequest, output: Output) -> None:
     """Decode every picture once and say what training would see.
 
     Names the pictures that are bad, missing, without a caption, too small for the model, cut by
-    more than half, or there twice. Exit 0: training can start, and no picture is bad. Exit 1: a
-    picture is bad or missing, or the folder cannot be understood. Exit 2: a wrong call.
+    more than half, or there twice. docs/folders.md says how a folder may hold captions. Exit 0:
+    training can start, and no picture is bad. Exit 1: a picture is bad or missing, or the folder
+    cannot be understood. Exit 2: a wrong call.
     """
     if request.out is not None:
         refuse_existing(request.out, request.overwrite)
@@ -160,8 +162,9 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
     size = "" if found.side is None else f" at {found.side} px"
     different = "1 different caption" if distinct == 1 else f"{distinct} different captions"
     lines = [
-        f"{shown(found.folder)}: training sees {len(found.good)} of {found.total} captioned "
-        f"pictures{size}, with {different} from {_line(found.source)}."
+        f"{shown(found.folder)}: training sees {len(found.good)} of "
+        f"{counted(found.total, 'captioned picture')}{size}, with {different} from "
+        f"{_line(found.source)}."
     ]
     if distinct == 1 < len(captions):
         lines.append(f"All pictures have the caption {_line(captions[0])}.")
@@ -171,17 +174,32 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
             f"The longest caption has {found.tokens.longest} tokens; the model reads "
             f"{found.tokens.limit}."
         )
-        lines += _listing("captions are longer, and cut", found.tokens.cut)
+        lines += _listing(
+            "captions are longer, and cut", found.tokens.cut, "caption is longer, and cut"
+        )
     lines += _listing("bad", _with(found.bad, ""))
     lines += _listing("listed, but not there", _with(found.missing, ""))
-    lines += _listing("pictures without a caption, not used", found.without_caption)
-    lines += _listing("captions without a picture, not used", found.without_picture)
-    lines += _listing("other files, not used", found.other_files)
+    lines += _listing(
+        "pictures without a caption, not used",
+        found.without_caption,
+        "picture without a caption, not used",
+    )
+    lines += _listing(
+        "captions without a picture, not used",
+        found.without_picture,
+        "caption without a picture, not used",
+    )
+    lines += _listing("other files, not used", found.other_files, "other file, not used")
     lines += _listing("with an empty caption", found.empty_captions)
     lines += _listing("too small, and enlarged", _with(found.too_small, " px"))
     lost = {name: f"{share:.0%}" for name, share in found.cropped.items()}
-    lines += _listing("lose more than half to the square", _with(lost, " lost"))
-    lines += _listing("groups of equal pictures", [" = ".join(some) for some in found.duplicates])
+    lines += _listing(
+        "lose more than half to the square",
+        _with(lost, " lost"),
+        "loses more than half to the square",
+    )
+    equal = [" = ".join(some) for some in found.duplicates]
+    lines += _listing("groups of equal pictures", equal, "group of equal pictures")
     lines += _listing("gray, trained as RGB", found.gray)
     lines += _listing("transparent, put on white", found.transparent)
     lines += _listing("animated; the first frame is used", found.animated)
@@ -198,11 +216,13 @@ def _with(found: Mapping[str, object], unit: str) -> list[str]:
     return [f"{name}: {value}{unit}" for name, value in found.items()]
 
 
-def _listing(title: str, entries: Sequence[str]) -> list[str]:
-    """A heading with the count, and the first entries below it."""
+def _listing(title: str, entries: Sequence[str], one: str | None = None) -> list[str]:
+    """A heading with the count, and the first entries below it. one: the title of one entry."""
     if not entries:
         return []
     more = len(entries) - LISTED
+    if len(entries) == 1 and one is not None:
+        title = one
     lines = [f"{len(entries)} {title}:", *(f"  {_line(entry)}" for entry in entries[:LISTED])]
     return [*lines, f"  and {more} more (--json lists all)"] if more > 0 else lines
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_apple.data.caption_layout import CAPTION_SUFFIXES
+from mdm_apple.data.caption_files import CAPTION_SUFFIXES
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.decode_all import decode_all
 from mdm_apple.data.folder import Folder, Picture, as_dataset, read_folder
 from mdm_apple.data.folder_tree import is_picture
+from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import Examined, examine
 from mdm_apple.text.tokenizer import Tokenizer
 
@@ -78,9 +79,12 @@ class Check:
     def refusal(self) -> str | None:
         """Why training would be refused or end; None if it can start and no picture is bad."""
         if not self.good:
+            if self.total == 1:
+                return "the only picture cannot be used; repair it."
             return f"none of the {self.total} pictures can be used; repair them."
         faults = [
-            f"{len(names)} of {self.total} pictures {'is' if len(names) == 1 else 'are'} {text}"
+            f"{len(names)} of {counted(self.total, 'picture')} "
+            f"{'is' if len(names) == 1 else 'are'} {text}"
             for names, text in ((self.bad, "bad"), (self.missing, "not there"))
             if names
         ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -163,7 +164,7 @@ class _Kept:
 
 
 def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
-    """All pictures with these captions, in that order.
+    """All pictures with these captions, in that order; ways to write an accent count as equal.
 
     Raises DataError for an unknown one, and if the rows of steps see different pictures.
     """
@@ -172,13 +173,18 @@ def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
     places: dict[str, list[int]] = {}
     every = dataset.captions()
     for index, caption in enumerate(every):
-        places.setdefault(caption, []).append(index)
+        places.setdefault(_composed(caption), []).append(index)
     for caption in captions:
-        if caption not in places:
+        if _composed(caption) not in places:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
-    order = [index for caption in captions for index in places[caption]]
+    order = [index for caption in captions for index in places[_composed(caption)]]
     kept = [every[index] for index in order]
     return dataset.chosen(order, hash_fields([dataset.fingerprint, *kept]))
+
+
+def _composed(caption: str) -> str:
+    """Macs may write accents as letters of their own."""
+    return unicodedata.normalize("NFC", caption)
 
 
 def evenly_spread(count: int, most: int) -> list[int]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.caption_layout import LAYOUTS, Fault, Listing, list_captions, named
+from mdm_apple.data.caption_layout import LAYOUTS, list_captions
 from mdm_apple.data.dataset import DataError, Dataset, File, hash_fields
-from mdm_apple.data.folder_tree import scan
+from mdm_apple.data.folder_tree import is_picture, scan
+from mdm_apple.data.listing import Fault, Listing, counted, named
 from mdm_apple.data.read_picture import picture_size, read_square, shown
 
 
@@ -111,7 +112,13 @@ def _nothing_to_use(folder: Folder) -> DataError:
         return _refusal(folder)
     listing = folder.listing
     return DataError(
-        f"{shown(folder.root)}: no captioned picture found. {LAYOUTS}{_unused(listing.skipped)}."
+        " ".join(
+            [
+                f"{shown(folder.root)}: no captioned picture found. {LAYOUTS}.",
+                *([f"Not used: {_unused(listing.skipped)}."] if listing.skipped else []),
+                *listing.remarks,
+            ]
+        )
     )
 
 
@@ -141,14 +148,30 @@ def _warnings(folder: Folder, side: int) -> list[str]:
     small = [picture for picture in pictures if min(picture.size) < side]
     if small:
         least = min(small, key=lambda picture: min(picture.size))
+        verb = "is" if len(small) == 1 else "are"
         warnings.append(
-            f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and are "
-            f"enlarged; the smallest is {shown(least.file.name)} with {min(least.size)} px."
+            f"{len(small)} of {counted(len(pictures), 'picture')} {verb} smaller than {side} px "
+            f"and {verb} enlarged; the smallest is {shown(least.file.name)} with "
+            f"{min(least.size)} px."
         )
     if listing.skipped:
-        warnings.append(f"{len(listing.skipped)} files are not used{_unused(listing.skipped)}.")
+        count = len(listing.skipped)
+        warnings.append(
+            f"{counted(count, 'file')} {'is' if count == 1 else 'are'} not used: "
+            f"{_unused(listing.skipped)}."
+        )
     return warnings
 
 
 def _unused(skipped: Sequence[str]) -> str:
-    return named(skipped).replace("(", "(no caption or no picture: ", 1)
+    """Names in two groups; of the pictures one knows what they lack."""
+    bare = [name for name in skipped if is_picture(name)]
+    others = [name for name in skipped if not is_picture(name)]
+    groups = (
+        (bare, "a picture without a caption", "pictures without a caption"),
+        (others, "a file of no picture", "files of no picture"),
+    )
+    found = [
+        f"{one if len(some) == 1 else many}{named(some)}" for some, one, many in groups if some
+    ]
+    return ", ".join(found)

@@ -24,11 +24,13 @@ class Tree:
     """The files below a folder, as paths relative to it with forward slashes, sorted.
 
     outside: links to folders that lie elsewhere, which are not followed.
+    deep: folders that lie too deep, which are not looked into.
     """
 
     root: Path
     files: dict[str, None]  # for its fast `in`
     outside: list[str]
+    deep: list[str]
 
     @cached_property
     def pictures(self) -> list[str]:
@@ -59,14 +61,14 @@ class Tree:
 
 def scan(root: Path) -> Tree:
     """List a folder. Raises OSError for a folder that cannot be listed."""
-    outside: list[str] = []
-    found = sorted(_files(root, "", outside, {root}, 0))
-    return Tree(root, dict.fromkeys(found), outside)
+    tree = Tree(root, {}, [], [])
+    tree.files = dict.fromkeys(sorted(_files(root, "", tree, {root}, 0)))
+    tree.outside.sort()
+    tree.deep.sort()
+    return tree
 
 
-def _files(
-    folder: Path, prefix: str, outside: list[str], above: set[Path], depth: int
-) -> Iterator[str]:
+def _files(folder: Path, prefix: str, tree: Tree, above: set[Path], depth: int) -> Iterator[str]:
     """Paths below a folder. Anything that is no folder (a pipe, a dead link) counts as a file."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -78,9 +80,13 @@ def _files(
                 continue
             real = Path(entry.path).resolve()
             if not real.is_relative_to(min(above, key=lambda p: len(p.parts))):
-                outside.append(name)
-            elif real not in above and depth < MAX_DEPTH:  # a link to a folder above is a circle
-                yield from _files(real, f"{name}/", outside, above | {real}, depth + 1)
+                tree.outside.append(name)
+            elif real in above:  # a link to a folder above is a circle
+                continue
+            elif depth == MAX_DEPTH:
+                tree.deep.append(name)
+            else:
+                yield from _files(real, f"{name}/", tree, above | {real}, depth + 1)
 
 
 def is_picture(name: str) -> bool:

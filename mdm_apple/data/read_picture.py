@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from mdm_apple.config.types import Pixels
+from mdm_apple.data.bare_picture import bare_picture
 from mdm_apple.data.dataset import BadPictureError, DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
@@ -24,8 +25,7 @@ MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
 MAX_FILE_BYTES = 1 << 30  # of a file that is read as a whole
 STRIP_PIXELS = 1 << 20  # that are hashed at once
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_DECORATION = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> the rotation or flip that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,7 +74,7 @@ def picture_size(path: Path) -> tuple[int, int]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _opened(path) as image:
                 width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except _BOMBS:
         raise too_large from None
     except Exception as error:  # decoders fail on hostile headers in every possible way
         raise _unreadable(path, error) from None
@@ -156,14 +156,31 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Open a picture; a PNG whose texts Pillow refuses is opened without them."""
+    """Open a picture; one whose decoration Pillow refuses is opened without it."""
     try:
         return Image.open(path, formats=FORMATS)
-    except ValueError:  # more text than a megabyte, or a compressed text that would grow too large
-        with path.open("rb") as file:
-            if file.read(len(_PNG)) != _PNG or path.stat().st_size > MAX_FILE_BYTES:
-                raise
-        return Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
+    except _BOMBS:
+        raise
+    except Exception as error:  # as above
+        return _bare(path, error)
+
+
+def _bare(path: Path, error: Exception) -> Image.Image:
+    """Open a picture without its decoration. Raises `error` if that does not help either."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise error
+        bare = bare_picture(path.read_bytes())
+        if bare is None:
+            raise error
+        image = Image.open(io.BytesIO(bare.data), formats=(bare.format,))
+    except _BOMBS:
+        raise
+    except Exception:
+        raise error from None
+    if bare.profile is not None:
+        image.info["icc_profile"] = bare.profile
+    return image
 
 
 def _decoded(path: Path, least: int | None = None) -> Image.Image:
@@ -175,29 +192,23 @@ def _decoded(path: Path, least: int | None = None) -> Image.Image:
     least: pixels of a side that are enough; a large JPEG is decoded smaller, which is far faster.
     """
     image = _opened(path)
+    try:
+        return _loaded(image, least)
+    except Exception as error:  # decoration behind the pixels of a PNG is read only now
+        again = _bare(path, error)
+        try:
+            return _loaded(again, least)
+        except Exception:
+            raise error from None
+
+
+def _loaded(image: Image.Image, least: int | None) -> Image.Image:
     if least is not None:
         image.draft(None, (least, least))
     if image.width * image.height > MAX_PIXELS:
         raise OSError("it grew after its size was checked")
-    try:
-        image.load()
-    except ValueError:  # a text behind the pixels of a PNG, as in `_opened`
-        if image.format != "PNG" or path.stat().st_size > MAX_FILE_BYTES:
-            raise
-        image = Image.open(io.BytesIO(_without_texts(path.read_bytes())), formats=("PNG",))
-        image.load()
+    image.load()
     return image
-
-
-def _without_texts(data: bytes) -> bytes:
-    """A PNG without its text and EXIF chunks; nothing is decompressed."""
-    kept, place = [_PNG], len(_PNG)
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if data[place + 4 : place + 8] not in _DECORATION:
-            kept.append(data[place:end])
-        place = end
-    return b"".join(kept)
 
 
 def _orientation(image: Image.Image) -> int:

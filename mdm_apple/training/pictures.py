@@ -19,10 +19,10 @@ from typing import Any
 from tqdm import tqdm
 
 from mdm_apple.data.batches import BatchPlan, validation_rows
-from mdm_apple.data.caption_layout import named
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, File
 from mdm_apple.data.decode_all import bad_pictures
 from mdm_apple.data.folder import folder_fingerprint
+from mdm_apple.data.listing import named
 from mdm_apple.data.read_picture import shown
 from mdm_apple.errors import MdmError
 from mdm_apple.storage import model_folder
@@ -101,6 +101,8 @@ def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
     kept = [index for index in range(len(dataset)) if index not in bad]
     if not kept:
         first = next(iter(left_out.values())).removesuffix(".")
+        if len(left_out) == 1:
+            raise DataError(f"{first}; there is no other picture.")
         raise DataError(f"{first}; none of the {len(left_out)} pictures can be used.")
     if bad:
         captions = dataset.captions()
@@ -111,8 +113,14 @@ def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
         return dataset, []
     total = len(left_out) + len(kept)
     verb = "is" if len(left_out) == 1 else "are"
-    remark = f"pictures: {len(left_out)} of {total} {verb} bad and left out{named([*left_out])}."
-    return dataset, [remark]
+    reasons = " ".join(list(left_out.values())[:NAMED])
+    more = (
+        f" {len(left_out) - NAMED} more have reasons of their own." if len(left_out) > NAMED else ""
+    )
+    return dataset, [
+        f"pictures: {len(left_out)} of {total} {verb} bad and left out{named([*left_out])}: "
+        f"{reasons}{more}"
+    ]
 
 
 class _Resumed:
