@@ -311,6 +311,7 @@ def distill(
     text_encoder: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    say: Say = _silent,
     quiet: bool = True,
 ) -> ModelConfig:
     """Teach a student to make a model's pictures in one or a few steps, and save it in `out`.
@@ -334,7 +335,7 @@ def distill(
         resume,
         quiet,
     )
-    return run_distillation(job, _boot_learner(_installed(backend)))
+    return run_distillation(job, _boot_learner(_installed(backend)), say)
 
 
 def convert(

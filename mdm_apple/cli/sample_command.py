@@ -164,7 +164,9 @@ def command(request: SampleRequest, output: Output) -> None:
     if task.remark is not None:
         output.say(task.remark)
     folder, stop_at = opening.named.path, task.settings.stop_at
-    for remark in remarks(folder, opening.config, sampler, task.prompts, stop_at):
+    for remark in remarks(
+        folder, opening.config, sampler, task.prompts, stop_at, request.text_encoder
+    ):
         output.say(remark)
     if not request.seeds and like is None:
         output.say(f"seed {task.prompts[0].seed}")

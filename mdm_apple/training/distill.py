@@ -15,6 +15,7 @@ from threading import Event
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import from_dict
+from mdm_apple.config.types import Say
 from mdm_apple.data.batches import BatchPlan
 from mdm_apple.data.dataset import hash_fields
 from mdm_apple.errors import MdmError
@@ -22,6 +23,7 @@ from mdm_apple.sampling.settings import student_sampling, write_sampling
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
@@ -56,13 +58,22 @@ class DistillJob:
 OpenBootLearner = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
 
 
-def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
-    """Distil and return the saved configuration. Raises MdmError."""
+def distill(
+    job: DistillJob, open_learner: OpenBootLearner, say: Say = lambda _: None
+) -> ModelConfig:
+    """Distil and return the saved configuration. Raises MdmError.
+
+    say: told what the student does not see of its captions.
+    """
     refuse_running(job.out)
     teacher = model_folder.load_model_config(job.teacher)
     sha256 = teacher_sha256(job.teacher)
     config = _with_source(student_config(teacher, job.boot), sha256)
     captions = captions_of(job, config)
+    if teacher.text is not None:
+        tokenizer = tokenizer_in_use(job.teacher, teacher, job.text_encoder)
+        for remark in unread_remarks("captions", captions, tokenizer, teacher.text.max_tokens):
+            say(remark)
     meta = {
         "train": dataclasses.asdict(job.train),
         "boot": dataclasses.asdict(job.boot),
@@ -77,7 +88,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
         start, snapshot = resumed
         learner.restore(snapshot)
     encoder = model_folder.averaged_encoder(job.teacher)
-    tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
+    own_tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
     saved = Event()
 
     def save(snapshot: Snapshot, done: int) -> None:
@@ -87,7 +98,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
             snapshot.weights,
             ema=snapshot.ema,
             text_encoder=encoder,
-            tokenizer=tokenizer,
+            tokenizer=own_tokenizer,
             training=model_folder.Training(dict(snapshot.optimizer), {**meta, "step": done}),
         )
         if not saved.is_set() and config.text is not None:

@@ -23,6 +23,7 @@ from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage import model_folder
 from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.picture_record import write_record
@@ -47,9 +48,8 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     for remark in (*dataset.warnings, *lineup.remarks):
         say(remark)
     config, tokenizer = starting_model(job, dataset)
-    cut = cut_captions(config, dataset, tokenizer)
-    if cut is not None:
-        say(cut)
+    for remark in unread_captions(config, job, dataset, tokenizer):
+        say(remark)
     start = starting_point(job, config)
     learner = open_learner(config, job, tokenizer, start)
     if start.snapshot is not None:
@@ -76,19 +76,17 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
     )
 
 
-def cut_captions(config: ModelConfig, dataset: Dataset, tokenizer: Tokenizer | None) -> str | None:
-    """A sentence on the captions that are longer than the model reads; None if all fit."""
-    if tokenizer is None or config.text is None:
-        return None
-    limit, captions = config.text.max_tokens, dict.fromkeys(dataset.captions())
-    cut = [(c, end) for c in captions if (end := tokenizer.unread(c, limit).cut)]
-    if not cut:
-        return None
-    caption, end = cut[0]
-    return (
-        f"captions: {len(cut)} of {len(captions)} are longer than the {limit} tokens that the "
-        f"model reads; of {caption[:60]!r} it does not see {end[:60]!r}."
-    )
+def unread_captions(
+    config: ModelConfig, job: Job, dataset: Dataset, tokenizer: Tokenizer | None
+) -> list[str]:
+    """Sentences on what the model does not see of its captions.
+
+    tokenizer: of a trainable encoder; None for a frozen one, which has its own.
+    """
+    if config.text is None:
+        return []
+    used = tokenizer or tokenizer_in_use(job.init or job.out, config, job.text_encoder)
+    return unread_remarks("captions", dataset.captions(), used, config.text.max_tokens)
 
 
 def job_pictures(job: Job) -> Dataset:
