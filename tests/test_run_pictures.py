@@ -300,3 +300,37 @@ def test_only_folders_have_bad_pictures(torch: Backend, tmp_path: Path) -> None:
             torch,
             dataclasses.replace(job(tmp_path / "run", Path("x"), skip_bad=True), data="twemoji"),
         )
+
+
+def test_a_caption_whose_picture_is_left_out_is_no_mistake(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    captions = (CAPTIONS[0], CAPTIONS[1], CAPTIONS[2])
+    whole = png(data, 1).read_bytes()
+    png(data, 1).write_bytes(b"none")
+    task = job(tmp_path / "run", data, captions=captions, skip_bad=True)
+    said, seen = run(torch, dataclasses.replace(task, train=_steps(2)))
+    assert any("1 of 3 is bad and left out (01.png)" in text for text in said)
+    assert set(seen) <= {captions[0], captions[2]}
+    unknown = dataclasses.replace(task, out=tmp_path / "new", captions=("of none",))
+    assert "no picture has the caption 'of none'" in refusal(torch, unknown)
+    only = dataclasses.replace(unknown, captions=captions[1:2])
+    assert "every picture with these captions is left out" in refusal(torch, only)
+    png(data, 1).write_bytes(whole)
+
+
+def test_a_recorded_caption_whose_picture_is_gone_is_no_mistake(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    used = {ORDER[step] for step in range(2)}
+    rows = [*sorted(used), LATER]
+    task = job(tmp_path / "run", data, captions=tuple(CAPTIONS[row] for row in rows))
+    order = BatchPlan(len(rows), 1, SETTINGS.seed)
+    gone = rows[int(order.indices(1)[0])]  # the first step does not look at it
+    assert gone != rows[int(order.indices(0)[0])]
+    run(torch, dataclasses.replace(task, train=_steps(1)))
+    png(data, gone).unlink()
+    png(data, gone).with_suffix(".txt").unlink()
+    again = dataclasses.replace(task, resume=True, train=_steps(3))
+    said, _ = run(torch, again)
+    assert any(f"({gone:02d}.png)" in text for text in said)

@@ -20,7 +20,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     renamed,
 )
-from mdm_apple.cli.picture_files import PictureFiles
+from mdm_apple.cli.picture_files import PictureFiles, begun_seed
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.types import Bits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
@@ -231,7 +231,9 @@ def _task(request: SampleRequest, like: Recipe | None) -> Task:
         precision, quantize = precision or like.precision, quantize or like.quantize
     if not texts:
         raise MdmError('prompt: say what to draw, as in mdm sample "red heart", or give --like.')
-    seeds = seeds or (random_seed(),)
+    if not seeds:
+        begun = None if request.overwrite else begun_seed(request.out, texts, negative)
+        seeds = (random_seed() if begun is None else begun,)
     prompts = [Prompt(text, seed, negative) for text in texts for seed in seeds]
     model, remark = _default_model(settings, bool(negative), request.previews, like)
     if request.model is not None:

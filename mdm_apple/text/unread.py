@@ -44,8 +44,8 @@ def unread_remarks(
     elif cut:
         text, end = cut[0]
         remarks.append(
-            f"{name}: {len(cut)} of {len(texts)} are longer than the {max_tokens} tokens that the model reads; "
-            f"of {_short(text)} it does not see {_short(end)}."
+            f"{name}: {len(cut)} of {len(texts)} are longer than the {max_tokens} tokens that the "
+            f"model reads; of {_short(text)} it does not see {_short(end)}."
         )
     if unknown and len(unknown) == 1 and name == "prompt":
         remarks.append(f"prompt: the model knows no token for {unknown[0][1]!r}.")

@@ -13,7 +13,9 @@ import numpy as np
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.data.caption_layout import list_captions
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
+from mdm_apple.data.folder_tree import scan
 from mdm_apple.data.open import open_dataset
 from mdm_apple.data.read_picture import shown
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -26,7 +28,7 @@ from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
-from mdm_apple.training.picture_record import write_record
+from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
 from mdm_apple.training.run_folder import as_it_was, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
@@ -98,7 +100,24 @@ def job_pictures(job: Job) -> Dataset:
         skin_tones=job.skin_tones,
         skip_bad=job.skip_bad,
     )
-    return dataset if job.captions is None else with_captions(dataset, job.captions)
+    if job.captions is None:
+        return dataset
+    unknown = set(job.captions) - set(dataset.captions())
+    left_out = _captions_left_out(job, dataset) if unknown else set[str]()
+    return with_captions(dataset, job.captions, left_out)
+
+
+def _captions_left_out(job: Job, dataset: Dataset) -> set[str]:
+    """The captions of bad pictures of a folder, and of pictures that a run had when it began."""
+    found = set[str]()
+    if dataset.left_out and isinstance(job.data, str):
+        pairs = list_captions(scan(Path(job.data).resolve())).pairs
+        found |= {caption for name, caption in pairs if name in dataset.left_out}
+    if job.resume and dataset.files:
+        saved = model_folder.load_training_meta(job.out)
+        record = read_record(job.out, saved.get("pictures"))
+        found |= {noted.caption for noted in record.pictures} if record is not None else set()
+    return found
 
 
 class Run:

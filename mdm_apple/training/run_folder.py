@@ -13,7 +13,7 @@ from threading import Event, current_thread, main_thread
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.atomic_folder import SAVING
 from mdm_apple.storage.file_lock import try_lock
-from mdm_apple.storage.files import partial_name, remove_empty
+from mdm_apple.storage.files import is_system_file, partial_name, remove_empty
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.loop import SAMPLES
 from mdm_apple.training.metrics import EVENTS, METRICS
@@ -87,7 +87,7 @@ def killed_unsaved(out: Path) -> bool:
     """
     if not (out / LOCK).is_file():
         return False
-    names = [item.name for item in out.iterdir()]
+    names = [item.name for item in out.iterdir() if not is_system_file(item.name)]
     return all(name in EARLY or partial_name(name) in EARLY for name in names)
 
 

@@ -187,7 +187,7 @@ def _check_text(job: Job) -> None:
 
 def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
     """The tokenizer of a trainable encoder."""
-    text = job.config.text
+    text = _as_trained(job).text
     if text is None or not text.trainable:
         return None
     source = job.out if job.resume else job.init or job.grow
@@ -205,8 +205,17 @@ def new_or_saved_tokenizer(
         return None
     if source is not None:
         _check_encoder(source)
-        return Tokenizer(model_folder.load_tokenizer(source), lowercase=text.lowercase)
-    return train_tokenizer(captions, text.encoder.vocab_size, lowercase=text.lowercase)
+        return Tokenizer(
+            model_folder.load_tokenizer(source),
+            lowercase=text.lowercase,
+            null_prompt=text.null_prompt,
+        )
+    return train_tokenizer(
+        captions,
+        text.encoder.vocab_size,
+        lowercase=text.lowercase,
+        null_prompt=text.null_prompt,
+    )
 
 
 def _as_trained(job: Job) -> ModelConfig:

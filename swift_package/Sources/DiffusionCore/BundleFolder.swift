@@ -201,7 +201,8 @@ public struct BundleFolder: Sendable {
 
   private static let systemFiles: Set = [
     ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
-    "thumbs.db", "desktop.ini", "__macosx", "@eadir",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir",
+    ".appledouble", ".apdisk", "$recycle.bin", "system volume information",
   ]
 
   /// All files of the folder with their sizes. Refuses links and devices.
