@@ -117,8 +117,8 @@ def train(
     captions: Sequence[str] | None = None,
     features: Path | None = None,
     text_encoder: Path | None = None,
-    background: Background = "white",
-    skin_tones: bool = False,
+    background: Background | None = None,
+    skin_tones: bool | None = None,
     skip_bad: bool = False,
     workers: int = 1,
     tensorboard: bool = False,
@@ -136,7 +136,8 @@ def train(
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
-        captions: train only on pictures with these. skip_bad: decode all pictures first, and leave
+        captions: train only on pictures with these. background: None is white. A resumed run has
+            these two, `skin_tones`, `features` and `text_encoder` from its start. skip_bad: decode all pictures first, and leave
             out those that cannot be decoded; so does the run when it is resumed.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.

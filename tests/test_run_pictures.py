@@ -334,3 +334,38 @@ def test_a_recorded_caption_whose_picture_is_gone_is_no_mistake(
     again = dataclasses.replace(task, resume=True, train=_steps(3))
     said, _ = run(torch, again)
     assert any(f"({gone:02d}.png)" in text for text in said)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_resumed_run_has_the_options_that_it_was_started_with(
+    torch: Backend, data: Path, tmp_path: Path, named: bool
+) -> None:
+    task = job(tmp_path / "run", data, captions=tuple(CAPTIONS[:3]))
+    run(torch, dataclasses.replace(task, train=_steps(2)))
+    again = dataclasses.replace(task, resume=True, train=_steps(6))
+    if not named:
+        again = dataclasses.replace(again, captions=None)
+    _, seen = run(torch, again)
+    assert set(seen) <= set(CAPTIONS[:3])
+    other = dataclasses.replace(again, captions=tuple(CAPTIONS[:2]))
+    assert refusal(torch, other).startswith("captions: the run in ")
+    assert "leave out --captions" in refusal(torch, other)
+    colored = dataclasses.replace(again, background="color")
+    assert refusal(torch, colored).startswith("background: the run in ")
+
+
+def test_a_run_that_noted_no_options_takes_those_that_are_given(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    task = job(out, data, captions=tuple(CAPTIONS[:3]))
+    run(torch, dataclasses.replace(task, train=_steps(2)))
+    notes = json.loads((out / "training.json").read_text())
+    options = notes.pop("options")
+    assert options == {"captions": list(CAPTIONS[:3])}
+    (out / "training.json").write_text(json.dumps(notes))
+    run(torch, dataclasses.replace(task, resume=True, train=_steps(3)))
+    for damaged in ([1], {"captions": "a"}, {"captions": [1]}, {"x": 1}, {"background": "red"}):
+        (out / "training.json").write_text(json.dumps(notes | {"options": damaged}))
+        again = dataclasses.replace(task, resume=True, train=_steps(3))
+        assert "training.json is damaged" in refusal(torch, again)

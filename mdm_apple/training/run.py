@@ -26,13 +26,22 @@ from mdm_apple.storage import model_folder
 from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
+from mdm_apple.training.chosen_data import OPTIONS
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
 from mdm_apple.training.run_folder import as_it_was, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
-from mdm_apple.training.start import Job, Start, check_job, starting_model, starting_point
+from mdm_apple.training.start import (
+    Job,
+    Start,
+    as_started,
+    check_job,
+    chosen_data,
+    starting_model,
+    starting_point,
+)
 
 GRID_PROMPTS = 16
 GRID_STEPS = 20
@@ -44,7 +53,7 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
     """Train and write the model folder. Raises MdmError."""
     check_job(job)
-    job = dataclasses.replace(job, skip_bad=skips_bad(job))
+    job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
     dataset = lineup.dataset
     for remark in (*dataset.warnings, *lineup.remarks):
@@ -96,8 +105,8 @@ def job_pictures(job: Job) -> Dataset:
     dataset = open_dataset(
         job.data,
         job.config.side,
-        background=job.background,
-        skin_tones=job.skin_tones,
+        background=job.background or "white",
+        skin_tones=bool(job.skin_tones),
         skip_bad=job.skip_bad,
     )
     if job.captions is None:
@@ -183,6 +192,7 @@ class Run:
         state = {
             "train": dataclasses.asdict(self._job.train),
             "data": data if isinstance(data, str) else type(data).__name__,
+            OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
             "step": done,
         }
