@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from mdm_apple.data.batches import Batch, BatchPlan
 from mdm_apple.data.dataset import DataError
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training_meta
+from mdm_apple.training.chosen_data import ChosenData
 from mdm_apple.training.learner import StepMetrics
 from mdm_apple.training.picture_record import PICTURES
 from mdm_apple.training.run import run_job
@@ -364,8 +366,22 @@ def test_a_run_that_noted_no_options_takes_those_that_are_given(
     options = notes.pop("options")
     assert options == {"captions": list(CAPTIONS[:3])}
     (out / "training.json").write_text(json.dumps(notes))
+    hashes = json.loads((out / "hashes.json").read_text())
+    written = (out / "training.json").read_bytes()
+    hashes["training.json"] |= {
+        "sha256": hashlib.sha256(written).hexdigest(),
+        "bytes": len(written),
+    }
+    (out / "hashes.json").write_text(json.dumps(hashes))
     run(torch, dataclasses.replace(task, resume=True, train=_steps(3)))
     for damaged in ([1], {"captions": "a"}, {"captions": [1]}, {"x": 1}, {"background": "red"}):
         (out / "training.json").write_text(json.dumps(notes | {"options": damaged}))
         again = dataclasses.replace(task, resume=True, train=_steps(3))
         assert "training.json is damaged" in refusal(torch, again)
+
+
+def test_a_very_long_list_of_captions_is_noted_but_not_kept(tmp_path: Path) -> None:
+    long = ChosenData(("x" * (1 << 20), "y"))
+    saved = {"options": long.as_json()}
+    assert saved == {"options": {"captions": True}}
+    assert long.resumed(saved, tmp_path) == long

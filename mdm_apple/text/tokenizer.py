@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import NullPrompt
 from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
-from mdm_apple.storage.files import atomic_file
+from mdm_apple.storage.files import atomic_file, is_lfs_pointer
 from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
 from mdm_apple.text.captions import MAX_CAPTION_CHARACTERS, clean_caption
 
@@ -254,6 +254,8 @@ def _load_processor(model: bytes, where: str) -> Any:
         loaded = bool(model) and processor.LoadFromSerializedProto(model)
     except (RuntimeError, OSError, ValueError):  # the last: a piece that is not UTF-8
         loaded = False
+    if is_lfs_pointer(model[:64]):
+        raise TextError(f"{where}: a Git LFS pointer, not the file itself; run git lfs pull.")
     if not loaded:
         raise TextError(f"{where}: not a SentencePiece model; expected one like T5's.")
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())

@@ -7,7 +7,7 @@ take what is given, or the defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from mdm_apple.config.types import Background
 from mdm_apple.errors import ConfigError, MdmError
 
 OPTIONS = "options"  # in training.json
+MAX_CAPTIONS = 1 << 20  # characters; of longer lists a save notes only that there was one
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ChosenData:
     def as_json(self) -> dict[str, object]:
         """Values for training.json; paths are absolute, as the next command may run elsewhere."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if sum(map(len, self.captions or ())) > MAX_CAPTIONS:
+            values["captions"] = True
         return {
             name: str(value.absolute()) if isinstance(value, Path) else value
             for name, value in values.items()
@@ -44,7 +47,9 @@ class ChosenData:
         """
         if OPTIONS not in saved:
             return self
-        before = _from_json(saved[OPTIONS], out)
+        before, listed = _from_json(saved[OPTIONS], out)
+        if not listed:
+            before = replace(before, captions=self.captions)
         for name, default in (("captions", None), ("background", "white"), ("skin_tones", False)):
             had, now = getattr(before, name), getattr(self, name)
             if now is not None and now != (default if had is None else had):
@@ -62,10 +67,13 @@ class ChosenData:
         )
 
 
-def _from_json(values: object, out: Path) -> ChosenData:
+def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
+    """The options of a save, and whether it lists the captions, if there were any."""
     try:
         known = cast("dict[str, Any]", dict(cast("dict[str, Any]", values)))
         captions = known.pop("captions", None)
+        unlisted = captions is True
+        captions = None if unlisted else captions
         paths = {name: known.pop(name, None) for name in ("features", "text_encoder")}
         background, skin_tones = known.pop("background", None), known.pop("skin_tones", None)
         listed = None if captions is None else tuple(captions)
@@ -81,4 +89,4 @@ def _from_json(values: object, out: Path) -> ChosenData:
     except (TypeError, ValueError):
         raise MdmError(f"{out}: training.json is damaged; start anew with --init.") from None
     features, encoder = (None if path is None else Path(path) for path in paths.values())
-    return ChosenData(listed, background, skin_tones, features, encoder)
+    return ChosenData(listed, background, skin_tones, features, encoder), not unlisted

@@ -29,6 +29,7 @@ from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.run_folder import (
     as_it_was,
+    last_save,
     refuse_changes,
     refuse_running,
     steps_done,
@@ -80,6 +81,9 @@ def distill(
         "teacher": sha256,
         "captions": hash_fields(captions),
     }
+    if job.resume:
+        finish_save(job.out)
+    begun_from = last_save(job.out)
     resumed = _resumed(job, config, meta) if job.resume else None
     learner = open_learner(config, job)
     check_mixing(job.train, config.diffusion, learner.world)
@@ -110,7 +114,7 @@ def distill(
     draws = BootDraws(captions, plan, config.sides, steps, job.boot)
     rows = rows_of(job.train, learner.rank, learner.world)
     batches = (draws.batch(step, rows) for step in range(start, job.train.steps))
-    place = as_it_was(job.out, saved) if learner.rank == 0 else nullcontext()
+    place = as_it_was(job.out, saved, begun_from) if learner.rank == 0 else nullcontext()
     with stop_on_interrupt() as stop, place:
         train(learner, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
     if learner.rank == 0 and config.distilled is not None:
@@ -167,7 +171,6 @@ def _resumed(
 ) -> tuple[int, Snapshot]:
     """Steps done and the state after them; refuses to continue a run with other settings."""
     out = job.out
-    finish_save(out)
     verify_files(out)
     state = model_folder.load_training(out)
     where = f"{out}: training.json"

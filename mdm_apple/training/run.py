@@ -31,7 +31,7 @@ from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
-from mdm_apple.training.run_folder import as_it_was, stop_on_interrupt
+from mdm_apple.training.run_folder import as_it_was, last_save, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
 from mdm_apple.training.start import (
     Job,
@@ -53,6 +53,7 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
     """Train and write the model folder. Raises MdmError."""
     check_job(job)
+    begun_from = last_save(job.out)
     job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
     dataset = lineup.dataset
@@ -68,7 +69,7 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     run = None
     try:
         run = Run(job, config, lineup, tokenizer, learner)
-        run.train(start.step)
+        run.train(start.step, begun_from)
     except BadPictureError as error:
         goes_on = job.resume or (run is not None and run.has_saved)
         raise _with_advice(error, job, goes_on) from None
@@ -166,10 +167,13 @@ class Run:
         """Whether the folder holds a save of this run."""
         return self._saved.is_set()
 
-    def train(self, first_step: int) -> None:
-        """Run all steps from `first_step` on; a failure before the first save leaves no trace."""
+    def train(self, first_step: int, begun_from: bytes | None) -> None:
+        """Run all steps from `first_step` on; a failure before the first save leaves no trace.
+
+        begun_from: see `as_it_was`.
+        """
         job, learner = self._job, self.learner
-        place = as_it_was(job.out, self._saved) if learner.rank == 0 else nullcontext()
+        place = as_it_was(job.out, self._saved, begun_from) if learner.rank == 0 else nullcontext()
         with self._loader(first_step) as loader, stop_on_interrupt() as stop, place:
             train(
                 learner,

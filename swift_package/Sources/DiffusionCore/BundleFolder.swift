@@ -185,7 +185,9 @@ public struct BundleFolder: Sendable {
         throw MatryoshkaError.damagedBundle(file: path, reason: "is not listed in the manifest")
       }
       guard size == expected else {
-        throw MatryoshkaError.damagedBundle(file: path, reason: "has \(size) bytes, not \(expected)")
+        let pointer = GitPointer.isFile(url.appending(path: path))
+        throw MatryoshkaError.damagedBundle(
+          file: path, reason: pointer ? GitPointer.reason : "has \(size) bytes, not \(expected)")
       }
     }
     if let missing = listed.keys.min() {
