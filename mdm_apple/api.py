@@ -137,8 +137,9 @@ def train(
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
         captions: train only on pictures with these. background: None is white. A resumed run has
-            these two, `skin_tones`, `features` and `text_encoder` from its start. skip_bad: decode all pictures first, and leave
-            out those that cannot be decoded; so does the run when it is resumed.
+            these two, `skin_tones`, `features` and `text_encoder` from its start.
+        skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
+            the run when it is resumed.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.
 

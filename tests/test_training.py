@@ -677,6 +677,15 @@ def test_what_fails_between_steps_costs_no_step(
     assert load_training(tmp_path / "run").meta["step"] == 4
 
 
+def test_a_batch_that_no_memory_can_hold_is_refused(pictures: Path, tmp_path: Path) -> None:
+    torch = BACKENDS["torch"]()
+    task = job(tmp_path / "run", pictures)
+    huge = dataclasses.replace(task.train, batch_size=10**9)
+    with pytest.raises(ConfigError, match="pictures at once need about .* lower it"):
+        run(torch, dataclasses.replace(task, train=huge))
+    assert not task.out.exists()
+
+
 def test_a_save_by_another_run_since_the_beginning_is_refused(
     pictures: Path, tmp_path: Path
 ) -> None:

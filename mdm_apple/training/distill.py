@@ -27,6 +27,7 @@ from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
+from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.run_folder import (
     as_it_was,
     last_save,
@@ -87,6 +88,7 @@ def distill(
     resumed = _resumed(job, config, meta) if job.resume else None
     learner = open_learner(config, job)
     check_mixing(job.train, config.diffusion, learner.world)
+    check_memory(config, job.train, learner.world)
     start = 0
     if resumed is not None:
         start, snapshot = resumed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
@@ -76,7 +76,7 @@ def train(
 
         for index in range(start, config.steps):
             with _kept(keep, index):  # a bad picture is no reason to lose the steps before it
-                batch = next(batches)
+                batch = _read(batches, learner)
             metrics = learner.step(batch, index)
             seen += config.batch_size
             done = index + 1
@@ -109,6 +109,21 @@ def train(
                 raise TrainingStoppedError(
                     f"stopped after step {done} and saved; go on with --resume."
                 )
+
+
+def _read(batches: Iterator[Rows], learner: Learner[Rows]) -> Rows:
+    """This process's rows of the next step; if one process cannot read its rows, all raise.
+
+    A process that waited for the others' gradients would lose its steps.
+    """
+    try:
+        batch = next(batches)
+    except Exception:
+        learner.any_asked(True)
+        raise
+    if learner.any_asked(False):
+        raise TrainingStoppedError("stopped, because another process could not read its pictures.")
+    return batch
 
 
 @contextmanager

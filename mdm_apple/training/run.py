@@ -29,6 +29,7 @@ from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.chosen_data import OPTIONS
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
+from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
 from mdm_apple.training.run_folder import as_it_was, last_save, stop_on_interrupt
@@ -146,6 +147,7 @@ class Run:
     ) -> None:
         """Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
+        check_memory(config, job.train, learner.world)
         self.config, self.learner = config, learner
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
         self._dataset = lineup.dataset

@@ -118,7 +118,8 @@ def stop_on_interrupt() -> Generator[Event]:
     """Ctrl-C and SIGTERM save after the current step; a later one of them ends at once.
 
     What comes within TOGETHER of the first is taken for the same wish: torchrun and Slurm send
-    SIGTERM twice. Python gives signals to the main thread alone. A run on another thread is left as it is.
+    SIGTERM twice. Python gives signals to the main thread alone. A run on another thread is left as
+    it is.
     """
     stop = Event()
     if current_thread() is not main_thread():
