@@ -70,7 +70,7 @@ class ChosenData:
 def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
     """The options of a save, and whether it lists the captions, if there were any."""
     try:
-        known = cast("dict[str, Any]", dict(cast("dict[str, Any]", values)))
+        known = dict(cast("dict[str, Any]", values))
         captions = known.pop("captions", None)
         unlisted = captions is True
         captions = None if unlisted else captions
