@@ -677,10 +677,13 @@ def test_what_fails_between_steps_costs_no_step(
     assert load_training(tmp_path / "run").meta["step"] == 4
 
 
-def test_a_batch_that_no_memory_can_hold_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_batch_that_no_memory_can_hold_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdm_apple.training.memory_estimate.machine_memory", lambda: 16 * 10**9)
     torch = BACKENDS["torch"]()
     task = job(tmp_path / "run", pictures)
-    huge = dataclasses.replace(task.train, batch_size=10**9)
+    huge = dataclasses.replace(task.train, batch_size=1 << 20)
     with pytest.raises(ConfigError, match=r"pictures at once need about .* lower it"):
         run(torch, dataclasses.replace(task, train=huge))
     assert not task.out.exists()
