@@ -117,8 +117,8 @@ def train(
     captions: Sequence[str] | None = None,
     features: Path | None = None,
     text_encoder: Path | None = None,
-    background: Background = "white",
-    skin_tones: bool = False,
+    background: Background | None = None,
+    skin_tones: bool | None = None,
     skip_bad: bool = False,
     workers: int = 1,
     tensorboard: bool = False,
@@ -136,8 +136,10 @@ def train(
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
-        captions: train only on pictures with these. skip_bad: decode all pictures first, and leave
-            out those that cannot be decoded; so does the run when it is resumed.
+        captions: train only on pictures with these. background: None is white. A resumed run has
+            these two, `skin_tones`, `features` and `text_encoder` from its start.
+        skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
+            the run when it is resumed.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.
 
@@ -311,6 +313,7 @@ def distill(
     text_encoder: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    say: Say = _silent,
     quiet: bool = True,
 ) -> ModelConfig:
     """Teach a student to make a model's pictures in one or a few steps, and save it in `out`.
@@ -334,7 +337,7 @@ def distill(
         resume,
         quiet,
     )
-    return run_distillation(job, _boot_learner(_installed(backend)))
+    return run_distillation(job, _boot_learner(_installed(backend)), say)
 
 
 def convert(

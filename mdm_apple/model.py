@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Unpack, overload
 
@@ -13,6 +14,7 @@ from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
 from mdm_apple.sampling.generate import Prompt, generate, random_seed
 from mdm_apple.sampling.picture import Picture, StepPreview
 from mdm_apple.sampling.pictures import Recipe, to_pixels
+from mdm_apple.sampling.remarks import unread
 from mdm_apple.sampling.settings import SampleSettings, SettingWords
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.version import __version__
@@ -79,7 +81,7 @@ class Model:
                 the pictures are the clean estimates so far, without a recipe.
             filters: see `mdm_apple.sampling.filters`.
 
-        Raises MdmError for what the model cannot do.
+        Warns if the model does not see all of the text. Raises MdmError for what it cannot do.
         """
         in_range("n", n, 1, MAX_PICTURES)
         count = n or 1
@@ -87,6 +89,8 @@ class Model:
         asked = SampleSettings(**settings)
         first = random_seed(count) if seed is None else seed
         prompts = [Prompt(prompt, first + k, negative) for k in range(count)]
+        self._opening.check(asked, prompts)
+        self._warn(prompts[0])
         made = list(self.pictures(prompts, asked, progress=progress, filters=filters))
         return made[0] if n is None else made
 
@@ -103,6 +107,7 @@ class Model:
         asked = SampleSettings(**settings)
         prompts = [Prompt(prompt, random_seed() if seed is None else seed, negative)]
         config = self._check(asked, prompts, filters)
+        self._warn(prompts[0])
         for step in generate(self.runtime, prompts, config, asked.stop_at):
             shown = _preview(step.index, step.total, step.final or step.x0)
             check_pictures(filters, shown.levels)
@@ -183,6 +188,12 @@ class Model:
     ) -> SamplerConfig:
         check_prompts(filters, [p.text for p in prompts])
         return self._opening.check(settings, prompts)
+
+    def _warn(self, prompt: Prompt) -> None:
+        """Warn of what the model does not see, where `__call__` or `steps` was called."""
+        encoder = self._opening.options.text_encoder
+        for remark in unread(self._opening.named.path, self.config, [prompt], encoder):
+            warnings.warn(remark, stacklevel=3)
 
     def _finished(
         self,

@@ -195,6 +195,18 @@ def test_input_that_nothing_provides_is_refused(copied: Path) -> None:
         Bundle.open(copied)
 
 
+def test_the_padding_that_is_seen_is_no_input_where_all_of_it_is(copied: Path) -> None:
+    def taking_it(manifest: Manifest) -> Manifest:
+        first, *rest = manifest.packages
+        seen = dataclasses.replace(first.inputs[0], name="text_seen")
+        first = dataclasses.replace(first, inputs=(*first.inputs, seen))
+        return dataclasses.replace(manifest, packages=(first, *rest))
+
+    rewrite(copied, taking_it)
+    with pytest.raises(BundleError, match="takes 'text_seen', but no earlier package has it"):
+        Bundle.open(copied)
+
+
 def test_opening_a_package_by_coremltools_leaves_the_bundle_intact(copied: Path) -> None:
     with quiet_coremltools() as coremltools:
         coremltools.models.MLModel(str(copied / "conditioning.mlpackage"), skip_model_load=True)
@@ -268,7 +280,12 @@ def test_readme_of_other_bundles_says_what_these_need(tiny_bundle: Bundle) -> No
 
 
 @pytest.mark.parametrize(
-    "name", [".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini", "__MACOSX/._manifest.json"]
+    "name",
+    [
+        *(".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini", "__MACOSX/._manifest.json"),
+        *("ehthumbs.db", "$RECYCLE.BIN/x", "System Volume Information/x", ".AppleDouble/x"),
+        ".apdisk",
+    ],
 )
 def test_files_of_operating_systems_are_no_part_of_a_bundle(
     tiny_bundle: Bundle, tmp_path: Path, name: str

@@ -422,6 +422,7 @@ def test_a_bundle_that_another_process_makes_is_refused(tmp_path: Path) -> None:
         ([".lock", "metrics.jsonl", "mine.txt"], True),
         ([".lock", "training.json"], True),
         (["metrics.jsonl"], True),
+        ([".lock", "metrics.jsonl", ".DS_Store"], False),
     ],
 )
 def test_a_run_that_was_killed_before_its_first_save_is_not_in_the_way(

@@ -19,7 +19,12 @@ from mdm_apple.cli import group
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.bundle.golden import read_golden
-from mdm_apple.conversion.compress.choose_bits import recipe_reaching, recipe_within, variant_recipe
+from mdm_apple.conversion.compress.choose_bits import (
+    recipe_for,
+    recipe_reaching,
+    recipe_within,
+    variant_recipe,
+)
 from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
 from mdm_apple.conversion.compress.knapsack import frontier
 from mdm_apple.conversion.compress.palettize import (
@@ -262,6 +267,17 @@ def test_quality_budget_gives_the_smallest_that_reaches_it(measured: Sensitivity
 def test_impossible_budget_is_refused_with_the_least(measured: Sensitivity) -> None:
     with pytest.raises(ConversionError, match=r"0.01 MB is too small .* at least \d+\.\d{3,} MB"):
         recipe_within(measured, 10_000, "mixed")
+
+
+def test_the_least_budget_that_a_refusal_names_is_accepted(measured: Sensitivity) -> None:
+    for odd in range(1, 5):  # whatever the last digits of the size are
+        larger = dataclasses.replace(measured, fixed_bytes=measured.fixed_bytes + 10**8 + odd)
+        with pytest.raises(ConversionError) as refused:
+            recipe_for(larger, None, 0.01, None)
+        least = float(str(refused.value).split("at least ")[1].split()[0])
+        assert recipe_for(larger, None, least, None).bytes <= least * 1e6
+        with pytest.raises(ConversionError):
+            recipe_for(larger, None, least - 0.001, None)
 
 
 def test_measurements_come_back_from_their_file(

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from backends import Backend
 from click.testing import CliRunner
-from small import CAPTIONS, around, noisy_images, plain, random_state, random_text
+from small import (
+    CAPTIONS,
+    around,
+    longest_model,
+    noisy_images,
+    plain,
+    random_state,
+    random_text,
+    save_random_model,
+)
 
 from mdm_apple.cli import group
 from mdm_apple.config.model import ModelConfig, TextConfig
@@ -29,6 +38,7 @@ from mdm_apple.storage.model_folder import load_model_config, save_config
 from mdm_apple.text.feature_cache import FeatureCache
 from mdm_apple.text.padding import seen_padding
 from mdm_apple.text.tokenizer import TextError, Tokenizer, train_tokenizer
+from mdm_apple.training.start import new_or_saved_tokenizer
 
 pytest_plugins = ["bundles"]
 
@@ -108,8 +118,26 @@ def test_the_null_prompt_is_the_end_or_a_space_and_the_end(tokenizer: Tokenizer)
     (piece, end), again = space.tokens("", 8), space.tokens(" ", 8)
     assert (end, again) == (1, [piece, 1])
     assert piece > 2
+    assert space.tokens("\u200b", 8) == [piece, 1]  # cleaned it is not empty, but it has no token
+    assert tokenizer.tokens("\u200b", 8) == [1]
     assert space.tokens("red heart", 8) == tokenizer.tokens("red heart", 8)
     assert space.lengths(["", "red heart"], 2).tolist() == [2, 2]
+
+
+def test_training_begins_with_the_null_prompt_that_sampling_has(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = save_random_model(tmp_path / "model", longest_model())
+    text = load_model_config(model).text
+    assert text is not None
+    for source in (None, model):
+        made = new_or_saved_tokenizer(text, source, CAPTIONS)
+        assert made is not None
+        assert len(made.tokens("", 8)) == 2
+        ending = dataclasses.replace(text, null_prompt="end")
+        made = new_or_saved_tokenizer(ending, source, CAPTIONS)
+        assert made is not None
+        assert made.tokens("", 8) == [1]
 
 
 def test_a_tokenizer_without_a_space_cannot_make_it(tokenizer: Tokenizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from train_process import (
 )
 
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.data.batches import BatchPlan
 from mdm_apple.storage.atomic_folder import finish_save
 
 
@@ -74,6 +76,28 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(
     alone, together = logged(one), logged(two)
     assert list(alone) == list(together) == list(range(20))
     assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
+
+
+def test_a_bad_picture_of_another_process_costs_no_step_before_it(
+    config_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data, out = Path(shutil.copytree(pictures, tmp_path / "data")), tmp_path / "out"
+    names = sorted(path.name for path in data.glob("*.png"))
+    plan = BatchPlan(len(names), 4, 5)
+    for bad in range(len(names)):  # one that the second process alone is the first to read
+        rows = [plan.indices(step).tolist() for step in range(8)]
+        at = next(step for step, row in enumerate(rows) if bad in row)
+        if at >= 1 and rows[at].index(bad) >= 2:
+            break
+    else:
+        raise AssertionError("there is such a picture")
+    (data / names[bad]).write_bytes((data / names[bad]).read_bytes()[:-30])
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    more = ("--validation-share", "0", "--save-every", "1000")
+    done = finish(arguments(config_file, data, out, 8, *more), launcher)
+    assert done.returncode != 0
+    assert f"{names[bad]}: cannot be read" in done.stderr
+    assert json.loads((out / "training.json").read_text())["step"] == at
 
 
 def test_processes_that_cannot_share_a_batch_are_refused_in_one_sentence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from mdm_apple.data.batches import Batch, BatchPlan
 from mdm_apple.data.dataset import DataError
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training_meta
+from mdm_apple.training.chosen_data import ChosenData
 from mdm_apple.training.learner import StepMetrics
 from mdm_apple.training.picture_record import PICTURES
 from mdm_apple.training.run import run_job
@@ -301,3 +303,86 @@ def test_only_folders_have_bad_pictures(torch: Backend, tmp_path: Path) -> None:
             torch,
             dataclasses.replace(job(tmp_path / "run", Path("x"), skip_bad=True), data="twemoji"),
         )
+
+
+def test_a_caption_whose_picture_is_left_out_is_no_mistake(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    captions = (CAPTIONS[0], CAPTIONS[1], CAPTIONS[2])
+    whole = png(data, 1).read_bytes()
+    png(data, 1).write_bytes(b"none")
+    task = job(tmp_path / "run", data, captions=captions, skip_bad=True)
+    said, seen = run(torch, dataclasses.replace(task, train=_steps(2)))
+    assert any("1 of 3 is bad and left out (01.png)" in text for text in said)
+    assert set(seen) <= {captions[0], captions[2]}
+    unknown = dataclasses.replace(task, out=tmp_path / "new", captions=("of none",))
+    assert "no picture has the caption 'of none'" in refusal(torch, unknown)
+    only = dataclasses.replace(unknown, captions=captions[1:2])
+    assert "every picture with these captions is left out" in refusal(torch, only)
+    png(data, 1).write_bytes(whole)
+
+
+def test_a_recorded_caption_whose_picture_is_gone_is_no_mistake(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    used = {ORDER[step] for step in range(2)}
+    rows = [*sorted(used), LATER]
+    task = job(tmp_path / "run", data, captions=tuple(CAPTIONS[row] for row in rows))
+    order = BatchPlan(len(rows), 1, SETTINGS.seed)
+    gone = rows[int(order.indices(1)[0])]  # the first step does not look at it
+    assert gone != rows[int(order.indices(0)[0])]
+    run(torch, dataclasses.replace(task, train=_steps(1)))
+    png(data, gone).unlink()
+    png(data, gone).with_suffix(".txt").unlink()
+    again = dataclasses.replace(task, resume=True, train=_steps(3))
+    said, _ = run(torch, again)
+    assert any(f"({gone:02d}.png)" in text for text in said)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_resumed_run_has_the_options_that_it_was_started_with(
+    torch: Backend, data: Path, tmp_path: Path, named: bool
+) -> None:
+    task = job(tmp_path / "run", data, captions=tuple(CAPTIONS[:3]))
+    run(torch, dataclasses.replace(task, train=_steps(2)))
+    again = dataclasses.replace(task, resume=True, train=_steps(6))
+    if not named:
+        again = dataclasses.replace(again, captions=None)
+    _, seen = run(torch, again)
+    assert set(seen) <= set(CAPTIONS[:3])
+    other = dataclasses.replace(again, captions=tuple(CAPTIONS[:2]))
+    assert refusal(torch, other).startswith("captions: the run in ")
+    assert "leave out --captions" in refusal(torch, other)
+    colored = dataclasses.replace(again, background="color")
+    assert refusal(torch, colored).startswith("background: the run in ")
+
+
+def test_a_run_that_noted_no_options_takes_those_that_are_given(
+    torch: Backend, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    task = job(out, data, captions=tuple(CAPTIONS[:3]))
+    run(torch, dataclasses.replace(task, train=_steps(2)))
+    notes = json.loads((out / "training.json").read_text())
+    options = notes.pop("options")
+    assert options == {"captions": list(CAPTIONS[:3])}
+    (out / "training.json").write_text(json.dumps(notes))
+    hashes = json.loads((out / "hashes.json").read_text())
+    written = (out / "training.json").read_bytes()
+    hashes["training.json"] |= {
+        "sha256": hashlib.sha256(written).hexdigest(),
+        "bytes": len(written),
+    }
+    (out / "hashes.json").write_text(json.dumps(hashes))
+    run(torch, dataclasses.replace(task, resume=True, train=_steps(3)))
+    for damaged in ([1], {"captions": "a"}, {"captions": [1]}, {"x": 1}, {"background": "red"}):
+        (out / "training.json").write_text(json.dumps(notes | {"options": damaged}))
+        again = dataclasses.replace(task, resume=True, train=_steps(3))
+        assert "training.json is damaged" in refusal(torch, again)
+
+
+def test_a_very_long_list_of_captions_is_noted_but_not_kept(tmp_path: Path) -> None:
+    long = ChosenData(("x" * (1 << 20), "y"))
+    saved = {"options": long.as_json()}
+    assert saved == {"options": {"captions": True}}
+    assert long.resumed(saved, tmp_path) == long

@@ -234,6 +234,29 @@ def test_pictures_are_there_as_soon_as_they_are_made_and_the_same_command_goes_o
     assert "add --overwrite" in refusal(*asked, "--out", parts)  # it is complete now
 
 
+def test_a_command_without_a_seed_goes_on_with_the_one_that_it_drew(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = ["--model", model_folder, "red heart", "cat", "--out", out]
+    files = made(*asked)
+    whole = {path.name: path.read_bytes() for path in files}
+    for path in (files[1], out / "grid.png"):
+        path.unlink()
+    (out / ".DS_Store").write_bytes(b"\0")  # Finder was there meanwhile
+    assert "add --overwrite" in refusal("--model", model_folder, "dog", "cat", "--out", out)
+    assert {path.name: path.read_bytes() for path in made(*asked)} == whole
+
+
+def test_a_folder_that_finder_has_looked_at_counts_as_empty(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".DS_Store").write_bytes(b"\0")
+    assert len(made("--model", model_folder, "cat", "--seed", "1", "--out", out)) == 2
+
+
 def test_another_commands_pictures_are_not_gone_on_with(model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ["--model", model_folder, "--prompt", "cat", "--seed", "1", "--seed", "2", "--out", out]

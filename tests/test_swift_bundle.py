@@ -187,7 +187,14 @@ def test_files_of_operating_systems_are_no_part_of_a_bundle(
     folder = tmp_path / "copy.bundle"
     shutil.copytree(tiny_bundle.path, folder)
     package = folder / tiny_bundle.manifest.packages[0].path
-    for name in (".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini"):
+    for name in (
+        ".DS_Store",
+        "._manifest.json",
+        "Thumbs.db",
+        "desktop.ini",
+        "$RECYCLE.BIN",
+        ".apdisk",
+    ):
         (folder / name).write_bytes(b"\0")
         (package / name).write_bytes(b"\0")
     assert dump.json("bundle", folder) == {"digest": tiny_bundle.manifest.digest}

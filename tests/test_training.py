@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend, predict
+from backends import BACKENDS, Backend, predict
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from small import (
     CAPTIONS,
     around,
@@ -30,13 +34,14 @@ from small import (
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
 from mdm_apple.data.batches import Batch, BatchPlan
 from mdm_apple.data.dataset import DataError
+from mdm_apple.data.folder import open_folder
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.model_folder import load_model_config, load_training, load_weights
 from mdm_apple.training.learner import PictureLearner, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.loop import TrainingDivergedError
 from mdm_apple.training.metrics import METRICS, MetricsLog
-from mdm_apple.training.run import run_job
-from mdm_apple.training.run_folder import LOCK
+from mdm_apple.training.run import Run, run_job
+from mdm_apple.training.run_folder import LOCK, stop_on_interrupt
 from mdm_apple.training.settings import (
     TrainConfig,
     check_mixing,
@@ -516,7 +521,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_save(
     out = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="loss is nan at step 3"):
         run_job(job(out, pictures, steps=6), opened, lambda _: None)
-    assert load_training(out).meta["step"] == 2
+    assert load_training(out).meta["step"] == 3  # before the validation
     load_weights(out)
 
 
@@ -648,3 +653,85 @@ def test_parts_that_do_not_add_up_to_the_whole_batch_are_refused(
     check_mixing(whole, diffusion, 1)
     with pytest.raises(ConfigError, match=said):
         check_mixing(dataclasses.replace(whole, accumulate=accumulate), diffusion, 1)
+
+
+@pytest.mark.parametrize("failing", ["validate", "draw", "log"])
+def test_what_fails_between_steps_costs_no_step(
+    pictures: Path, tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = BACKENDS["torch"]()
+    task = job(tmp_path / "run", pictures, steps=6)
+    train = dataclasses.replace(
+        task.train, save_every=1000, validate_every=4, sample_every=4, log_every=4
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if failing == "log":
+        monkeypatch.setattr(MetricsLog, "write", full)
+    else:
+        monkeypatch.setattr(Run, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        run(torch, dataclasses.replace(task, train=train))
+    assert load_training(tmp_path / "run").meta["step"] == 4
+
+
+def test_a_batch_that_no_memory_can_hold_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdm_apple.training.memory_estimate.machine_memory", lambda: 16 * 10**9)
+    torch = BACKENDS["torch"]()
+    task = job(tmp_path / "run", pictures)
+    huge = dataclasses.replace(task.train, batch_size=1 << 20)
+    with pytest.raises(ConfigError, match=r"pictures at once need about .* lower it"):
+        run(torch, dataclasses.replace(task, train=huge))
+    assert not task.out.exists()
+
+
+def test_a_save_by_another_run_since_the_beginning_is_refused(
+    pictures: Path, tmp_path: Path
+) -> None:
+    torch = BACKENDS["torch"]()
+    task = job(tmp_path / "run", pictures, steps=2)
+
+    def opened(*arguments: Any) -> Any:
+        run(torch, task)  # another run, which is faster
+        return torch.open_learner(*arguments)
+
+    with pytest.raises(MdmError, match="another run has saved there since this one began"):
+        run_job(task, opened, lambda _: None)
+    kept = hashes(task.out)
+    longer = job(task.out, pictures, steps=4, resume=True, config=load_model_config(task.out))
+    run(torch, longer)  # it can be gone on with
+    assert hashes(task.out) != kept
+
+
+def test_a_second_signal_at_once_is_the_same_wish_and_a_later_one_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with stop_on_interrupt() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set()
+        monkeypatch.setattr("mdm_apple.training.run_folder.TOGETHER", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_machine_that_fails_makes_no_picture_bad(
+    pictures: Path, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    dataset = open_folder(data, 8)
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises((MemoryError, MdmError)) as caught:
+        dataset.item(0)
+    assert not isinstance(caught.value, DataError)
+    with pytest.raises((MemoryError, MdmError)) as caught:
+        open_folder(data, 8, skip_bad=True)
+    assert not isinstance(caught.value, DataError)

@@ -292,7 +292,9 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
         raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
     if not all(1 <= t <= manifest.num_steps for t in manifest.golden.times):
         raise BundleError(f"{path}: its golden record names steps that its tables do not have.")
-    known = {TOKEN_IDS, TEXT_MASK, TEXT_SEEN, TEXT_FEATURES}
+    known = {TOKEN_IDS, TEXT_MASK, TEXT_FEATURES}
+    if manifest.text is not None and manifest.text.padding == "longest":
+        known.add(TEXT_SEEN)
     known |= {name for level in manifest.levels for name in (level.image, level.temb)}
     names: set[str] = set()
     for package in manifest.packages:

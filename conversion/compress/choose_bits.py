@@ -48,7 +48,7 @@ def recipe_for(
     if variant is not None:
         return variant_recipe(sensitivity, variant)
     if budget is not None:
-        return recipe_within(sensitivity, int(budget * 1e6), f"mixed-{budget:g}mb")
+        return recipe_within(sensitivity, round(budget * 1e6), f"mixed-{budget:g}mb")
     assert least_db is not None, "one of the three is given"
     return recipe_reaching(sensitivity, least_db, f"mixed-{least_db:g}db")
 
@@ -62,14 +62,13 @@ def variant_recipe(sensitivity: Sensitivity, variant: Variant) -> Chosen:
 def recipe_within(sensitivity: Sensitivity, size: int, name: str) -> Chosen:
     """The recipe of least error in at most `size` bytes. Raises ConversionError if none fits."""
     room = size - sensitivity.fixed_bytes
-    picked = _frontier(sensitivity).within(room) if room >= 0 else None
+    choices = _frontier(sensitivity)
+    picked = choices.within(room) if room >= 0 else None
     if picked is None:
-        least = sensitivity.fixed_bytes + sum(
-            min(o.bytes for o in w.options) for w in sensitivity.weights
-        )
+        least = sensitivity.fixed_bytes + choices.smallest
         raise ConversionError(
             f"budget: {size / 1e6:g} MB is too small for this bundle, which needs at least "
-            f"{least / 1e6:g} MB."
+            f"{math.ceil(least / 1000) / 1000:.3f} MB."
         )
     return _chosen(sensitivity, picked, name)
 

@@ -35,6 +35,11 @@ class Frontier:
         cell = min(size // self.step, len(self.least) - 1)
         return self._picked(cell) if cell >= 0 and np.isfinite(self.least[cell]) else None
 
+    @property
+    def smallest(self) -> int:
+        """The least size for which `within` finds a choice."""
+        return int(np.flatnonzero(np.isfinite(self.least))[0]) * self.step
+
     def reaching(self, error: float) -> list[int] | None:
         """The smallest choice whose errors add up to at most `error`; None if there is none."""
         cells = np.flatnonzero(self.least <= error)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdm_apple.config.types import NumpyArray
+from mdm_apple.storage.files import is_lfs_pointer
 
 from .errors import ExecutionError
 from .packed import Packed, unpack_bits
@@ -92,6 +93,10 @@ class WeightFile:
                 if self.size < ALIGNMENT:
                     raise ExecutionError(
                         f"{path}: expected a weight file, got {self.size} bytes; convert again."
+                    )
+                if is_lfs_pointer(file.read(ALIGNMENT)):
+                    raise ExecutionError(
+                        f"{path}: a Git LFS pointer, not the file itself; run git lfs pull."
                     )
                 self._bytes = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mdm_apple.config.strict_json import unknown_name
 from mdm_apple.config.types import ExecutorPrecision
+from mdm_apple.storage.files import is_lfs_pointer
 
 from .blob import WeightFile
 from .described import DescribedProgram, needs_description
@@ -277,8 +278,11 @@ def read_model(file: Path) -> Any:
     message = model_message()
     from google.protobuf.message import DecodeError
 
+    data = _read_bytes(file, _MODEL_LIMIT)
+    if is_lfs_pointer(data[:64]):
+        raise ExecutionError(f"{file}: a Git LFS pointer, not the file itself; run git lfs pull.")
     try:
-        message.ParseFromString(_read_bytes(file, _MODEL_LIMIT))
+        message.ParseFromString(data)
     except (DecodeError, ValueError):
         raise ExecutionError(f"{file}: not a Core ML model; it is damaged or cut short.") from None
     return message

@@ -164,6 +164,7 @@ def command(request: DistillRequest, output: Output) -> None:
         text_encoder=request.text_encoder,
         resume=goes_on,
         overwrite=request.overwrite,
+        say=output.say,
         quiet=output.quiet,
     )
     output.result(

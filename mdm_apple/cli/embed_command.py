@@ -24,9 +24,10 @@ from mdm_apple.data.open import open_dataset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.open_model import TrainingBackend, default_backend
 from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
-from mdm_apple.text.captions import read_captions
+from mdm_apple.text.captions import as_text, check_text, read_captions
 from mdm_apple.text.encoder_folder import ENCODER_FOLDER, read_encoder_folder
 from mdm_apple.text.feature_cache import FeatureKey, embed_captions
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def command(request: EmbedRequest, output: Output) -> None:
         raise MdmError(f"{request.model}: this model takes no text.")
     captions = _captions(request.prompts, request.captions, request.data)
     source = request.text_encoder or folder / ENCODER_FOLDER
+    tokenizer = tokenizer_in_use(folder, config, request.text_encoder)
+    for remark in unread_remarks("captions", captions, tokenizer, config.text.max_tokens):
+        output.say(remark)
     key = FeatureKey.of(_named(config.text, source, folder))
     if (request.backend or default_backend()) == "mlx":
         require("mlx.core")
@@ -123,5 +127,8 @@ def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -
     if listed is not None:
         return list(read_captions(listed))
     if data is None:
-        return list(prompts)
+        texts = list(map(as_text, prompts))
+        for text in texts:
+            check_text("prompt", text)
+        return texts
     return list(open_dataset(data, side=8).captions())

@@ -20,6 +20,7 @@ from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
 from mdm_apple.storage.files import (
     FileError,
     atomic_file,
+    is_system_file,
     locked_place,
     occupied,
     partial_name,
@@ -28,6 +29,28 @@ from mdm_apple.storage.files import (
 
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 GRID_COLUMNS = 8
+PICTURE, STRIP = ".png", "_steps"  # how the names of pictures, and the stems of previews, end
+
+
+def begun_seed(out: Path | None, texts: Sequence[str], negative: str) -> int | None:
+    """The seed of an interrupted command for these prompts, from the pictures in its folder.
+
+    None if there are none, or if they have other prompts or several seeds.
+    """
+    if out is None or not out.is_dir():
+        return None
+    seeds = set[int]()
+    for path in sorted(out.glob(f"[0-9][0-9][0-9][0-9]*_*{PICTURE}")):
+        if path.stem.endswith(STRIP):
+            continue
+        try:
+            recipe = read_recipe(path)
+        except MdmError:
+            return None
+        if recipe.prompt not in texts or recipe.negative != negative:
+            return None
+        seeds.add(recipe.seed)
+    return seeds.pop() if len(seeds) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ class PictureFiles:
             return False
         ours = {path.name for path in (*self.paths, *map(strip_of, self.paths))}
         begun = {*ours, self.grid.name}
-        names = [item.name for item in self.folder.iterdir()]
+        names = [item.name for item in self.folder.iterdir() if not is_system_file(item.name)]
         return all(name in ours or partial_name(name) in begun for name in names)
 
     @contextmanager
@@ -148,7 +171,7 @@ class PictureFiles:
 
 def strip_of(picture: Path) -> Path:
     """Where the previews of a picture go."""
-    return picture.with_name(f"{picture.stem}_steps.png")
+    return picture.with_name(f"{picture.stem}{STRIP}{PICTURE}")
 
 
 def _pixels(path: Path) -> Pixels:

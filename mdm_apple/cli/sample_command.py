@@ -20,7 +20,7 @@ from mdm_apple.cli.output import (
     overwrite_option,
     renamed,
 )
-from mdm_apple.cli.picture_files import PictureFiles
+from mdm_apple.cli.picture_files import PictureFiles, begun_seed
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.types import Bits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
@@ -164,7 +164,9 @@ def command(request: SampleRequest, output: Output) -> None:
     if task.remark is not None:
         output.say(task.remark)
     folder, stop_at = opening.named.path, task.settings.stop_at
-    for remark in remarks(folder, opening.config, sampler, task.prompts, stop_at):
+    for remark in remarks(
+        folder, opening.config, sampler, task.prompts, stop_at, request.text_encoder
+    ):
         output.say(remark)
     if not request.seeds and like is None:
         output.say(f"seed {task.prompts[0].seed}")
@@ -229,7 +231,9 @@ def _task(request: SampleRequest, like: Recipe | None) -> Task:
         precision, quantize = precision or like.precision, quantize or like.quantize
     if not texts:
         raise MdmError('prompt: say what to draw, as in mdm sample "red heart", or give --like.')
-    seeds = seeds or (random_seed(),)
+    if not seeds:
+        begun = None if request.overwrite else begun_seed(request.out, texts, negative)
+        seeds = (random_seed() if begun is None else begun,)
     prompts = [Prompt(text, seed, negative) for text in texts for seed in seeds]
     model, remark = _default_model(settings, bool(negative), request.previews, like)
     if request.model is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,21 +163,30 @@ class _Kept:
         return image, scale
 
 
-def with_captions(dataset: Dataset, captions: Sequence[str]) -> Dataset:
+def with_captions(
+    dataset: Dataset, captions: Sequence[str], left_out: Collection[str] = ()
+) -> Dataset:
     """All pictures with these captions, in that order; ways to write an accent count as equal.
 
-    Raises DataError for an unknown one, and if the rows of steps see different pictures.
+    Args:
+        left_out: captions that pictures have which are left out; they are no mistake.
+
+    Raises DataError for an unknown one, if no picture is left, and if the rows of steps see
+    different pictures.
     """
     if dataset.varies:
         raise DataError("captions: scenes are drawn anew for each row; leave out --captions.")
+    excused = {_composed(caption) for caption in left_out}
     places: dict[str, list[int]] = {}
     every = dataset.captions()
     for index, caption in enumerate(every):
         places.setdefault(_composed(caption), []).append(index)
     for caption in captions:
-        if _composed(caption) not in places:
+        if _composed(caption) not in places and _composed(caption) not in excused:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
-    order = [index for caption in captions for index in places[_composed(caption)]]
+    order = [index for caption in captions for index in places.get(_composed(caption), ())]
+    if not order and captions:
+        raise DataError("captions: every picture with these captions is left out; repair one.")
     kept = [every[index] for index in order]
     return dataset.chosen(order, hash_fields([dataset.fingerprint, *kept]))
 

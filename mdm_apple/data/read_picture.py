@@ -6,6 +6,7 @@ a check of it finds.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import warnings
@@ -18,12 +19,21 @@ from PIL import Image, ImageCms
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.bare_picture import bare_picture
 from mdm_apple.data.dataset import BadPictureError, DataError
+from mdm_apple.errors import system_reason
+from mdm_apple.storage.files import FileError, is_lfs_pointer
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the file name says
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
 MAX_FILE_BYTES = 1 << 30  # of a file that is read as a whole
 STRIP_PIXELS = 1 << 20  # that are hashed at once
+
+OF_THE_MACHINE = frozenset(  # errors that no bytes of a file cause
+    (
+        *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM),
+        *(errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.ENOTCONN, errno.EHOSTDOWN),
+    )
+)
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION_TAG = 0x0112
@@ -63,6 +73,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
     Raises:
         BadPictureError: not a picture of the known formats, or more than MAX_PIXELS.
+        FileError, MemoryError: the machine cannot read it now.
     """
     too_large = BadPictureError(
         shown(path),
@@ -262,9 +273,30 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
     return image.convert("RGB")
 
 
+def _is_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_lfs_pointer(file.read(64))
+    except OSError:
+        return False
+
+
 def _unreadable(path: Path, error: Exception) -> DataError:
+    """The refusal of a bad picture.
+
+    Raises MemoryError or FileError where the machine failed: that says nothing about the picture,
+    which must not be left out for it.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        raise FileError(f"{shown(path)}: cannot be read now; {system_reason(error)}")
     if isinstance(error, FileNotFoundError):
         return BadPictureError(shown(path), "no such file", "it existed when the folder was opened")
+    if _is_pointer(path):
+        return BadPictureError(
+            shown(path), "a Git LFS pointer, not the picture itself", "run git lfs pull"
+        )
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     return BadPictureError(
         shown(path),

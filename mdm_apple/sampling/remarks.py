@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import PUBLISHED_AT
-from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.text.captions import CAPTIONS, clean_caption, read_captions
-from mdm_apple.text.encoder_folder import ENCODER_FOLDER, TOKENIZER_FILE
-from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 
 MAX_LISTED_BYTES = 4 << 20  # bytes; prompts are not compared with a longer list of captions
 
@@ -26,8 +23,14 @@ def remarks(
     sampler: SamplerConfig,
     prompts: Sequence[Prompt],
     stop_at: int | None,
+    encoder_folder: Path | None = None,
 ) -> list[str]:
-    """Remarks on a request to the model in `folder`; `stop_at` is the highest side to run."""
+    """Remarks on a request to the model in `folder`.
+
+    Args:
+        stop_at: the highest side to run.
+        encoder_folder: the frozen text encoder, if it does not lie in the model folder.
+    """
     out: list[str] = []
     if any(p.negative for p in prompts) and sampler.guidance_scale == 1:
         out.append("negative: has no effect at guidance 1; give --guidance, such as 4.")
@@ -39,7 +42,7 @@ def remarks(
     return (
         out
         + _padding(folder, config)
-        + _unread(folder, config, prompts)
+        + unread(folder, config, prompts, encoder_folder)
         + _unlearned(folder, prompts)
     )
 
@@ -59,28 +62,15 @@ def _padding(folder: Path, config: ModelConfig) -> list[str]:
     ]
 
 
-def _unread(folder: Path, config: ModelConfig, prompts: Sequence[Prompt]) -> list[str]:
-    """A remark on the first prompt that is cut, and on the first with unknown characters."""
-    tokenizer = _tokenizer(folder, config)
-    if tokenizer is None or config.text is None:
+def unread(
+    folder: Path, config: ModelConfig, prompts: Sequence[Prompt], encoder_folder: Path | None
+) -> list[str]:
+    """Remarks on what the model in `folder` does not see of the prompts."""
+    if config.text is None:
         return []
-    limit, cut, unknown = config.text.max_tokens, list[str](), list[str]()
-    for text in dict.fromkeys(t for p in prompts for t in (p.text, p.negative)):
-        found = tokenizer.unread(text, limit)
-        if found.cut:
-            cut.append(f"prompt: the model reads {limit} tokens, so it does not see {found.cut!r}.")
-        if found.unknown:
-            unknown.append(f"prompt: the model knows no token for {found.unknown!r}.")
-    return cut[:1] + unknown[:1]
-
-
-def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The tokenizer in a model folder or a bundle; None if captions become features elsewhere."""
-    for place in (folder / "tokenizer.model", folder / ENCODER_FOLDER / TOKENIZER_FILE):
-        if place.is_file() and config.text is not None:
-            with suppress(MdmError):  # a damaged one is refused where it is loaded
-                return Tokenizer.load(place, lowercase=config.text.lowercase)
-    return None
+    tokenizer = tokenizer_in_use(folder, config, encoder_folder)
+    texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+    return unread_remarks("prompt", filter(None, texts), tokenizer, config.text.max_tokens)
 
 
 def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:

@@ -19,7 +19,8 @@ _PARTIAL_NAME = re.compile(r"\.(.+)\.[0-9]+\.partial", re.DOTALL)
 _SYSTEM_FILES = frozenset(
     (
         *(".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r"),
-        *("thumbs.db", "desktop.ini", "__macosx", "@eadir"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"),
+        *(".appledouble", ".apdisk", "$recycle.bin", "system volume information"),
     )
 )
 
@@ -111,8 +112,13 @@ def is_lfs_pointer(start: bytes) -> bool:
 
 
 def occupied(path: Path) -> bool:
-    """Whether something is there that writing would replace; an empty folder is not."""
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+    """Whether something is there that writing would replace; an empty folder is not.
+
+    Nor is one with system files alone.
+    """
+    if path.is_dir():
+        return not all(is_system_file(item.name) for item in path.iterdir())
+    return path.exists()
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import NullPrompt
 from mdm_apple.config.ranges import in_range
 from mdm_apple.errors import MdmError
-from mdm_apple.storage.files import atomic_file
+from mdm_apple.storage.files import atomic_file, is_lfs_pointer
 from mdm_apple.storage.model_folder import MAX_TOKENIZER_BYTES
 from mdm_apple.text.captions import MAX_CAPTION_CHARACTERS, clean_caption
 
@@ -132,7 +132,8 @@ class Tokenizer:
         """Ids of one caption, at most max_tokens including the final eos."""
         in_range("max_tokens", max_tokens, 1, error=TextError)
         text = spelled(caption, lowercase=self.lowercase)
-        ids = cast(list[int], self._processor.encode(text)) if text else self._null
+        # text may also normalise to nothing, as a zero-width space does
+        ids = cast(list[int], self._processor.encode(text)) or self._null
         return [*ids[: max_tokens - 1], EOS_ID]
 
     def lengths(self, captions: Sequence[str], max_tokens: int) -> NDArray[np.int64]:
@@ -182,7 +183,12 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    captions: Iterable[str], vocab_size: int, path: Path | None = None, *, lowercase: bool
+    captions: Iterable[str],
+    vocab_size: int,
+    path: Path | None = None,
+    *,
+    lowercase: bool,
+    null_prompt: NullPrompt = "end",
 ) -> Tokenizer:
     """Train a unigram model of at most vocab_size pieces on the captions; write it to `path`.
 
@@ -218,7 +224,7 @@ def train_tokenizer(
             f"vocab_size: {vocab_size} pieces cannot be learned from these captions "
             f"({_reason(error)})."
         ) from None
-    tokenizer = Tokenizer(written.getvalue(), lowercase=lowercase)
+    tokenizer = Tokenizer(written.getvalue(), lowercase=lowercase, null_prompt=null_prompt)
     if path is not None:
         tokenizer.save(path)
     return tokenizer
@@ -248,6 +254,8 @@ def _load_processor(model: bytes, where: str) -> Any:
         loaded = bool(model) and processor.LoadFromSerializedProto(model)
     except (RuntimeError, OSError, ValueError):  # the last: a piece that is not UTF-8
         loaded = False
+    if is_lfs_pointer(model[:64]):
+        raise TextError(f"{where}: a Git LFS pointer, not the file itself; run git lfs pull.")
     if not loaded:
         raise TextError(f"{where}: not a SentencePiece model; expected one like T5's.")
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())

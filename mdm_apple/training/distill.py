@@ -15,6 +15,7 @@ from threading import Event
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import from_dict
+from mdm_apple.config.types import Say
 from mdm_apple.data.batches import BatchPlan
 from mdm_apple.data.dataset import hash_fields
 from mdm_apple.errors import MdmError
@@ -22,11 +23,14 @@ from mdm_apple.sampling.settings import student_sampling, write_sampling
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
+from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.run_folder import (
     as_it_was,
+    last_save,
     refuse_changes,
     refuse_running,
     steps_done,
@@ -56,28 +60,41 @@ class DistillJob:
 OpenBootLearner = Callable[[ModelConfig, DistillJob], Learner[BootBatch]]
 
 
-def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
-    """Distil and return the saved configuration. Raises MdmError."""
+def distill(
+    job: DistillJob, open_learner: OpenBootLearner, say: Say = lambda _: None
+) -> ModelConfig:
+    """Distil and return the saved configuration. Raises MdmError.
+
+    say: told what the student does not see of its captions.
+    """
     refuse_running(job.out)
     teacher = model_folder.load_model_config(job.teacher)
     sha256 = teacher_sha256(job.teacher)
     config = _with_source(student_config(teacher, job.boot), sha256)
     captions = captions_of(job, config)
+    if teacher.text is not None:
+        tokenizer = tokenizer_in_use(job.teacher, teacher, job.text_encoder)
+        for remark in unread_remarks("captions", captions, tokenizer, teacher.text.max_tokens):
+            say(remark)
     meta = {
         "train": dataclasses.asdict(job.train),
         "boot": dataclasses.asdict(job.boot),
         "teacher": sha256,
         "captions": hash_fields(captions),
     }
+    if job.resume:
+        finish_save(job.out)
+    begun_from = last_save(job.out)
     resumed = _resumed(job, config, meta) if job.resume else None
     learner = open_learner(config, job)
     check_mixing(job.train, config.diffusion, learner.world)
+    check_memory(config, job.train, learner.world)
     start = 0
     if resumed is not None:
         start, snapshot = resumed
         learner.restore(snapshot)
     encoder = model_folder.averaged_encoder(job.teacher)
-    tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
+    own_tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
     saved = Event()
 
     def save(snapshot: Snapshot, done: int) -> None:
@@ -87,7 +104,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
             snapshot.weights,
             ema=snapshot.ema,
             text_encoder=encoder,
-            tokenizer=tokenizer,
+            tokenizer=own_tokenizer,
             training=model_folder.Training(dict(snapshot.optimizer), {**meta, "step": done}),
         )
         if not saved.is_set() and config.text is not None:
@@ -99,7 +116,7 @@ def distill(job: DistillJob, open_learner: OpenBootLearner) -> ModelConfig:
     draws = BootDraws(captions, plan, config.sides, steps, job.boot)
     rows = rows_of(job.train, learner.rank, learner.world)
     batches = (draws.batch(step, rows) for step in range(start, job.train.steps))
-    place = as_it_was(job.out, saved) if learner.rank == 0 else nullcontext()
+    place = as_it_was(job.out, saved, begun_from) if learner.rank == 0 else nullcontext()
     with stop_on_interrupt() as stop, place:
         train(learner, batches, job.train, job.out, start, save, stop, quiet=job.quiet)
     if learner.rank == 0 and config.distilled is not None:
@@ -156,7 +173,6 @@ def _resumed(
 ) -> tuple[int, Snapshot]:
     """Steps done and the state after them; refuses to continue a run with other settings."""
     out = job.out
-    finish_save(out)
     verify_files(out)
     state = model_folder.load_training(out)
     where = f"{out}: training.json"

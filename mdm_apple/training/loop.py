@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -66,13 +66,17 @@ def train(
         ) as bar,
     ):
         batches = iter(loader)
+
+        def keep(done: int) -> None:
+            """Save the steps below `done`, unless they are saved."""
+            nonlocal saved
+            if first and done > saved:
+                save(learner.snapshot(), done)
+                saved = done
+
         for index in range(start, config.steps):
-            try:
-                batch = next(batches)
-            except MdmError:  # a bad picture is no reason to lose the steps before it
-                if first and index > saved:
-                    save(learner.snapshot(), index)
-                raise
+            with _kept(keep, index):  # a bad picture is no reason to lose the steps before it
+                batch = _read(batches, learner)
             metrics = learner.step(batch, index)
             seen += config.batch_size
             done = index + 1
@@ -84,23 +88,52 @@ def train(
             rate = seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"loss {metrics.loss:.4f}, {rate:.1f} images/s", refresh=False)
             bar.update()
-            if log and (done % config.log_every == 0 or done == config.steps):
-                log.write(index, metrics, learning_rate(config, index), rate)
+            with _kept(keep, done):
+                if log and (done % config.log_every == 0 or done == config.steps):
+                    log.write(index, metrics, learning_rate(config, index), rate)
             asked = learner.any_asked(stop.is_set())
-            if first and (done % config.save_every == 0 or done == config.steps or asked):
-                save(learner.snapshot(), done)
-                saved = done
-            if validate and (done % config.validate_every == 0 or done == config.steps):
+            if done % config.save_every == 0 or done == config.steps or asked:
+                keep(done)
+            validates = validate and (done % config.validate_every == 0 or done == config.steps)
+            draws = first and draw and config.sample_every and done % config.sample_every == 0
+            if validates or draws:  # they take more memory, and may be killed for it
+                keep(done)
+            if validate and validates:
                 loss = validate()
                 if log:
                     log.write_validation(index, loss)
-            if first and draw and config.sample_every and done % config.sample_every == 0:
+            if draw and draws:
                 (folder / SAMPLES).mkdir(exist_ok=True)
                 draw(folder / SAMPLES / f"step_{done:07d}.png")
             if asked and done < config.steps:
                 raise TrainingStoppedError(
                     f"stopped after step {done} and saved; go on with --resume."
                 )
+
+
+def _read(batches: Iterator[Rows], learner: Learner[Rows]) -> Rows:
+    """This process's rows of the next step; if one process cannot read its rows, all raise.
+
+    A process that waited for the others' gradients would lose its steps.
+    """
+    try:
+        batch = next(batches)
+    except Exception:
+        learner.any_asked(True)
+        raise
+    if learner.any_asked(False):
+        raise TrainingStoppedError("stopped, because another process could not read its pictures.")
+    return batch
+
+
+@contextmanager
+def _kept(keep: Callable[[int], None], done: int) -> Generator[None]:
+    """Save the steps below `done` if the block fails, which changes no weight."""
+    try:
+        yield
+    except Exception:  # not for a second Ctrl-C, which ends at once
+        keep(done)
+        raise
 
 
 class TrainingDivergedError(MdmError):

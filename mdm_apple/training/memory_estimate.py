@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
 from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_count, state_shapes
+from mdm_apple.errors import ConfigError
 from mdm_apple.training.settings import TrainConfig
 
 FP32 = 4
+BEYOND = 8  # times the memory of the machine
 USABLE_SHARE = 0.75  # of the machine's memory: about what Apple silicon recommends for its GPU
 
 
@@ -80,6 +82,23 @@ def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | 
     keeping = estimate(config, dataclasses.replace(train, checkpointing=False))
     at_once = train.batch_size // train.accumulate
     return available is not None and keeping.total(at_once) > available
+
+
+def check_memory(config: ModelConfig, train: TrainConfig, world: int) -> None:
+    """Refuse a batch that no machine like this one can hold.
+
+    Estimates are rough, and a GPU may have more memory than its machine. So only a batch that needs
+    BEYOND times the memory of the machine is refused. Raises ConfigError.
+    """
+    machine, found = machine_memory(), estimate(config, train)
+    at_once = train.batch_size // train.accumulate // world
+    if machine is not None and found.total(at_once) > BEYOND * machine:
+        fits = found.largest_batch(int(machine * USABLE_SHARE))
+        raise ConfigError(
+            f"batch_size: {at_once} pictures at once need about {found.total(at_once) / 1e9:,.0f} "
+            f"GB, and this machine has {machine / 1e9:,.0f} GB, which hold {fits}; lower it, or "
+            "raise accumulate."
+        )
 
 
 def _learning(config: UNetConfig) -> int:

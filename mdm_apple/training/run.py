@@ -13,7 +13,9 @@ import numpy as np
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.data.caption_layout import list_captions
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
+from mdm_apple.data.folder_tree import scan
 from mdm_apple.data.open import open_dataset
 from mdm_apple.data.read_picture import shown
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -23,13 +25,24 @@ from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage import model_folder
 from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
+from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
+from mdm_apple.training.chosen_data import OPTIONS
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
-from mdm_apple.training.picture_record import write_record
+from mdm_apple.training.memory_estimate import check_memory
+from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
-from mdm_apple.training.run_folder import as_it_was, stop_on_interrupt
+from mdm_apple.training.run_folder import as_it_was, last_save, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
-from mdm_apple.training.start import Job, Start, check_job, starting_model, starting_point
+from mdm_apple.training.start import (
+    Job,
+    Start,
+    as_started,
+    check_job,
+    chosen_data,
+    starting_model,
+    starting_point,
+)
 
 GRID_PROMPTS = 16
 GRID_STEPS = 20
@@ -41,15 +54,15 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
     """Train and write the model folder. Raises MdmError."""
     check_job(job)
-    job = dataclasses.replace(job, skip_bad=skips_bad(job))
+    begun_from = last_save(job.out)
+    job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
     dataset = lineup.dataset
     for remark in (*dataset.warnings, *lineup.remarks):
         say(remark)
     config, tokenizer = starting_model(job, dataset)
-    cut = cut_captions(config, dataset, tokenizer)
-    if cut is not None:
-        say(cut)
+    for remark in unread_captions(config, job, dataset, tokenizer):
+        say(remark)
     start = starting_point(job, config)
     learner = open_learner(config, job, tokenizer, start)
     if start.snapshot is not None:
@@ -57,7 +70,7 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     run = None
     try:
         run = Run(job, config, lineup, tokenizer, learner)
-        run.train(start.step)
+        run.train(start.step, begun_from)
     except BadPictureError as error:
         goes_on = job.resume or (run is not None and run.has_saved)
         raise _with_advice(error, job, goes_on) from None
@@ -76,19 +89,17 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
     )
 
 
-def cut_captions(config: ModelConfig, dataset: Dataset, tokenizer: Tokenizer | None) -> str | None:
-    """A sentence on the captions that are longer than the model reads; None if all fit."""
-    if tokenizer is None or config.text is None:
-        return None
-    limit, captions = config.text.max_tokens, dict.fromkeys(dataset.captions())
-    cut = [(c, end) for c in captions if (end := tokenizer.unread(c, limit).cut)]
-    if not cut:
-        return None
-    caption, end = cut[0]
-    return (
-        f"captions: {len(cut)} of {len(captions)} are longer than the {limit} tokens that the "
-        f"model reads; of {caption[:60]!r} it does not see {end[:60]!r}."
-    )
+def unread_captions(
+    config: ModelConfig, job: Job, dataset: Dataset, tokenizer: Tokenizer | None
+) -> list[str]:
+    """Sentences on what the model does not see of its captions.
+
+    tokenizer: of a trainable encoder; None for a frozen one, which has its own.
+    """
+    if config.text is None:
+        return []
+    used = tokenizer or tokenizer_in_use(job.init or job.out, config, job.text_encoder)
+    return unread_remarks("captions", dataset.captions(), used, config.text.max_tokens)
 
 
 def job_pictures(job: Job) -> Dataset:
@@ -96,11 +107,28 @@ def job_pictures(job: Job) -> Dataset:
     dataset = open_dataset(
         job.data,
         job.config.side,
-        background=job.background,
-        skin_tones=job.skin_tones,
+        background=job.background or "white",
+        skin_tones=bool(job.skin_tones),
         skip_bad=job.skip_bad,
     )
-    return dataset if job.captions is None else with_captions(dataset, job.captions)
+    if job.captions is None:
+        return dataset
+    unknown = set(job.captions) - set(dataset.captions())
+    left_out = _captions_left_out(job, dataset) if unknown else set[str]()
+    return with_captions(dataset, job.captions, left_out)
+
+
+def _captions_left_out(job: Job, dataset: Dataset) -> set[str]:
+    """The captions of bad pictures of a folder, and of pictures that a run had when it began."""
+    found = set[str]()
+    if dataset.left_out and isinstance(job.data, str):
+        pairs = list_captions(scan(Path(job.data).resolve())).pairs
+        found |= {caption for name, caption in pairs if name in dataset.left_out}
+    if job.resume and dataset.files:
+        saved = model_folder.load_training_meta(job.out)
+        record = read_record(job.out, saved.get("pictures"))
+        found |= {noted.caption for noted in record.pictures} if record is not None else set()
+    return found
 
 
 class Run:
@@ -119,6 +147,7 @@ class Run:
     ) -> None:
         """Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
+        check_memory(config, job.train, learner.world)
         self.config, self.learner = config, learner
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
         self._dataset = lineup.dataset
@@ -140,10 +169,13 @@ class Run:
         """Whether the folder holds a save of this run."""
         return self._saved.is_set()
 
-    def train(self, first_step: int) -> None:
-        """Run all steps from `first_step` on; a failure before the first save leaves no trace."""
+    def train(self, first_step: int, begun_from: bytes | None) -> None:
+        """Run all steps from `first_step` on; a failure before the first save leaves no trace.
+
+        begun_from: see `as_it_was`.
+        """
         job, learner = self._job, self.learner
-        place = as_it_was(job.out, self._saved) if learner.rank == 0 else nullcontext()
+        place = as_it_was(job.out, self._saved, begun_from) if learner.rank == 0 else nullcontext()
         with self._loader(first_step) as loader, stop_on_interrupt() as stop, place:
             train(
                 learner,
@@ -166,6 +198,7 @@ class Run:
         state = {
             "train": dataclasses.asdict(self._job.train),
             "data": data if isinstance(data, str) else type(data).__name__,
+            OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
             "step": done,
         }

@@ -5,34 +5,46 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.storage.atomic_folder import SAVING
+from mdm_apple.storage.atomic_folder import HASHES, SAVING
 from mdm_apple.storage.file_lock import try_lock
-from mdm_apple.storage.files import partial_name, remove_empty
+from mdm_apple.storage.files import is_system_file, partial_name, remove_empty
 from mdm_apple.training.boot import BootConfig
 from mdm_apple.training.loop import SAMPLES
 from mdm_apple.training.metrics import EVENTS, METRICS
 from mdm_apple.training.picture_record import PICTURES
 from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
+TOGETHER = 1.0  # seconds
 LOCK = ".lock"  # in the folder of a run, while the run is at work
 # what a run may have written before its first save
 EARLY = frozenset((LOCK, METRICS, EVENTS, SAMPLES, SAVING, PICTURES))
 
 
 @contextmanager
-def as_it_was(out: Path, saved: Event) -> Generator[None]:
-    """Make the folder of a run; if the run fails before its first save, restore `out`."""
+def as_it_was(out: Path, saved: Event, begun_from: bytes | None) -> Generator[None]:
+    """Make the folder of a run; if the run fails before its first save, restore `out`.
+
+    Args:
+        begun_from: `last_save` from before the run read its state. Raises MdmError if another run
+            has saved since.
+    """
     missing = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     metrics = out / METRICS
     try:
         with _owned(out):
+            if last_save(out) != begun_from:
+                raise MdmError(
+                    f"{out}: another run has saved there since this one began; choose another "
+                    "--out, or go on with --resume."
+                )
             before = metrics.read_bytes() if metrics.is_file() else None
             try:
                 yield
@@ -45,6 +57,12 @@ def as_it_was(out: Path, saved: Event) -> Generator[None]:
     finally:
         if not saved.is_set():
             remove_empty(missing)
+
+
+def last_save(out: Path) -> bytes | None:
+    """What tells the last save in a folder from others; None if there is none."""
+    place = out / HASHES
+    return place.read_bytes() if place.is_file() else None
 
 
 @contextmanager
@@ -87,7 +105,7 @@ def killed_unsaved(out: Path) -> bool:
     """
     if not (out / LOCK).is_file():
         return False
-    names = [item.name for item in out.iterdir()]
+    names = [item.name for item in out.iterdir() if not is_system_file(item.name)]
     return all(name in EARLY or partial_name(name) in EARLY for name in names)
 
 
@@ -97,19 +115,26 @@ def _running(out: Path) -> MdmError:
 
 @contextmanager
 def stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C and SIGTERM save after the current step; the second of them ends at once.
+    """Ctrl-C and SIGTERM save after the current step; a later one of them ends at once.
 
-    Python gives signals to the main thread alone. A run on another thread is left as it is.
+    What comes within TOGETHER of the first is taken for the same wish: torchrun and Slurm send
+    SIGTERM twice. Python gives signals to the main thread alone. A run on another thread is left as
+    it is.
     """
     stop = Event()
     if current_thread() is not main_thread():
         yield stop
         return
 
+    first = 0.0
+
     def ask(number: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal first
+        if not stop.is_set():
+            first = time.monotonic()
+            stop.set()
+        elif time.monotonic() - first > TOGETHER:
             raise KeyboardInterrupt
-        stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -24,6 +24,7 @@ from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.tokenizer import Tokenizer, train_tokenizer
+from mdm_apple.training.chosen_data import ChosenData
 from mdm_apple.training.learner import Snapshot
 from mdm_apple.training.run_folder import refuse_changes, refuse_running, steps_done
 from mdm_apple.training.settings import TrainConfig
@@ -47,8 +48,8 @@ class Job:
     features: Path | None = None
     text_encoder: Path | None = None
     captions: tuple[str, ...] | None = None  # only the pictures with these captions
-    background: Background = "white"
-    skin_tones: bool = False
+    background: Background | None = None  # None: white, or as the run was started
+    skin_tones: bool | None = None
     skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
     tensorboard: bool = False  # event files beside metrics.jsonl
@@ -75,7 +76,21 @@ def check_job(job: Job) -> None:
     if job.resume:
         saved, _ = resumed_config(job.out, job.train)
         refuse_other_model(saved, job.config, job.out)
-    _check_text(job)
+    _check_text(as_started(job))
+
+
+def as_started(job: Job) -> Job:
+    """A resumed job with the options that its run was started with. Raises MdmError."""
+    if not job.resume:
+        return job
+    chosen = chosen_data(job).resumed(model_folder.load_training_meta(job.out), job.out)
+    given = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    return dataclasses.replace(job, **given)
+
+
+def chosen_data(job: Job) -> ChosenData:
+    """The options that each save notes."""
+    return ChosenData(job.captions, job.background, job.skin_tones, job.features, job.text_encoder)
 
 
 def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer | None]:
@@ -187,7 +202,7 @@ def _check_text(job: Job) -> None:
 
 def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
     """The tokenizer of a trainable encoder."""
-    text = job.config.text
+    text = _as_trained(job).text
     if text is None or not text.trainable:
         return None
     source = job.out if job.resume else job.init or job.grow
@@ -205,8 +220,17 @@ def new_or_saved_tokenizer(
         return None
     if source is not None:
         _check_encoder(source)
-        return Tokenizer(model_folder.load_tokenizer(source), lowercase=text.lowercase)
-    return train_tokenizer(captions, text.encoder.vocab_size, lowercase=text.lowercase)
+        return Tokenizer(
+            model_folder.load_tokenizer(source),
+            lowercase=text.lowercase,
+            null_prompt=text.null_prompt,
+        )
+    return train_tokenizer(
+        captions,
+        text.encoder.vocab_size,
+        lowercase=text.lowercase,
+        null_prompt=text.null_prompt,
+    )
 
 
 def _as_trained(job: Job) -> ModelConfig:

@@ -231,7 +231,9 @@ public struct BundleFolder: Sendable {
         throw MatryoshkaError.damagedBundle(file: path, reason: "is not listed in the manifest")
       }
       guard size == expected else {
-        throw MatryoshkaError.damagedBundle(file: path, reason: "has \(size) bytes, not \(expected)")
+        let pointer = GitPointer.isFile(url.appending(path: path))
+        throw MatryoshkaError.damagedBundle(
+          file: path, reason: pointer ? GitPointer.reason : "has \(size) bytes, not \(expected)")
       }
     }
     if let missing = listed.keys.min() {
@@ -265,7 +267,8 @@ public struct BundleFolder: Sendable {
 
   private static let systemFiles: Set = [
     ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
-    "thumbs.db", "desktop.ini", "__macosx", "@eadir",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir",
+    ".appledouble", ".apdisk", "$recycle.bin", "system volume information",
   ]
 
   /// All files of the folder with their sizes. Refuses links and devices.

@@ -28,6 +28,7 @@ struct SentencePieceModel {
     guard bytes.count <= SentencePieceModel.maximumBytes else {
       throw refuse("it has \(bytes.count) bytes, expected at most 16 MiB")
     }
+    guard !GitPointer.begins(bytes) else { throw refuse("it \(GitPointer.reason)") }
     var message = ProtobufReader(bytes[...])
     while let (field, value) = try message.next() {
       guard case .bytes(let content) = value else { continue }

@@ -54,6 +54,7 @@ public struct TensorFile: Sendable {
 
   /// Throws ``MatryoshkaError/invalidTensorFile(reason:)`` or, for the header, `invalidJSON`.
   public init(data: Data) throws {
+    guard !GitPointer.begins(data) else { throw TensorFile.refusal(GitPointer.reason) }
     guard data.count >= 8 else { throw TensorFile.refusal("has no header") }
     let length = data.withUnsafeBytes { UInt64(littleEndian: $0.loadUnaligned(as: UInt64.self)) }
     guard length <= UInt64(min(data.count - 8, TensorFile.maximumHeader)) else {

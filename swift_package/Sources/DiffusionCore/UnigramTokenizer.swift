@@ -83,10 +83,10 @@ public struct UnigramTokenizer: Sendable {
   /// prompt.
   public func tokens(_ text: String, maximum: Int) -> Tokens {
     let space = max(maximum - 1, 0)
-    guard !text.isEmpty else {
+    let all = encode(text)
+    guard !all.isEmpty else {  // text may also normalise to nothing, as a zero-width space does
       return Tokens(ids: nullPrompt.prefix(space) + [UnigramTokenizer.endID], ignored: [])
     }
-    let all = encode(text)
     return Tokens(
       ids: all.prefix(space).map(\.id) + [UnigramTokenizer.endID], ignored: Array(all.dropFirst(space)))
   }

@@ -37,6 +37,7 @@ public final class Generation {
   private var steps: Steps?
   private var task: Task<Void, Never>?
   private var snapshot: Snapshot?
+  private var resumed: Snapshot?  // where the current run began, if it was resumed
 
   /// - Parameter pipeline: for this object alone.
   public init(pipeline: Pipeline) { self.pipeline = pipeline }
@@ -57,10 +58,14 @@ public final class Generation {
     follow(pipeline.resume(snapshot, previews: previews), from: snapshot)
   }
 
-  /// Ends the run and releases what its memory policy does not keep.
+  /// Ends the run and releases what its memory policy does not keep. A run that was resumed can be
+  /// resumed again from where it was interrupted.
   public func cancel() {
     end()
-    if case .running = state { state = .idle }
+    if case .running = state {
+      state = .idle
+      snapshot = resumed
+    }
   }
 
   /// Stops the run so that `resume()` can continue it. Call it when the app goes to the background, and
@@ -82,6 +87,7 @@ public final class Generation {
 
   private func follow(_ steps: Steps, from resumed: Snapshot?) {
     self.steps = steps
+    self.resumed = resumed
     snapshot = nil
     state = .running(done: 0, total: 0)
     task = Task { [weak self] in
