@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdm_apple.bundled_models import find_bundle, find_folder, find_model
+from mdm_apple.bundled_models import find_bundle, find_folder, find_model, require_format
 from mdm_apple.config.choices import one_of
+from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.model import MAX_SIDE, ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import read_config
-from mdm_apple.config.types import Background, Bits, Precision, Say, Variant, WeightBits
+from mdm_apple.config.types import Background, Bits, Format, Precision, Say, Variant, WeightBits
 from mdm_apple.data.check import Check, check_folder, count_tokens
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
     from mdm_apple.conversion.compress.choose_bits import Chosen
     from mdm_apple.conversion.compress.palettize import PalettizeReport
-    from mdm_apple.conversion.convert import ConvertOptions
     from mdm_apple.conversion.verify.verify import VerifyOptions, VerifyReport
 
 
@@ -361,13 +361,14 @@ def convert(
         raise MdmError(f"{named}: is already a bundle; give the model folder that it came from.")
     if text_encoder == "yes":
         require_encoder(named.path, load_model_config(named.path).text)
-    require_conversion()
-    from mdm_apple.conversion.convert import ConvertOptions, convert
+    chosen = options or ConvertOptions()
+    require_conversion(chosen.format)
+    from mdm_apple.conversion.convert import convert
     from mdm_apple.conversion.layouts.text_encoder import missing_text
     from mdm_apple.conversion.source.model import load_source
 
     source = load_source(named.path, text_encoder)
-    bundle = convert(source, Path(out), options or ConvertOptions(), overwrite, say)
+    bundle = convert(source, Path(out), chosen, overwrite, say)
     missing = missing_text(source)
     if missing is not None:
         say(missing)
@@ -488,20 +489,21 @@ def evaluate(
     return evaluate_runtime(opened.runtime, dataset, plan)
 
 
-def require_conversion() -> None:
-    """Refuse, with the pip command to run, if conversion is not installed."""
+def require_conversion(bundle_format: Format) -> None:
+    """Refuse, with the pip command to run, if conversion to this format is not installed."""
+    require_format(bundle_format, ", or leave out --format coreai")
     require("torch")
     require("jsonschema")
-    require_installed("coremltools")
 
 
 def open_bundle(bundle: Bundle | str | Path) -> Bundle:
     """Open a bundle by name and check it against its manifest. Raises MdmError."""
     if not isinstance(bundle, (str, Path)):
         return bundle
-    path = find_bundle(bundle).path
+    named = find_bundle(bundle)
+    require_format(named.format)
     require("torch")
     require("jsonschema")
     from mdm_apple.conversion.bundle.folder import Bundle
 
-    return Bundle.open(path)
+    return Bundle.open(named.path)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mdm_apple.config.types import Format, VerifyRuntime
-from mdm_apple.errors import MdmError
+from mdm_apple.errors import MdmError, require_coreai, require_installed
 
 EMOJI = Path(__file__).parent / "models" / "emoji"
 EMOJI_STUDENT = EMOJI.with_name("emoji_student")
@@ -33,7 +34,7 @@ class NamedModel:
     def __str__(self) -> str:
         return self.name
 
-    @property
+    @cached_property
     def format(self) -> Format:
         """The format that a bundle's manifest states; the rest of it is checked when it opens."""
         try:
@@ -94,6 +95,19 @@ def find_bundle(name: str | Path, instead: str | None = None) -> NamedModel:
         advice = instead or f"make one with mdm convert {name} --out NAME.bundle"
         raise MdmError(f"{name}: is a model folder, but this needs a bundle; {advice}.")
     return named
+
+
+def require_format(bundle_format: Format, otherwise: str = "") -> None:
+    """Refuse, before any work, if a package that bundles of this format need is not installed.
+
+    Args:
+        otherwise: see `errors.require_coreai`.
+    """
+    require_installed("torch", "jsonschema")
+    if bundle_format == "coreai":
+        require_coreai(otherwise)
+    else:
+        require_installed("coremltools")
 
 
 def _hint(name: str) -> str:

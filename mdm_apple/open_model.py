@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from mdm_apple.bundled_models import FORMATS, NamedModel
+from mdm_apple.bundled_models import FORMATS, NamedModel, require_format
 from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.types import Bits, Format, Precision
@@ -27,10 +27,6 @@ from mdm_apple.storage.model_folder import load_model_config, weights_sha256
 
 TrainingBackend = Literal["torch", "mlx"]
 Backend = Literal["torch", "mlx", "coreml", "coreai", "reference"]
-BUNDLE_PACKAGES: dict[Format, tuple[str, ...]] = {
-    "coreml": ("torch", "coremltools", "jsonschema"),
-    "coreai": ("torch", "jsonschema"),  # Apple's own are asked for by the runtime
-}
 BUNDLE_BACKENDS: dict[Format, tuple[Backend, ...]] = {
     "coreml": ("reference", "coreml"),
     "coreai": ("coreai",),
@@ -185,7 +181,10 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
-    require_installed(*(BUNDLE_PACKAGES[named.format] if named.is_bundle else [backend]))
+    if named.is_bundle:
+        require_format(named.format)
+    else:
+        require_installed(backend)
     config = load_model_config(named.path)
     defaults = read_sampling(named.path, config.distilled)
     return Opening(named, config, defaults, backend, precision, options)

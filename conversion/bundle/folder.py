@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mdm_apple.bundled_models import MAX_MANIFEST_BYTES
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import read_config
 from mdm_apple.config.types import NumpyArray
@@ -43,7 +44,6 @@ from .manifest import (
 from .readme import README, readme
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 16 << 20
 MAX_FILES = 10_000
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_bundle
+from mdm_apple.bundled_models import find_bundle, require_format
 from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
@@ -292,8 +292,7 @@ def device(request: DeviceRequest, output: Output) -> None:
             "compute-units: need macOS; leave the option out to run what stands in for it."
         )
     for name in request.bundles:
-        find_bundle(name)
-    require_installed("torch", "coremltools", "jsonschema")
+        require_format(find_bundle(name).format)
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 

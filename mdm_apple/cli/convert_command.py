@@ -22,7 +22,7 @@ from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Compute, Format, Layout, Target, TextEncoderChoice
 from mdm_apple.diffusion.noise import MAX_SEED
-from mdm_apple.errors import MdmError, require_coreai
+from mdm_apple.errors import MdmError
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.bundle.folder import Bundle
@@ -112,8 +112,6 @@ def command(request: ConvertRequest, output: Output) -> None:
     if request.model is not None:
         find_folder(request.model, "mdm palettize makes a smaller bundle from it")
     refuse_existing_bundle(request.out, request.overwrite)
-    if request.format == "coreai":
-        require_coreai(", or leave out --format coreai")
     if request.model is None:
         bundle = _from_preset(request, options, output.say)
     else:
@@ -137,7 +135,7 @@ def _from_preset(request: ConvertRequest, options: ConvertOptions, say: api.Say)
     config = preset(str(request.preset_name))
     trained = config.text is not None and config.text.trainable
     with_encoder = request.text_encoder == "yes" or (request.text_encoder == "auto" and trained)
-    api.require_conversion()
+    api.require_conversion(request.format)
     from mdm_apple.conversion.convert import convert
     from mdm_apple.conversion.layouts.text_encoder import missing_text
     from mdm_apple.conversion.source.model import random_source

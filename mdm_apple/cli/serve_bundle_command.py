@@ -10,10 +10,9 @@ from typing import get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.bundled_models import find_bundle
+from mdm_apple.bundled_models import find_bundle, require_format
 from mdm_apple.cli.output import Output, filling, output_options
 from mdm_apple.config.types import ExecutorPrecision
-from mdm_apple.errors import require_installed
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ def command(request: ServeBundleRequest, output: Output) -> None:
     The protocol is in docs/serve_bundle.md; mdm-generate speaks it where there is no Core ML.
     --json prints what would be served, then stops.
     """
-    find_bundle(request.bundle)
-    require_installed("torch", "coremltools", "jsonschema")
+    require_format(find_bundle(request.bundle).format)
     if output.as_json:
         _describe(request.bundle, output)
     else:

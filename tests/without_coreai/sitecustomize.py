@@ -1,13 +1,17 @@
-"""Hides Core AI's packages from every Python process that has this folder on its path."""
+"""Hides packages from every Python process that has this folder on its path.
+
+MDM_HIDDEN names others than those of Core AI.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-HIDDEN = ("coreai", "coreai_torch")
+HIDDEN = os.environ.get("MDM_HIDDEN", "coreai coreai_torch").split()
 
 
 class _Absent(MetaPathFinder):
