@@ -28,12 +28,11 @@ from .coreml import quiet_coremltools
 from .errors import ConversionError
 from .layouts.choose import fitting_compute, parts_of
 from .layouts.parts import Part
+from .limits import LARGEST_FP16
 from .package_file.merge import merge_packages
 from .package_file.seal import package_size, seal_package
 from .package_file.split import split_to_fit
 from .source.model import ModelSource
-
-FP16_MAX = 65504.0
 
 
 def convert(
@@ -143,7 +142,7 @@ def _check_range(part: Part) -> None:
     """fp16 ends at 65504; a larger weight would silently become infinite."""
     for name, weight in part.module.named_parameters():
         largest = float(weight.abs().max()) if weight.numel() else 0.0
-        if not largest <= FP16_MAX:
+        if not largest <= LARGEST_FP16:
             raise ConversionError(
                 f"{part.name}: the weight {name} reaches {largest:g}, which fp16 cannot hold; "
                 "train the model further or clip it."

@@ -35,6 +35,9 @@ from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 from ..errors import BundleError
 from ..layouts.names import POOLED, TEXT_FEATURES, TEXT_MASK, TEXT_SEEN, TOKEN_IDS
 from .manifest import (
+    PROGRAM,
+    PROGRAM_HASH,
+    SUFFIXES,
     FileInfo,
     Manifest,
     PackageInfo,
@@ -274,14 +277,13 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 def _check_own_hashes(path: Path, manifest: Manifest) -> None:
     """An .aimodel states the hash of its program, which Apple's runtime does not compare."""
     digests = {file.path: file.sha256 for file in manifest.files}
-    for name in {
-        package.path for package in manifest.packages if package.path.endswith(".aimodel")
-    }:
-        program, stated = (f"{name}/{file}" for file in ("main.mlirb", "main.hash"))
-        sizes = {file.path: file.size for file in manifest.files}
+    sizes = {file.path: file.size for file in manifest.files}
+    names = {package.path for package in manifest.packages}
+    for name in (name for name in names if name.endswith(SUFFIXES["coreai"])):
+        program, stated = f"{name}/{PROGRAM}", f"{name}/{PROGRAM_HASH}"
         if sizes.get(stated) != 32 or (path / stated).read_bytes().hex() != digests.get(program):
             raise BundleError(
-                f"{path}: {stated} is not the SHA-256 of its main.mlirb; convert the model again."
+                f"{path}: {stated} is not the SHA-256 of its {PROGRAM}; convert the model again."
             )
 
 

@@ -42,6 +42,7 @@ from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (
     NO_DIGEST,
     SCHEMA_VERSIONS,
+    SUFFIXES,
     Feature,
     GoldenInfo,
     LevelInfo,
@@ -102,14 +103,14 @@ def describe(
 
 def core_ml_package(folder: Path, part: Part) -> PackageInfo:
     """The entry of a part that was saved as a .mlpackage."""
-    return described_again(folder, new_entry(part, ".mlpackage"), 16)
+    return described_again(folder, new_entry(part, "coreml"), 16)
 
 
-def new_entry(part: Part, suffix: str) -> PackageInfo:
+def new_entry(part: Part, package_format: Format) -> PackageInfo:
     """The entry of a part as it is known before the file is read."""
     return PackageInfo(
         name=part.name,
-        path=f"{part.file_stem}{suffix}",
+        path=f"{part.file_stem}{SUFFIXES[package_format]}",
         phase=part.phase,
         side=part.side,
         precision="fp16",

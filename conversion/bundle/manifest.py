@@ -32,6 +32,7 @@ from ..layouts.parts import Phase
 
 SCHEMA_VERSIONS = (1, 2)  # 2 if a field is used that installed readers of 1 do not know
 SUFFIXES: dict[Format, str] = {"coreml": ".mlpackage", "coreai": ".aimodel"}
+PROGRAM, PROGRAM_HASH = "main.mlirb", "main.hash"  # in an .aimodel
 NO_DIGEST = "0" * 64
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import is_system_file
 
+from ..bundle.manifest import PROGRAM, PROGRAM_HASH
 from ..execute import ExecutionError
-from .seal import BYTECODE, HASH, METADATA, has_own_hash
+from .seal import METADATA, has_own_hash
 
-LIMITS = {BYTECODE: 16 << 30, HASH: 32, METADATA: 1 << 20}  # bytes
+LIMITS = {PROGRAM: 16 << 30, PROGRAM_HASH: 32, METADATA: 1 << 20}  # bytes
 
 
 def check_files(path: Path) -> dict[str, int]:
@@ -22,10 +23,10 @@ def check_files(path: Path) -> dict[str, int]:
         for name in LIMITS:
             if name not in sizes:
                 raise ExecutionError(f"{path}: {name} is missing; copy the whole package.")
-        if sizes[HASH] != LIMITS[HASH] or not has_own_hash(path):
+        if sizes[PROGRAM_HASH] != LIMITS[PROGRAM_HASH] or not has_own_hash(path):
             raise ExecutionError(
-                f"{path}: {HASH} is not the SHA-256 of {BYTECODE}; it is damaged or was altered, "
-                "so copy it again."
+                f"{path}: {PROGRAM_HASH} is not the SHA-256 of {PROGRAM}; it is damaged or was "
+                "altered, so copy it again."
             )
     except OSError as error:
         raise ExecutionError(f"{path}: cannot be read; {system_reason(error)}") from None

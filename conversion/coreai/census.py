@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..execute.graph import TensorType
+from ..limits import HIGHEST_RANK, LARGEST_FP16, SHORT_AXIS, SMALL_CONSTANT
 from .compressed import LOOKUP, SCALING
 from .program import (
     Constant,
@@ -27,10 +28,6 @@ from .weights import weights_in
 UNKNOWN_SIZE = -1
 SHOWN = 20  # findings, of each rule
 LONGEST_NAME = 160
-HIGHEST_RANK = 5
-SHORT_AXIS = 32  # fp16 numbers in 64 bytes
-SMALL_CONSTANT = 1 << 16  # numbers; larger constants are weights, not masks
-LARGEST_FP16 = 65504.0
 SELECTING = ("argmax", "argsort", "sort", "topk", "gather_nd", "gather_along_axis")
 
 

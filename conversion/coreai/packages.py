@@ -10,7 +10,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from mdm_apple.errors import MdmError
 
 from ..bundle.make_manifest import new_entry
-from ..bundle.manifest import PackageInfo
+from ..bundle.manifest import SUFFIXES, PackageInfo
 from ..errors import ConversionError
 from ..layouts.parts import Part
 from ..package_file.seal import package_size
@@ -18,8 +18,6 @@ from .lower import Lowered, lower
 from .program import name_constants
 from .seal import save_sealed
 from .weight_names import names_by_digest
-
-SUFFIX = ".aimodel"
 
 
 def write_packages(
@@ -37,7 +35,7 @@ def write_packages(
     for stem in dict.fromkeys(part.file_stem for part in parts):
         shared = [part for part in parts if part.file_stem == stem]
         say(f"{stem}: capturing and lowering")
-        path = folder / f"{stem}{SUFFIX}"
+        path = folder / f"{stem}{SUFFIXES['coreai']}"
         lowered = write_package(shared, path, license_text)
         size = package_size(path)
         if size > limit_mb * 1e6:
@@ -71,7 +69,7 @@ def write_package(
 
 def _entry(lowered: Lowered, size: int) -> PackageInfo:
     return dataclasses.replace(
-        new_entry(lowered.part, SUFFIX),
+        new_entry(lowered.part, "coreai"),
         bytes=size,
         activation_bytes=lowered.activation_bytes,
         inputs=lowered.inputs,

@@ -13,9 +13,10 @@ from typing import Any
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.tensorfile import write_bytes
 
+from ..bundle.manifest import PROGRAM, PROGRAM_HASH
 from ..errors import ConversionError
 
-BYTECODE, HASH, METADATA = "main.mlirb", "main.hash", "metadata.json"
+METADATA = "metadata.json"
 
 
 def save_sealed(program: Any, path: Path, license_text: str | None) -> None:
@@ -41,5 +42,5 @@ def save_sealed(program: Any, path: Path, license_text: str | None) -> None:
 
 def has_own_hash(path: Path) -> bool:
     """Whether main.hash is the SHA-256 of the bytecode; Apple's runtime does not compare them."""
-    with (path / BYTECODE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() == (path / HASH).read_bytes()
+    with (path / PROGRAM).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest() == (path / PROGRAM_HASH).read_bytes()

@@ -19,6 +19,7 @@ from ..execute import Package, TensorType
 from ..execute.constants import literal_value
 from ..execute.errors import FlexibleShapeError
 from ..execute.graph import Function, Literal, Operation
+from ..limits import HIGHEST_RANK, LARGEST_FP16, SHORT_AXIS, SMALL_CONSTANT
 
 ANE_TRANSFORMERS = "Apple, Deploying Transformers on the Apple Neural Engine (2022)"
 COREMLTOOLS = "coremltools documentation, typed execution and flexible inputs"
@@ -27,12 +28,8 @@ ANE_GUIDE = "measurements on an M1 by third parties (ane-guide)"
 
 Severity = OneOf["error", "cost"]
 
-HIGHEST_RANK = 5
-LARGEST_FP16 = 65504.0
 PADDED_FREELY = 1 << 14  # values; a vector of channels may have a singleton last axis
-SHORT_AXIS = 32  # fp16 numbers in 64 bytes; the last axis is padded to that
 LARGE_BYTES = 2 << 20
-SMALL_CONSTANT = 1 << 16  # numbers; larger constants are weights, not masks
 
 
 @dataclass(frozen=True)
