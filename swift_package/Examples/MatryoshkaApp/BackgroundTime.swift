@@ -6,10 +6,29 @@
 @MainActor
 func withBackgroundTime(_ work: () async -> Void) async {
   #if canImport(UIKit)
-    let identifier = UIApplication.shared.beginBackgroundTask()
+    let time = BackgroundTime()
     await work()
-    UIApplication.shared.endBackgroundTask(identifier)
+    time.end()
   #else
     await work()
   #endif
 }
+
+#if canImport(UIKit)
+  /// Time that the system grants. It is given back when it runs out too, because the system ends an app
+  /// that keeps it longer.
+  @MainActor
+  private final class BackgroundTime {
+    private var identifier = UIBackgroundTaskIdentifier.invalid
+
+    init() {
+      identifier = UIApplication.shared.beginBackgroundTask { [weak self] in self?.end() }
+    }
+
+    func end() {
+      guard identifier != .invalid else { return }
+      UIApplication.shared.endBackgroundTask(identifier)
+      identifier = .invalid
+    }
+  }
+#endif

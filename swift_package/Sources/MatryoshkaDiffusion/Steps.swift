@@ -1,8 +1,11 @@
+import Synchronization
+
 /// The steps of one picture, as ``Pipeline/generate(_:previews:)`` and
 /// ``Pipeline/resume(_:previews:)`` return them.
 ///
 /// Leaving the loop ends the run, whatever else still refers to the steps. So does cancelling the task
-/// that reads them, dropping them unread, or ``cancel()``.
+/// that reads them, dropping them unread, or ``cancel()``. Two loops over the same steps share them: each
+/// step reaches one of the loops, and the run ends with the last one.
 public struct Steps: AsyncSequence, Sendable {
   /// One step.
   public typealias Element = Step
@@ -11,6 +14,7 @@ public struct Steps: AsyncSequence, Sendable {
 
   private let stream: AsyncThrowingStream<Step, any Error>
   private let run: Run
+  private let current = CurrentReader()
 
   init(_ stream: AsyncThrowingStream<Step, any Error>, _ run: Run) {
     (self.stream, self.run) = (stream, run)
@@ -21,7 +25,7 @@ public struct Steps: AsyncSequence, Sendable {
 
   /// Starts to read.
   public func makeAsyncIterator() -> AsyncIterator {
-    AsyncIterator(inner: stream.makeAsyncIterator(), reader: Reader(run))
+    AsyncIterator(inner: stream.makeAsyncIterator(), reader: current.reader(of: run))
   }
 
   /// Reads the steps. The run ends with the last copy of this value.
@@ -48,5 +52,21 @@ public struct Steps: AsyncSequence, Sendable {
     init(_ run: Run) { self.run = run }
 
     deinit { run.cancel() }
+  }
+
+  /// The reader that iterators share, kept by them alone.
+  private final class CurrentReader: Sendable {
+    private struct State { weak var reader: Reader? }
+
+    private let state = Mutex(State())
+
+    func reader(of run: Run) -> Reader {
+      state.withLock { state in
+        if let reader = state.reader { return reader }
+        let made = Reader(run)
+        state.reader = made
+        return made
+      }
+    }
   }
 }

@@ -62,6 +62,23 @@ import MatryoshkaDiffusion
   }
 
   /// The stream stays in scope, as in most apps, where no last reference goes away.
+  @Test func aSecondLoopThatEndsLeavesTheFirstOneItsSteps() async throws {
+    let small = try SmallBundle()
+    let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(2)) }
+    let pipeline = Pipeline(bundle: small.bundle, runtime: runtime)
+    var long = request()
+    long.sampler.steps = 20
+    let steps = pipeline.generate(long)
+    var first = steps.makeAsyncIterator()
+    var last = try await first.next()
+    do {
+      var second = steps.makeAsyncIterator()
+      last = try await second.next() ?? last
+    }
+    while let step = try await first.next() { last = step }
+    #expect(last?.finished != nil)
+  }
+
   @Test func leavingTheLoopEndsTheRun() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(2)) }
