@@ -70,7 +70,6 @@ def refused(path: Path, temporary: Path) -> str:
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert list(temporary.iterdir()) == []
-    assert not [p for p in (*path.parent.rglob("core*"), *Path.cwd().glob("core.*")) if p.is_file()]
     return sentence
 
 
