@@ -1,8 +1,8 @@
 """The process that reads and runs .aimodel files; `child_process` starts it with `python -m`.
 
 Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
-raw bytes. A request loads a function ("path", "function", "units"), runs a loaded one ("run") or
-asks what is in a file ("census", "function").
+raw bytes. A request imports Apple's packages ("import"), loads a function ("path", "function",
+"units"), runs a loaded one ("run") or asks what is in a file ("census", "function").
 The arguments are the folder for temporary files, which this process removes when it ends, and the
 most bytes of address space (0: no limit). It ends when its parent does, in the middle of a request
 as well. Apple's runtime aborts on damaged files.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import resource
 import select
@@ -67,6 +68,9 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                         models[path] = await opened.enter_async_context(_opened(header))
                     loaded.append(models[path].load_function(str(header["function"])))
                     write_message(answers, {"loaded": len(loaded) - 1}, {})
+                elif "import" in header:
+                    _import_packages()
+                    write_message(answers, {}, {})
                 elif "census" in header:
                     write_message(answers, {"census": _census(header)}, {})
                 else:
@@ -84,6 +88,12 @@ def _census(header: dict[str, Any]) -> dict[str, Any]:
     from mdm_apple.conversion.coreai.program import open_program
 
     return asdict(census(open_program(Path(str(header["census"]))), header["function"]))
+
+
+def _import_packages() -> None:
+    """All that a load and a run would import."""
+    for name in ("coreai.authoring.asset", "coreai.runtime._ndarray"):
+        importlib.import_module(name)
 
 
 def _opened(header: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from mdm_apple.errors import require_coreai
 
 from ..errors import ConversionError
 from ..execute import ExecutionError, Watch
+from ..footprint import peak_bytes
 from . import child_process
 from .census import Census, read_census
 from .child_process import Child, ChildEndedError
@@ -47,6 +48,7 @@ class AppleRuntime:
             )
         self.units = units
         self.children = 0  # started so far
+        self._peak: int | None = None  # of those that have ended
         self._alive: list[_Loaded] = []  # at most one
         self._ended = weakref.finalize(self, _end, self._alive)
 
@@ -90,9 +92,22 @@ class AppleRuntime:
         """The child's process number; None while there is no child."""
         return self._alive[0].child.number if self._alive else None
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory of the largest child so far; None if there was none or it is not known."""
+        known = [self._peak, *(peak_bytes(loaded.child.number) for loaded in self._alive)]
+        return max((peak for peak in known if peak is not None), default=None)
+
     def close(self) -> None:
         """End the child and remove its folder; the next call starts another."""
+        self._peak = self.peak_bytes
         _end(self._alive)
+
+    def start_afresh(self) -> None:
+        """Replace the child by one that has loaded no function, but Apple's packages."""
+        self.close()
+        with self._kept_or_replaced(Path("coreai")) as child:
+            child.import_packages()
 
     def _child(self) -> _Loaded:
         if not self._alive:
@@ -112,6 +127,9 @@ class _Loaded:
     @property
     def is_spent(self) -> bool:
         return self._bytes > MOST_BYTES or self._outputs > MOST_OUTPUTS
+
+    def import_packages(self) -> None:
+        self.child.ask(Path("coreai"), {"import": True}, {}, child_process.READ_SECONDS)
 
     def handle(self, path: Path, function: str, units: ComputeUnits | None) -> int:
         """The number under which the child knows a function; loads it if need be."""
