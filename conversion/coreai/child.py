@@ -2,7 +2,8 @@
 
 Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
 raw bytes. A request imports Apple's packages ("import"), loads a function ("path", "function",
-"units"), runs a loaded one ("run") or asks what is in a file ("census", "function").
+"units"), runs a loaded one ("run"), asks what is in a file ("census", "function") or only whether
+reading it does any harm ("read").
 The arguments are the folder for temporary files, which this process removes when it ends, and the
 most bytes of address space (0: no limit). It ends when its parent does, in the middle of a request
 as well. Apple's runtime aborts on damaged files.
@@ -73,6 +74,9 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                     write_message(answers, {}, {})
                 elif "census" in header:
                     write_message(answers, {"census": _census(header)}, {})
+                elif "read" in header:
+                    _read(Path(str(header["read"])))
+                    write_message(answers, {}, {})
                 else:
                     write_message(answers, {}, await _run(loaded[int(header["run"])], arrays))
             except BrokenPipeError:
@@ -85,9 +89,21 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 def _census(header: dict[str, Any]) -> dict[str, Any]:
     """Nothing is compiled or run for this."""
     from mdm_apple.conversion.coreai.census import census
-    from mdm_apple.conversion.coreai.program import open_program
+    from mdm_apple.conversion.coreai.program import read_program
 
-    return asdict(census(open_program(Path(str(header["census"]))), header["function"]))
+    return asdict(census(read_program(Path(str(header["census"]))), header["function"]))
+
+
+def _read(path: Path) -> None:
+    """Read what a parent would: the graphs, their weights and every stored number."""
+    from mdm_apple.conversion.coreai.program import constants, read_program
+    from mdm_apple.conversion.coreai.weights import end_convolutions, weights_of
+
+    program = read_program(path)
+    for constant in constants(program):
+        constant.read()
+    weights_of(program)
+    end_convolutions(program)
 
 
 def _import_packages() -> None:
