@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_cache import converted
+from bundle_cache import converted, palettized
 from click.testing import CliRunner
 from coreai_wheels import needs_coreai
 
@@ -25,6 +25,8 @@ from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
+from mdm_apple.conversion.bundle.manifest import Manifest
+from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
@@ -33,7 +35,7 @@ from mdm_apple.conversion.execute import ExecutionError
 from mdm_apple.conversion.run.packages import Runnable, executor
 from mdm_apple.conversion.source.model import ModelSource, random_source
 from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
-from mdm_apple.conversion.verify.formats import rows_of_formats
+from mdm_apple.conversion.verify.formats import check_other_format, rows_of_formats
 from mdm_apple.conversion.verify.fp32 import Fp32Packages
 from mdm_apple.conversion.verify.ladder import Rung
 from mdm_apple.conversion.verify.parts import rows_against_torch, same_parts
@@ -162,6 +164,68 @@ def test_formats_of_different_models_are_told_apart(
 def test_two_bundles_of_one_format_cannot_confirm_each_other(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="give one of each format"):
         verify(bundle, options=VerifyOptions(against=bundle))
+
+
+def layers(manifest: Manifest, compute: ComputeUnits) -> Manifest:
+    packages = tuple(dataclasses.replace(p, compute=compute) for p in manifest.packages)
+    return dataclasses.replace(manifest, packages=packages)
+
+
+FORMS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
+    "layout": (
+        lambda m: dataclasses.replace(m, layout="monolith"),
+        "its layout is monolith, but in .* nested;",
+    ),
+    "layers": (
+        lambda m: layers(m, "cpuAndGPU"),
+        "its layers are those for gpu, but in .* ane;",
+    ),
+    "precision": (
+        lambda m: dataclasses.replace(
+            m,
+            packages=(*m.packages[:-1], dataclasses.replace(m.packages[-1], precision="fp32")),  # type: ignore[arg-type]
+        ),
+        "its precision is fp16, fp32, but in .* fp16;",
+    ),
+    "bits": (
+        lambda m: dataclasses.replace(
+            m,
+            variant="palettized-4",
+            packages=tuple(dataclasses.replace(p, weight_bits=4) for p in m.packages),
+        ),
+        r"its weights have 4 bits \(palettized-4\), but in .* 16 bits \(fp16\);",
+    ),
+    "way to compress": (
+        lambda m: dataclasses.replace(m, variant="palettized-8"),
+        r"its weights have 16 bits \(palettized-8\), but in .* 16 bits \(fp16\);",
+    ),
+    "packages": (
+        lambda m: dataclasses.replace(m, packages=m.packages[1:]),
+        "its packages are conditioning, .*, but in .* text_encoder, conditioning",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_bundles_of_another_form_cannot_confirm_each_other(
+    bundle: Bundle, nested: Bundle, kind: str
+) -> None:
+    """The manifest alone says so; no package is run."""
+    change, sentence = FORMS[kind]
+    check_other_format(nested, bundle)
+    other = Bundle(bundle.path, change(bundle.manifest))
+    with pytest.raises(BundleError, match=f"^{other.path}: {sentence}.*convert one model twice"):
+        check_other_format(nested, other)
+
+
+def test_a_compressed_bundle_is_not_held_to_one_in_16_bits(
+    bundle: Bundle, nested: Bundle, tmp_path: Path
+) -> None:
+    small, _ = palettized(nested, tmp_path / "small.bundle", Setting(4))
+    words = ["verify", str(small.path), "--against", str(bundle.path), "--quiet"]
+    done = CliRunner().invoke(group, words)
+    assert isinstance(done.exception, BundleError), done.exception
+    assert "its weights have 16 bits (fp16), but in " in str(done.exception)
 
 
 def test_no_number_leaves_fp16(bundle: Bundle) -> None:
