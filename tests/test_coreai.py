@@ -93,6 +93,33 @@ def test_another_weight_is_told_apart(bundle: Bundle, tiny_source: ModelSource) 
     assert failed == ["core_8"]
 
 
+@pytest.mark.slow
+def test_another_weight_makes_other_guided_pictures(
+    bundle: Bundle, tiny_source: ModelSource
+) -> None:
+    """The rung fails by itself; it has pictures only."""
+    options = VerifyOptions(prompts=1, ladder=True)
+    guided = rung(verify_source(bundle, changed(tiny_source), options), "guided pictures")
+    assert not guided.passed
+    assert (guided.rows, guided.parts) == ((), ())
+    assert min(guided.picture_psnr.values()) < 35
+
+
+@pytest.mark.slow
+def test_in_fp32_another_weight_parts_the_two_runtimes(
+    bundle: Bundle, nested: Bundle, tiny_source: ModelSource, tmp_path: Path
+) -> None:
+    """Apple's runtime gets packages of the changed model; only the one with the weight fails."""
+    parts = same_parts(bundle, changed(tiny_source))
+    other = Fp32Packages(parts, tmp_path, AppleRuntime())
+    text = text_inputs(tiny_source, PROMPTS[:1])
+    record = record_trajectory(tiny_source, text, 1)
+    pair = (nested, executor("fp32")), (bundle, other)
+    rows = rows_of_formats(*pair, text, record, "fp32")
+    assert [row.package for row in rows if not row.passed] == ["core_8"]
+    assert len(rows) == len(bundle.manifest.packages)
+
+
 def test_in_fp32_both_runtimes_compute_what_torch_does(
     bundle: Bundle, nested: Bundle, tiny_source: ModelSource, tmp_path: Path
 ) -> None:
