@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import torch
 from bundle_cache import converted, palettized
 from click.testing import CliRunner
 from coreai_wheels import needs_coreai
+from numpy.typing import NDArray
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
@@ -31,8 +33,9 @@ from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.errors import BundleError, ConversionError
-from mdm_apple.conversion.execute import ExecutionError
-from mdm_apple.conversion.run.packages import Runnable, executor
+from mdm_apple.conversion.execute import ExecutionError, Watch
+from mdm_apple.conversion.run.packages import Runnable, Values, executor
+from mdm_apple.conversion.run.runtime import BundleRuntime
 from mdm_apple.conversion.source.model import ModelSource, random_source
 from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
 from mdm_apple.conversion.verify.formats import check_other_format, rows_of_formats
@@ -292,6 +295,28 @@ def test_sampling_is_that_of_the_model(bundle: Bundle, model_folder: Path, tmp_p
 
     error = pixels(bundle.path) - pixels(model_folder)
     assert np.sqrt(np.square(error).mean()) < 255 / 100  # 40 dB
+
+
+def test_the_pace_costs_one_evaluation(bundle: Bundle) -> None:
+    """Every package runs once; the steps' are all loaded before, so no load is timed."""
+    apple, done = AppleRuntime(), list[tuple[str, str]]()
+
+    def load(path: Path, function: str | None, units: ComputeUnits) -> Runnable:
+        run = apple(path, function, units)
+        done.append(("load", path.stem))
+
+        def noted(inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
+            done.append(("run", path.stem))
+            return run(inputs, watch)
+
+        return noted
+
+    assert BundleRuntime(bundle, load=load).seconds_per_evaluation() > 0
+    packages = bundle.manifest.packages
+    steps = [package.name for package in packages if package.phase == "step"]
+    assert done[-2 * len(steps) :] == [(what, n) for what in ("load", "run") for n in steps]
+    assert len(done) == 2 * len(packages)
+    apple.close()
 
 
 def test_converting_twice_gives_the_same_bytes_without_a_path(
