@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.blas import lend_blas
 from benchmarks.harness import machine
 from benchmarks.suites import entries_of
-from mdm_apple.conversion.device.footprint import peak_bytes
 from mdm_apple.conversion.device.machine import commit
+from mdm_apple.conversion.footprint import peak_bytes
 from mdm_apple.errors import MdmError
 
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.networks import inputs, other_network
 from mdm_apple.config.presets import preset
-from mdm_apple.conversion.device.footprint import peak_bytes
+from mdm_apple.conversion.footprint import peak_bytes
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.runtime import prepare
 

@@ -209,7 +209,7 @@ def test_fewer_than_five_repetitions_are_refused() -> None:
 def test_a_process_of_its_own_has_a_peak_of_its_own() -> None:
     """What the parent had must not count."""
     waste = bytearray(400 << 20)
-    code = "from conversion.device.footprint import peak_bytes; print(peak_bytes())"
+    code = "from conversion.footprint import peak_bytes; print(peak_bytes())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

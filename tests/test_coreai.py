@@ -10,29 +10,35 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bundle_cache import converted
+from bundle_cache import converted, palettized
 from click.testing import CliRunner
 from coreai_wheels import needs_coreai
+from numpy.typing import NDArray
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
 from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
+from mdm_apple.conversion.bundle.manifest import Manifest
+from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.errors import BundleError, ConversionError
-from mdm_apple.conversion.execute import ExecutionError
-from mdm_apple.conversion.run.packages import Runnable, executor
+from mdm_apple.conversion.execute import ExecutionError, Watch
+from mdm_apple.conversion.run.packages import Runnable, Values, executor
+from mdm_apple.conversion.run.runtime import BundleRuntime
 from mdm_apple.conversion.source.model import ModelSource, random_source
 from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
-from mdm_apple.conversion.verify.formats import rows_of_formats
+from mdm_apple.conversion.verify.formats import check_other_format, rows_of_formats
 from mdm_apple.conversion.verify.fp32 import Fp32Packages
 from mdm_apple.conversion.verify.ladder import Rung
 from mdm_apple.conversion.verify.parts import rows_against_torch, same_parts
@@ -90,6 +96,33 @@ def test_another_weight_is_told_apart(bundle: Bundle, tiny_source: ModelSource) 
     assert failed == ["core_8"]
 
 
+@pytest.mark.slow
+def test_another_weight_makes_other_guided_pictures(
+    bundle: Bundle, tiny_source: ModelSource
+) -> None:
+    """The rung fails by itself; it has pictures only."""
+    options = VerifyOptions(prompts=1, ladder=True)
+    guided = rung(verify_source(bundle, changed(tiny_source), options), "guided pictures")
+    assert not guided.passed
+    assert (guided.rows, guided.parts) == ((), ())
+    assert min(guided.picture_psnr.values()) < 35
+
+
+@pytest.mark.slow
+def test_in_fp32_another_weight_parts_the_two_runtimes(
+    bundle: Bundle, nested: Bundle, tiny_source: ModelSource, tmp_path: Path
+) -> None:
+    """Apple's runtime gets packages of the changed model; only the one with the weight fails."""
+    parts = same_parts(bundle, changed(tiny_source))
+    other = Fp32Packages(parts, tmp_path, AppleRuntime())
+    text = text_inputs(tiny_source, PROMPTS[:1])
+    record = record_trajectory(tiny_source, text, 1)
+    pair = (nested, executor("fp32")), (bundle, other)
+    rows = rows_of_formats(*pair, text, record, "fp32")
+    assert [row.package for row in rows if not row.passed] == ["core_8"]
+    assert len(rows) == len(bundle.manifest.packages)
+
+
 def test_in_fp32_both_runtimes_compute_what_torch_does(
     bundle: Bundle, nested: Bundle, tiny_source: ModelSource, tmp_path: Path
 ) -> None:
@@ -114,7 +147,7 @@ def test_in_fp32_both_runtimes_compute_what_torch_does(
 @pytest.mark.parametrize(
     ("layout", "compute"),
     [
-        ("multifunction", "gpu"),
+        pytest.param("multifunction", "gpu", marks=pytest.mark.slow),
         pytest.param("nested", "gpu", marks=pytest.mark.slow),
         pytest.param("monolith", "ane", marks=pytest.mark.slow),
         pytest.param("multifunction", "ane", marks=pytest.mark.slow),
@@ -163,6 +196,68 @@ def test_two_bundles_of_one_format_cannot_confirm_each_other(bundle: Bundle) -> 
         verify(bundle, options=VerifyOptions(against=bundle))
 
 
+def layers(manifest: Manifest, compute: ComputeUnits) -> Manifest:
+    packages = tuple(dataclasses.replace(p, compute=compute) for p in manifest.packages)
+    return dataclasses.replace(manifest, packages=packages)
+
+
+FORMS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
+    "layout": (
+        lambda m: dataclasses.replace(m, layout="monolith"),
+        "its layout is monolith, but in .* nested;",
+    ),
+    "layers": (
+        lambda m: layers(m, "cpuAndGPU"),
+        "its layers are those for gpu, but in .* ane;",
+    ),
+    "precision": (
+        lambda m: dataclasses.replace(
+            m,
+            packages=(*m.packages[:-1], dataclasses.replace(m.packages[-1], precision="fp32")),  # type: ignore[arg-type]
+        ),
+        "its precision is fp16, fp32, but in .* fp16;",
+    ),
+    "bits": (
+        lambda m: dataclasses.replace(
+            m,
+            variant="palettized-4",
+            packages=tuple(dataclasses.replace(p, weight_bits=4) for p in m.packages),
+        ),
+        r"its weights have 4 bits \(palettized-4\), but in .* 16 bits \(fp16\);",
+    ),
+    "way to compress": (
+        lambda m: dataclasses.replace(m, variant="palettized-8"),
+        r"its weights have 16 bits \(palettized-8\), but in .* 16 bits \(fp16\);",
+    ),
+    "packages": (
+        lambda m: dataclasses.replace(m, packages=m.packages[1:]),
+        "its packages are conditioning, .*, but in .* text_encoder, conditioning",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_bundles_of_another_form_cannot_confirm_each_other(
+    bundle: Bundle, nested: Bundle, kind: str
+) -> None:
+    """The manifest alone says so; no package is run."""
+    change, sentence = FORMS[kind]
+    check_other_format(nested, bundle)
+    other = Bundle(bundle.path, change(bundle.manifest))
+    with pytest.raises(BundleError, match=f"^{other.path}: {sentence}.*convert one model twice"):
+        check_other_format(nested, other)
+
+
+def test_a_compressed_bundle_is_not_held_to_one_in_16_bits(
+    bundle: Bundle, nested: Bundle, tmp_path: Path
+) -> None:
+    small, _ = palettized(nested, tmp_path / "small.bundle", Setting(4))
+    words = ["verify", str(small.path), "--against", str(bundle.path), "--quiet"]
+    done = CliRunner().invoke(group, words)
+    assert isinstance(done.exception, BundleError), done.exception
+    assert "its weights have 16 bits (fp16), but in " in str(done.exception)
+
+
 def test_no_number_leaves_fp16(bundle: Bundle) -> None:
     features = [f for p in bundle.manifest.packages for f in (*p.inputs, *p.outputs)]
     assert {f.dtype for f in features} == {"fp16", "int32"}
@@ -175,6 +270,7 @@ def test_the_manifest_says_the_format(bundle: Bundle, nested: Bundle) -> None:
     assert (nested.manifest.schema, nested.manifest.format) == (1, "coreml")
 
 
+@pytest.mark.slow
 def test_functions_share_their_weights(make: MakeBundle) -> None:
     shared = make("multifunction", "gpu")
     whole = make("monolith", "gpu")
@@ -200,6 +296,28 @@ def test_sampling_is_that_of_the_model(bundle: Bundle, model_folder: Path, tmp_p
 
     error = pixels(bundle.path) - pixels(model_folder)
     assert np.sqrt(np.square(error).mean()) < 255 / 100  # 40 dB
+
+
+def test_the_pace_costs_one_evaluation(bundle: Bundle) -> None:
+    """Every package runs once; the steps' are all loaded before, so no load is timed."""
+    apple, done = AppleRuntime(), list[tuple[str, str]]()
+
+    def load(path: Path, function: str | None, units: ComputeUnits) -> Runnable:
+        run = apple(path, function, units)
+        done.append(("load", path.stem))
+
+        def noted(inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
+            done.append(("run", path.stem))
+            return run(inputs, watch)
+
+        return noted
+
+    assert BundleRuntime(bundle, load=load).seconds_per_evaluation() > 0
+    packages = bundle.manifest.packages
+    steps = [package.name for package in packages if package.phase == "step"]
+    assert done[-2 * len(steps) :] == [(what, n) for what in ("load", "run") for n in steps]
+    assert len(done) == 2 * len(packages)
+    apple.close()
 
 
 def test_converting_twice_gives_the_same_bytes_without_a_path(
@@ -268,9 +386,12 @@ def test_a_damaged_package_refuses_the_bundle_in_one_sentence(
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_damaged_program_ends_the_child_and_nothing_else(
-    bundle: Bundle, tmp_path: Path, kind: str
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Where it gets that far: the bundle's hashes stop it before."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     package = tmp_path / "down_16.aimodel"
     shutil.copytree(bundle.file("down_16.aimodel"), package)
     _edit(package / "main.mlirb", PROGRAMS[kind])
@@ -279,11 +400,11 @@ def test_a_damaged_program_ends_the_child_and_nothing_else(
     try:
         with pytest.raises(ExecutionError, match=r"^down_16\.aimodel: [^\n]*\.$"):
             runtime(package, None, "all")(inputs)
-        assert list(runtime.scratch.iterdir()) == []
+        if runtime.process is None:
+            assert list(temporary.iterdir()) == []
     finally:
         runtime.close()
-    assert not runtime.scratch.exists()
-    assert not list(Path().glob("core*"))
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_killed_child_is_named_and_replaced(bundle: Bundle) -> None:

@@ -11,18 +11,24 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bundle_cache import converted, palettized
 from click.testing import CliRunner, Result
 from coreai_wheels import needs_coreai
+from small_assets import Weighted, program_of
 from torch import Tensor, nn
 
 from mdm_apple.cli import group
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.coreai.compressed import store_palettes
+from mdm_apple.conversion.coreai.program import editing, functions, name_constants, operations
+from mdm_apple.conversion.coreai.weights import weights_of
 from mdm_apple.conversion.coreai.wheels import quiet
 from mdm_apple.conversion.inspect.asset import RULES, inspect_asset
 from mdm_apple.conversion.inspect.inspect import inspect_bundle
@@ -70,7 +76,6 @@ def refused(path: Path, temporary: Path) -> str:
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert list(temporary.iterdir()) == []
-    assert not [p for p in (*path.parent.rglob("core*"), *Path.cwd().glob("core.*")) if p.is_file()]
     return sentence
 
 
@@ -251,3 +256,84 @@ def test_without_apples_packages_there_is_one_sentence(
     monkeypatch.setattr("mdm_apple.errors.has_coreai", lambda: False)
     for path in (foreign, small.path):
         assert "pip install 'mdm-apple[coreai]'" in refused(path, temporary)
+
+
+# --- several functions, and orders that are not constants -----------------------------------------
+
+MATRIX = 64 * 32
+
+
+def weighted(rows: int) -> tuple[nn.Module, list[Tensor]]:
+    return Weighted(), [torch.zeros(rows, 32).half(), torch.zeros(2, dtype=torch.int32)]
+
+
+@pytest.fixture
+def sharing() -> Any:
+    """Two functions of one matrix, which take and give different sizes under the same names."""
+    parts = {"one": weighted(1), "many": weighted(40)}
+    program = program_of(parts, ("x", "order"), ("y", "more"))
+    name_constants(program, {})
+    return program
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_functions_share_is_counted_once(
+    sharing: Any, tmp_path: Path, compressed: bool
+) -> None:
+    if compressed:
+        with editing(sharing):
+            (weight,) = weights_of(sharing)
+            palettes = np.zeros((1, 16), np.float16)
+            store_palettes(weight, np.zeros(MATRIX // 2, np.uint8), 4, palettes, 0)
+    sharing.save_asset(tmp_path / "sharing.aimodel")
+    found = inspect_asset(tmp_path / "sharing.aimodel").census
+    assert sorted(found.functions) == ["many", "one"]
+    assert found.parameters == MATRIX
+    assert (found.plain_weights, found.compressed_weights) == ((0, 1) if compressed else (1, 0))
+    stored = {"uint4": MATRIX // 2, "fp16": 32} if compressed else {"fp16": 2 * MATRIX}
+    assert found.stored == stored
+
+
+def test_weights_that_differ_are_counted_each(tmp_path: Path) -> None:
+    parts = {"small": weighted(1), "large": (Weighted(96), weighted(1)[1])}
+    program = program_of(parts, ("x", "order"), ("y", "more"))
+    name_constants(program, {})
+    program.save_asset(tmp_path / "two.aimodel")
+    found = inspect_asset(tmp_path / "two.aimodel").census
+    assert (found.parameters, found.plain_weights) == (MATRIX + 96 * 32, 2)
+
+
+def test_features_of_one_name_are_shown_for_each_function(sharing: Any, tmp_path: Path) -> None:
+    sharing.save_asset(tmp_path / "sharing.aimodel")
+    found = inspect_asset(tmp_path / "sharing.aimodel").census
+    assert found.inputs["one/x"] == "fp16[1, 32]"
+    assert found.inputs["many/x"] == "fp16[40, 32]"
+    assert found.outputs["many/y"] == "fp16[40, 64]"
+    assert len(found.inputs) == len(found.outputs) == 4
+    assert "input many/x: fp16[40, 32]" in inspected(str(tmp_path / "sharing.aimodel")).stdout
+
+
+def test_a_transpose_by_an_argument_leaves_the_axes_open(tmp_path: Path) -> None:
+    """The order comes from an input, through a cast in the file and then directly."""
+    program = program_of({"main": weighted(1)}, ("x", "order"), ("y", "more"))
+    (known,) = weights_of(program)
+    assert (known.out_axis, known.in_axis) == (0, 1)
+    with editing(program):
+        from coreai._compiler.ir import InsertionPoint, IntegerType, Operation, RankedTensorType
+
+        (graph,) = functions(program)
+        (transpose,) = (o for o in operations(graph) if o.operation.name == "coreai.transpose")
+        argument = graph.regions[0].blocks[0].arguments[1]
+        kind = RankedTensorType.get([2], IntegerType.get_unsigned(32))
+        with InsertionPoint(transpose):
+            made = Operation.create("coreai.cast", [kind], [argument])
+        transpose.operation.operands[1] = made.result
+        (weight,) = weights_of(program)
+        assert (weight.out_axis, weight.in_axis) == (None, None)
+    program.save_asset(tmp_path / "turned.aimodel")
+    found = inspect_asset(tmp_path / "turned.aimodel").census
+    assert (found.parameters, found.plain_weights) == (MATRIX, 1)
+    with editing(program):
+        transpose.operation.operands[1] = argument
+        (weight,) = weights_of(program)
+        assert (weight.out_axis, weight.in_axis) == (None, None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from bundle_cache import converted, palettized
 from coreai_wheels import needs_coreai
 from numpy.typing import NDArray
 
-from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.bundle.folder import MANIFEST, Bundle, finish_bundle
 from mdm_apple.conversion.bundle.manifest import PackageInfo
 from mdm_apple.conversion.compress.choose_bits import variant_recipe
 from mdm_apple.conversion.compress.compressed_network import CompressedNetwork
@@ -33,12 +34,20 @@ from mdm_apple.conversion.compress.sensitivity import measure_sensitivity
 from mdm_apple.conversion.compress.settings import PlannedWeight, Setting
 from mdm_apple.conversion.compress.weighted_package import open_weights
 from mdm_apple.conversion.convert import ConvertOptions
-from mdm_apple.conversion.coreai.program import Constant, constants, editing, open_program
+from mdm_apple.conversion.coreai import program as program_module
+from mdm_apple.conversion.coreai.program import (
+    Constant,
+    constants,
+    editing,
+    open_program,
+    read_program,
+)
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.coreai.seal import has_own_hash, save_sealed
 from mdm_apple.conversion.coreai.weight_names import names_by_digest
 from mdm_apple.conversion.coreai.weights import weights_of
 from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.execute import ExecutionError
 from mdm_apple.conversion.psnr import closeness
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MissingPackageError
@@ -144,7 +153,7 @@ def test_one_wrong_index_would_be_seen(
 ) -> None:
     made, _ = palettized(small, tmp_path / "made.bundle", Setting(4))
     info, wrong = small.package(PART), tmp_path / f"{PART}.aimodel"
-    program = open_program(made.file(info.path))
+    program = read_program(made.file(info.path))
     with editing(program):
         constant = next(c for c in constants(program) if c.dtype == "ui4")
         data = constant.read()
@@ -161,7 +170,10 @@ def test_one_wrong_index_would_be_seen(
 
 
 @pytest.mark.parametrize("setting", [Setting(4), Setting(3, group=16), Setting(8, "linear")])
-@pytest.mark.parametrize(("ours", "theirs"), [("small", "nested"), ("plain", "tiny_bundle")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [pytest.param("small", "nested", marks=pytest.mark.slow), ("plain", "tiny_bundle")],
+)
 def test_the_same_weights_get_the_same_as_in_core_ml(
     request: pytest.FixtureRequest, ours: str, theirs: str, setting: Setting, tmp_path: Path
 ) -> None:
@@ -230,7 +242,7 @@ def test_functions_that_use_one_name_for_two_weights_say_which() -> None:
 
 def test_functions_store_what_they_share_once(shared: Bundle, tmp_path: Path) -> None:
     made, report = palettized(shared, tmp_path / "made.bundle", Setting(4))
-    program = open_program(made.file("denoiser.aimodel"))
+    program = read_program(made.file("denoiser.aimodel"))
     stored = [c.name for c in constants(program) if c.dtype == "ui4"]
     assert len(set(stored)) == len(
         {w.name for w in report.weights if w.bits == 4 and w.package == "stop_8"}
@@ -275,6 +287,49 @@ def test_missing_packages_are_named_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[: len(data) // 2],
+    "zeroed": lambda data: bytes(len(data)),
+    "noise in the head": lambda data: np.random.RandomState(0).bytes(256) + data[256:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_hostile_bundle_whose_hashes_agree_is_one_sentence(
+    small: Bundle, tmp_path: Path, damage: str
+) -> None:
+    """Apple's code aborts on such a file, so it must not be the first to read it here."""
+    copied, out = tmp_path / "hostile.bundle", tmp_path / "made.bundle"
+    shutil.copytree(small.path, copied)
+    program = copied / "down_16.aimodel" / "main.mlirb"
+    program.write_bytes(DAMAGES[damage](program.read_bytes()))
+    program.with_name("main.hash").write_bytes(hashlib.sha256(program.read_bytes()).digest())
+    (copied / MANIFEST).unlink()
+    finish_bundle(copied, small.manifest)
+    words = ["palettize", str(copied), "--bits", "4", "--out", str(out), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mdm_apple", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "down_16.aimodel: " in done.stderr
+    assert not out.exists()
+
+
+def test_a_package_is_tried_once_for_each_content(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(small.file("down_16.aimodel"), tmp_path / "one.aimodel")
+    assert weights_of(open_program(path))
+    with monkeypatch.context() as changed:
+        changed.setattr(program_module, "Child", None)
+        open_program(path)
+    (path / "main.mlirb").write_bytes(b"1")
+    (path / "main.hash").write_bytes(bytes(32))
+    with pytest.raises(ExecutionError, match=r"^one\.aimodel: [^\n]*\.$"):
+        open_program(path)
+
+
 def test_zeros_and_the_least_numbers_have_scales() -> None:
     weight = np.zeros((3, 32), np.float16)
     weight[1] = 2.0**-24
@@ -302,7 +357,7 @@ def dense_palettes(bundle: Bundle, info: PackageInfo, setting: Setting) -> Weigh
 
 def with_weights(source: Path, target: Path, weights: Weights) -> Path:
     """A copy of a package with other fp16 numbers."""
-    program = open_program(source)
+    program = read_program(source)
     with editing(program):
         for weight in weights_of(program):
             for constant in weight.constants if weight.name in weights else ():

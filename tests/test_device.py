@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_cache import converted
 from click.testing import CliRunner
+from coreai_wheels import needs_coreai
 
 from mdm_apple.cli.bench_command import command
 from mdm_apple.config.types import ComputeUnits
 from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.device.cells import ROUNDS, Cell, Demand, minutes, plan
 from mdm_apple.conversion.device.child import record_of
 from mdm_apple.conversion.device.conditions import Conditions, violations
@@ -25,8 +29,11 @@ from mdm_apple.conversion.device.measure import measure
 from mdm_apple.conversion.device.placement import read_plan
 from mdm_apple.conversion.device.results import append, read_results
 from mdm_apple.conversion.device.run import run_plan
+from mdm_apple.conversion.device.table import table
 from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.conversion.footprint import peak_bytes
 from mdm_apple.conversion.run.packages import executor
+from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.conversion.verify.verify import verify
 from mdm_apple.errors import MdmError
 
@@ -86,7 +93,7 @@ def test_packages_are_timed_in_turn_with_loads_and_memory(
 
 
 def test_a_unit_no_faster_than_the_cpu_is_a_fallback(tiny_bundle: Bundle) -> None:
-    """The same executor on both sides, as a silent fallback would be; then a slow CPU."""
+    """A unit that is slower than the CPU, which no noise of the clock hides; then a slow CPU."""
     load = executor("fp16")
 
     def slow(path: Path, function: str | None, units: ComputeUnits) -> Any:
@@ -100,7 +107,7 @@ def test_a_unit_no_faster_than_the_cpu_is_a_fallback(tiny_bundle: Bundle) -> Non
         return run
 
     cell = only(tiny_bundle, "packages")
-    same = measure(cell, tiny_bundle, Engine("coreml", load, load))["floor"]
+    same = measure(cell, tiny_bundle, Engine("coreml", slow, load))["floor"]
     core = max(same, key=lambda row: row["seconds"])
     assert core["cpu_fallback"]
     rows = measure(cell, tiny_bundle, Engine("coreml", load, slow))["floor"]
@@ -246,3 +253,71 @@ def test_help_of_every_subcommand_has_two_examples(name: str) -> None:
     assert text.partition("Examples:")[2].count(f"mdm bench {name}") == 2
     assert "--json" in text
     assert "--quiet" in text
+
+
+# --- Core AI, on the interpreter of Apple's wheels ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def core_ai(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundles") / "coreai.bundle"
+    return converted(tiny_source, out, ConvertOptions(format="coreai"))
+
+
+@needs_coreai
+def test_core_ai_packages_are_loaded_twice_and_their_process_is_weighed(
+    core_ai: Bundle, tmp_path: Path
+) -> None:
+    cell = only(core_ai, "packages")
+    engine = engine_for(cell.units, core_ai, "fp16", tmp_path)
+    found = measure(cell, core_ai, engine)
+    names = {package.name for package in core_ai.manifest.packages}
+    assert {load["package"] for load in found["loads"]} == names
+    # no system keeps what was compiled here, so a second load is as long as a first one
+    first, second = (sum(load[k] for load in found["loads"]) for k in ("first_s", "second_s"))
+    assert first / 3 < second < 3 * first
+    runtime = engine.load
+    assert isinstance(runtime, AppleRuntime)
+    assert runtime.children == 2
+    assert runtime.peak_bytes is not None
+    assert runtime.peak_bytes > 50e6
+    own = peak_bytes()
+    assert own is not None
+    assert found["peak_bytes"] > own + 50e6
+    assert (found["placement"], found["floor"]) == (None, None)
+
+
+@needs_coreai
+def test_a_core_ai_bundle_is_measured_by_the_command(core_ai: Bundle, tmp_path: Path) -> None:
+    """Both kinds of cells in their own processes; the table says what nobody measured."""
+    out = tmp_path / "r.jsonl"
+    cells = [only(core_ai, kind) for kind in ("packages", "pictures")]
+    records = run_plan(
+        cells, {core_ai.manifest.digest: core_ai}, out, cache=tmp_path, limit_minutes=5
+    )
+    for record in records:
+        assert (record["status"], record["reason"]) == ("measured", None)
+        assert (record["engine"], record["format"]) == ("interpreter", "coreai")
+        assert record["peak_bytes"] > 200e6
+    assert records[1]["quality"]["prediction_psnr"] >= 55
+    row = table("r", read_results(out)).splitlines()[-1].split("|")
+    assert row[9].strip() == "not measured"  # the share on the Neural Engine
+
+
+@needs_coreai
+def test_memory_counts_the_largest_process_so_far(core_ai: Bundle) -> None:
+    """A large one that has ended still counts, and a killed one hides nothing."""
+    runtime = AppleRuntime()
+    assert runtime.peak_bytes is None
+    runtime.census(core_ai.file("core_8.aimodel"))  # imports more than a load does
+    largest = runtime.peak_bytes
+    assert largest is not None
+    runtime.start_afresh()
+    try:
+        assert runtime.process is not None
+        smaller = peak_bytes(runtime.process)
+        assert smaller is not None
+        assert smaller < largest <= (runtime.peak_bytes or 0)
+    finally:
+        runtime.close()
+    assert peak_bytes(1 << 30) is None  # no such process

@@ -6,7 +6,7 @@ Anybody's program may be looked at here, so this runs in the child: a damaged on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from .program import (
     operations,
     stored_bytes,
 )
-from .weights import weights_in
+from .weights import maker_of, weights_in
 
 UNKNOWN_SIZE = -1
 SHOWN = 20  # findings, of each rule
@@ -44,9 +44,11 @@ class Found:
 class Census:
     """functions: all names. inputs, outputs: what each takes or is, by name.
 
+    Where there are several functions, a name starts with that of its function and a slash.
     operations: count of each kind without constants; a composite counts under its own name.
     computed: count of results by type. stored: bytes of stored constants by type. parameters: the
     numbers that the operations compute with. findings: counts by rule, of which `first` are shown.
+    What functions share by the name of its buffer is counted once.
     """
 
     functions: tuple[str, ...]
@@ -90,14 +92,14 @@ def census(program: Any, function: str | None) -> Census:
             first.append(found)
     return Census(
         functions=tuple(map(_shown, public)),
-        inputs={n: str(t) for graph in entered for n, t in _inputs(graph)},
-        outputs={n: str(t) for graph in entered for n, t in _outputs(graph)},
+        inputs=_by_name(entered, _inputs),
+        outputs=_by_name(entered, _outputs),
         operations=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         computed=_computed(reached),
         stored=_stored(reached),
         parameters=_parameters(own),
         plain_weights=len(weights_in(entered)),
-        compressed_weights=sum(_name(o) in DECODERS for o in own),
+        compressed_weights=sum(_name(o) in DECODERS for o in _each_once(own)),
         findings=dict(counts),
         first=tuple(first),
     )
@@ -191,6 +193,17 @@ def _outputs(graph: Any) -> Iterator[tuple[str, TensorType]]:
     yield from _named(graph.operation.attributes["res_attrs"], types)
 
 
+def _by_name(
+    graphs: list[Any], features: Callable[[Any], Iterator[tuple[str, TensorType]]]
+) -> dict[str, str]:
+    """The features of some functions; several may use one name for different things."""
+    return {
+        f"{_shown(graph_name(graph))}/{name}" if len(graphs) > 1 else name: str(kind)
+        for graph in graphs
+        for name, kind in features(graph)
+    }
+
+
 def _named(attributes: Any, types: Any) -> Iterator[tuple[str, TensorType]]:
     for k, (attribute, value_type) in enumerate(zip(attributes, types, strict=False)):
         name = attribute["coreai.name"].value if "coreai.name" in attribute else str(k)
@@ -226,10 +239,32 @@ def _stored(graphs: list[Any]) -> dict[str, int]:
     return dict(totals.most_common())
 
 
+def _each_once(own: list[Any]) -> Iterator[Any]:
+    """Operations, those that show the same buffers in the same form only once."""
+    seen = set[tuple[str, str, tuple[str, ...]]]()
+    for operation in own:
+        buffers = _buffers(operation)
+        shown = _name(operation), str(list(_results(operation))), buffers
+        if not buffers or shown not in seen:
+            seen.add(shown)
+            yield operation
+
+
+def _buffers(operation: Any) -> tuple[str, ...]:
+    """The names of the buffers that a constant, or an operation that makes one, reads."""
+    if not _is_stored(operation):
+        return ()
+    makers = [operation.operation]
+    if _name(operation) in DECODERS:
+        makers = [maker for value in operation.operands for maker in maker_of(value)]
+    found = (Constant.of(maker) for maker in makers)
+    return tuple(constant.name for constant in found if constant is not None)
+
+
 def _parameters(own: list[Any]) -> int:
     """Numbers of constants in any form that operations read, apart from single numbers."""
     total = 0
-    for operation in own:
+    for operation in _each_once(own):
         if _is_stored(operation) and any(
             use.owner.name not in (LOOKUP, SCALING) for use in operation.results[0].uses
         ):

@@ -1,16 +1,26 @@
-"""The process that runs .aimodel files with Apple's runtime; `runtime` starts it with `python -m`.
+"""The process that reads and runs .aimodel files; `child_process` starts it with `python -m`.
 
 Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
-raw bytes. A request loads a function ("path", "function", "units"), runs a loaded one ("run") or
-asks what is in a file ("census", "function").
-Files must have been compared with their SHA-256 before: the runtime aborts on damaged ones.
+raw bytes. A request imports Apple's packages ("import"), loads a function ("path", "function",
+"units"), runs a loaded one ("run"), asks what is in a file ("census", "function") or only whether
+reading it does any harm ("read").
+The arguments are the folder for temporary files, which this process removes when it ends, and the
+most bytes of address space (0: no limit). It ends when its parent does, in the middle of a request
+as well. Apple's runtime aborts on damaged files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import os
+import resource
+import select
+import shutil
+import signal
 import sys
+import threading
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -23,16 +33,27 @@ from mdm_apple.conversion.coreai.messages import read_message, write_message
 
 
 def main() -> None:
+    folder, memory = Path(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # keeps library output out of the answers
-    _no_core_file()
-    asyncio.run(_serve(sys.stdin.buffer, answers))
-
-
-def _no_core_file() -> None:
-    import resource
-
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are the parent's, and its end is noticed
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):  # the parent has ended
+        asyncio.run(_serve(sys.stdin.buffer, answers))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent(folder: Path) -> None:
+    """Wait until nothing can write to stdin any more, then end, whatever is being done."""
+    hangup = select.poll()
+    hangup.register(0, 0)
+    hangup.poll()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -48,11 +69,19 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                         models[path] = await opened.enter_async_context(_opened(header))
                     loaded.append(models[path].load_function(str(header["function"])))
                     write_message(answers, {"loaded": len(loaded) - 1}, {})
+                elif "import" in header:
+                    _import_packages()
+                    write_message(answers, {}, {})
                 elif "census" in header:
                     write_message(answers, {"census": _census(header)}, {})
+                elif "read" in header:
+                    _read(Path(str(header["read"])))
+                    write_message(answers, {}, {})
                 else:
                     write_message(answers, {}, await _run(loaded[int(header["run"])], arrays))
-            except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # whatever a strange file leads to is a refusal
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 write_message(answers, {"error": lines[0]}, {})
 
@@ -60,9 +89,27 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 def _census(header: dict[str, Any]) -> dict[str, Any]:
     """Nothing is compiled or run for this."""
     from mdm_apple.conversion.coreai.census import census
-    from mdm_apple.conversion.coreai.program import open_program
+    from mdm_apple.conversion.coreai.program import read_program
 
-    return asdict(census(open_program(Path(str(header["census"]))), header["function"]))
+    return asdict(census(read_program(Path(str(header["census"]))), header["function"]))
+
+
+def _read(path: Path) -> None:
+    """Read what a parent would: the graphs, their weights and every stored number."""
+    from mdm_apple.conversion.coreai.program import constants, read_program
+    from mdm_apple.conversion.coreai.weights import end_convolutions, weights_of
+
+    program = read_program(path)
+    for constant in constants(program):
+        constant.read()
+    weights_of(program)
+    end_convolutions(program)
+
+
+def _import_packages() -> None:
+    """All that a load and a run would import."""
+    for name in ("coreai.authoring.asset", "coreai.runtime._ndarray"):
+        importlib.import_module(name)
 
 
 def _opened(header: dict[str, Any]) -> Any:

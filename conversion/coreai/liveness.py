@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.export.graph_signature import InputKind
 
 # operations whose result shares the memory of their first argument
 VIEWS = {
@@ -17,12 +18,16 @@ VIEWS = {
     torch.ops.aten.expand.default,
     torch.ops.aten.split_with_sizes.default,
     torch.ops.aten.slice.Tensor,
+    torch.ops.aten.select.int,
 }
+WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
-def peak_bytes(graph: torch.fx.Graph) -> int:
+def peak_bytes(program: torch.export.ExportedProgram) -> int:
     """The most bytes that inputs and computed values occupy at once; a view keeps its base."""
-    nodes = list(graph.nodes)
+    nodes = list(program.graph.nodes)
+    specs = program.graph_signature.input_specs
+    weights = {spec.arg.name for spec in specs if spec.kind in WEIGHTS}
     owner: dict[Any, Any] = {}
     until: dict[Any, int] = {}
     for index, node in enumerate(nodes):
@@ -36,8 +41,8 @@ def peak_bytes(graph: torch.fx.Graph) -> int:
     freed: dict[int, int] = {}
     for index, node in enumerate(nodes):
         size = 0 if owner[node] is not node else sum(_bytes(node))
-        if node.op == "placeholder" and str(node.target).startswith(("p_", "b_", "c_")):
-            continue  # a weight
+        if node.op == "placeholder" and node.name in weights:
+            continue
         live += size
         peak = max(peak, live)
         last = until.get(node, index)

@@ -128,7 +128,7 @@ def _facts(part: Part, program: torch.export.ExportedProgram) -> Lowered:
         part,
         tuple(map(_feature, part.inputs, given)),
         tuple(map(_feature, part.outputs, made)),
-        peak_bytes(program.graph),
+        peak_bytes(program),
         named_weights(program),
     )
 

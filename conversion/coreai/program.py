@@ -13,12 +13,18 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.errors import require_coreai
+
+from ..bundle.manifest import PROGRAM_HASH
+from ..execute import ExecutionError
+from .child_process import READ_SECONDS, Child, ChildEndedError
 from .wheels import quiet
 
 COMPILER = "coreai._compiler._mlir_libs._coreaiIR._bindings.compiler"
@@ -63,7 +69,30 @@ def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
 
 
 def open_program(path: Path) -> Any:
-    """The program of an .aimodel whose hash was compared; damage would end this process.
+    """The program of an .aimodel whose hash was compared, once a child has read all of it.
+
+    Raises ExecutionError if the child refused it or ended, MissingPackageError if Core AI's
+    packages are missing.
+    """
+    require_coreai()
+    _try_in_child(path, (path / PROGRAM_HASH).read_bytes())
+    return read_program(path)
+
+
+@lru_cache(maxsize=256)
+def _try_in_child(path: Path, _: bytes) -> None:
+    """Once for each content: a package is opened several times, and a child starts in a second."""
+    child = Child()
+    try:
+        child.ask(path, {"read": str(path.resolve())}, {}, READ_SECONDS)
+    except ChildEndedError as ended:
+        raise ExecutionError(f"{path.name}: {ended}") from None
+    finally:
+        child.end()
+
+
+def read_program(path: Path) -> Any:
+    """The program of an .aimodel, read in this process, which ends if the file is damaged.
 
     Raises MissingPackageError if Core AI's packages are missing.
     """

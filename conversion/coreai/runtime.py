@@ -7,12 +7,7 @@ so the child is replaced after a while. A damaged file ends the child, not this 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -26,11 +21,12 @@ from mdm_apple.errors import require_coreai
 
 from ..errors import ConversionError
 from ..execute import ExecutionError, Watch
+from ..footprint import peak_bytes
+from . import child_process
 from .census import Census, read_census
-from .messages import Arrays, Header, read_message, write_message
+from .child_process import Child, ChildEndedError
+from .messages import Arrays
 
-CHILD = (sys.executable, "-m", "mdm_apple.conversion.coreai.child")
-ROOT = Path(__file__).parents[3]
 MOST_BYTES = 1 << 30  # of outputs per child
 MOST_OUTPUTS = 12_000  # arrays per child; macOS 27 ends a process after 16,384
 
@@ -52,9 +48,9 @@ class AppleRuntime:
             )
         self.units = units
         self.children = 0  # started so far
-        self.scratch = Path(tempfile.mkdtemp(prefix="mdm-coreai-"))
-        self._alive: list[_Child] = []  # at most one
-        self._ended = weakref.finalize(self, _end, self._alive, self.scratch)
+        self._peak: int | None = None  # of those that have ended
+        self._alive: list[_Loaded] = []  # at most one
+        self._ended = weakref.finalize(self, _end, self._alive)
 
     def __call__(self, path: Path, function: str | None, proposed: ComputeUnits) -> AppleFunction:
         """See `run.packages.Load`; `proposed` is not used, since one process runs all packages."""
@@ -64,7 +60,7 @@ class AppleRuntime:
     def run(self, path: Path, function: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One call. Raises ExecutionError if the runtime refuses or its process ends."""
         if self._alive and self._alive[0].is_spent:
-            self._forget()
+            self.close()
         with self._kept_or_replaced(path) as child:
             return child.run(child.handle(path, function, self.units), path, inputs)
 
@@ -78,58 +74,53 @@ class AppleRuntime:
             child.handle(path, function, self.units)
 
     @contextlib.contextmanager
-    def _kept_or_replaced(self, path: Path) -> Generator[_Child]:
+    def _kept_or_replaced(self, path: Path) -> Generator[_Loaded]:
         """The child; it is ended if it gave no answer, or half of one."""
         try:
             yield self._child()
         except ExecutionError:  # a refusal: the child is well
             raise
-        except _ChildEndedError as ended:
-            self._forget()
+        except ChildEndedError as ended:
+            self.close()
             raise ExecutionError(f"{path.name}: {ended}") from None
         except BaseException:
-            self._forget()
+            self.close()
             raise
 
     @property
     def process(self) -> int | None:
         """The child's process number; None while there is no child."""
-        return self._alive[0].process.pid if self._alive else None
+        return self._alive[0].child.number if self._alive else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory of the largest child so far; None if there was none or it is not known."""
+        known = [self._peak, *(peak_bytes(loaded.child.number) for loaded in self._alive)]
+        return max((peak for peak in known if peak is not None), default=None)
 
     def close(self) -> None:
-        """End the child and remove the folder."""
-        self._ended()
+        """End the child and remove its folder; the next call starts another."""
+        self._peak = self.peak_bytes
+        _end(self._alive)
 
-    def _child(self) -> _Child:
+    def start_afresh(self) -> None:
+        """Replace the child by one that has loaded no function, but Apple's packages."""
+        self.close()
+        with self._kept_or_replaced(Path("coreai")) as child:
+            child.import_packages()
+
+    def _child(self) -> _Loaded:
         if not self._alive:
             self.children += 1
-            self._alive.append(_Child(self.scratch))
+            self._alive.append(_Loaded(Child()))
         return self._alive[0]
 
-    def _forget(self) -> None:
-        """End the child with what it left in the folder; the next call starts another."""
-        _end(self._alive, None)
-        for left in self.scratch.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
 
+class _Loaded:
+    """A child with the functions that it has loaded, and what it has put out."""
 
-class _ChildEndedError(Exception):
-    """The process gave no answer; the message says why."""
-
-
-class _Child:
-    """A running child, the functions it has loaded, and what it has put out."""
-
-    def __init__(self, scratch: Path) -> None:
-        places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        own = {"PYTHONPATH": os.pathsep.join(filter(None, places)), "TMPDIR": str(scratch)}
-        self.process = subprocess.Popen(
-            CHILD,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **own},
-        )
+    def __init__(self, child: Child) -> None:
+        self.child = child
         self._handles: dict[tuple[Path, str], int] = {}
         self._bytes = self._outputs = 0
 
@@ -137,54 +128,33 @@ class _Child:
     def is_spent(self) -> bool:
         return self._bytes > MOST_BYTES or self._outputs > MOST_OUTPUTS
 
+    def import_packages(self) -> None:
+        self.child.ask(Path("coreai"), {"import": True}, {}, child_process.READ_SECONDS)
+
     def handle(self, path: Path, function: str, units: ComputeUnits | None) -> int:
         """The number under which the child knows a function; loads it if need be."""
         place = path.resolve(), function
         if place not in self._handles:
             asked = {"path": str(place[0]), "function": function, "units": units}
-            self._handles[place] = int(self._ask(path, asked, {})[0]["loaded"])
+            answer, _ = self.child.ask(path, asked, {}, child_process.RUN_SECONDS)
+            self._handles[place] = int(answer["loaded"])
         return self._handles[place]
 
     def run(self, handle: int, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        out = self._ask(path, {"run": handle}, inputs)[1]
+        _, out = self.child.ask(path, {"run": handle}, inputs, child_process.RUN_SECONDS)
         self._bytes += sum(array.nbytes for array in out.values())
         self._outputs += len(out)
         return out
 
     def census(self, path: Path, function: str | None) -> Census:
         asked = {"census": str(path.resolve()), "function": function}
-        return read_census(self._ask(path, asked, {})[0]["census"])
-
-    def _ask(
-        self, path: Path, header: Header, arrays: Mapping[str, NDArray[Any]]
-    ) -> tuple[Header, Arrays]:
-        to, source = self.process.stdin, self.process.stdout
-        assert to is not None
-        assert source is not None
-        try:
-            write_message(to, header, arrays)
-            answer = read_message(source)
-        except BrokenPipeError:
-            answer = None
-        if answer is None:
-            raise _ChildEndedError(_reason(self.process))
-        if "error" in answer[0]:
-            raise ExecutionError(f"{path.name}: Apple's runtime refused it ({answer[0]['error']}).")
-        return answer
+        answer, _ = self.child.ask(path, asked, {}, child_process.READ_SECONDS)
+        return read_census(answer["census"])
 
 
-def _end(alive: list[_Child], scratch: Path | None) -> None:
-    """End the child, if there is one, and remove the folder."""
+def _end(alive: list[_Loaded]) -> None:
     while alive:
-        process = alive.pop().process
-        process.kill()  # it holds nothing that is worth keeping
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+        alive.pop().child.end()
 
 
 class AppleFunction:
@@ -206,13 +176,3 @@ class AppleFunction:
                 if value.dtype.kind == "f":
                     watch.see("output", name, torch.from_numpy(value))
         return out
-
-
-def _reason(child: subprocess.Popen[bytes]) -> str:
-    """Why a child gave no answer."""
-    code = child.wait()
-    if code == -signal.SIGKILL:
-        return "Apple's runtime was killed (signal 9), as happens when memory runs out."
-    if code < 0:
-        return f"Apple's runtime stopped (signal {-code}); convert it again."
-    return f"the process of Apple's runtime ended with exit code {code}."

@@ -14,6 +14,7 @@ import numpy as np
 from ..package_file.weights import Weight
 from .program import Constant, functions, graph_name, is_private, operations
 
+CONSTANT = "coreai.constant"
 TRANSPOSE = "coreai.transpose"
 CONVOLUTION = "coreai.conv2d"
 # operation -> the operand that holds its weight, and the axes of its output and input channels
@@ -31,7 +32,10 @@ IMAGE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class ProgramWeight(Weight):
-    """A weight of a program. constants: in each function that uses it; they share its numbers."""
+    """A weight of a program. constants: in each function that uses it; they share its numbers.
+
+    An axis is also None where a transpose takes its order from the program's inputs.
+    """
 
     constants: tuple[Constant, ...]
 
@@ -44,7 +48,7 @@ def weights_of(program: Any) -> list[ProgramWeight]:
 def weights_in(graphs: Iterable[Any]) -> list[ProgramWeight]:
     """The weights of some graphs of a program."""
     places: dict[str, dict[Any, Constant]] = {}  # by name and result
-    axes: dict[str, set[tuple[int, int]]] = {}
+    axes: dict[str, set[tuple[int | None, int | None]]] = {}
     for graph in sorted(graphs, key=graph_name):
         for operation in operations(graph):
             if operation.operation.name not in WEIGHTED:
@@ -54,7 +58,7 @@ def weights_in(graphs: Iterable[Any]) -> list[ProgramWeight]:
             if constant is None or constant.dtype != "f16" or len(constant.shape) < 2:
                 continue
             places.setdefault(constant.name, {})[constant.operation.results[0]] = constant
-            out_axis, in_axis = (order[k] for k in channels)
+            out_axis, in_axis = (None if order is None else order[k] for k in channels)
             axes.setdefault(constant.name, set()).add((out_axis, in_axis))
     out: list[ProgramWeight] = []
     for name, found in places.items():
@@ -64,24 +68,33 @@ def weights_in(graphs: Iterable[Any]) -> list[ProgramWeight]:
     return out
 
 
-def _behind(value: Any) -> tuple[Constant | None, list[int]]:
-    """The constant that a value shows, and its axes in the order in which the value has them."""
-    for maker in _maker(value):
+def _behind(value: Any) -> tuple[Constant | None, list[int] | None]:
+    """The constant that a value shows, and its axes in the order in which the value has them.
+
+    The order is None if it is not known before the program runs.
+    """
+    for maker in maker_of(value):
         if maker.name == TRANSPOSE:
             constant, order = _behind(maker.operands[0])
-            return constant, [order[k] for k in _order(maker)] if constant else []
+            turned = _order(maker)
+            if order is None or turned is None:
+                return constant, None
+            return constant, [order[k] for k in turned]
         constant = Constant.of(maker)
         if constant is not None:
             return constant, list(range(len(constant.shape)))
-    return None, []
+    return None, None
 
 
-def _order(transpose: Any) -> list[int]:
+def _order(transpose: Any) -> list[int] | None:
     """The axes of its argument in the order of its result; a constant in all that we write."""
     from coreai._compiler.ir import DenseElementsAttr
 
-    value = transpose.operands[1].owner.attributes["value"]
-    return [int(k) for k in np.array(DenseElementsAttr(value)).reshape(-1)]
+    for maker in maker_of(transpose.operands[1]):
+        if maker.name == CONSTANT and DenseElementsAttr.isinstance(maker.attributes["value"]):
+            value = DenseElementsAttr(maker.attributes["value"])
+            return [int(k) for k in np.array(value).reshape(-1)]
+    return None
 
 
 def end_convolutions(program: Any) -> set[str]:
@@ -98,7 +111,7 @@ def end_convolutions(program: Any) -> set[str]:
             ends |= _nearest(value, lambda v: (use.owner for use in v.uses), lambda o: o.results)
         (output,) = (o for o in operations(graph) if o.operation.name == "coreai.output")
         for value in filter(_is_image, output.operands):
-            ends |= _nearest(value, _maker, lambda o: o.operands)
+            ends |= _nearest(value, maker_of, lambda o: o.operands)
     return ends
 
 
@@ -109,7 +122,8 @@ def _is_image(value: Any) -> bool:
     return len(shape) == 4 and shape[1] == IMAGE_CHANNELS
 
 
-def _maker(value: Any) -> Iterator[Any]:
+def maker_of(value: Any) -> Iterator[Any]:
+    """The operation that makes a value; none if it is an argument."""
     from coreai._compiler.ir import OpResult
 
     if OpResult.isinstance(value):

@@ -13,6 +13,7 @@ from mdm_apple.config.types import ExecutorPrecision
 from ..bundle.folder import Bundle
 from ..coreai.runtime import AppleRuntime
 from ..errors import ConversionError
+from ..footprint import peak_bytes
 from ..run.coreml import CoreMLProgram, compile_package
 from ..run.packages import Load, executor
 from .cells import Units
@@ -23,13 +24,17 @@ from .placement import Placement, placement_of
 class Engine:
     """load: the loader to measure. cpu: the same on the CPU alone, as a floor; None if load is it.
 
-    placement: where the system plans to run the operations of a package (its path, its function).
+    placement: where the system plans to run the operations of a package (its path, its function);
+    None: not known. forget: releases what is loaded, so that the next load is whole. memory: peak
+    bytes of all processes that take part.
     """
 
     name: Literal["coreml", "coreai", "executor", "interpreter"]
     load: Load
     cpu: Load | None = None
     placement: Callable[[Path, str | None], Placement] | None = None
+    forget: Callable[[], None] = lambda: None
+    memory: Callable[[], int | None] = peak_bytes
 
 
 def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache: Path) -> Engine:
@@ -40,14 +45,14 @@ def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache
     if units == "executor":
         return Engine("executor", executor(precision))
     if units == "interpreter":
-        return Engine("interpreter", AppleRuntime())
+        return _core_ai("interpreter", AppleRuntime(), None)
     if sys.platform != "darwin":
         raise ConversionError(
             "compute-units: need macOS; leave the option out to run what stands in here."
         )
     if bundle.manifest.format == "coreai":
         alone = None if units == "cpuOnly" else AppleRuntime("cpuOnly")
-        return Engine("coreai", AppleRuntime(units), alone)
+        return _core_ai("coreai", AppleRuntime(units), alone)
     folder = cache / bundle.manifest.digest
 
     def compiled(path: Path) -> Path:
@@ -61,3 +66,18 @@ def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache
         else lambda path, function, _: CoreMLProgram(path, "cpuOnly", function, compiled(path)),
         lambda path, function: placement_of(compiled(path), units, function),
     )
+
+
+def _core_ai(
+    name: Literal["coreai", "interpreter"], runtime: AppleRuntime, cpu: AppleRuntime | None
+) -> Engine:
+    """Apple's runtime in its child, which keeps what it has loaded as long as it lives.
+
+    Its plan of devices has no public estimate of cost, so placement is not measured.
+    """
+
+    def memory() -> int | None:
+        own, child = peak_bytes(), runtime.peak_bytes
+        return None if own is None or child is None else own + child
+
+    return Engine(name, runtime, cpu, forget=runtime.start_afresh, memory=memory)

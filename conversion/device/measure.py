@@ -23,7 +23,6 @@ from ..verify.verify import VerifyOptions, verify
 from .cells import Cell, flops_of
 from .conditions import conditions
 from .engines import Engine
-from .footprint import peak_bytes
 
 WARM_UP = 2
 COLD = 1.5  # a first load counts as cold if it takes this many times the second
@@ -93,7 +92,7 @@ def measure(cell: Cell, bundle: Bundle, engine: Engine) -> dict[str, Any]:
     for _ in range(cell.repetitions):
         for steps in cell.steps:
             seconds[steps].append(picture(steps))
-    peak = peak_bytes()
+    peak = engine.memory()
     return {
         "pictures": [
             {"steps": n, "evaluations": cell.evaluations, "seconds": s} for n, s in seconds.items()
@@ -130,8 +129,9 @@ def _packages(
     # before any load is timed, because reading a package imports the reader
     flops = {place: flops_of(bundle, bundle.package(name)) for place, name in names.items()}
     loader = _Loader(engine.load)
+    engine.forget()
     prompt, step = _steps(cell, Denoiser(bundle, cell.precision, loader), bundle, text, record)
-    peak = peak_bytes()
+    peak = engine.memory()
     latencies: list[dict[str, Any]] = [
         {"what": "prompt", "seconds": prompt, "flops": None},
         {"what": "step", "seconds": step, "flops": None},
@@ -155,7 +155,7 @@ def _packages(
         "peak_bytes": peak,
         "placement": placement,
         "floor": _floor(loader, engine, names),
-        "loads": _loads(loader, names),  # last, because it releases the packages
+        "loads": _loads(loader, engine, names),  # last, because it releases the packages
     }
 
 
@@ -188,12 +188,15 @@ def _names(bundle: Bundle) -> dict[tuple[Path, str | None], str]:
     }
 
 
-def _loads(loader: _Loader, names: dict[tuple[Path, str | None], str]) -> list[dict[str, Any]]:
+def _loads(
+    loader: _Loader, engine: Engine, names: dict[tuple[Path, str | None], str]
+) -> list[dict[str, Any]]:
     """First loads, from before anything ran, beside a second load of each package, made now."""
     first: dict[tuple[Path, str | None], tuple[ComputeUnits, float]] = {
         place: (program.units, program.load_seconds) for place, program in loader.programs.items()
     }
     loader.programs.clear()  # nothing else holds them, so they are freed before the next load
+    engine.forget()
     out: list[dict[str, Any]] = []
     for place, (units, seconds) in first.items():
         loader(*place, units)

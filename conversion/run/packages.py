@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.types import ComputeUnits, ExecutorPrecision
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import LevelInfo
+from ..bundle.manifest import LevelInfo, PackageInfo
 from ..coreai.runtime import AppleRuntime
 from ..errors import BundleError
 from ..execute import Package, Watch
@@ -86,12 +86,20 @@ class Chain:
             largest: side of the largest level to run; packages of larger levels are skipped.
         """
         known = dict(values)
-        for package in self.bundle.manifest.packages:
-            if package.phase == phase and self._runs(package.side, largest):
-                watch = None if watches is None else watches.setdefault(package.name, Watch())
-                inputs = {feature.name: known[feature.name] for feature in package.inputs}
-                known |= self._program(package.name)(inputs, watch)
+        for package in self._running(phase, largest):
+            watch = None if watches is None else watches.setdefault(package.name, Watch())
+            inputs = {feature.name: known[feature.name] for feature in package.inputs}
+            known |= self._program(package.name)(inputs, watch)
         return known
+
+    def load(self, phase: Phase) -> None:
+        """Load what `run` would run of a phase at the largest level, and run nothing."""
+        for package in self._running(phase, None):
+            self._program(package.name)
+
+    def _running(self, phase: Phase, largest: int | None) -> list[PackageInfo]:
+        packages = self.bundle.manifest.packages
+        return [p for p in packages if p.phase == phase and self._runs(p.side, largest)]
 
     def _runs(self, side: int | None, largest: int | None) -> bool:
         """Whether a package of this side runs; in layout multifunction only one runs per step."""

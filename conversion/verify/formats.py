@@ -29,18 +29,35 @@ TEXT_FLOOR = 85.0  # in fp32
 
 
 def check_other_format(one: Bundle, other: Bundle) -> None:
-    """Raise BundleError unless both hold the same model, one in each format."""
+    """Raise BundleError unless both hold the same model in the same form, one in each format."""
     if {one.manifest.format, other.manifest.format} != {"coreml", "coreai"}:
         raise BundleError(
             f"{other.path}: is a {other.manifest.format} bundle like {one.path}; give one of each "
             "format."
         )
-    packages = [[p.name for p in bundle.manifest.packages] for bundle in (one, other)]
-    if one.config() != other.config() or packages[0] != packages[1]:
-        raise BundleError(
-            f"{other.path}: does not hold the packages of {one.path}; convert one model twice, "
-            "with the same layout and compute."
-        )
+    advice = "convert one model twice, with the same --layout, --compute and compression."
+    if one.config() != other.config():
+        raise BundleError(f"{other.path}: does not hold the model of {one.path}; {advice}")
+    for (what, mine), theirs in zip(_form(one).items(), _form(other).values(), strict=True):
+        if mine != theirs:
+            raise BundleError(
+                f"{other.path}: its {what} {theirs}, but in {one.path} {mine}; {advice}"
+            )
+
+
+def _form(bundle: Bundle) -> dict[str, str]:
+    """What two bundles must share before their packages can be compared, as said in a sentence."""
+    packages = bundle.manifest.packages
+    engine = any(p.compute == "cpuAndNeuralEngine" for p in packages)
+    bits = ", ".join(map(str, dict.fromkeys(p.weight_bits for p in packages)))
+    precisions = ", ".join(dict.fromkeys(p.precision for p in packages))
+    return {
+        "layout is": bundle.manifest.layout,
+        "layers are those for": "ane" if engine else "gpu",
+        "precision is": precisions,
+        "weights have": f"{bits} bits ({bundle.manifest.variant})",
+        "packages are": ", ".join(p.name for p in packages),
+    }
 
 
 def rows_of_formats(
