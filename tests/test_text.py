@@ -253,7 +253,7 @@ def test_lower_casing_ignores_the_context_of_a_letter() -> None:
 
 
 def test_hostile_captions_are_refused_in_one_sentence(tokenizer: Tokenizer) -> None:
-    with pytest.raises(TextError, match="at most 65,536 characters, got 65537"):
+    with pytest.raises(TextError, match="at most 65536 characters, got 65537"):
         tokenizer.tokens("a" * (MAX_CAPTION_CHARACTERS + 1), 16)
     with pytest.raises(TextError, match="expected text, got bytes"):
         tokenizer.encode([b"cat"], 16)  # type: ignore[list-item]
