@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
 from mdm_apple.config.types import ExecutorPrecision
+from mdm_apple.torch.layers import ResNet
 
 from ..bundle.manifest import Feature
 from ..layouts.parts import Part
@@ -63,6 +65,7 @@ def lower(
         lowered: list[Lowered] = []
         for part in parts:
             module = copy.deepcopy(part.module).eval().half().to(DTYPES[precision])
+            _time_layers_as_convolutions(module)
             if as_core_ml:
                 _add_second_epsilons(module)
             program = _captured(module, part, DTYPES[precision], get_decomp_table())
@@ -77,6 +80,28 @@ def lower(
             lowered.append(_facts(part, program))
         with _repeatable_names():
             return converter.to_coreai(), lowered
+
+
+class RowAsPixel(nn.Module):
+    """A linear layer as a 1x1 convolution of one pixel: (B, D) to (B, D')."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight[:, :, None, None]
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x[:, :, None, None], self.weight, self.bias).flatten(1)
+
+
+def _time_layers_as_convolutions(module: nn.Module) -> None:
+    """Apple's runtime adds up a convolution in fp32 and a product of matrices in fp16.
+
+    The time layers scale and shift every channel. In fp16 they cost a resnet 7 dB.
+    """
+    for layer in module.modules():
+        if isinstance(layer, ResNet):
+            layer.add_module("time_layer", RowAsPixel(layer.time_layer))
 
 
 def _captured(
