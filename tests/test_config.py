@@ -18,7 +18,7 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig,
 from mdm_apple.config.network import Student, T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.ranges import in_range
-from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
+from mdm_apple.config.strict_json import ADDED_LATER, from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.training.settings import TrainConfig
@@ -27,7 +27,10 @@ from mdm_apple.training.settings import TrainConfig
 def test_json_states_every_field() -> None:
     written = json.loads(to_json(preset("mdm1024")))
     assert set(written) == {f.name for f in dataclasses.fields(ModelConfig)}
-    assert set(written["model"]["inner"]) == {f.name for f in dataclasses.fields(UNetConfig)}
+    younger = {f.name for f in dataclasses.fields(UNetConfig) if f.metadata == ADDED_LATER}
+    assert younger == {"adapters_per_frame"}
+    fields = {f.name for f in dataclasses.fields(UNetConfig)}
+    assert set(written["model"]["inner"]) == fields - younger
 
 
 def changed(path: str, value: object) -> str:
@@ -213,6 +216,8 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
         lambda: video(plain(), num_temporal_attention_layers=(0, -1, 0)),
     ),
     ("channels", lambda: video(plain(), channels=(32, 48, 32), num_groups=16)),
+    ("inner", lambda: around(video(plain()))),
+    ("adapters_per_frame", lambda: around(plain(), adapters_per_frame=True)),
     ("channels", lambda: around(plain(), temporal=True)),  # two stages halve the frames once
     ("schedule.num_steps", lambda: ScheduleConfig(num_steps=1)),
     ("schedule.beta_start", lambda: ScheduleConfig(beta_start=0.5, beta_end=0.1)),
