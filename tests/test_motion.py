@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Callable
@@ -9,13 +10,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mdm_apple.config.model import VideoConfig
+from mdm_apple.config.presets import preset
+from mdm_apple.config.strict_json import to_json
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.motion.draw_clip import FINER, draw_frame
 from mdm_apple.data.motion.held_out import held_out
 from mdm_apple.data.motion.objects import OBJECTS
 from mdm_apple.data.motion.open_motion import Clip, MovingDrawings, open_motion, trained_clips
 from mdm_apple.data.motion.poses import MOTIONS, Pose, Variant
+from mdm_apple.data.open import open_dataset
 from mdm_apple.data.twemoji import named_drawings, rendered
+from mdm_apple.errors import ConfigError
 
 pytestmark = pytest.mark.unit
 
@@ -152,3 +158,23 @@ def test_two_openings_give_the_same_clips_and_their_bytes_are_known() -> None:
 def test_what_cannot_be_is_refused(call: Callable[[], object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         call()
+
+
+def test_a_model_of_clips_and_its_data_belong_together() -> None:
+    clips = preset("tiny_video")
+    data = open_dataset("motion:2:3", clips.side, frames=clips.frames)
+    assert len(data) == 2 * 9 * 3
+    with pytest.raises(DataError, match="a model of clips cannot learn from twemoji; give motion"):
+        open_dataset("twemoji", clips.side, frames=clips.frames)
+    with pytest.raises(DataError, match="a model of pictures cannot learn from motion; give"):
+        open_dataset("motion", preset("tiny").side)
+    for odd in ("motion:x", "motion:4:4:4", "motion:-1", "motion:"):
+        with pytest.raises(DataError, match=r"expected motion\[:OBJECTS\[:VARIANTS\]\]"):
+            open_dataset(odd, clips.side, frames=clips.frames)
+
+
+def test_frames_are_those_that_the_levels_of_time_make() -> None:
+    assert (preset("motion").frames, preset("tiny_video").frames) == (16, 4)
+    with pytest.raises(ConfigError, match=r"video\.frames: expected 16, .* got 4\."):
+        dataclasses.replace(preset("motion"), video=VideoConfig(4))
+    assert '"video"' not in to_json(preset("tiny"))
