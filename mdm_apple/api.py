@@ -23,7 +23,16 @@ from mdm_apple.config.model import MAX_SIDE, ModelConfig
 from mdm_apple.config.presets import preset as preset_config
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import read_config
-from mdm_apple.config.types import Background, Bits, Format, Precision, Say, Variant, WeightBits
+from mdm_apple.config.types import (
+    Background,
+    Bits,
+    ComputeUnits,
+    Format,
+    Precision,
+    Say,
+    Variant,
+    WeightBits,
+)
 from mdm_apple.data.check import Check, check_folder, count_tokens
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
@@ -84,6 +93,7 @@ def load(
     features: Path | None = None,
     text_encoder: Path | None = None,
     quantize: Bits | None = None,
+    compute_units: ComputeUnits | None = None,
 ) -> Model:
     """Open a model for sampling.
 
@@ -93,10 +103,14 @@ def load(
         precision: None means fp32 for a model folder, fp16 for a bundle.
         features: text features made by `mdm embed`. text_encoder: folder of a frozen encoder.
         quantize: bits of Linear layers, MLX only.
+        compute_units: of a Mac, for a bundle on Core ML or Core AI; None means its manifest's or
+            the system's choice.
 
     Raises MdmError with one sentence: what was wrong, what was expected, what to do.
     """
-    options = OpenOptions(backend, precision, features, text_encoder, quantize)
+    options = OpenOptions(
+        backend, precision, features, text_encoder, quantize, compute_units=compute_units
+    )
     opening = prepare(find_model(name), options)
     return Model(opening, opening.load())
 

@@ -17,7 +17,7 @@ from typing import Literal, cast, get_args
 from mdm_apple.bundled_models import FORMATS, NamedModel, require_format
 from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.config.types import Bits, Format, Precision
+from mdm_apple.config.types import Bits, ComputeUnits, Format, Precision
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.sampling.generate import Prompt, Runtime, check_request
 from mdm_apple.sampling.inner_model import level_of_side
@@ -38,7 +38,8 @@ class OpenOptions:
     """How to open a model; None: chosen by the machine and the model.
 
     quantize: bits of Linear layers, MLX only. remember: the only captions that will be used,
-    so that MLX can release the text encoder. memory_limit: gigabytes, for MLX.
+    so that MLX can release the text encoder. memory_limit: gigabytes, for MLX. compute_units: of
+    a Mac, for a bundle on Core ML or Core AI.
     """
 
     backend: Backend | None = None
@@ -48,6 +49,7 @@ class OpenOptions:
     quantize: Bits | None = None
     remember: tuple[str, ...] | None = None
     memory_limit: float | None = None
+    compute_units: ComputeUnits | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,19 @@ class Opening:
         return Loaded(runtime, sha256, quantized)
 
     def _bundle(self) -> Loaded:
-        """The runtime on the executor, on Core ML with the manifest's units, or on Core AI."""
+        """The runtime on the executor, on Core ML, or on Core AI.
+
+        Without units in the options, Core ML takes the manifest's and Core AI the system's choice.
+        """
+        from mdm_apple.conversion.coreai.runtime import AppleRuntime
         from mdm_apple.conversion.run.coreml import core_ml
         from mdm_apple.conversion.run.runtime import open_bundle_runtime
 
-        load = core_ml() if self.backend == "coreml" else None
         path, features = self.named.path, self.options.features
+        units = self.options.compute_units
+        load = core_ml(units) if self.backend == "coreml" else None
+        if self.backend == "coreai" and units is not None:
+            load = AppleRuntime(units)
         runtime, digest = open_bundle_runtime(path, self.precision, features, load)
         pace = None
         if self.backend == "coreai" and sys.platform != "darwin":
@@ -156,6 +165,7 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     one_of("backend", options.backend, Backend)
     one_of("precision", options.precision, Precision)
     one_of("quantize", options.quantize, Bits)
+    one_of("compute-units", options.compute_units, ComputeUnits)
     backend = options.backend or (named.runtime if named.is_bundle else default_backend())
     precision = options.precision or ("fp16" if named.is_bundle else "fp32")
     fitting = BUNDLE_BACKENDS[named.format] if named.is_bundle else get_args(TrainingBackend)
@@ -178,6 +188,8 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     ):
         if value is not None and backend != "mlx":
             raise MdmError(f"{name}: works with the backend mlx only, not {backend}.")
+    if options.compute_units is not None:
+        _require_units(backend)
     for path in (options.features, options.text_encoder):
         if path is not None and not path.exists():
             raise MdmError(f"{path}: no such file or folder.")
@@ -188,6 +200,19 @@ def prepare(named: NamedModel, options: OpenOptions | None = None) -> Opening:
     config = load_model_config(named.path)
     defaults = read_sampling(named.path, config.distilled)
     return Opening(named, config, defaults, backend, precision, options)
+
+
+def _require_units(backend: Backend) -> None:
+    """Refuse compute units where nothing chooses them."""
+    if backend not in ("coreml", "coreai"):
+        raise MdmError(
+            f"compute-units: belong to a bundle on coreml or coreai; {backend} has none, so leave "
+            "them out."
+        )
+    if sys.platform != "darwin":
+        raise MdmError(
+            "compute-units: Core ML and Core AI have them on a Mac only; leave them out."
+        )
 
 
 def default_backend() -> TrainingBackend:

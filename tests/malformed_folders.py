@@ -291,7 +291,7 @@ FEATURES = [
     Case("embed nothing", "give one of --prompt, --captions and --data", lambda room: ("embed", "--model", room.good.frozen, "--out", room.out)),
     Case("embed over a file", "add --overwrite", lambda room: embed(room, room.good.encoder, "--out", room.file("f", b"x"))),
     Case("embed into nowhere", "cannot be written", lambda room: embed(room, room.good.encoder, "--out", room.at / "no" / "f")),
-    Case("embed an endless prompt", "at most 65536 characters", lambda room: embed(room, room.good.encoder, "--prompt", "x" * 70_000)),
+    Case("embed an endless prompt", "at most 65,536 characters", lambda room: embed(room, room.good.encoder, "--prompt", "x" * 70_000)),
 ]  # fmt: skip
 
 # --- bundles ------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from mdm_apple.conversion.coreai.child_process import Child
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.execute import ExecutionError
 
+pytest_plugins = ["temporary_folder"]
 pytestmark = needs_coreai
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -34,16 +34,6 @@ LARGE = 1 << 15  # its square takes 4 GB in fp32
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("assets") / "sums.aimodel"
     return save_asset(path, TwoSums(), torch.zeros(4), ("a", "b"))
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place for temporary files."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from mdm_apple.conversion.inspect.inspect import inspect_bundle
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MdmError
 
-pytest_plugins = ["bundles"]
+pytest_plugins = ["bundles", "temporary_folder"]
 pytestmark = [needs_coreai, pytest.mark.bundle]
 
 PART = "down_16.aimodel"
@@ -51,16 +50,6 @@ def small(tiny_source: ModelSource, tmp_path_factory: pytest.TempPathFactory) ->
 def foreign(small: Bundle, tmp_path: Path) -> Path:
     """A .aimodel as if from elsewhere, which a test may change."""
     return shutil.copytree(small.file(PART), tmp_path / PART)
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place for temporary files."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def inspected(*arguments: str) -> Result:

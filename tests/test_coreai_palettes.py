@@ -170,10 +170,7 @@ def test_one_wrong_index_would_be_seen(
 
 
 @pytest.mark.parametrize("setting", [Setting(4), Setting(3, group=16), Setting(8, "linear")])
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [pytest.param("small", "nested", marks=pytest.mark.slow), ("plain", "tiny_bundle")],
-)
+@pytest.mark.parametrize(("ours", "theirs"), [("small", "nested"), ("plain", "tiny_bundle")])
 def test_the_same_weights_get_the_same_as_in_core_ml(
     request: pytest.FixtureRequest, ours: str, theirs: str, setting: Setting, tmp_path: Path
 ) -> None:

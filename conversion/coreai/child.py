@@ -3,7 +3,7 @@
 Requests come on stdin and answers go to stdout: a line of JSON, then the arrays that it lists as
 raw bytes. A request imports Apple's packages ("import"), loads a function ("path", "function",
 "units"), runs a loaded one ("run"), asks what is in a file ("census", "function") or only whether
-reading it does any harm ("read").
+reading and saving it does any harm ("read").
 The arguments are the folder for temporary files, which this process removes when it ends, and the
 most bytes of address space (0: no limit). It ends when its parent does, in the middle of a request
 as well. Apple's runtime aborts on damaged files.
@@ -20,6 +20,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -95,7 +96,7 @@ def _census(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> None:
-    """Read what a parent would: the graphs, their weights and every stored number."""
+    """Read and save what a parent would: the graphs, their weights and every stored number."""
     from mdm_apple.conversion.coreai.program import constants, read_program
     from mdm_apple.conversion.coreai.weights import end_convolutions, weights_of
 
@@ -104,6 +105,8 @@ def _read(path: Path) -> None:
         constant.read()
     weights_of(program)
     end_convolutions(program)
+    with tempfile.TemporaryDirectory() as folder:
+        program.save_asset(Path(folder) / path.name)
 
 
 def _import_packages() -> None:

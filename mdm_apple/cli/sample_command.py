@@ -22,7 +22,7 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.cli.picture_files import PictureFiles, begun_seed
 from mdm_apple.config.model import Threshold
-from mdm_apple.config.types import Bits, Precision
+from mdm_apple.config.types import Bits, ComputeUnits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
@@ -61,6 +61,7 @@ class SampleRequest:
     batch_size: int
     like: Path | None
     backend: Backend | None
+    compute_units: ComputeUnits | None
     precision: Precision | None
     quantize: Literal["8", "4"] | None
     low_memory: bool
@@ -122,6 +123,12 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--like", type=FILE, metavar="FILE.png", help="Repeat the recipe of this picture.")
 @click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by the machine.")
+@click.option(
+    "--compute-units",
+    type=click.Choice(get_args(ComputeUnits)),
+    help="Compute units of a Mac, for a bundle on Core ML or Core AI. Default: the bundle's for "
+    "Core ML, the system's choice for Core AI.",
+)
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
@@ -287,6 +294,7 @@ def _opening(request: SampleRequest, task: Task) -> OpenOptions:
         task.quantize,
         captions if request.low_memory else None,
         request.memory_limit,
+        request.compute_units,
     )
 
 

@@ -181,10 +181,12 @@ def with_captions(
     every = dataset.captions()
     for index, caption in enumerate(every):
         places.setdefault(_composed(caption), []).append(index)
+    order: list[int] = []
     for caption in captions:
-        if _composed(caption) not in places and _composed(caption) not in excused:
+        key = _composed(caption)
+        if key not in places and key not in excused:
             raise DataError(f"captions: no picture has the caption {caption!r}.")
-    order = [index for caption in captions for index in places.get(_composed(caption), ())]
+        order.extend(places.get(key, ()))
     if not order and captions:
         raise DataError("captions: every picture with these captions is left out; repair one.")
     kept = [every[index] for index in order]

@@ -61,7 +61,6 @@ import MatryoshkaDiffusion
     #expect(await runtime.loaded.count == 3)
   }
 
-  /// The stream stays in scope, as in most apps, where no last reference goes away.
   @Test func aSecondLoopThatEndsLeavesTheFirstOneItsSteps() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(2)) }
@@ -79,6 +78,7 @@ import MatryoshkaDiffusion
     #expect(last?.finished != nil)
   }
 
+  /// The stream stays in scope, as in most apps, where no last reference goes away.
   @Test func leavingTheLoopEndsTheRun() async throws {
     let small = try SmallBundle()
     let runtime = ArithmeticRuntime { _ in try await Task.sleep(for: .milliseconds(2)) }
