@@ -115,7 +115,7 @@ Examples:
 @click.option(
     "--data",
     required=True,
-    metavar="twemoji|scenes|DIR",
+    metavar="twemoji|scenes|motion|DIR",
     help="Captioned real pictures, or scenes: fixed captions, and a judge of what they state.",
 )
 @click.option(
@@ -187,6 +187,7 @@ def command(request: EvaluateRequest, output: Output) -> None:
         opening.config.side,
         background=request.background,
         skin_tones=request.skin_tones,
+        frames=opening.config.frames,
     )
     if captions is not None:
         dataset = with_captions(dataset, captions)

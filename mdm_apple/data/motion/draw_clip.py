@@ -36,11 +36,3 @@ def draw_frame(drawing: Image.Image, pose: Pose, side: int) -> Pixels:
     )
     reduced = np.asarray(moved.reduce(FINER))
     return reduced[..., :3] + (255 - reduced[..., 3:])
-
-
-def tiled(frames: Pixels) -> Pixels:
-    """The canvas of frames (N, H, W, 3), row by row in a square: (n H, n W, 3) with N = n n."""
-    count, height, width, channels = frames.shape
-    grid = math.isqrt(count)
-    rows = frames.reshape(grid, grid, height, width, channels).transpose(0, 2, 1, 3, 4)
-    return rows.reshape(grid * height, grid * width, channels)

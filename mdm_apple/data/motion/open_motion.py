@@ -15,11 +15,12 @@ from PIL import Image
 
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.dataset import DataError, Dataset, hash_fields
-from mdm_apple.data.motion.draw_clip import FINER, draw_frame, tiled
+from mdm_apple.data.motion.draw_clip import FINER, draw_frame
 from mdm_apple.data.motion.held_out import held_out
 from mdm_apple.data.motion.objects import OBJECTS
 from mdm_apple.data.motion.poses import MOTIONS, pose, variant_of
 from mdm_apple.data.twemoji import named_drawings, rendered
+from mdm_apple.diffusion.canvas import tiled
 
 RULES = 1  # goes up when the same caption and variant give another clip
 VARIANTS = 8
