@@ -497,7 +497,11 @@ def evaluate(
     plan = EvaluationPlan(
         opened.sampler_config(asked), count, tuple(seeds), asked.stop_at, batch_size
     )
-    dataset = open_dataset(str(data) if isinstance(data, Path) else data, opened.config.side)
+    dataset = open_dataset(
+        str(data) if isinstance(data, Path) else data,
+        opened.config.side,
+        frames=opened.config.frames,
+    )
     if captions is not None:
         dataset = with_captions(dataset, captions)
     return evaluate_runtime(opened.runtime, dataset, plan)

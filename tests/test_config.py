@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import around, plain, video
 
@@ -18,7 +18,7 @@ from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig,
 from mdm_apple.config.network import Student, T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.ranges import in_range
-from mdm_apple.config.strict_json import from_dict, from_json, read_config, to_json
+from mdm_apple.config.strict_json import ADDED_LATER, from_dict, from_json, read_config, to_json
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.training.settings import TrainConfig
@@ -26,8 +26,13 @@ from mdm_apple.training.settings import TrainConfig
 
 def test_json_states_every_field() -> None:
     written = json.loads(to_json(preset("mdm1024")))
-    assert set(written) == {f.name for f in dataclasses.fields(ModelConfig)}
-    assert set(written["model"]["inner"]) == {f.name for f in dataclasses.fields(UNetConfig)}
+    for cls, found, younger in (
+        (ModelConfig, written, {"video"}),
+        (UNetConfig, written["model"]["inner"], {"adapters_per_frame"}),
+    ):
+        fields = dataclasses.fields(cls)
+        assert {f.name for f in fields if f.metadata == ADDED_LATER} == younger
+        assert set(found) == {f.name for f in fields} - younger
 
 
 def changed(path: str, value: object) -> str:
@@ -134,6 +139,7 @@ def test_a_nest_too_deep_is_refused() -> None:
     assert "levels" in refusal(ModelConfig, json.dumps(data))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # slow only on a busy machine
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -213,6 +219,8 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
         lambda: video(plain(), num_temporal_attention_layers=(0, -1, 0)),
     ),
     ("channels", lambda: video(plain(), channels=(32, 48, 32), num_groups=16)),
+    ("inner", lambda: around(video(plain()))),
+    ("adapters_per_frame", lambda: around(plain(), adapters_per_frame=True)),
     ("channels", lambda: around(plain(), temporal=True)),  # two stages halve the frames once
     ("schedule.num_steps", lambda: ScheduleConfig(num_steps=1)),
     ("schedule.beta_start", lambda: ScheduleConfig(beta_start=0.5, beta_end=0.1)),

@@ -51,6 +51,8 @@ TABLE = [
     Wrong("sample heart --model box:emojy", "did you mean box:emoji"),
     Wrong("sample heart --steps 2 --guidance 1e9", "guidance: expected -100 to 100"),
     Wrong("sample heart --out {full}", "add --overwrite"),
+    Wrong("evaluate --data motion --model box:emoji", "this one makes pictures"),
+    Wrong("evaluate --data motion:all", "expected motion[:OBJECTS"),
     Wrong("sample heart --compute-units cpuOnly", "has none, so leave them out"),
     Wrong("distill --teacher box:emojy --out {new} --steps 1", "did you mean box:emoji"),
     Wrong("train --preset tiny --data {none} --out {new} --steps 0", "not in the range", 2),

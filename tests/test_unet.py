@@ -221,6 +221,56 @@ def test_frames_meet_only_in_temporal_layers_and_in_the_level_inside(backend: Ba
     assert reached(frames, random_state(frames), x_t[1:]) == [True, True, True, True]
 
 
+def test_a_level_of_time_over_a_nest_of_pictures_sees_whole_frames(backend: Backend) -> None:
+    """Four frames, though the sides of the nest would allow sixteen of half their side."""
+    config = video(around(plain()), num_temporal_attention_layers=(0, 0, 0))
+    assert (config.scales, config.frame_grid) == ((4, 2, 1), 2)
+    x_t, text = inputs(config), random_text(3)
+    side = x_t[0].shape[-1] // 2  # of a frame
+    changed = x_t[0].copy()
+    changed[:, :, :side, side + side // 4] += 1  # in the left half of the second frame
+
+    def difference(over_time: float) -> np.ndarray:
+        state = random_state(config)
+        state["out_adapter.weight"] = np.zeros_like(state["out_adapter.weight"])
+        for name in [name for name, value in state.items() if value.ndim == 3]:
+            state[name] = state[name] * np.float32(over_time)
+        one = run(backend, config, x_t, text, state=state)[0]
+        other = run(backend, config, [changed, *x_t[1:]], text, state=state)[0]
+        return np.abs(one - other).max(axis=(0, 1))
+
+    alone, together = difference(0), difference(1)
+    assert alone[:side, side + side // 2 :].max() > 1e-4
+    assert max(alone[side:].max(), alone[:side, :side].max()) < 1e-6
+    assert together[side:].max() > 1e-4
+
+
+def test_adapters_of_single_frames_do_not_see_their_neighbours(backend: Backend) -> None:
+    """The published ones do: a 3x3 convolution on the canvas crosses the borders."""
+    base = {"temporal": True, "temporal_spatial_resampling": True}
+    x_t, text = inputs(around(video(plain()), **base)), random_text(3)
+    changed = [x_t[0].copy(), *x_t[1:]]
+    side = x_t[0].shape[-1] // 2  # of a frame
+    changed[0][:, :, :side, side:] += 1  # the second frame
+
+    def first_frame_answers(per_frame: bool) -> bool:
+        config = around(video(plain()), **base, adapters_per_frame=per_frame)
+        state = random_state(config)
+        for name in state:  # the level inside hands on nothing but its features from above
+            if name.startswith("inner_unet.out_adapter"):
+                state[name] = np.zeros_like(state[name])
+            if name.startswith("inner_unet.") and state[name].ndim == 3:
+                state[name] = np.zeros_like(state[name])
+            if name.startswith("inner_unet.") and ".t_attn." in name:
+                state[name] = np.zeros_like(state[name])
+        one = run(backend, config, x_t, text, state=state)[0]
+        other = run(backend, config, changed, text, state=state)[0]
+        return bool(np.abs(one - other)[:, :, :side, :side].max() > 1e-5)
+
+    assert first_frame_answers(False)
+    assert not first_frame_answers(True)
+
+
 def test_temporal_attention_follows_attention_on_a_level_that_has_both(backend: Backend) -> None:
     """Either kind matters, and neither replaces the other."""
     both = video(plain(), num_attention_layers=(0, 1, 0))

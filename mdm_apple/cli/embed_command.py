@@ -20,7 +20,7 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import TextConfig
-from mdm_apple.data.open import open_dataset
+from mdm_apple.data.open import MOTION, open_dataset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.open_model import TrainingBackend, default_backend
 from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
@@ -55,7 +55,9 @@ Examples:
 @click.option("--model", metavar="NAME", required=True, help="Model whose text encoder is used.")
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
 @click.option("--captions", type=FILE, help="A file of prompts, one per line.")
-@click.option("--data", metavar="twemoji|scenes|DIR", help="Use every caption of these pictures.")
+@click.option(
+    "--data", metavar="twemoji|scenes|motion|DIR", help="Use every caption of these pictures."
+)
 @click.option("--text-encoder", type=FOLDER, help="Folder of the frozen encoder.")
 @click.option(
     "--backend",
@@ -131,4 +133,5 @@ def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -
         for text in texts:
             check_text("prompt", text)
         return texts
-    return list(open_dataset(data, side=8).captions())
+    frames = 4 if data.partition(":")[0] == MOTION else 1  # captions depend on neither
+    return list(open_dataset(data, side=8, frames=frames).captions())

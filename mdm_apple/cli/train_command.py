@@ -106,7 +106,7 @@ Examples:
 )
 @preset_option
 @config_option
-@click.option("--data", metavar="twemoji|scenes|DIR", help="Captioned pictures.")
+@click.option("--data", metavar="twemoji|scenes|motion|DIR", help="Captioned pictures or clips.")
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @click.option("--steps", type=click.IntRange(1), help="Total optimisation steps.")
 @click.option(

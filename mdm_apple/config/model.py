@@ -115,6 +115,22 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class VideoConfig:
+    """A model's clips. frames: the square that the levels of time make. fps: frames a second.
+
+    key_frame: which frame the levels of pictures make.
+    """
+
+    frames: int
+    fps: float = 8.0
+    key_frame: Literal["first"] = "first"
+
+    def __post_init__(self) -> None:
+        in_range("video.frames", self.frames, 2, 4096)
+        in_range("video.fps", self.fps, 0, 240, above=True)
+
+
+@dataclass(frozen=True)
 class Distilled:
     """What a student learned; its network has `model.student`.
 
@@ -162,6 +178,7 @@ class ModelConfig:
     mixed_training: bool = False  # whether inner levels were trained without the ones above
     distilled: Distilled | None = None  # None: a model that denoises step by step
     format: int = 1
+    video: VideoConfig | None = field(default=None, metadata=ADDED_LATER)  # None: see `frames`
 
     def __post_init__(self) -> None:
         if self.format != 1:
@@ -188,6 +205,11 @@ class ModelConfig:
                 raise ConfigError(
                     f"diffusion.{name}: expected {depth} values, one per level, got {len(values)}."
                 )
+        if self.video is not None and self.video.frames != self.frames:
+            raise ConfigError(
+                f"video.frames: expected {self.frames}, which the levels of time make, got "
+                f"{self.video.frames}."
+            )
         _check_distilled(self)
         _check_parameters(self)
 
@@ -199,6 +221,14 @@ class ModelConfig:
         """
         masked = self.model.innermost.masked_cross_attention
         return self.text is not None and self.text.padding == "longest" and not masked
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip, tiled row by row in the square of level 0; 1 for pictures.
+
+        Published configurations of videos have no `video`.
+        """
+        return self.model.frame_grid**2
 
     @property
     def sides(self) -> tuple[int, ...]:

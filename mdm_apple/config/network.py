@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mdm_apple.config.ranges import in_range
+from mdm_apple.config.strict_json import ADDED_LATER
 from mdm_apple.errors import ConfigError
 
 ATTENTION_HEADS = 8  # fixed in the published networks, not a setting
@@ -53,6 +54,7 @@ class UNetConfig:
     temporal_spatial_resampling: bool = False  # resample each frame instead of the frame axis
     num_temporal_attention_layers: tuple[int, ...] = ()
     temporal_positional_encoding: bool = False
+    adapters_per_frame: bool = field(default=False, metadata=ADDED_LATER)  # else across the canvas
     interp_conditioning: bool = False  # two Linears that published code creates and never runs
     freeze_inner: bool = False
     student: Student | None = None
@@ -99,6 +101,12 @@ class UNetConfig:
     def resamples_frames(self) -> bool:
         """Whether this level halves the number of frames where an image level halves the side."""
         return self.temporal and not self.temporal_spatial_resampling
+
+    @property
+    def frame_grid(self) -> int:
+        """Frames per side of the square that tiles this level's images; 1 for pictures."""
+        inside = self.inner.frame_grid if self.inner else 1
+        return self.ratio * inside if self.resamples_frames else inside
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -216,6 +224,8 @@ def _check_temporal(config: UNetConfig) -> None:
     if not config.temporal:
         if layers or config.temporal_spatial_resampling or config.temporal_positional_encoding:
             raise ConfigError("temporal_*: these settings need temporal: true.")
+        if config.adapters_per_frame:
+            raise ConfigError("adapters_per_frame: needs temporal: true.")
         return
     if config.inner is None:
         raise ConfigError("temporal: only a level with an inner level can be temporal.")
@@ -250,6 +260,11 @@ def _check_nest(config: UNetConfig) -> None:
         return
     if len(config.levels) > MAX_NEST:
         raise ConfigError(f"inner: at most {MAX_NEST} levels, got {len(config.levels)}.")
+    if not config.temporal and config.inner.temporal:
+        raise ConfigError(
+            "inner: a level of pictures cannot lie around a level of video; give it temporal: true "
+            "and temporal_spatial_resampling: true."
+        )
     if config.time_dim != config.inner.time_dim:
         raise ConfigError(
             f"temb_dim: all levels of a nest need the same, got {config.time_dim} outside "

@@ -2,7 +2,7 @@
 
 Sources: mdm64, mdm256 and mdm1024 are the networks of Gu et al. 2023 (arXiv:2310.15111) with the
 settings from the three configuration files published with the checkpoints; the encoder sizes come
-from T5 1.1 and flan-T5. `emoji`, `scenes` and `tiny` are this project's own.
+from T5 1.1 and flan-T5. All others are this project's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mdm_apple.config.model import (
     Provenance,
     ScheduleConfig,
     TextConfig,
+    VideoConfig,
 )
 from mdm_apple.config.network import T5Config, UNetConfig
 from mdm_apple.config.strict_json import unknown_name
@@ -182,6 +183,80 @@ def _tiny() -> ModelConfig:
     )
 
 
+def _motion() -> ModelConfig:
+    """16 frames of 32 px around 16 frames of 16 px around the first frame alone."""
+    core = UNetConfig(
+        channels=(32, 64, 96),
+        num_resnets=(1, 1, 1),
+        num_attention_layers=(0, 1, 1),
+        attention_ffn=True,
+        temb_dim=128,
+        num_groups=16,
+        text_dim=64,
+    )
+    time = UNetConfig(
+        channels=(32, 32, 64, 64, 64),
+        num_resnets=(1, 1, 1, 1, 1),
+        num_attention_layers=(0, 0, 0, 0, 0),
+        mid_blocks=False,
+        temb_dim=128,
+        num_groups=16,
+        temporal=True,
+        num_temporal_attention_layers=(1, 1, 1, 0, 0),
+        temporal_positional_encoding=True,
+        adapters_per_frame=True,
+        inner=core,
+    )
+    space = UNetConfig(
+        channels=(16, 32),
+        num_resnets=(1, 1),
+        num_attention_layers=(0, 0),
+        mid_blocks=False,
+        temb_dim=128,
+        num_groups=16,
+        temporal=True,
+        temporal_spatial_resampling=True,
+        adapters_per_frame=True,
+        inner=time,
+    )
+    encoder = T5Config(vocab_size=512, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+    return ModelConfig(
+        model=space,
+        side=128,
+        diffusion=DiffusionConfig(
+            # frames of a moving drawing do not average as a still would, hence not 2
+            schedule=ScheduleConfig("cosine", shift_power=1.0),
+            prediction="v",
+            loss_target="v",
+            loss_weighting="snr_plus_one",
+            high_noise_share=0.15,
+            mixed_ratio=(1.0, 1.0, 1.0),
+            threshold="none",  # for --white-headroom
+        ),
+        text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
+        mixed_training=True,
+        video=VideoConfig(frames=16),
+    )
+
+
+def _tiny_video() -> ModelConfig:
+    """4 frames of 8 px around the first alone. For tests."""
+    tiny = _tiny()
+    core = tiny.model.innermost
+    time = UNetConfig(
+        channels=(32, 32, 32),
+        num_resnets=(1, 1, 1),
+        num_attention_layers=(0, 0, 0),
+        mid_blocks=False,
+        temb_dim=64,
+        temporal=True,
+        num_temporal_attention_layers=(1, 0, 0),
+        temporal_positional_encoding=True,
+        inner=dataclasses.replace(core, micro_conditions={}),
+    )
+    return dataclasses.replace(tiny, model=time, video=VideoConfig(frames=4))
+
+
 PRESETS: dict[str, ModelConfig] = {
     "mdm64": _published(_published_core(), 64, None),
     "mdm256": _published(
@@ -190,7 +265,9 @@ PRESETS: dict[str, ModelConfig] = {
     "mdm1024": _mdm1024(),
     "emoji": _emoji(),
     "scenes": _scenes(),
+    "motion": _motion(),
     "tiny": _tiny(),
+    "tiny_video": _tiny_video(),
 }
 
 

@@ -13,9 +13,10 @@ from mdm_apple.config.types import Background
 from mdm_apple.data import folder, twemoji
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.data.from_object import PictureSource, dataset_of
+from mdm_apple.data.motion.open_motion import open_motion
 from mdm_apple.data.scenes.open_scenes import open_scenes
 
-TWEMOJI, SCENES = "twemoji", "scenes"
+TWEMOJI, SCENES, MOTION = "twemoji", "scenes", "motion"
 
 
 def open_dataset(
@@ -25,27 +26,36 @@ def open_dataset(
     background: Background = "white",
     skin_tones: bool = False,
     skip_bad: bool = False,
+    frames: int = 1,
 ) -> Dataset:
     """Open captioned pictures; each is rendered or decoded on first use.
 
     Args:
-        spec: "twemoji", "scenes" (see `scenes.open_scenes`), or a folder (see `folder.open_folder`;
-            "./twemoji" for a folder of that name), or an object (see `from_object.PictureSource`).
-        side: pixels of the square pictures.
+        spec: "twemoji", "scenes" (see `scenes.open_scenes`), "motion[:OBJECTS[:VARIANTS]]" (see
+            `motion.open_motion`), or a folder (see `folder.open_folder`; "./twemoji" for a folder
+            of that name), or an object (see `from_object.PictureSource`).
+        side: pixels of the square pictures, or of the square that a clip's frames tile.
         background: behind emoji: white, or one plain pale color per picture. Twemoji only.
         skin_tones: whether to include emoji with a skin tone (3,953 pictures instead of 1,918).
             Twemoji only.
         skip_bad: leave out the pictures that are known here to be unusable. Folders only.
+        frames: of a clip; 1 for pictures.
 
     Raises:
         DataError: no such folder, no usable picture, or unusable files.
-        MissingPackageError: "twemoji" or "scenes" without the `data` extra.
+        MissingPackageError: "twemoji", "scenes" or "motion" without the `data` extra.
     """
     in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
     if background not in ("white", "color"):
         raise DataError(f"background: expected white or color, got {background}.")
-    if skip_bad and (spec in (TWEMOJI, SCENES) or not isinstance(spec, str)):
+    moving = isinstance(spec, str) and spec.partition(":")[0] == MOTION
+    if skip_bad and (moving or spec in (TWEMOJI, SCENES) or not isinstance(spec, str)):
         raise DataError("skip_bad: applies to a folder of pictures; leave it out for others.")
+    if (frames > 1) != moving:
+        raise DataError(
+            f"data: a model of {'clips' if frames > 1 else 'pictures'} cannot learn from {spec}; "
+            + ("give motion." if frames > 1 else "give pictures, or a --preset of clips.")
+        )
     if spec == TWEMOJI:
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
     if background != "white" or skin_tones:
@@ -54,6 +64,18 @@ def open_dataset(
         )
     if spec == SCENES:
         return open_scenes(side)
+    if moving:
+        return open_motion(side, frames, **motion_counts(str(spec)))
     if not isinstance(spec, str):
         return dataset_of(spec, side)
     return folder.open_folder(Path(spec), side, skip_bad=skip_bad)
+
+
+def motion_counts(spec: str) -> dict[str, int]:
+    """Objects and variants of "motion:8:4", where they are given. Raises DataError."""
+    given = spec.split(":")[1:]
+    if len(given) > 2 or not all(part.isascii() and part.isdigit() for part in given):
+        raise DataError(
+            f"data: expected motion[:OBJECTS[:VARIANTS]], such as motion:8:4, got {spec}."
+        )
+    return dict(zip(("objects", "variants"), map(int, given), strict=False))

@@ -6,12 +6,10 @@ from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.types import Array
 from mdm_apple.diffusion.ops import Ops
 
-VIDEO_GRID = 4  # frames per side of a training video at the highest level: 16 frames
-
 
 def build_pyramid(x0: Array, config: UNetConfig, ops: Ops) -> list[Array]:
     """Clean images per level, highest first: average-pooled, or with fewer frames for video."""
-    images, grid = [x0], VIDEO_GRID
+    images, grid = [x0], config.frame_grid
     for level in config.levels[:-1]:
         if level.resamples_frames:
             every = level.ratio**2

@@ -66,29 +66,32 @@ class NestedUNet(UNet):
 
         # 2. down to the side of the inner level
         h, skips = self.run_down(unfold(h, grid_in), temb, text, own_mask)
-        h = fold(h, grid_inner)
 
         # 3. the inner level, with zero features for rows that exist only there
-        down = self.in_adapter(h)
+        down = self._adapted(self.in_adapter, h, grid_inner)
+        h = fold(h, grid_inner)
         if rows < rows_below:
             down = mx.pad(down, [(0, rows_below - rows), (0, 0), (0, 0), (0, 0)])
         predictions, hidden = self.inner_unet.denoise_level(
             x_t[1:], down, tembs[1:], keys_values[1:], mask
         )
-        h = h + self.out_adapter(hidden)[:rows]
+        h = h + self._adapted(self.out_adapter, unfold(hidden, grid_inner), grid_inner)[:rows]
 
         # 4. up again
         h = self.run_up(unfold(h, grid_inner), skips, temb, text, own_mask)
         prediction = fold(self.output(h), grid_in)
         return [prediction, *predictions], fold(h, grid_in)
 
+    def _adapted(self, adapter: Conv2d, frames: mx.array, grid: int) -> mx.array:
+        """The canvas of adapted features; published networks adapt across borders of frames."""
+        if self.config.adapters_per_frame:
+            return fold(adapter(frames), grid)
+        return adapter(fold(frames, grid))
+
     def _frame_grids(self) -> tuple[int, int]:
         """Frames per side of the square that tiles this level's images, and the inner level's."""
-        if not self.config.temporal:
-            return 1, 1
-        scales = self.config.scales
-        inside = scales[1]
-        return (inside, inside) if self.config.temporal_spatial_resampling else (scales[0], inside)
+        assert self.config.inner is not None, "build_unet chooses the class"
+        return self.config.frame_grid, self.config.inner.frame_grid
 
 
 def unfold(x: mx.array, grid: int) -> mx.array:

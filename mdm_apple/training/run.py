@@ -110,6 +110,7 @@ def job_pictures(job: Job) -> Dataset:
         background=job.background or "white",
         skin_tones=bool(job.skin_tones),
         skip_bad=job.skip_bad,
+        frames=job.config.frames,
     )
     if job.captions is None:
         return dataset

@@ -1,0 +1,1 @@
+"""Clips of drawings that move as their caption says."""

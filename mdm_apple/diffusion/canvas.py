@@ -1,0 +1,30 @@
+"""A clip's frames, tiled row by row in one square picture: its canvas.
+
+Networks, samplers, packages and Swift work on canvases; data and files on frames.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mdm_apple.config.types import Pixels
+
+
+def tiled(frames: Pixels) -> Pixels:
+    """The canvas (n H, n W, 3) of frames (N, H, W, 3), where N = n n."""
+    count, height, width, channels = frames.shape
+    grid = math.isqrt(count)
+    rows = frames.reshape(grid, grid, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return rows.reshape(grid * height, grid * width, channels)
+
+
+def untiled(canvas: Pixels, count: int) -> Pixels:
+    """The frames (count, H, W, 3) of a canvas (n H, n W, 3), where count = n n."""
+    grid = math.isqrt(count)
+    height, width = canvas.shape[0] // grid, canvas.shape[1] // grid
+    rows = canvas.reshape(grid, height, grid, width, canvas.shape[2])
+    return np.ascontiguousarray(rows.transpose(0, 2, 1, 3, 4)).reshape(
+        count, height, width, canvas.shape[2]
+    )
