@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.config.network import ATTENTION_HEADS, UNetConfig
+from mdm_apple.config.network import ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH, UNetConfig
 from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_count, state_shapes
 from mdm_apple.errors import ConfigError
 from mdm_apple.training.settings import TrainConfig
@@ -138,11 +138,15 @@ def _skips(config: UNetConfig, side: int) -> list[int]:
     """Numbers in each tensor that the way down leaves for the way up."""
     found = [config.channels[0] * side**2]
     for i, width in enumerate(config.channels):
-        pixels = (side >> min(i, 30)) ** 2
-        found += [width * pixels] * config.num_resnets[i]
+        found += [width * _pixels(config, side, i)] * config.num_resnets[i]
         if i < len(config.channels) - 1:
-            found.append(width * pixels // 4)
+            found.append(width * _pixels(config, side, i + 1))
     return found
+
+
+def _pixels(config: UNetConfig, side: int, stage: int) -> int:
+    """Of all frames at a stage, which has half the side of the one before, or half its frames."""
+    return side**2 >> min(stage if config.resamples_frames else 2 * stage, 60)
 
 
 def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]:
@@ -151,17 +155,19 @@ def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]
     channels, last = config.channels, len(config.channels) - 1
     skips, running = [channels[0]], channels[0]
 
-    def add(i: int, width_in: int, attention: int) -> None:
-        pixels = (side >> min(i, 30)) ** 2
-        width = channels[i]
+    over_time = config.num_temporal_attention_layers or (0,) * len(channels)
+
+    def add(i: int, width_in: int, attention: int, temporal: int = 0) -> None:
+        pixels, width = _pixels(config, side, i), channels[i]
         # norm, silu and convolution of either half; shift and scale; the sum
         inside = pixels * (4 * width_in + 7 * width)
         inside += attention * _attention(config, pixels, width, tokens)
+        inside += temporal * _temporal_attention(config, pixels, width, i)
         out.append((pixels * width_in, inside))
 
     for i, width in enumerate(channels):
         for _ in range(config.num_resnets[i]):
-            add(i, running, config.num_attention_layers[i])
+            add(i, running, config.num_attention_layers[i], over_time[i])
             running = width
             skips.append(width)
         if i < last:
@@ -171,7 +177,7 @@ def _layers(config: UNetConfig, side: int, tokens: int) -> list[tuple[int, int]]
         add(last, running, 0)
     for i in range(last, -1, -1):
         for _ in range(config.num_resnets[i] + 1):
-            add(i, running + skips.pop(), config.num_attention_layers[i])
+            add(i, running + skips.pop(), config.num_attention_layers[i], over_time[i])
             running = channels[i]
     return out
 
@@ -181,6 +187,14 @@ def _attention(config: UNetConfig, pixels: int, width: int, tokens: int) -> int:
     scores = 2 * ATTENTION_HEADS * pixels * (pixels + (tokens if config.text_width else 0))
     ffn = 14 * width * pixels if config.attention_ffn else 0  # norm, widened twice, result
     return 10 * width * pixels + scores + ffn
+
+
+def _temporal_attention(config: UNetConfig, pixels: int, width: int, stage: int) -> int:
+    """Between the frames of a stage, at half their side."""
+    frames = config.frame_grid**2 >> (stage if config.resamples_frames else 0)
+    tokens = pixels // 4
+    scores = 2 * (width // TEMPORAL_HEAD_WIDTH) * tokens * frames
+    return 3 * width * pixels + 18 * width * tokens + scores  # two convolutions; attention, MLP
 
 
 def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> dict[str, object]:
