@@ -148,7 +148,7 @@ def test_two_openings_give_the_same_clips_and_their_bytes_are_known() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: open_motion(64, 1), "needs a model of clips"),
+        (lambda: open_motion(64, 0), "needs a model of clips"),
         (lambda: open_motion(64, 8), "needs a model of clips"),
         (lambda: open_motion(66, 16), "needs a model of clips"),
         (lambda: open_motion(64, 16, 1), "expected 2 to 32 objects, got 1"),
@@ -166,8 +166,10 @@ def test_a_model_of_clips_and_its_data_belong_together() -> None:
     assert len(data) == 2 * 9 * 3
     with pytest.raises(DataError, match="a model of clips cannot learn from twemoji; give motion"):
         open_dataset("twemoji", clips.side, frames=clips.frames)
-    with pytest.raises(DataError, match="a model of pictures cannot learn from motion; give"):
-        open_dataset("motion", preset("tiny").side)
+    first = open_dataset("motion:2:3", clips.side // 2)
+    assert first.captions() == data.captions()
+    canvas, side = data.item(5).image, first.side
+    np.testing.assert_array_equal(first.item(5).image, canvas[:side, :side])
     for odd in ("motion:x", "motion:4:4:4", "motion:-1", "motion:"):
         with pytest.raises(DataError, match=r"expected motion\[:OBJECTS\[:VARIANTS\]\]"):
             open_dataset(odd, clips.side, frames=clips.frames)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import Backend, MlxBackend, TorchBackend
+from backends import Backend, MlxBackend, TorchBackend, predict
 from paired import batch_of
 from small import normal, random_state, save_random_model
 from tolerances import MLX_PICTURE, TRAIN_WEIGHTS
@@ -17,6 +17,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.sampling.generate import Prompt, finish, generate
+from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage.model_folder import load_weights
 from mdm_apple.training.memory_estimate import estimate
@@ -120,3 +121,34 @@ def test_the_estimate_counts_stages_of_half_the_frames() -> None:
     predicted = estimate(alone, TrainConfig(steps=1, batch_size=2)).activations_per_picture
     measured = kept_for_backward(alone, 2) / 2
     assert 0.55 <= measured / predicted <= 1
+
+
+@pytest.mark.parametrize("name", ["tiny_video", "motion"])
+@pytest.mark.parametrize("backend", [TorchBackend(), MlxBackend()], ids=lambda b: b.name)
+def test_pictures_stay_as_they_are_where_clips_grow_around_them(
+    backend: Backend, name: str
+) -> None:
+    config = preset(name)
+    pictures = inner_model(config, config.sides[-1])
+    assert (pictures.video, pictures.frames) == (None, 1)
+    trained = random_state(pictures.model)
+    depth = "inner_unet." * (len(config.sides) - 1)
+    grown = backend.initial_state(config.model, 0)
+    grown |= {depth + weight: value for weight, value in trained.items()}
+    width = config.model.innermost.text_dim or 0
+    text, mask = normal(1, 2, 5, width), np.ones((2, 5), np.float32)
+    images = [normal(k, 2, 3, side, side) for k, side in enumerate(config.sides)]
+
+    def picture(model: UNetConfig, weights: dict[str, np.ndarray], given: int) -> np.ndarray:
+        net = backend.network(model, weights)
+        inside = [backend.image(x) for x in images[-given:]]
+        out = predict(backend, net, inside, np.array([10, 900]), text, mask, {})
+        return backend.numpy(out[-1])
+
+    alone = picture(pictures.model, trained, 1)
+    np.testing.assert_allclose(
+        picture(config.model, grown, len(images)), alone, atol=1e-6 * np.abs(alone).max()
+    )
+    adapter = next(key for key in grown if "adapter" in key and key.endswith("weight"))
+    moved = grown | {adapter: grown[adapter] + 0.1}
+    assert np.abs(picture(config.model, moved, len(images)) - alone).max() > 1e-3

@@ -39,7 +39,7 @@ def open_dataset(
         skin_tones: whether to include emoji with a skin tone (3,953 pictures instead of 1,918).
             Twemoji only.
         skip_bad: leave out the pictures that are known here to be unusable. Folders only.
-        frames: of a clip; 1 for pictures.
+        frames: of a clip; 1 for pictures, or for the first frames of motion.
 
     Raises:
         DataError: no such folder, no usable picture, or unusable files.
@@ -51,11 +51,8 @@ def open_dataset(
     moving = isinstance(spec, str) and spec.partition(":")[0] == MOTION
     if skip_bad and (moving or spec in (TWEMOJI, SCENES) or not isinstance(spec, str)):
         raise DataError("skip_bad: applies to a folder of pictures; leave it out for others.")
-    if (frames > 1) != moving:
-        raise DataError(
-            f"data: a model of {'clips' if frames > 1 else 'pictures'} cannot learn from {spec}; "
-            + ("give motion." if frames > 1 else "give pictures, or a --preset of clips.")
-        )
+    if frames > 1 and not moving:
+        raise DataError(f"data: a model of clips cannot learn from {spec}; give motion.")
     if spec == TWEMOJI:
         return twemoji.open_twemoji(side, color=background == "color", skin_tones=skin_tones)
     if background != "white" or skin_tones:

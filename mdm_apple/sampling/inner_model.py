@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mdm_apple.config.model import DiffusionConfig, ModelConfig
+from mdm_apple.config.model import DiffusionConfig, ModelConfig, VideoConfig
 from mdm_apple.errors import ConfigError
 
 
@@ -33,7 +33,14 @@ def inner_model(config: ModelConfig, side: int) -> ModelConfig:
         side=side,
         diffusion=_inner_diffusion(config.diffusion, first),
         mixed_training=config.mixed_training and model.inner is not None,
+        video=_inner_video(config.video, model.frame_grid**2),
     )
+
+
+def _inner_video(video: VideoConfig | None, frames: int) -> VideoConfig | None:
+    if video is None or frames == 1:
+        return None
+    return dataclasses.replace(video, frames=frames)
 
 
 def _inner_diffusion(diffusion: DiffusionConfig, first: int) -> DiffusionConfig:

@@ -44,17 +44,18 @@ class MovingDrawings:
     """Draws clips.
 
     Args:
-        side: pixels of the canvas. frames: of a clip, tiled row by row; a square number.
+        side: pixels of the canvas. frames: of a clip, tiled row by row; a square number. 1: the
+            first frame of each clip, for the pictures that a model of clips is grown around.
 
     Raises DataError unless the frames fit the canvas.
     """
 
     def __init__(self, side: int, frames: int) -> None:
         grid = math.isqrt(frames)
-        if frames < 2 or grid**2 != frames or side % grid:
+        if frames < 1 or grid**2 != frames or side % grid:
             raise DataError(
-                f"motion: needs a model of clips, with 4 or 16 frames in a square; got {frames} "
-                f"frames in {side} pixels."
+                f"motion: needs a model of clips, with 4 or 16 frames in a square, or of their "
+                f"first frames; got {frames} frames in {side} pixels."
             )
         self._side, self._frames = side // grid, frames
 
@@ -65,7 +66,7 @@ class MovingDrawings:
 
     def canvas(self, clip: Clip) -> Pixels:
         """uint8 (side, side, 3)."""
-        variant, last = variant_of(clip.caption, clip.variant), self._frames - 1
+        variant, last = variant_of(clip.caption, clip.variant), max(1, self._frames - 1)
         drawing = self._drawings[clip.thing]
         frames = [
             draw_frame(drawing, pose(clip.motion, k / last, variant), self._side)
