@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from paired import batch_of
 from small import normal, random_state, save_random_model
 from tolerances import MLX_PICTURE, TRAIN_WEIGHTS
 
+from mdm_apple.api import distill
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.open_model import TrainingBackend
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.walk import SamplerConfig
@@ -152,3 +155,16 @@ def test_pictures_stay_as_they_are_where_clips_grow_around_them(
     adapter = next(key for key in grown if "adapter" in key and key.endswith("weight"))
     moved = grown | {adapter: grown[adapter] + 0.1}
     assert np.abs(picture(config.model, moved, len(images)) - alone).max() > 1e-3
+
+
+def test_a_student_of_clips_learns_as_in_torch(tmp_path: Path) -> None:
+    teacher = save_random_model(tmp_path / "teacher", preset("tiny_video"))
+    (teacher / "captions.txt").write_text("cat growing\nrocket moving up\n")
+    settings = TrainConfig(steps=2, batch_size=2, warmup_steps=0)
+    found: dict[str, list[float]] = {}
+    backends: tuple[TrainingBackend, ...] = ("torch", "mlx")
+    for name in backends:
+        distill(teacher, tmp_path / name, settings=settings, backend=name)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        found[name] = [json.loads(line)["loss"] for line in lines]
+    np.testing.assert_allclose(found["mlx"], found["torch"], rtol=LOSSES)

@@ -81,8 +81,6 @@ def student_config(teacher: ModelConfig, config: BootConfig) -> ModelConfig:
             "teacher: expected a model that predicts v, whose clean estimate is defined in pure "
             f"noise, got one that predicts {teacher.diffusion.prediction}."
         )
-    if any(level.temporal for level in teacher.model.levels):
-        raise ConfigError("teacher: makes videos; only models of pictures can be distilled.")
     worded = teacher.text is not None
     return dataclasses.replace(
         teacher,
