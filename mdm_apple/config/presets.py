@@ -220,6 +220,8 @@ def _motion() -> ModelConfig:
         inner=time,
     )
     encoder = T5Config(vocab_size=512, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+    # few different words leave few pieces, so a caption has up to 22
+    text = TextConfig(max_tokens=24, encoder=encoder, lowercase=True, trainable=True)
     return ModelConfig(
         model=space,
         side=128,
@@ -233,7 +235,7 @@ def _motion() -> ModelConfig:
             mixed_ratio=(1.0, 1.0, 1.0),
             threshold="none",  # for --white-headroom
         ),
-        text=TextConfig(max_tokens=16, encoder=encoder, lowercase=True, trainable=True),
+        text=text,
         mixed_training=True,
         video=VideoConfig(frames=16),
     )
