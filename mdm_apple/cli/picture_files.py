@@ -237,7 +237,7 @@ def _check_sheet(sheet: Path | None, out: Path | None, overwrite: bool) -> None:
         raise MdmError(f"sheet: a contact sheet is written as .png, got {sheet}.")
     if sheet == out:
         raise MdmError(f"sheet: {sheet} is --out itself; choose another name.")
-    refuse_existing(sheet, overwrite)
+    refuse_existing(sheet, overwrite, "--sheet")
 
 
 def _free(stem: Path, taken: set[Path], with_strip: bool) -> Path:

@@ -28,7 +28,9 @@ def movie(frames: Pixels, fps: float, suffix: str, text: str | None) -> bytes:
     av: Any = require("av")
     file, shown = io.BytesIO(), _enlarged(frames)
     height, width = shown.shape[1:3]
-    with av.open(file, "w", format=suffix.removeprefix(".")) as container:
+    # else a MOV holds texts of up to 64 KiB, and begins again at zero above that
+    options = {"movflags": "use_metadata_tags"} if suffix == ".mov" else {}
+    with av.open(file, "w", format=suffix.removeprefix("."), options=options) as container:
         if text is not None:
             container.metadata["comment"] = text
         stream = container.add_stream("libx264", rate=exact(fps), options={"crf": "12"})
