@@ -69,9 +69,9 @@ def _text_of_picture(path: Path) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path, formats=FORMATS) as picture:
-            picture.load()
             kind, found = picture.format, picture.info
             if kind == "PNG":
+                picture.load()  # the text may stand behind the pixels
                 text = getattr(picture, "text", {}).get(KEY)
                 return None if text is None else str(text)
     if kind == "GIF":

@@ -15,7 +15,7 @@ from mdm_apple.errors import MdmError, require
 
 MOVIES = (".mp4", ".mov")
 LEAST_SIDE = 256  # players blur what is smaller
-MAX_SIDE = 8192
+MAX_SIDE = 4096
 _BT709 = 1  # of primaries, transfer and matrix alike
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from mdm_apple.config.types import Pixels
 from mdm_apple.errors import MdmError
 
 MAX_FRAMES = 4096
-MAX_PIXELS = 1 << 28  # of all frames: 0.8 GB
+MAX_PIXELS = 1 << 26  # of all frames: 200 MB
+# seconds of processor time, for a clip of ours and for anybody's
+OURS, ANYBODYS = 4.0, 20.0
 
 
 def read_clip(path: Path, fps: float) -> Pixels:
@@ -27,7 +31,9 @@ def read_clip(path: Path, fps: float) -> Pixels:
     """
     check_fps(fps)
     frames, times = list[Pixels](), list[int]()
-    for frame, seconds in frames_of(path):
+    for frame, seconds in frames_of(path, OURS):
+        if frames and frame.shape != frames[0].shape:
+            raise MdmError(f"{path}: its frames differ in size; expected a clip of one size.")
         frames.append(frame)
         times.append(repeats(seconds, fps))
         pixels = sum(times) * frame.shape[0] * frame.shape[1]
@@ -41,12 +47,12 @@ def read_clip(path: Path, fps: float) -> Pixels:
 
 def first_frame(path: Path) -> Pixels:
     """The first frame (H, W, 3) of a clip or picture. Raises as `read_clip` does."""
-    return next(frames_of(path))[0]
+    return next(frames_of(path, ANYBODYS))[0]
 
 
 def last_frame(path: Path) -> Pixels:
     """The last frame (H, W, 3) of a clip or picture. Raises as `read_clip` does."""
-    *_, (frame, _) = itertools.islice(frames_of(path), MAX_FRAMES)
+    ((frame, _),) = deque(frames_of(path, ANYBODYS), maxlen=1)
     return frame
 
 
@@ -61,18 +67,23 @@ def is_clip(path: Path) -> bool:
         return False
 
 
-def frames_of(path: Path) -> Iterator[tuple[Pixels, float]]:
+def frames_of(path: Path, limit: float) -> Iterator[tuple[Pixels, float]]:
     """Frames (H, W, 3), one or more, and the seconds that each is shown; 0 in a still picture.
 
-    Raises MdmError, and MissingPackageError for a movie without PyAV.
+    limit: seconds of processor time. Raises MdmError, and MissingPackageError for a movie without
+    PyAV.
     """
     if not path.is_file():
         raise MdmError(f"{path}: no such file.")
-    found = 0
+    found, ends = 0, time.process_time() + limit
     try:
-        for found, shown in enumerate(  # noqa: B007
-            movie_frames(path) if is_movie(path) else _animation_frames(path), start=1
-        ):
+        for shown in movie_frames(path) if is_movie(path) else _animation_frames(path):
+            found += 1
+            if found > MAX_FRAMES or time.process_time() > ends:
+                raise MdmError(
+                    f"{path}: is too long; expected up to {MAX_FRAMES} frames, decoded in "
+                    f"{limit:g} s."
+                )
             yield shown
     except (MdmError, MemoryError):
         raise
@@ -88,7 +99,7 @@ def _animation_frames(path: Path) -> Iterator[tuple[Pixels, float]]:
         with Image.open(path, formats=FORMATS) as image:
             if max(image.size) > MAX_SIDE:
                 raise MdmError(f"{path}: expected sides up to {MAX_SIDE} pixels.")
-            for k in range(MAX_FRAMES + 1):
+            for k in itertools.count():
                 try:
                     image.seek(k)
                 except EOFError:
