@@ -138,7 +138,9 @@ def test_no_frame_drifts_from_its_time() -> None:
     assert [repeats(s, 8.0) for s in (0.0, 0.12, 0.25, 2.0)] == [1, 1, 2, 16]
 
 
-def test_a_movie_without_pyav_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_movie_without_pyav_names_the_extra(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "av" else find(name)
@@ -146,6 +148,10 @@ def test_a_movie_without_pyav_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingPackageError, match=r"pip install 'mdm-apple\[video\]'"):
         clip_bytes(noise(4), FPS, ".mp4")
     assert clip_bytes(noise(4), FPS, ".webp")
+    monkeypatch.chdir(tmp_path)
+    message = refusal("--model", clips, "cat", "--out", "a.mov")
+    assert message == "av is not installed. Run: pip install 'mdm-apple[video]'"
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- files from outside -----------------------------------------------------------------------
