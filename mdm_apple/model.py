@@ -6,12 +6,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Unpack, overload
 
+from mdm_apple.clip_file.timing import check_fps
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Images, Pixels, Precision
+from mdm_apple.diffusion.canvas import untiled
 from mdm_apple.diffusion.noise import MAX_SEED
+from mdm_apple.given_pictures import FramePicture, given_frames
 from mdm_apple.open_model import Backend, Loaded, Opening
 from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
 from mdm_apple.sampling.generate import Prompt, generate, random_seed
+from mdm_apple.sampling.given_frames import NOTHING_GIVEN, GivenFrames, sha256_of
+from mdm_apple.sampling.inner_model import level_of_side, require_clip
 from mdm_apple.sampling.picture import Picture, StepPreview
 from mdm_apple.sampling.pictures import Recipe, to_pixels
 from mdm_apple.sampling.remarks import unread
@@ -45,6 +50,9 @@ class Model:
         negative: str = "",
         progress: Progress | None = None,
         filters: Sequence[Filter] = (),
+        first_frame: FramePicture | None = None,
+        last_frame: FramePicture | None = None,
+        fps: float | None = None,
         **settings: Unpack[SettingWords],
     ) -> Picture: ...
 
@@ -58,6 +66,9 @@ class Model:
         negative: str = "",
         progress: Progress | None = None,
         filters: Sequence[Filter] = (),
+        first_frame: FramePicture | None = None,
+        last_frame: FramePicture | None = None,
+        fps: float | None = None,
         **settings: Unpack[SettingWords],
     ) -> list[Picture]: ...
 
@@ -70,6 +81,9 @@ class Model:
         negative: str = "",
         progress: Progress | None = None,
         filters: Sequence[Filter] = (),
+        first_frame: FramePicture | None = None,
+        last_frame: FramePicture | None = None,
+        fps: float | None = None,
         **settings: Unpack[SettingWords],
     ) -> Picture | list[Picture]:
         """Make one picture, or a list of `n` with consecutive seeds.
@@ -80,6 +94,9 @@ class Model:
             progress: sees every step of the first picture; if it returns False, sampling stops and
                 the pictures are the clean estimates so far, without a recipe.
             filters: see `mdm_apple.sampling.filters`.
+            first_frame, last_frame: pictures that a clip is to begin and end with: files, or
+                images of Pillow. Of a clip's file, the first frame goes on where it ends, and the
+                last frame leads to where it begins. fps: frames a second of a clip.
 
         Warns if the model does not see all of the text. Raises MdmError for what it cannot do.
         """
@@ -91,7 +108,10 @@ class Model:
         prompts = [Prompt(prompt, first + k, negative) for k in range(count)]
         self._opening.check(asked, prompts)
         self._warn(prompts[0])
-        made = list(self.pictures(prompts, asked, progress=progress, filters=filters))
+        given = given_frames(self.config, asked.stop_at, first_frame, last_frame)
+        made = list(
+            self.pictures(prompts, asked, progress=progress, filters=filters, given=given, fps=fps)
+        )
         return made[0] if n is None else made
 
     def steps(
@@ -101,16 +121,20 @@ class Model:
         seed: int | None = None,
         negative: str = "",
         filters: Sequence[Filter] = (),
+        first_frame: FramePicture | None = None,
+        last_frame: FramePicture | None = None,
         **settings: Unpack[SettingWords],
     ) -> Iterator[StepPreview]:
         """Yield every step of one picture as it is made; the last one is the picture."""
         asked = SampleSettings(**settings)
         prompts = [Prompt(prompt, random_seed() if seed is None else seed, negative)]
         config = self._check(asked, prompts, filters)
+        given = given_frames(self.config, asked.stop_at, first_frame, last_frame)
         self._warn(prompts[0])
-        for step in generate(self.runtime, prompts, config, asked.stop_at):
-            shown = _preview(step.index, step.total, step.final or step.x0)
-            check_pictures(filters, shown.levels)
+        for step in generate(self.runtime, prompts, config, asked.stop_at, given):
+            levels = step.final or step.x0
+            shown = _preview(step.index, step.total, levels)
+            check_pictures(filters, self._frames(levels, asked.stop_at))
             yield shown
 
     def pictures(
@@ -122,30 +146,44 @@ class Model:
         preview_every: int | None = None,
         progress: Progress | None = None,
         filters: Sequence[Filter] = (),
+        given: GivenFrames = NOTHING_GIVEN,
+        fps: float | None = None,
     ) -> Iterator[Picture]:
-        """Yield a picture for each prompt, in order, as soon as its batch is done.
+        """Yield a picture or clip for each prompt, in order, as soon as its batch is done.
 
         Args:
             preview_every: keep all levels each time this many steps are done, and at the end.
             progress: sees the first picture of each batch at every step; False stops all.
+            given: frames that every clip is to have. fps: frames a second of clips.
         """
         config = self._check(settings, prompts, filters)
+        require_clip(self.config, settings.stop_at, {"fps": fps})
+        check_fps(fps)
         for first in range(0, len(prompts), batch_size):
             batch = prompts[first : first + batch_size]
             shown: list[list[Pixels]] = []
             stopped, levels = False, list[Images]()
-            for step in generate(self.runtime, batch, config, settings.stop_at):
+            for step in generate(self.runtime, batch, config, settings.stop_at, given):
                 levels = step.final or step.x0
                 if preview_every and step.index % preview_every == 0:
                     shown.append([to_pixels(level) for level in step.x0])
                 if preview_every and step.final:
                     shown.append([to_pixels(level) for level in step.final])
                 if filters:
-                    check_pictures(filters, [row for x in levels for row in to_pixels(x)])
+                    check_pictures(filters, self._frames(levels, settings.stop_at))
                 if progress and progress(_preview(step.index, step.total, levels)) is False:
                     stopped = step.final is None
                     break
-            yield from self._finished(batch, levels, shown, None if stopped else config, settings)
+            pixels = [to_pixels(level) for level in levels]
+            for k, prompt in enumerate(batch):
+                recipe = self.recipe(prompt, config, settings.stop_at, given, fps)
+                yield Picture(
+                    tuple(level[k] for level in pixels),
+                    None if stopped else recipe,
+                    tuple(tuple(level[k] for level in step) for step in shown),
+                    self._frame_counts(settings.stop_at),
+                    self._fps(settings.stop_at, fps),
+                )
             if stopped:
                 return
 
@@ -153,8 +191,16 @@ class Model:
         """The sampler for these settings and this model. Raises ConfigError."""
         return self._opening.check(settings, ())
 
-    def recipe(self, prompt: Prompt, sampler: SamplerConfig, stop_at: int | None) -> Recipe:
-        """How to make a picture again: `mdm sample --like FILE.png`."""
+    def recipe(
+        self,
+        prompt: Prompt,
+        sampler: SamplerConfig,
+        stop_at: int | None,
+        given: GivenFrames = NOTHING_GIVEN,
+        fps: float | None = None,
+    ) -> Recipe:
+        """How to make a picture or clip again: `mdm sample --like FILE`."""
+        count = self._frame_counts(stop_at)[0]
         return Recipe(
             prompt=prompt.text,
             negative=prompt.negative,
@@ -171,6 +217,10 @@ class Model:
             precision=self.precision,
             version=__version__,
             quantize=self._opening.options.quantize,
+            frames=count if count > 1 else None,
+            fps=self._fps(stop_at, fps),
+            first_frame=sha256_of(given.first),
+            last_frame=sha256_of(given.last),
         )
 
     def used_memory(self) -> dict[str, float]:
@@ -195,19 +245,25 @@ class Model:
         for remark in unread(self._opening.named.path, self.config, [prompt], encoder):
             warnings.warn(remark, stacklevel=3)
 
-    def _finished(
-        self,
-        batch: Sequence[Prompt],
-        levels: Sequence[Images],
-        shown: Sequence[Sequence[Pixels]],
-        sampler: SamplerConfig | None,
-        settings: SampleSettings,
-    ) -> Iterator[Picture]:
-        pixels = [to_pixels(level) for level in levels]
-        for k, prompt in enumerate(batch):
-            recipe = None if sampler is None else self.recipe(prompt, sampler, settings.stop_at)
-            previews = tuple(tuple(level[k] for level in step) for step in shown)
-            yield Picture(tuple(level[k] for level in pixels), recipe, previews)
+    def _frame_counts(self, stop_at: int | None) -> tuple[int, ...]:
+        """Frames of each level that runs; 1 for pictures."""
+        shapes = self.config.clip_shapes[level_of_side(self.config, stop_at) :]
+        return tuple(frames for frames, _ in shapes)
+
+    def _fps(self, stop_at: int | None, asked: float | None) -> float | None:
+        """Frames a second, unless a single picture is made."""
+        if self._frame_counts(stop_at)[0] == 1:
+            return None
+        return self.config.fps if asked is None else asked
+
+    def _frames(self, levels: Sequence[Images], stop_at: int | None) -> list[Pixels]:
+        """The pictures and frames of a batch at all levels, as a filter sees them."""
+        return [
+            frame
+            for level, count in zip(levels, self._frame_counts(stop_at), strict=True)
+            for row in to_pixels(level)
+            for frame in untiled(row, count)
+        ]
 
 
 def _preview(index: int, total: int, levels: Sequence[Images]) -> StepPreview:

@@ -13,7 +13,7 @@ import numpy as np
 from malformed import Case, Command, Room, edited, png, safetensors, spoiled
 from PIL import Image, PngImagePlugin
 
-from mdm_apple.sampling.pictures import RECIPE_KEY
+from mdm_apple.clip_file.embedded_text import KEY
 from mdm_apple.storage.model_folder import load_weights
 from mdm_apple.storage.tensorfile import read_tensors, write_tensors
 
@@ -189,10 +189,10 @@ def recipe_case(name: str, says: str, change: Callable[[dict[str, Any]], object]
 
     def build(room: Room) -> Command:
         with Image.open(room.good.photo) as picture:
-            recipe = json.loads(picture.text[RECIPE_KEY])  # type: ignore[attr-defined]
+            recipe = json.loads(picture.text[KEY])  # type: ignore[attr-defined]
         changed = change(recipe)
         info = PngImagePlugin.PngInfo()
-        info.add_itxt(RECIPE_KEY, changed if isinstance(changed, str) else json.dumps(recipe))
+        info.add_itxt(KEY, changed if isinstance(changed, str) else json.dumps(recipe))
         path = room.at / "like.png"
         Image.new("RGB", (4, 4)).save(path, pnginfo=info)
         return like(room, path)

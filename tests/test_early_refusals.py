@@ -18,6 +18,7 @@ from small import plain
 from mdm_apple.cli import COMMANDS
 from mdm_apple.config.model import ModelConfig, TextConfig
 from mdm_apple.config.network import T5Config
+from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
 
 FRAMEWORKS = ("torch", "mlx", "coremltools", "matplotlib", "jsonschema", "transformers")
@@ -54,6 +55,20 @@ TABLE = [
     Wrong("evaluate --data motion --model box:emoji", "this one makes pictures"),
     Wrong("evaluate --data motion:all", "expected motion[:OBJECTS"),
     Wrong("sample heart --compute-units cpuOnly", "has none, so leave them out"),
+    Wrong("sample heart --like {file}", "expected a picture or clip made by mdm sample"),
+    Wrong("sample heart --stop-at 4x8", "this model makes pictures, so give a side alone"),
+    Wrong("sample heart --first-frame {file}", "first-frame: belongs to clips"),
+    Wrong("sample heart --out {none}.mp4", "pictures are written as .png"),
+    Wrong("sample heart --model {clips} --stop-at 8", "give 4x8 or 1x8 (frames x side)"),
+    Wrong("sample heart --model {clips} --stop-at 4by8", "nor such as 16x32", 2),
+    Wrong("sample heart --model {clips} --frames 16", "makes clips of 4 frames, got 16"),
+    Wrong("sample heart --model {clips} --fps 0", "is not in the range", 2),
+    Wrong("sample heart --model {clips} --fps nan", "not a finite number", 2),
+    Wrong("sample heart --model {clips} --fps 60 --out {none}.gif", "at most 50 frames a second"),
+    Wrong("sample heart --model {clips} --out {none}.avi", "clips are written as .png, .webp"),
+    Wrong("sample heart --model {clips} --sheet {none}.gif", "sheet is written as .png"),
+    Wrong("sample heart --model {clips} --first-frame {none}", "no such file"),
+    Wrong("sample heart --model {clips} --last-frame {file}", "cannot be read as a PNG"),
     Wrong("distill --teacher box:emojy --out {new} --steps 1", "did you mean box:emoji"),
     Wrong("train --preset tiny --data {none} --out {new} --steps 0", "not in the range", 2),
     Wrong("train --preset tiny --data {none} --out {new} --steps 1", "no such folder"),
@@ -190,9 +205,9 @@ TABLE = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Paths that are absent, full, and of each kind; the bundle only looks like one."""
     root = tmp_path_factory.mktemp("early")
-    names = ("new", "none", "full", "file", "bundle", "folder", "frozen")
+    names = ("new", "none", "full", "file", "bundle", "folder", "frozen", "clips")
     paths = {name: root / name for name in names}
-    for name in ("full", "bundle", "folder", "frozen"):
+    for name in ("full", "bundle", "folder", "frozen", "clips"):
         paths[name].mkdir()
     (paths["full"] / "mine.txt").write_text("mine")
     (paths["folder"] / "mine.txt").write_text("mine")
@@ -201,6 +216,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     text = TextConfig(max_tokens=4, encoder=T5Config(20, 8, 4, 12, 2, 2), source="google/small-t5")
     config = ModelConfig(plain(text_dim=8), 8, text=text)
     (paths["frozen"] / "config.json").write_text(to_json(config))
+    (paths["clips"] / "config.json").write_text(to_json(preset("tiny_video")))
     return paths
 
 

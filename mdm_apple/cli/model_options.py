@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mdm_apple.config.presets import PRESETS
+from mdm_apple.sampling.inner_model import AskedLevel
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -41,6 +42,20 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+class LevelName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """A level of pictures by its side, or of clips as FRAMESxSIDE; which exist, the model knows."""
+
+    name = "LEVEL"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> AskedLevel:
+        asked = AskedLevel.of(str(value))
+        if asked is None:
+            self.fail(f"{value!r} is neither a side, such as 64, nor such as 16x32.", param, ctx)
+        return asked
 
 
 preset_option = click.option(

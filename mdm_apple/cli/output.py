@@ -92,10 +92,10 @@ overwrite_option = click.option(
 )
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
+def refuse_existing(path: Path, overwrite: bool, option: str = "--out") -> None:
     """Refuse to replace an output without `overwrite`. An empty folder counts as absent."""
     if occupied(path) and not overwrite:
-        raise MdmError(f"{path} exists; choose another --out or add --overwrite.")
+        raise MdmError(f"{path} exists; choose another {option} or add --overwrite.")
 
 
 def refuse_existing_bundle(path: Path, overwrite: bool) -> None:

@@ -12,11 +12,20 @@ import numpy as np
 from PIL import Image
 
 from mdm_apple.cli.output import refuse_existing
+from mdm_apple.clip_file.read import read_clip
+from mdm_apple.clip_file.write import LOSSLESS, check_clip_name, clip_bytes
 from mdm_apple.config.types import Pixels
 from mdm_apple.errors import MdmError, system_reason
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.picture import Picture
-from mdm_apple.sampling.pictures import Recipe, as_png, read_recipe, tile
+from mdm_apple.sampling.pictures import (
+    Recipe,
+    as_png,
+    contact_sheet,
+    read_recipe,
+    save_png,
+    tile,
+)
 from mdm_apple.storage.files import (
     FileError,
     atomic_file,
@@ -27,7 +36,8 @@ from mdm_apple.storage.files import (
     remove_empty,
 )
 
-OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+OTHER_FILES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+MOVIES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 GRID_COLUMNS = 8
 PICTURE, STRIP = ".png", "_steps"  # how the names of pictures, and the stems of previews, end
 
@@ -55,35 +65,49 @@ def begun_seed(out: Path | None, texts: Sequence[str], negative: str) -> int | N
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Where the pictures go: a path for each, and one for the grid of a folder."""
+    """Where the pictures go: a path for each, and one for the grid of a folder.
+
+    fps: frames a second of clips; None for pictures. sheet: where the frames of all clips go.
+    """
 
     folder: Path
     paths: tuple[Path, ...]
     grid: Path | None
     previews: bool
     overwrite: bool
+    fps: float | None = None
+    sheet: Path | None = None
 
     @classmethod
     def of(
-        cls, out: Path | None, prompts: Sequence[Prompt], previews: bool, overwrite: bool
+        cls,
+        out: Path | None,
+        prompts: Sequence[Prompt],
+        previews: bool,
+        overwrite: bool,
+        fps: float | None = None,
+        sheet: Path | None = None,
     ) -> PictureFiles:
         """Refuses unusable names and files that exist, but not an interrupted run of the same."""
+        _check_sheet(sheet, out, overwrite)
         if out is None:
             taken: set[Path] = set()
             paths = tuple(_free(Path(_slug(p)), taken, previews) for p in prompts)
-            return cls(Path(), paths, None, previews, overwrite)
-        suffix = out.suffix.lower()
-        if suffix in OTHER_PICTURES:
-            raise MdmError(f"out: pictures are written as .png, got {out}.")
-        if suffix == ".png" and len(prompts) > 1:
-            raise MdmError(f"out: {len(prompts)} pictures need a folder, got the file name {out}.")
-        if suffix == ".png":
+            return cls(Path(), paths, None, previews, overwrite, fps, sheet)
+        if out.suffix.lower() in (PICTURE, *OTHER_FILES, *MOVIES):
+            if fps is not None:
+                check_clip_name(out, fps)
+            elif out.suffix.lower() != PICTURE:
+                raise MdmError(f"out: pictures are written as .png, got {out}.")
+            if len(prompts) > 1:
+                what = "pictures" if fps is None else "clips"
+                raise MdmError(f"out: {len(prompts)} {what} need a folder, got the file {out}.")
             refuse_existing(out, overwrite)
             if previews:
                 refuse_existing(strip_of(out), overwrite)
-            return cls(out.parent, (out,), None, previews, overwrite)
+            return cls(out.parent, (out,), None, previews, overwrite, fps, sheet)
         paths = tuple(out / f"{k:04d}_{_slug(p)}.png" for k, p in enumerate(prompts))
-        files = cls(out, paths, out / "grid.png", previews, overwrite)
+        files = cls(out, paths, out / "grid.png", previews, overwrite, fps, sheet)
         if not files.interrupted:
             refuse_existing(out, overwrite)
         return files
@@ -125,6 +149,15 @@ class PictureFiles:
         finally:
             remove_empty(missing)
 
+    def remarks(self) -> list[str]:
+        """What a kind of file does to a clip."""
+        suffix = self.paths[0].suffix.lower()
+        if self.fps is None or suffix in LOSSLESS:
+            return []
+        if suffix == ".gif":
+            return ["out: a GIF holds 256 colours; .png and .webp keep a clip as it was made."]
+        return ["out: a movie holds a clip enlarged and not exactly; .png and .webp keep it."]
+
     def done(self, recipes: Sequence[Recipe]) -> set[int]:
         """The pictures that are there already, made as asked. Raises MdmError for others."""
         if self.overwrite or self.grid is None:
@@ -152,6 +185,8 @@ class PictureFiles:
                 with atomic_file(strip_of(self.paths[k])) as file:
                     file.write(picture.strip)
             picture.save(self.paths[k])
+            if self.sheet is not None and len(self.paths) == 1:
+                self._write_sheet(self.sheet, [picture.frames])
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be written; {system_reason(error)}") from None
 
@@ -162,11 +197,24 @@ class PictureFiles:
             path for pair in itertools.zip_longest(self.paths, strips) for path in pair if path
         ]
         if self.grid is not None:
-            shown = np.stack([_pixels(path) for path in self.paths])
             with atomic_file(self.grid) as file:
-                file.write(as_png(tile(shown, min(GRID_COLUMNS, len(shown)))))
+                file.write(self._grid())
             names.append(self.grid)
+        if self.sheet is not None:
+            if len(self.paths) > 1:
+                self._write_sheet(self.sheet, [_clip(path, self.fps) for path in self.paths])
+            names.append(self.sheet)
         return [str(name) for name in names]
+
+    def _grid(self) -> bytes:
+        """All pictures in one, or all clips, which then run side by side."""
+        shown = np.stack([_clip(path, self.fps) for path in self.paths], axis=1)
+        tiled = np.stack([tile(moment, min(GRID_COLUMNS, len(moment))) for moment in shown])
+        return as_png(tiled[0]) if self.fps is None else clip_bytes(tiled, self.fps, PICTURE)
+
+    def _write_sheet(self, sheet: Path, clips: Sequence[Pixels]) -> None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        save_png(sheet, contact_sheet(clips))
 
 
 def strip_of(picture: Path) -> Path:
@@ -174,9 +222,22 @@ def strip_of(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}{STRIP}{PICTURE}")
 
 
-def _pixels(path: Path) -> Pixels:
+def _clip(path: Path, fps: float | None) -> Pixels:
+    """The frames (N, H, W, 3) in one of our files; of a picture, one."""
+    if fps is not None:
+        return read_clip(path, fps)
     with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image)
+        return np.asarray(image)[None]
+
+
+def _check_sheet(sheet: Path | None, out: Path | None, overwrite: bool) -> None:
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != PICTURE:
+        raise MdmError(f"sheet: a contact sheet is written as .png, got {sheet}.")
+    if sheet == out:
+        raise MdmError(f"sheet: {sheet} is --out itself; choose another name.")
+    refuse_existing(sheet, overwrite, "--sheet")
 
 
 def _free(stem: Path, taken: set[Path], with_strip: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import click
 from tqdm import tqdm
 
 from mdm_apple.bundled_models import find_model
-from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes
+from mdm_apple.cli.clip_request import ClipRequest, Like, clip_task, stop_side
+from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes, LevelName, Number
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -21,6 +23,7 @@ from mdm_apple.cli.output import (
     renamed,
 )
 from mdm_apple.cli.picture_files import PictureFiles, begun_seed
+from mdm_apple.clip_file.timing import LEAST_FPS, MOST_FPS
 from mdm_apple.config.model import Threshold
 from mdm_apple.config.types import Bits, ComputeUnits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
@@ -29,6 +32,7 @@ from mdm_apple.errors import MdmError
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import Prompt, random_seed
+from mdm_apple.sampling.inner_model import AskedLevel
 from mdm_apple.sampling.picture import StepPreview
 from mdm_apple.sampling.pictures import Recipe, read_recipe
 from mdm_apple.sampling.remarks import remarks
@@ -55,7 +59,12 @@ class SampleRequest:
     guidance: float | None
     threshold: Threshold | None
     spacing: Spacing | None
-    stop_at: int | None
+    stop_at: AskedLevel | None
+    frames: int | None
+    fps: float | None
+    first_frame: Path | None
+    last_frame: Path | None
+    sheet: Path | None
     previews: bool
     preview_every: int
     batch_size: int
@@ -116,12 +125,35 @@ Examples:
 @click.option("--threshold", type=click.Choice(get_args(Threshold)))
 @click.option("--spacing", type=click.Choice(get_args(Spacing)), help="Spacing of the timesteps.")
 @click.option(
-    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run only the levels up to this."
+    "--stop-at",
+    type=LevelName(),
+    help="Run only the levels up to this: a side, such as 32, or of clips such as 16x32.",
 )
+@click.option("--frames", type=click.IntRange(1), help="Frames of a clip: those of the model.")
+@click.option(
+    "--fps",
+    type=Number(LEAST_FPS, MOST_FPS),
+    help="Frames a second of a clip; default: the model's.",
+)
+@click.option(
+    "--first-frame",
+    type=FILE,
+    metavar="FILE",
+    help="A picture that a clip begins with, or a clip, of which it is the last frame.",
+)
+@click.option(
+    "--last-frame",
+    type=FILE,
+    metavar="FILE",
+    help="A picture that a clip ends with, or a clip, of which it is the first frame.",
+)
+@click.option("--sheet", type=FILE, metavar="FILE.png", help="Also save all frames of clips here.")
 @click.option("--previews", is_flag=True, help="Also save every level at some steps, as a strip.")
 @click.option("--preview-every", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1, 256), default=8, show_default=True)
-@click.option("--like", type=FILE, metavar="FILE.png", help="Repeat the recipe of this picture.")
+@click.option(
+    "--like", type=FILE, metavar="FILE", help="Repeat the recipe of this picture or clip."
+)
 @click.option("--backend", type=click.Choice(get_args(Backend)), help="Default: by the machine.")
 @click.option(
     "--compute-units",
@@ -155,24 +187,32 @@ Examples:
 @output_options
 @filling(SampleRequest)
 def command(request: SampleRequest, output: Output) -> None:
-    """Make pictures from prompts.
+    """Make pictures or clips from prompts, as the model does.
 
     Without --out, each picture becomes a file named after its prompt and seed. With --out, several
     pictures go into a folder, with a grid of them all; each is written as soon as it is made, and
     after an interruption the same command makes the rest.
     The same seed gives the same picture on every backend. Options left out take the values that
     suit the model.
+    A clip becomes an animated .png, or what --out names: .webp, .gif, .mp4 or .mov.
     """
     like = None if request.like is None else read_recipe(request.like)
     task = _task(request, like)
-    files = PictureFiles.of(request.out, task.prompts, request.previews, request.overwrite)
     opening = prepare(find_model(task.model), _opening(request, task))
+    known = None if like is None or request.like is None else Like(request.like, like)
+    task = _at_level(task, stop_side(opening.config, opening.named.name, request.stop_at, known))
+    clip, clip_remarks = clip_task(opening.config, task.settings.stop_at, _clips(request), known)
+    files = PictureFiles.of(
+        request.out, task.prompts, request.previews, request.overwrite, clip.fps, request.sheet
+    )
     sampler = _checked(opening, task, request.model is None and like is None)
     if task.remark is not None:
         output.say(task.remark)
     folder, stop_at = opening.named.path, task.settings.stop_at
-    for remark in remarks(
-        folder, opening.config, sampler, task.prompts, stop_at, request.text_encoder
+    for remark in (
+        *remarks(folder, opening.config, sampler, task.prompts, stop_at, request.text_encoder),
+        *clip_remarks,
+        *files.remarks(),
     ):
         output.say(remark)
     if not request.seeds and like is None:
@@ -187,9 +227,11 @@ def command(request: SampleRequest, output: Output) -> None:
     for remark in filter(None, (model.quantized, model.pace)):
         output.say(remark)
     with files.owned():
-        done = files.done([model.recipe(prompt, sampler, stop_at) for prompt in task.prompts])
+        how = sampler, stop_at, clip.given, clip.fps
+        done = files.done([model.recipe(prompt, *how) for prompt in task.prompts])
         if done:
-            output.say(f"{len(done)} of {len(task.prompts)} pictures are there already.")
+            what = "pictures" if clip.fps is None else "clips"
+            output.say(f"{len(done)} of {len(task.prompts)} {what} are there already.")
         todo = [k for k in range(len(task.prompts)) if k not in done]
         with _progress(sampler, len(todo), request.batch_size, output) as progress:
             made = model.pictures(
@@ -198,6 +240,8 @@ def command(request: SampleRequest, output: Output) -> None:
                 batch_size=request.batch_size,
                 preview_every=request.preview_every if request.previews else None,
                 progress=progress,
+                given=clip.given,
+                fps=clip.fps,
             )
             for k, picture in zip(todo, made, strict=True):
                 files.write(k, picture)
@@ -225,7 +269,6 @@ def _task(request: SampleRequest, like: Recipe | None) -> Task:
         request.guidance,
         request.threshold,
         request.spacing,
-        request.stop_at,
     )
     precision = request.precision
     quantize = None if request.quantize is None else BITS[request.quantize]
@@ -259,7 +302,16 @@ def _varied(like: Recipe, asked: SampleSettings) -> SampleSettings:
         like.guidance if asked.guidance is None else asked.guidance,
         asked.threshold or like.threshold,
         asked.spacing or like.grid,
-        asked.stop_at or like.stop_at,
+    )
+
+
+def _at_level(task: Task, stop_at: int | None) -> Task:
+    return dataclasses.replace(task, settings=dataclasses.replace(task.settings, stop_at=stop_at))
+
+
+def _clips(request: SampleRequest) -> ClipRequest:
+    return ClipRequest(
+        request.frames, request.fps, request.sheet, request.first_frame, request.last_frame
     )
 
 

@@ -6,13 +6,15 @@ Networks, samplers, packages and Swift work on canvases; data and files on frame
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mdm_apple.config.types import Pixels
+Kind = TypeVar("Kind", np.uint8, np.float32)
 
 
-def tiled(frames: Pixels) -> Pixels:
+def tiled(frames: NDArray[Kind]) -> NDArray[Kind]:
     """The canvas (n H, n W, 3) of frames (N, H, W, 3), where N = n n."""
     count, height, width, channels = frames.shape
     grid = math.isqrt(count)
@@ -20,7 +22,7 @@ def tiled(frames: Pixels) -> Pixels:
     return rows.reshape(grid * height, grid * width, channels)
 
 
-def untiled(canvas: Pixels, count: int) -> Pixels:
+def untiled(canvas: NDArray[Kind], count: int) -> NDArray[Kind]:
     """The frames (count, H, W, 3) of a canvas (n H, n W, 3), where count = n n."""
     grid = math.isqrt(count)
     height, width = canvas.shape[0] // grid, canvas.shape[1] // grid

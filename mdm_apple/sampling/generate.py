@@ -21,9 +21,16 @@ from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, check_steps
 from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.sampling.given_frames import (
+    NOTHING_GIVEN,
+    GivenFrames,
+    check_given,
+    given_at_levels,
+)
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import (
     Denoise,
+    Held,
     JumpTo,
     SamplerConfig,
     Step,
@@ -102,6 +109,7 @@ def generate(
     prompts: Sequence[Prompt],
     sampler: SamplerConfig,
     stop_at: int | None = None,
+    given: GivenFrames = NOTHING_GIVEN,
 ) -> Iterator[Preview]:
     """Make one picture per prompt, as one batch; yields after every network evaluation.
 
@@ -109,9 +117,11 @@ def generate(
 
     Args:
         stop_at: side of the highest level to run; the levels above are not computed.
+        given: frames that every clip is to have; each is equal to its picture in the end.
     """
     check_request(runtime.config, prompts, sampler, stop_at)
-    setting = _setting(runtime, prompts, stop_at)
+    check_given(runtime.config, given, stop_at)
+    setting = _setting(runtime, prompts, stop_at, given)
     if sampler.kind == "student":
         steps = _student_steps(runtime, prompts, sampler, setting)
     else:
@@ -124,6 +134,7 @@ def generate(
             sampler,
             setting.scales,
             runtime.ops,
+            setting.held,
         )
     for step in steps:
         last = step.index == step.total - 1
@@ -180,6 +191,7 @@ def _student_steps(
         setting.schedule,
         setting.diffusion,
         student_grid(distilled, sampler.num_steps),
+        setting.held,
     )
 
 
@@ -191,7 +203,7 @@ def _jumps(runtime: Runtime) -> StudentRuntime:
 
 @dataclass(frozen=True)
 class _Setting:
-    """The levels that run, highest first, and the noise of some prompts at them."""
+    """The levels that run, highest first, the noise of some prompts at them, and given frames."""
 
     runtime: Runtime
     first: int
@@ -199,19 +211,41 @@ class _Setting:
     schedule: Schedule
     diffusion: DiffusionConfig
     streams: list[NoiseStream]
+    given: GivenFrames
+
+    @property
+    def held(self) -> list[Held]:
+        if not self.given:
+            return []
+        levels = given_at_levels(self.runtime.config, self.given, self.first)
+        image, signal = self.runtime.image, self.signal
+        return [
+            Held(image(free), image(known / np.float32(q)))
+            for (free, known), q in zip(levels, signal, strict=True)
+        ]
+
+    @property
+    def signal(self) -> list[float]:
+        """What every level's image was divided by; see `image_scale`."""
+        return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
 
     def draw(self) -> list[Any]:
         return [self.runtime.image(level) for level in draw_batch(self.streams)]
 
     def shown(self, images: Sequence[Any]) -> list[Images]:
         """Convert backend images to pictures."""
-        signal = [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
         return [
-            np.clip(self.runtime.numpy(x) * q, -1, 1) for x, q in zip(images, signal, strict=True)
+            np.clip(self.runtime.numpy(x) * q, -1, 1)
+            for x, q in zip(images, self.signal, strict=True)
         ]
 
 
-def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -> _Setting:
+def _setting(
+    runtime: Runtime,
+    prompts: Sequence[Prompt],
+    stop_at: int | None,
+    given: GivenFrames = NOTHING_GIVEN,
+) -> _Setting:
     config = runtime.config
     first = level_of_side(config, stop_at)
     full = runtime.schedule
@@ -225,6 +259,7 @@ def _setting(runtime: Runtime, prompts: Sequence[Prompt], stop_at: int | None) -
         Schedule(full.base, full.tables[first:]),
         diffusion,
         [NoiseStream(p.seed, config.sides[first:]) for p in prompts],
+        given,
     )
 
 

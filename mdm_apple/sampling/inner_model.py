@@ -3,17 +3,82 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, VideoConfig
 from mdm_apple.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class AskedLevel:
+    """A level as a person names it: 32 for pictures, 16x32 for clips of 16 frames of 32 px."""
+
+    frames: int | None
+    side: int
+
+    @classmethod
+    def of(cls, text: str) -> AskedLevel | None:
+        """None for what is neither SIDE nor FRAMESxSIDE."""
+        found = re.fullmatch(r"(?:([1-9][0-9]{0,5})[xX])?([1-9][0-9]{0,5})", text.strip())
+        if found is None:
+            return None
+        return cls(None if found[1] is None else int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return str(self.side) if self.frames is None else f"{self.frames}x{self.side}"
+
+
+def side_of_level(config: ModelConfig, asked: AskedLevel | None) -> int | None:
+    """The side of a level, of its canvas for clips, as `stop_at` takes it. Raises ConfigError.
+
+    A side alone is not enough for clips: 16 could mean 16 frames of 16 px, or their key frame.
+    """
+    if asked is None:
+        return None
+    if config.frames == 1 and asked.frames is not None:
+        known = ", ".join(map(str, config.sides))
+        raise ConfigError(
+            f"stop-at: this model makes pictures, so give a side alone: {known}; got {asked}."
+        )
+    if config.frames == 1:
+        level_of_side(config, asked.side)
+        return asked.side
+    shape = (asked.frames, asked.side)
+    if shape not in config.clip_shapes:
+        raise ConfigError(
+            f"stop-at: this model makes clips, so give {level_names(config)} (frames x side); "
+            f"got {asked}."
+        )
+    return config.sides[config.clip_shapes.index(shape)]
+
+
+def require_clip(config: ModelConfig, stop_at: int | None, asked: Mapping[str, object]) -> None:
+    """Refuse what was asked, by name, where a single picture is made. Raises ConfigError."""
+    frames, side = config.clip_shapes[level_of_side(config, stop_at)]
+    if frames > 1:
+        return
+    for name, value in asked.items():
+        if value is not None:
+            why = "this model makes pictures" if config.frames == 1 else f"1x{side} is a picture"
+            raise ConfigError(f"{name}: belongs to clips, but {why}; leave it out.")
+
+
+def level_names(config: ModelConfig) -> str:
+    """The levels of a model of clips in words: 16x32, 16x16 or 1x16."""
+    *others, last = [f"{frames}x{side}" for frames, side in config.clip_shapes]
+    return f"{', '.join(others)} or {last}"
+
+
 def level_of_side(config: ModelConfig, side: int | None) -> int:
-    """Index of the highest level to run, for --stop-at; None runs them all."""
+    """Index of the highest level to run; None runs them all. For clips, the side of a canvas."""
     if side is None:
         return 0
     if side not in config.sides:
         known = ", ".join(map(str, config.sides))
+        if config.frames > 1:
+            known = f"{known} of canvases ({level_names(config)}, frames x side)"
         raise ConfigError(f"stop-at: this model has sides {known}, got {side}.")
     return config.sides.index(side)
 

@@ -1,33 +1,33 @@
-"""Finished pictures as files: bytes per pixel, grids, and PNGs that contain their recipe."""
+"""Finished pictures as files: bytes per pixel, grids, PNGs, and the recipe that files contain."""
 
 from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
+from mdm_apple.clip_file.embedded_text import embedded_text, png_text
+from mdm_apple.clip_file.timing import check_fps
 from mdm_apple.config.model import Threshold
-from mdm_apple.config.strict_json import from_json
+from mdm_apple.config.strict_json import ADDED_LATER, as_values, from_json
 from mdm_apple.config.types import Bits, Pixels, Precision
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.walk import SamplerKind
 from mdm_apple.storage.files import atomic_file
 
-RECIPE_KEY = "mdm"
-MAX_RECIPE = 1 << 16
+SHEET_COLUMNS, SHEET_SIDE = 16, 64
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What reproduces a picture: `mdm sample --like FILE.png`."""
+    """What reproduces a picture or clip: `mdm sample --like FILE`."""
 
     prompt: str
     negative: str
@@ -44,6 +44,14 @@ class Recipe:
     precision: Precision
     version: str
     quantize: Bits | None = None  # bits of Linear layers, in MLX
+    # of a clip; SHA-256 of the pixels of the frames that were given, at the clip's own side
+    frames: int | None = field(default=None, metadata=ADDED_LATER)
+    fps: float | None = field(default=None, metadata=ADDED_LATER)
+    first_frame: str | None = field(default=None, metadata=ADDED_LATER)
+    last_frame: str | None = field(default=None, metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        check_fps(self.fps)
 
 
 def to_pixels(images: NDArray[np.float32]) -> Pixels:
@@ -71,6 +79,30 @@ def tile(pixels: Pixels, columns: int, gap: int = 2) -> Pixels:
     return canvas
 
 
+def contact_sheet(clips: Sequence[Pixels]) -> Pixels:
+    """Frames (N, H, W, 3) of clips, each clip from a row of its own on: one (H', W', 3)."""
+    columns = min(len(clips[0]), SHEET_COLUMNS)
+    return tile(np.stack([enlarge(f, SHEET_SIDE) for clip in clips for f in clip]), columns)
+
+
+def tile_clip_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
+    """Arrange steps as rows and frames as columns, a block for each level, highest on top.
+
+    Args:
+        steps: of each step, the frames (N, H, W, 3) of every level.
+    """
+    side = max(SHEET_SIDE, steps[0][0].shape[1])
+    blocks = [
+        tile(np.stack([enlarge(f, side) for step in steps for f in step[i]]), len(steps[0][i]))
+        for i in range(len(steps[0]))
+    ]
+    width, gap = max(block.shape[1] for block in blocks), 6
+    padded = [
+        np.pad(b, ((0, gap), (0, width - b.shape[1]), (0, 0)), constant_values=255) for b in blocks
+    ]
+    return np.concatenate(padded)[:-gap]
+
+
 def tile_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
     """Arrange steps as columns and levels (H, W, 3) as rows, highest on top, all at one side."""
     side = steps[0][0].shape[0]
@@ -79,12 +111,15 @@ def tile_steps(steps: Sequence[Sequence[Pixels]]) -> Pixels:
     return tile(np.stack(shown), columns=len(steps))
 
 
+def recipe_text(recipe: Recipe | None) -> str | None:
+    """The recipe as files hold it."""
+    return None if recipe is None else json.dumps(as_values(recipe), ensure_ascii=False)
+
+
 def as_png(pixels: Pixels, recipe: Recipe | None = None) -> bytes:
     """One picture (H, W, 3) as the contents of a PNG file."""
-    info = PngImagePlugin.PngInfo()
-    if recipe is not None:
-        info.add_itxt(RECIPE_KEY, json.dumps(asdict(recipe), ensure_ascii=False))
     file = io.BytesIO()
+    info = png_text(recipe_text(recipe))
     Image.fromarray(pixels).save(file, format="PNG", pnginfo=info)
     return file.getvalue()
 
@@ -96,24 +131,8 @@ def save_png(path: Path, pixels: Pixels) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe inside a PNG made by `mdm sample`. Raises MdmError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as picture:
-                picture.load()
-                text = getattr(picture, "text", {}).get(RECIPE_KEY)
-    except FileNotFoundError:
-        raise MdmError(f"{path}: no such file.") from None
-    except (
-        OSError,
-        UnidentifiedImageError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ):
-        raise MdmError(f"{path}: expected a PNG made by mdm sample, but cannot read it.") from None
-    if text is None or len(text) > MAX_RECIPE:
-        raise MdmError(f"{path}: carries no recipe; only PNGs made by mdm sample do.")
-    return from_json(Recipe, str(text), str(path))
+    """The recipe inside a picture or clip made by `mdm sample`. Raises MdmError."""
+    text = embedded_text(path)
+    if text is None:
+        raise MdmError(f"{path}: carries no recipe; only files made by mdm sample do.")
+    return from_json(Recipe, text, str(path))

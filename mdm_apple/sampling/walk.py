@@ -55,6 +55,21 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What is known of a level's clean image, in the units of its network.
+
+    free: 1 where nothing is known, 0 elsewhere. known: 0 where nothing is known.
+    """
+
+    free: Array
+    known: Array
+
+    def put_into(self, x0: Array) -> Array:
+        """The clean estimate, with what is known in place of what was estimated."""
+        return x0 * self.free + self.known
+
+
+@dataclass(frozen=True)
 class Step:
     """One evaluation of the network. Lists run over levels, highest first."""
 
@@ -64,7 +79,7 @@ class Step:
     t_next: int  # table index of x_next
     x_t: list[Array]
     prediction: list[Array]
-    x0: list[Array]  # clean estimate after thresholding
+    x0: list[Array]  # clean estimate after thresholding, with what is known in it
     x_next: list[Array]
 
 
@@ -77,6 +92,7 @@ def sample(
     sampler: SamplerConfig,
     scales: Sequence[int],
     ops: Ops,
+    held: Sequence[Held] = (),
 ) -> Iterator[Step]:
     """Trajectory from `initial` noise to a picture, one network evaluation per yielded step.
 
@@ -86,6 +102,7 @@ def sample(
         initial: standard normals per level. draw: returns the next normals, called once per step
             if the sampler adds noise.
         schedule: has one table per level of `initial`. scales: as in `image_scale`.
+        held: what is known of each level; empty: nothing.
     """
     grid = timestep_grid(schedule, sampler.num_steps, sampler.spacing)
     threshold = sampler.threshold or config.threshold
@@ -99,6 +116,7 @@ def sample(
             apply_threshold(x0_of(p, x, a, config.prediction), threshold, q, ops)
             for p, x, a, q in zip(prediction, x_t, now, signal, strict=True)
         ]
+        x0 = _with_known(x0, held)
         noise = draw() if sampler.draws_noise else [0.0] * len(x_t)
         if sampler.kind == "dpmpp":
             extrapolated = history.extrapolate(x0, schedule.log_snr(t), schedule.log_snr(t_next))
@@ -125,6 +143,7 @@ def sample_student(
     schedule: Schedule,
     config: DiffusionConfig,
     grid: Sequence[int],
+    held: Sequence[Held] = (),
 ) -> Iterator[Step]:
     """Jump from `initial` noise to a picture, one evaluation of a student per yielded step.
 
@@ -134,6 +153,7 @@ def sample_student(
     Args:
         jump: maps noisy images to predictions; guidance is an input of the network.
         grid: table indices, noisiest first, ending in 0; see `student_grid`.
+        held: as in `sample`; the mean of an image that is known is that image.
     """
     x_t = list(initial)
     for index, (t, t_next) in enumerate(pairwise(grid)):
@@ -143,6 +163,7 @@ def sample_student(
             x0_of(p, x, now, config.prediction)
             for p, x, (now, _) in zip(prediction, x_t, tables, strict=True)
         ]
+        x0 = _with_known(x0, held)
         x_next = [
             arithmetic.dpmpp_step(x, mean, *pair)
             for x, mean, pair in zip(x_t, x0, tables, strict=True)
@@ -203,6 +224,10 @@ def apply_threshold(x0: Array, threshold: Threshold, signal: float, ops: Ops) ->
     quantile, bound = DYNAMIC[threshold]
     limit = ops.clip(ops.abs_quantile(x0 * signal, quantile), 1.0, bound)
     return ops.clip(x0 * signal, -limit, limit) / limit / signal
+
+
+def _with_known(x0: list[Array], held: Sequence[Held]) -> list[Array]:
+    return [h.put_into(x) for h, x in zip(held, x0, strict=True)] if held else x0
 
 
 class _History:
