@@ -48,7 +48,7 @@ from mdm_apple.open_model import (
     default_backend,
     prepare,
 )
-from mdm_apple.sampling.inner_model import inner_model
+from mdm_apple.sampling.inner_model import AskedLevel, inner_model, level_side
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.files import occupied
 from mdm_apple.storage.model_folder import load_model_config
@@ -125,7 +125,7 @@ def train(
     config: ModelConfig | str | Path | None = None,
     init: str | Path | None = None,
     grow: str | Path | None = None,
-    stop_at: int | None = None,
+    stop_at: int | AskedLevel | None = None,
     resume: bool = False,
     backend: TrainingBackend | None = None,
     captions: Sequence[str] | None = None,
@@ -149,7 +149,7 @@ def train(
         preset, config, init: what to train: a named model, a configuration or its file, or a model
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
-            to this side.
+            to this side; of a model of clips, AskedLevel(frames, side).
         captions: train only on pictures with these. background: None is white. A resumed run has
             these two, `skin_tones`, `features` and `text_encoder` from its start.
         skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
@@ -291,7 +291,7 @@ def model_to_train(
     preset: str | None,
     config: ModelConfig | str | Path | None,
     init: str | Path | None,
-    stop_at: int | None = None,
+    stop_at: int | AskedLevel | None = None,
     resumed: Path | None = None,
 ) -> ModelConfig:
     """The configuration from exactly one of the sources. Raises MdmError."""
@@ -311,7 +311,10 @@ def model_to_train(
         chosen = read_config(ModelConfig, Path(config))
     else:
         chosen = preset_config(str(preset))
-    return chosen if stop_at is None else inner_model(chosen, stop_at)
+    if stop_at is None:
+        return chosen
+    asked = stop_at if isinstance(stop_at, AskedLevel) else AskedLevel(None, stop_at)
+    return inner_model(chosen, level_side(chosen, asked))
 
 
 def distill(

@@ -69,7 +69,7 @@ def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
 
 
 def open_program(path: Path) -> Any:
-    """The program of an .aimodel whose hash was compared, once a child has read and saved all of it.
+    """The program of an .aimodel whose hash was compared, once a child has read and saved it.
 
     Raises ExecutionError if the child refused it or ended, MissingPackageError if Core AI's
     packages are missing.

@@ -10,7 +10,14 @@ from typing import Any, Literal, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes, config_option, preset_option
+from mdm_apple.cli.model_options import (
+    FILE,
+    FOLDER,
+    Gigabytes,
+    LevelName,
+    config_option,
+    preset_option,
+)
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -33,6 +40,7 @@ from mdm_apple.config.shapes import parameter_count
 from mdm_apple.config.types import Background, TrainingPrecision
 from mdm_apple.errors import ConfigError
 from mdm_apple.open_model import TrainingBackend
+from mdm_apple.sampling.inner_model import AskedLevel
 from mdm_apple.text.captions import read_captions
 from mdm_apple.training.memory_estimate import (
     describe,
@@ -79,7 +87,7 @@ class TrainRequest:
     validate_every: int
     sample_every: int
     validation_share: float
-    stop_at: int | None
+    stop_at: AskedLevel | None
     init: str | None
     grow: str | None
     resume: Literal["always", "auto"] | None
@@ -126,7 +134,9 @@ Examples:
 @setting("--sample-every", click.IntRange(0), "Steps between sample grids; 0: none.")
 @setting("--validation-share", float, "Share of the pictures held out.")
 @click.option(
-    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Train only the levels up to this."
+    "--stop-at",
+    type=LevelName(),
+    help="Train only the levels up to this: a side, such as 16, or of clips such as 16x16.",
 )
 @click.option("--init", metavar="NAME", help="Start from this model: settings and weights.")
 @click.option("--grow", metavar="NAME", help="Start with this smaller model as the inner levels.")

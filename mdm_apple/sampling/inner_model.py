@@ -31,12 +31,15 @@ class AskedLevel:
 
 
 def side_of_level(config: ModelConfig, asked: AskedLevel | None) -> int | None:
+    """The side of a level as `level_side` has it; None if none is asked for."""
+    return None if asked is None else level_side(config, asked)
+
+
+def level_side(config: ModelConfig, asked: AskedLevel) -> int:
     """The side of a level, of its canvas for clips, as `stop_at` takes it. Raises ConfigError.
 
     A side alone is not enough for clips: 16 could mean 16 frames of 16 px, or their key frame.
     """
-    if asked is None:
-        return None
     if config.frames == 1 and asked.frames is not None:
         known = ", ".join(map(str, config.sides))
         raise ConfigError(
