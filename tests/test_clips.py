@@ -35,7 +35,7 @@ from mdm_apple.model import Model
 from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.given_frames import GivenFrames, given_at_levels
-from mdm_apple.sampling.inner_model import AskedLevel, side_of_level
+from mdm_apple.sampling.inner_model import AskedLevel, inner_model, side_of_level
 from mdm_apple.sampling.pictures import read_recipe, to_pixels
 from mdm_apple.sampling.walk import SamplerConfig
 
@@ -669,3 +669,10 @@ def test_a_level_is_read_as_people_write_it() -> None:
     assert [side_of_level(config, AskedLevel.of(t)) for t in ("16x32", "16x16", "1x16")] == [
         *(128, 64, 16)
     ]
+
+
+def test_an_inner_level_of_clips_is_a_model_of_fewer_frames_or_of_pictures() -> None:
+    config = preset("motion")
+    middle, key = inner_model(config, 64), inner_model(config, 16)
+    assert (middle.frames, middle.video, middle.side) == (16, config.video, 64)
+    assert (key.frames, key.video, key.side) == (1, None, 16)

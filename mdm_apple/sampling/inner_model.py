@@ -95,10 +95,15 @@ def inner_model(config: ModelConfig, side: int) -> ModelConfig:
     if first == 0:
         return config
     model = config.model.levels[first]
+    frames = model.frame_grid**2
+    video = None  # a level of one frame makes pictures
+    if config.video is not None and frames > 1:
+        video = dataclasses.replace(config.video, frames=frames)
     return dataclasses.replace(
         config,
         model=model,
         side=side,
+        video=video,
         diffusion=_inner_diffusion(config.diffusion, first),
         mixed_training=config.mixed_training and model.inner is not None,
         video=_inner_video(config.video, model.frame_grid**2),
