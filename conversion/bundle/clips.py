@@ -19,23 +19,38 @@ def clip_of(config: ModelConfig) -> VideoInfo | None:
     if config.frames == 1:
         return None
     frames = tuple(level.frame_grid**2 for level in config.model.levels)
-    fps = PUBLISHED_FPS if config.video is None else int(config.video.fps)
-    return VideoInfo(frames, fps, key_frame=0)
+    return VideoInfo(frames, int(frames_per_second(config) or 0), key_frame=0)
+
+
+def frames_per_second(config: ModelConfig) -> float | None:
+    """None for pictures."""
+    if config.frames == 1:
+        return None
+    return PUBLISHED_FPS if config.video is None else config.video.fps
 
 
 def check_clip(config: ModelConfig) -> None:
     """Raise ConversionError for clips that a manifest cannot describe."""
+    if config.frames == 1:
+        return
     if config.frames > MOST_FRAMES:
         raise ConversionError(
             f"model: a bundle holds clips of up to {MOST_FRAMES} frames, but these have "
             f"{config.frames}; convert a model of shorter clips."
         )
-    fps = config.video.fps if config.video else PUBLISHED_FPS
+    fps = frames_per_second(config) or 0
     if fps != int(fps) or not 1 <= fps <= HIGHEST_FPS:
         raise ConversionError(
             f"video.fps: a bundle takes a whole number from 1 to {HIGHEST_FPS}, got {fps:g}; "
             "change it in config.json."
         )
+
+
+def frames_and_sides(manifest: Manifest) -> list[tuple[int, int]]:
+    """Frames of each level and the pixels on a side of one; a picture is one frame."""
+    sides = [level.side for level in manifest.levels]
+    frames = manifest.video.frames if manifest.video else (1,) * len(sides)
+    return [(n, side // math.isqrt(n)) for n, side in zip(frames, sides, strict=True)]
 
 
 def fault_of_clip(manifest: Manifest) -> str | None:

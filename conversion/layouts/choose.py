@@ -33,7 +33,8 @@ def fitting_compute(config: ModelConfig, layout: Layout) -> Compute:
 def _activations(config: UNetConfig, side: int) -> int:
     """About how many bytes of fp16 a level holds at once on its way up.
 
-    They are all skips, and two and a half times the input of its last resnet, as in captured graphs.
+    They are all skips, and two and a half times the input of its last resnet; so it is in captured
+    graphs.
     """
     shapes = skip_shapes(config, side)
     pixels = math.prod(shapes[0]) // config.channels[0]

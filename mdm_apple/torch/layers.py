@@ -254,7 +254,7 @@ class FrameDownsample(nn.Conv1d):
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, stride=2, padding=1)
 
-    def forward(self, input: Tensor, samples: int) -> Tensor:
+    def forward(self, input: Tensor, samples: int = 1) -> Tensor:
         """(B T, C, H, W), with the T frames of each of the `samples` = B in sequence."""
         return as_frames(super().forward(as_lines(input, samples)), input, samples)
 
@@ -265,7 +265,7 @@ class FrameUpsample(nn.Conv1d):
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1)
 
-    def forward(self, input: Tensor, samples: int) -> Tensor:
+    def forward(self, input: Tensor, samples: int = 1) -> Tensor:
         """(B T, C, H, W), with the T frames of each of the `samples` = B in sequence."""
         lines = as_lines(input, samples).repeat_interleave(2, dim=2)
         return as_frames(super().forward(lines), input, samples)
