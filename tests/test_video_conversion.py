@@ -238,7 +238,7 @@ def changed(source: ModelSource) -> ModelSource:
     """The model with one weight of a layer over frames moved."""
     other = dataclasses.replace(source, net=copy.deepcopy(source.net))
     with torch.no_grad():
-        other.net.get_parameter("down_blocks.1.resample.weight").view(-1)[0] += 0.5
+        other.net.get_parameter("down_blocks.1.resample.weight")[0, 0, 1] += 0.5
     return other
 
 
@@ -317,19 +317,23 @@ def test_palettes_take_the_weights_of_layers_over_frames(
     small, report = palettized(nested, tmp_path / "eight.bundle", Setting(8))
     done = {w.name: w for w in report.weights if "resample" in w.name and w.package == "down_16"}
     assert len(done) == 2
-    with_fp16 = VerifyOptions(prompts=1, fp16=nested)
+    with_fp16 = VerifyOptions(prompts=2, fp16=nested)  # guided away from the second
     rungs = verify_source(small, source, with_fp16).rungs
     (compressed,) = (r for r in rungs if r.reference == "fp16 packages")
     assert compressed.passed
     assert min(row.psnr for row in compressed.rows) >= 40
-    assert min(compressed.picture_psnr.values()) >= 40
+    assert min(compressed.picture_psnr.values()) >= 35  # guidance triples what palettes change
 
 
 def test_sensitivity_finds_the_weights_of_layers_over_frames(
     nested: Bundle, source: ModelSource
 ) -> None:
     """By their names, though packages hold them with another number of axes."""
-    plan = [p for p in uniform_plan(nested, Setting(8)) if "resample" in p.weight.name]
+    plan = [
+        p
+        for p in uniform_plan(nested, Setting(8))
+        if p.package in ("down_16", "up_16") and "resample" in p.weight.name
+    ]
     assert {p.weight.shape for p in plan} == {(32, 32, 3, 1)}
     assert {p.weight.out_axis for p in plan} == {0}
     network = CompressedNetwork(nested, source, plan)
