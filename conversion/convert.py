@@ -19,6 +19,7 @@ from mdm_apple.config.types import Target
 from mdm_apple.errors import MdmError, require_coreai
 from mdm_apple.storage.tensorfile import write_bytes
 
+from .bundle.clips import check_clip
 from .bundle.embedding_tables import write_tables
 from .bundle.folder import Bundle, bundle_folder, finish_bundle
 from .bundle.golden import write_golden
@@ -50,7 +51,8 @@ def convert(
     options = options or ConvertOptions()
     if options.format == "coreai":
         require_coreai(", or leave out --format coreai")
-    compute = options.compute or fitting_compute(options.layout)
+    check_clip(source.config)
+    compute = options.compute or fitting_compute(source.config, options.layout)
     parts = parts_of(source, options.layout, compute)
     for part in parts:
         _check_range(part)

@@ -23,7 +23,6 @@ from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.convert import ConvertOptions, convert, convert_part
 from mdm_apple.conversion.errors import BundleError, ConversionError
 from mdm_apple.conversion.execute import Package
-from mdm_apple.conversion.layouts.choose import parts_of
 from mdm_apple.conversion.layouts.conditioning import conditioning_part
 from mdm_apple.conversion.layouts.names import TEXT_FEATURES, TEXT_MASK
 from mdm_apple.conversion.layouts.parts import MASKED
@@ -205,22 +204,6 @@ def test_unmasked_attention_and_limited_output_convert_without_an_encoder(tmp_pa
     assert 0.1 < np.abs(out).max() <= 0.5
     with pytest.raises(BundleError, match="mdm embed"):
         finish(generate(BundleRuntime(bundle), [Prompt("red", 0)], SamplerConfig(num_steps=1)))
-
-
-def test_video_model_is_refused() -> None:
-    core = UNetConfig((32,), (1,), (0,), mid_blocks=False, temb_dim=32)
-    outer = UNetConfig(
-        (32, 32, 32),
-        (1, 1, 1),
-        (0, 0, 0),
-        mid_blocks=False,
-        temb_dim=32,
-        temporal=True,
-        inner=core,
-    )
-    source = random_source(ModelConfig(outer, side=8), 0)
-    with pytest.raises(ConversionError, match="video"):
-        parts_of(source, "monolith", "gpu")
 
 
 def test_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:

@@ -246,7 +246,6 @@ def test_a_manifest_says_2_only_where_it_must(tiny_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("video", bundle_manifest.VideoInfo((16, 4), 8, 0)),
         ("sizes", (bundle_manifest.SizeInfo("wide", 48, 32),)),
         ("adapters", (bundle_manifest.AdapterInfo("ink", "0" * 64),)),
     ],

@@ -34,6 +34,7 @@ from mdm_apple.storage.tensorfile import read_tensors, write_bytes
 
 from ..errors import BundleError
 from ..layouts.names import POOLED, TEXT_FEATURES, TEXT_MASK, TEXT_SEEN, TOKEN_IDS
+from .clips import clip_of, fault_of_clip
 from .manifest import (
     PROGRAM,
     PROGRAM_HASH,
@@ -86,7 +87,8 @@ class Bundle:
         """The configuration of the model that was converted. Raises BundleError."""
         config = read_config(ModelConfig, self.file(self.manifest.config))
         steps = config.diffusion.schedule.num_steps
-        if (config.sides, steps) != (self.sides, self.manifest.num_steps):
+        found = (config.sides, steps, clip_of(config))
+        if found != (self.sides, self.manifest.num_steps, self.manifest.video):
             raise BundleError(
                 f"{self.path}: {self.manifest.config} belongs to another model; copy the bundle "
                 "again."
@@ -292,6 +294,8 @@ def _check_wiring(path: Path, manifest: Manifest) -> None:
     sides = [level.side for level in manifest.levels]
     if sides != sorted(set(sides), reverse=True):
         raise BundleError(f"{path}: levels must go from the largest side down, got {sides}.")
+    if fault := fault_of_clip(manifest):
+        raise BundleError(f"{path}: its video {fault}; convert the model again.")
     if not all(1 <= t <= manifest.num_steps for t in manifest.golden.times):
         raise BundleError(f"{path}: its golden record names steps that its tables do not have.")
     known = {TOKEN_IDS, TEXT_MASK, TEXT_FEATURES}

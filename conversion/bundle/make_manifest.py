@@ -38,6 +38,7 @@ from ..layouts.names import (
 from ..layouts.parts import Part
 from ..package_file.seal import package_size
 from ..source.model import ModelSource
+from .clips import clip_of
 from .embedding_tables import TABLES, student_targets, student_weights
 from .manifest import (
     NO_DIGEST,
@@ -98,6 +99,7 @@ def describe(
         created=_created(),
         files=(),
         format=options.format,
+        video=clip_of(config),
     )
 
 

@@ -143,9 +143,10 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A model of clips. frames: of each level, highest first.
+    """A model of clips, whose levels are squares of frames, tiled row by row.
 
-    key_frame: the frame that the innermost level of one frame shows.
+    frames: of each level, highest first; a frame is `side` / sqrt(frames) pixels wide and high.
+    fps: frames a second. key_frame: the frame that the levels of one frame show.
     """
 
     frames: tuple[int, ...]
@@ -286,7 +287,7 @@ def read_manifest(text: str, where: str) -> Manifest:
                 f"{where}: names {package.path}, but its format is {manifest.format}; convert the "
                 "model again."
             )
-    later = [name for name in later_fields(manifest) if name != "format"]
+    later = [name for name in later_fields(manifest) if name not in ("format", "video")]
     if later:  # this version has a runtime for none of them
         raise BundleError(
             f"{where}: uses {later[0]}, which this version cannot run; install the mdm-apple that "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .clips import frames_and_sides
 from .manifest import Manifest, PackageInfo, package_bytes
 
 README = "README.md"
@@ -17,14 +18,16 @@ _OFTEN = {"text": "once per prompt", "prompt": "once per prompt", "step": "once 
 
 def readme(manifest: Manifest) -> str:
     """The text for whoever finds the folder, in plain words."""
-    sides = [f"{level.side} x {level.side}" for level in manifest.levels]
-    inside = f", and the same picture at {', '.join(sides[1:])} on the way" if sides[1:] else ""
+    kind, made = (
+        ("clips", _clips(manifest)) if manifest.video else ("pictures", _pictures(manifest))
+    )
+    out = "clip.png" if manifest.video else "picture.png"
     packages = {p.path: p for p in manifest.packages}
     return "\n".join(
         (
-            "# A model that makes pictures, for Apple devices",
+            f"# A model that makes {kind}, for Apple devices",
             "",
-            f"This folder makes pictures of {sides[0]} pixels{inside}. It needs "
+            f"This folder makes {made}. It needs "
             f"{_SYSTEMS[manifest.target]} or later, and about "
             f"{_megabytes(manifest.peak_memory.minimal)} MB of memory at least "
             f"({_megabytes(manifest.peak_memory.resident)} MB if all of it stays loaded; both are "
@@ -35,7 +38,7 @@ def readme(manifest: Manifest) -> str:
             "## Try it",
             "",
             "    pip install 'mdm-apple[convert]'",
-            f"    mdm sample --model THIS_FOLDER {_request(manifest)}--out picture.png",
+            f"    mdm sample --model THIS_FOLDER {_request(manifest)}--out {out}",
             "    mdm verify THIS_FOLDER",
             "",
             "On a Mac add `--backend coreml` to the first. In an app: the Swift package "
@@ -65,6 +68,22 @@ def readme(manifest: Manifest) -> str:
     )
 
 
+def _pictures(manifest: Manifest) -> str:
+    sides = [f"{level.side} x {level.side}" for level in manifest.levels]
+    inside = f", and the same picture at {', '.join(sides[1:])} on the way" if sides[1:] else ""
+    return f"pictures of {sides[0]} pixels{inside}"
+
+
+def _clips(manifest: Manifest) -> str:
+    assert manifest.video is not None
+    (frames, side), *inner = frames_and_sides(manifest)
+    shown = [f"{n} of {s} x {s}" for n, s in inner]
+    inside = f", and on the way {', '.join(shown)}" if shown else ""
+    return (
+        f"clips of {frames} frames of {side} x {side} pixels, {manifest.video.fps} a second{inside}"
+    )
+
+
 def _row(package: PackageInfo) -> str:
     made_for = "Neural Engine" if package.compute == "cpuAndNeuralEngine" else "GPU"
     bits = "16 bits" if package.weight_bits == 16 else f"from {package.weight_bits} bits"
@@ -87,7 +106,8 @@ def _text(manifest: Manifest) -> str:
 
 def _request(manifest: Manifest) -> str:
     """Options for a first picture, each with a space behind it."""
-    options = '--prompt "" ' if manifest.text is None else '--prompt "red heart" '
+    prompt = "red heart moving up" if manifest.video else "red heart"
+    options = '--prompt "" ' if manifest.text is None else f'--prompt "{prompt}" '
     if manifest.text is not None and not (manifest.text.encoder and manifest.text.tokenizer):
         options += "--features FILE "
     if manifest.student is not None:

@@ -12,6 +12,7 @@ from mdm_apple.config.model import ModelConfig, NullPrompt, Padding, Provenance
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
 
+from ..bundle.clips import frames_per_second
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
 from ..bundle.manifest import PackageInfo, PeakMemory
@@ -31,10 +32,16 @@ SHOWN = 5  # lint findings named one by one
 
 @dataclass(frozen=True)
 class LevelSize:
-    """Parameters of one level, without the levels inside it."""
+    """Parameters of one level, without the levels inside it; frames: of a clip, 1 for pictures."""
 
     side: int
     parameters: int
+    frames: int = 1
+
+    @property
+    def frame_side(self) -> int:
+        """Pixels on a side of one frame; `side` is that of all frames, tiled in a square."""
+        return self.side // math.isqrt(self.frames)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Inspection:
     peak_memory: PeakMemory | None = None
     rules: tuple[Rule, ...] = ()
     text: TextUse | None = None
+    fps: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,7 +118,8 @@ def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -
     """Sizes of a model; `folder` adds its files."""
     files = {} if folder is None else _file_sizes(folder)
     parts = _parameters(config)
-    return Inspection(name, *parts, None, files, (), config.provenance, text=_text_use(config))
+    text, fps = _text_use(config), frames_per_second(config)
+    return Inspection(name, *parts, None, files, (), config.provenance, text=text, fps=fps)
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -137,6 +146,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         peak,
         broken,
         _text_use(bundle.config()),
+        frames_per_second(bundle.config()),
     )
 
 
@@ -159,7 +169,8 @@ def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | 
         while name.startswith(INNER * (depth + 1)):
             depth += 1
         counts[depth] += math.prod(shape)
-    levels = tuple(LevelSize(s, n) for s, n in zip(config.sides, counts, strict=True))
+    frames = [level.frame_grid**2 for level in config.model.levels]
+    levels = tuple(LevelSize(*one) for one in zip(config.sides, counts, frames, strict=True))
     encoder = config.text.encoder if config.text else None
     return levels, sum(counts), _encoder_parameters(encoder) if encoder else None
 

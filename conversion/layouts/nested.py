@@ -7,6 +7,8 @@
 
 Stopping at a side skips the packages of larger sides; the level where it stops gets zeros for the
 features from above.
+
+Of a clip, what the host gives and takes and what levels exchange are canvases; skips are frames.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.types import Compute
 from mdm_apple.diffusion.prediction import limit_output
-from mdm_apple.torch.nested_unet import NestedUNet
+from mdm_apple.torch.nested_unet import NestedUNet, fold, unfold
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
 
-from ..errors import ConversionError
 from ..neural_engine import for_neural_engine
 from ..neural_engine.norms import standardised
 from ..source.model import ModelSource
@@ -45,9 +46,7 @@ Text = tuple[BlockKeysValues, ...]
 
 
 def nested_parts(source: ModelSource, compute: Compute) -> list[Part]:
-    """The step packages in the order in which they run. Raises ConversionError for video models."""
-    if any(level.temporal for level in source.config.model.levels):
-        raise ConversionError("model: video models cannot be converted; convert an image model.")
+    """The step packages in the order in which they run."""
     net = for_neural_engine(source.net) if compute == "ane" else source.net
     cutter = _Cutter(source, net.level_modules(), compute)
     outer = range(len(source.config.sides) - 1)
@@ -147,13 +146,20 @@ class _Cutter:
 
 
 def skip_shapes(config: UNetConfig, side: int) -> list[tuple[int, ...]]:
-    """Shapes of a level's skips from its way down, in order; the inner level joins at the last."""
-    shapes = [(1, config.channels[0], side, side)]
+    """Shapes of a level's skips from its way down, in order; the inner level joins at the last.
+
+    Of a clip, each has its frames in the first axis.
+    """
+    frames, side = config.frame_grid**2, side // config.frame_grid
+    shapes = [(frames, config.channels[0], side, side)]
     for i, width in enumerate(config.channels):
-        shapes += [(1, width, side, side)] * config.num_resnets[i]
+        shapes += [(frames, width, side, side)] * config.num_resnets[i]
         if i < len(config.channels) - 1:
-            side //= 2
-            shapes.append((1, width, side, side))
+            if config.resamples_frames:
+                frames //= 2
+            else:
+                side //= 2
+            shapes.append((frames, width, side, side))
     return shapes
 
 
@@ -199,15 +205,16 @@ class DownNetwork(_LevelNetwork):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         named, level = self._named(tensors), self.level
-        x, temb = _one(named, "x"), _one(named, "temb")
+        assert isinstance(level, NestedUNet)
+        grid, temb = level.config.frame_grid, _one(named, "temb")
+        x = unfold(_one(named, "x"), grid)
         if level.config.normalize_input:
-            x = standardised(x) if self.engine else x / x.flatten(1).std(dim=1)[:, None, None, None]
+            x = standardised(x) if self.engine else level.normalized(x)
         h = level.conv_in(x)
         if self.connected:
-            h = h + _one(named, "features")
+            h = h + unfold(_one(named, "features"), grid)
         h, skips = level.run_down(h, temb, self._text(named), named.get(ATTENTION_MASK))
-        assert isinstance(level, NestedUNet)
-        return (level.in_adapter(h), *skips)
+        return (level.features_inside(h), *skips)
 
 
 class _Predicting(_LevelNetwork):
@@ -254,10 +261,11 @@ class UpNetwork(_Predicting):
         named, level = self._named(tensors), self.level
         assert isinstance(level, NestedUNet)
         skips = [t for n, t in named.items() if n.startswith("skip_")]
-        h = skips[-1] + level.out_adapter(_one(named, "hidden"))
+        h = skips[-1] + level.frames_from_inside(_one(named, "hidden"))
         text, mask = self._text(named), named.get(ATTENTION_MASK)
         h = level.run_up(h, skips, _one(named, "temb"), text, mask)
-        return self._outputs(level.output(h), h)
+        grid = level.config.frame_grid
+        return self._outputs(fold(level.output(h), grid), fold(h, grid))
 
 
 def _zeros(channels: int, side: int) -> Tensor:

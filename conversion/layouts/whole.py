@@ -14,7 +14,6 @@ from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.unet import BlockKeysValues, UNet
 
-from ..errors import ConversionError
 from ..neural_engine import for_neural_engine
 from ..source.model import ModelSource
 from .names import ATTENTION_MASK, image_name, prediction_name, temb_name
@@ -39,13 +38,11 @@ def stop_parts(source: ModelSource, compute: Compute) -> list[Part]:
 
 
 def denoiser_part(source: ModelSource, compute: Compute, first_level: int = 0) -> Part:
-    """All levels from `first_level` inwards as one part. Raises ConversionError for video models.
+    """All levels from `first_level` inwards as one part.
 
     If it is not the outermost, it gets nothing from above.
     """
     config, sides = source.config, source.config.sides[first_level:]
-    if any(level.temporal for level in config.model.levels):
-        raise ConversionError("model: video models cannot be converted; convert an image model.")
     inputs = {image_name(side): torch.zeros(1, 3, side, side) for side in sides}
     inputs |= {temb_name(side): torch.zeros(1, config.model.time_dim) for side in sides}
     names = cross_attention_names(source, first_level)

@@ -58,16 +58,27 @@ class Attention(nn.Module):
             self.ffn = nn.Sequential(GroupNorm(cast(nn.GroupNorm, norm)), widen, activation, narrow)
 
     def forward(self, x: Tensor, text: KeysValues | None, mask: Tensor | None) -> Tensor:
-        """x (B, C, H, W); text: keys (B, L, 1, C), values (B, C, 1, L); mask (B, L, 1, 1)."""
+        """x (B, C, H, W); text: keys (B, L, 1, C), values (B, C, 1, L); mask (B, L, 1, 1).
+
+        Text and mask may have one row for several frames.
+        """
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3 * channels, 1, height * width)
         q, k, v = qkv.chunk(3, dim=1)
         q = q * (channels // ATTENTION_HEADS) ** -0.5
         out = attend(q, k.transpose(1, 3), v, None, ATTENTION_HEADS)
         if text is not None:
-            out = out + attend(q, *text, mask, ATTENTION_HEADS)
+            k, v = (_per_frame(part, batch) for part in text)
+            mask = None if mask is None else _per_frame(mask, batch)
+            out = out + attend(q, k, v, mask, ATTENTION_HEADS)
         x = x + self.proj_out(out.reshape(batch, channels, height, width))
         return x + self.ffn(x) if hasattr(self, "ffn") else x
+
+
+def _per_frame(x: Tensor, rows: int) -> Tensor:
+    if len(x) == 1:  # as in packages, where a repetition would take a fifth axis
+        return x.expand(rows, -1, -1, -1)
+    return x if len(x) == rows else x.repeat_interleave(rows // len(x), dim=0)
 
 
 def engine_keys_values(keys: Tensor, values: Tensor) -> KeysValues:

@@ -15,6 +15,8 @@ from mdm_apple.torch.unet import UNet
 
 from .attention import Attention
 from .norms import GroupNorm
+from .pointwise import pointwise
+from .temporal import FrameConv, TemporalAttention
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -31,9 +33,11 @@ class ResNet(nn.Module):
             self.conv3 = layer.conv3
 
     def forward(self, x: Tensor, temb: Tensor, skip: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), temb (B, D) -> (B, C_out, H, W)."""
+        """x (B, C_in, H, W), temb (B, D) or one row for several frames -> (B, C_out, H, W)."""
         x = x if skip is None else torch.cat([x, skip], dim=1)
         film = self.time_layer(F.silu(temb[:, :, None, None]))
+        if 1 < len(film) < len(x):  # video: every frame of a sample shares its row
+            film = film.repeat_interleave(len(x) // len(film), dim=0)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h, film)))
         return (self.conv3(x) if hasattr(self, "conv3") else x) + h
@@ -48,14 +52,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(upsample_nearest(x), self.weight, self.bias, padding=1)
-
-
-def pointwise(linear: nn.Linear) -> nn.Conv2d:
-    """A linear layer as a 1x1 convolution that shares its weights instead of copying them."""
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
-    conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
-    conv.bias = linear.bias
-    return conv
 
 
 def for_neural_engine(net: UNet) -> UNet:
@@ -74,6 +70,10 @@ def _exchanged(module: Network) -> Network:
         new = Attention(module)
     elif isinstance(module, UpsampleConv3x3):
         new = Upsample(module)
+    elif isinstance(module, layers.FrameDownsample | layers.FrameUpsample):
+        new = FrameConv(module)
+    elif isinstance(module, layers.TemporalAttention):
+        new = TemporalAttention(module)
     elif isinstance(module, nn.GroupNorm):
         new = GroupNorm(module)
     else:

@@ -1,4 +1,4 @@
-"""GroupNorm with four axes, whose sums stay small for images of any size.
+"""Norms with four axes, whose sums stay small for images of any size.
 
 At 1024 px a group has two million numbers, and an fp16 sum over them overflows to infinity. Here a
 mean is a mean of means, each over at most LONGEST numbers. The square of a number above 255 is also
@@ -62,9 +62,38 @@ class GroupNorm(nn.Module):
         return scaled.reshape(batch, channels, height, width) * gain + bias
 
 
-def _largest(x: Tensor) -> Tensor:
-    """(B, groups, N, W) to (B, groups, 1, 1): the largest magnitude, never zero."""
-    highest, lowest = x.amax((2, 3), keepdim=True), x.amin((2, 3), keepdim=True)
+class LayerNorm(nn.Module):
+    """`nn.LayerNorm` over axis 1, with the same weights."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W), normalised for each pixel."""
+        centred = x - _mean_of_channels(x)
+        scale_down = LARGEST / _largest(centred, (1,))
+        scaled = centred * scale_down
+        variance = _mean_of_channels(scaled * scaled)
+        inverse = torch.rsqrt(variance + (self.eps**0.5 * scale_down).square())
+        weight, bias = (p.reshape(1, -1, 1, 1) for p in (self.weight, self.bias))
+        return scaled * inverse * weight + bias
+
+
+def _mean_of_channels(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, 1, H, W)."""
+    batch, channels, height, width = x.shape
+    while channels > LONGEST:
+        step = _divisor(channels)
+        channels //= step
+        x = x.reshape(batch * channels, step, height, width).mean(dim=1, keepdim=True)
+        x = x.reshape(batch, channels, height, width)
+    return x.mean(dim=1, keepdim=True)
+
+
+def _largest(x: Tensor, axes: tuple[int, ...] = (2, 3)) -> Tensor:
+    """The largest magnitude along the axes, which stay with length one; never zero."""
+    highest, lowest = x.amax(axes, keepdim=True), x.amin(axes, keepdim=True)
     # `clamp` would be converted with an infinite upper bound
     return torch.maximum(highest, -lowest) + SMALLEST
 

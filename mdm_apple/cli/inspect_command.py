@@ -19,7 +19,7 @@ from mdm_apple.storage.model_folder import load_model_config
 
 if TYPE_CHECKING:
     from mdm_apple.conversion.inspect.asset import AssetContents
-    from mdm_apple.conversion.inspect.inspect import Inspection, PackageCensus
+    from mdm_apple.conversion.inspect.inspect import Inspection, LevelSize, PackageCensus
     from mdm_apple.conversion.inspect.package import PackageContents
 
 TWO_BUNDLES = "--beside compares two bundles, so make one with mdm convert or leave --beside out"
@@ -167,9 +167,17 @@ def _inspected(named: NamedModel) -> Inspection:
     return inspect_config(Path(named.name).name, config, named.path)
 
 
+def _level(level: LevelSize) -> str:
+    if level.frames == 1:
+        return f"{level.parameters:,}"
+    return f"{level.frames} frames of {level.frame_side} px, {level.parameters:,}"
+
+
 def _text(found: Inspection) -> str:
     lines = [f"{found.name}: {found.parameters:,} parameters"]
-    lines += [f"  level {level.side}: {level.parameters:,}" for level in found.levels]
+    lines += [f"  level {level.side}: {_level(level)}" for level in found.levels]
+    if found.fps is not None:
+        lines.append(f"  clips: {found.fps:g} frames a second")
     if found.text_encoder_parameters is not None:
         lines.append(f"  text encoder: {found.text_encoder_parameters:,}")
     if found.text is not None:

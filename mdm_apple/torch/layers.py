@@ -248,6 +248,42 @@ class TextHeadLayer(nn.Module):
         return self.mlp(self.attn(x, mask))
 
 
+class FrameDownsample(nn.Conv1d):
+    """Half the frames, by a convolution over them with stride two."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, stride=2, padding=1)
+
+    def forward(self, input: Tensor, samples: int = 1) -> Tensor:
+        """(B T, C, H, W), with the T frames of each of the `samples` = B in sequence."""
+        return as_frames(super().forward(as_lines(input, samples)), input, samples)
+
+
+class FrameUpsample(nn.Conv1d):
+    """Each frame twice, then a convolution over frames."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, input: Tensor, samples: int = 1) -> Tensor:
+        """(B T, C, H, W), with the T frames of each of the `samples` = B in sequence."""
+        lines = as_lines(input, samples).repeat_interleave(2, dim=2)
+        return as_frames(super().forward(lines), input, samples)
+
+
+def as_lines(h: Tensor, samples: int) -> Tensor:
+    """(B T, C, H, W) to (B H W, C, T): a line of frames for each pixel."""
+    frames = h.unflatten(0, (samples, -1)).permute(0, 3, 4, 2, 1)  # (B, H, W, C, T)
+    return frames.reshape(-1, h.shape[1], frames.shape[-1])
+
+
+def as_frames(lines: Tensor, like: Tensor, samples: int) -> Tensor:
+    """The inverse of `as_lines`, for any number of frames; C, H and W are those of `like`."""
+    _, channels, height, width = like.shape
+    h = lines.reshape(samples, height, width, channels, -1).permute(0, 4, 3, 1, 2)
+    return h.reshape(-1, channels, height, width)
+
+
 class TemporalAttention(nn.Module):
     """Attention between frames at half the side of each frame, as a residual branch."""
 

@@ -51,53 +51,68 @@ class NestedUNet(UNet):
         temb = tembs[0][:rows]
         text = _first_rows(keys_values[0], rows)
         own_mask = None if mask is None else mask[:rows]
-        grid_in, grid_inner = self._frame_grids()
-
-        # 1. this level's image, and the features from above
-        x = unfold(x_t[0], grid_in)
-        if self.config.normalize_input:
-            x = x / x.flatten(1).std(dim=1)[:, None, None, None]
-        h = fold(self.conv_in(x.to(self.conv_in.weight.dtype)), grid_in)
+        # 1. this level's frames, and the features from above
+        grid = self.config.frame_grid
+        h = self.normalized(unfold(x_t[0], grid))
+        h = self.conv_in(h.to(self.conv_in.weight.dtype))
         if features is not None:
-            h = h + features
+            h = h + unfold(features, grid)
 
-        # 2. down to the side of the inner level
-        h, skips = self.run_down(unfold(h, grid_in), temb, text, own_mask)
+        # 2. down to the inner level
+        h, skips = self.run_down(h, temb, text, own_mask)
 
         # 3. the inner level, with zero features for rows that exist only there
-        down = self._adapted(self.in_adapter, h, grid_inner)
-        h = fold(h, grid_inner)
+        down = self.features_inside(h)
         if rows < rows_below:
             down = F.pad(down, (0, 0, 0, 0, 0, 0, 0, rows_below - rows))
         predictions, hidden = self.inner_unet.denoise_level(
             x_t[1:], down, tembs[1:], keys_values[1:], mask
         )
-        h = h + self._adapted(self.out_adapter, unfold(hidden, grid_inner), grid_inner)[:rows]
+        h = h + self.frames_from_inside(hidden)[: len(h)]
 
         # 4. up again
-        h = self.run_up(unfold(h, grid_inner), skips, temb, text, own_mask)
-        prediction = fold(self.output(h), grid_in)
-        return [prediction, *predictions], fold(h, grid_in)
+        h = self.run_up(h, skips, temb, text, own_mask)
+        return [fold(self.output(h), grid), *predictions], fold(h, grid)
 
-    def _adapted(self, adapter: nn.Module, frames: Tensor, grid: int) -> Tensor:
-        """The canvas of adapted features; published networks adapt across borders of frames."""
+    def normalized(self, x: Tensor) -> Tensor:
+        """Frames (B N, 3, h, w) as `conv_in` takes them."""
+        if not self.config.normalize_input:
+            return x
+        return x / x.flatten(1).std(dim=1)[:, None, None, None]
+
+    def features_inside(self, h: Tensor) -> Tensor:
+        """From frames at the bottom of this level to what it adds to canvases of the inner one.
+
+        Published networks adapt across borders of frames.
+        """
         if self.config.adapters_per_frame:
-            return fold(adapter(frames), grid)
-        return adapter(fold(frames, grid))
+            return fold(self.in_adapter(h), self._inner_grid)
+        return self.in_adapter(fold(h, self._inner_grid))
 
-    def _frame_grids(self) -> tuple[int, int]:
-        """Frames per side of the square that tiles this level's images, and the inner level's."""
+    def frames_from_inside(self, hidden: Tensor) -> Tensor:
+        """From canvases (B, C, H, W) of the inner level's last hidden state to frames."""
+        if self.config.adapters_per_frame:
+            return self.out_adapter(unfold(hidden, self._inner_grid))
+        return unfold(self.out_adapter(hidden), self._inner_grid)
+
+    @property
+    def _inner_grid(self) -> int:
         assert self.config.inner is not None, "build_unet chooses the class"
-        return self.config.frame_grid, self.config.inner.frame_grid
+        return self.config.inner.frame_grid
 
 
 def unfold(x: Tensor, grid: int) -> Tensor:
-    """(B, C, grid h, grid w) to (B grid grid, C, h, w), row by row within a sample."""
+    """(B, C, grid h, grid w) to (B grid grid, C, h, w), row by row within a sample.
+
+    Two exchanges of axes, so that no tensor has more than four.
+    """
     if grid == 1:
         return x
     batch, channels, height, width = x.shape
-    x = x.reshape(batch, channels, grid, height // grid, grid, width // grid)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, height // grid, width // grid)
+    height, width = height // grid, width // grid
+    x = x.reshape(batch, channels, grid, height * grid * width).transpose(1, 2)
+    x = x.reshape(batch * grid, channels * height, grid, width).transpose(1, 2)
+    return x.reshape(-1, channels, height, width)
 
 
 def fold(x: Tensor, grid: int) -> Tensor:
@@ -105,8 +120,9 @@ def fold(x: Tensor, grid: int) -> Tensor:
     if grid == 1:
         return x
     rows, channels, height, width = x.shape
-    x = x.reshape(rows // grid**2, grid, grid, channels, height, width)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, grid * height, grid * width)
+    x = x.reshape(rows // grid, grid, channels * height, width).transpose(1, 2)
+    x = x.reshape(-1, grid, channels, height * grid * width).transpose(1, 2)
+    return x.reshape(-1, channels, grid * height, grid * width)
 
 
 def build_unet(config: UNetConfig, nested: bool = False) -> UNet:

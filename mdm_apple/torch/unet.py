@@ -22,6 +22,8 @@ from mdm_apple.torch.cpu.conv import UpsampleConv3x3
 from mdm_apple.torch.cpu.norm import normalize_silu
 from mdm_apple.torch.layers import (
     Attention,
+    FrameDownsample,
+    FrameUpsample,
     KeysValues,
     ResNet,
     TemporalAttention,
@@ -185,7 +187,7 @@ class UNet(nn.Module):
 
     def _resample(self, width: int, stride: int) -> nn.Module:
         if self.config.resamples_frames:
-            return nn.Conv1d(width, width, 3, stride=stride, padding=1)
+            return FrameUpsample(width) if stride == 1 else FrameDownsample(width)
         return UpsampleConv3x3(width) if stride == 1 else nn.Conv2d(width, width, 3, 2, 1)
 
     # --- once per prompt ------------------------------------------------------------------
@@ -346,7 +348,7 @@ class UNet(nn.Module):
                 h = self._run(block, j, h, temb, text[i] if text else (), mask)
                 skips.append(h)
             if block.resample is not None:
-                h = self._downsample(block.resample, h, len(temb))
+                h = self._resampled(block.resample, h, len(temb))
                 skips.append(h)
         return h, skips
 
@@ -364,7 +366,7 @@ class UNet(nn.Module):
                 keys_values = text[first + i] if text else ()
                 h = self._run(block, j, h, temb, keys_values, mask, skips.pop())
             if block.resample is not None:
-                h = self._upsample(block.resample, h, len(temb))
+                h = self._resampled(block.resample, h, len(temb))
         return h
 
     def output(self, h: Tensor) -> Tensor:
@@ -384,13 +386,8 @@ class UNet(nn.Module):
             return checkpoint(block.layer, j, h, temb, text, mask, skip, use_reentrant=False)
         return block.layer(j, h, temb, text, mask, skip)
 
-    def _downsample(self, resample: nn.Module, h: Tensor, samples: int) -> Tensor:
-        return over_frames(resample, h, samples) if self.config.resamples_frames else resample(h)
-
-    def _upsample(self, resample: nn.Module, h: Tensor, samples: int) -> Tensor:
-        if not self.config.resamples_frames:
-            return resample(h)
-        return over_frames(lambda x: resample(x.repeat_interleave(2, dim=2)), h, samples)
+    def _resampled(self, resample: nn.Module, h: Tensor, samples: int) -> Tensor:
+        return resample(h, samples) if self.config.resamples_frames else resample(h)
 
     def forward(
         self,
@@ -415,15 +412,6 @@ def _blocks(modules: nn.ModuleList) -> list[Block]:
 def micro_value(name: str, value: Tensor, default: float) -> Tensor:
     """The value to embed: `scale` capped at its default, any other micro-condition times 1000."""
     return value.clamp(max=default) if name == "scale" else value * 1000
-
-
-def over_frames(convolve, h: Tensor, samples: int) -> Tensor:  # type: ignore[no-untyped-def]
-    """Apply a 1-D convolution along the frame axis of (B T, C, H, W)."""
-    _, channels, height, width = h.shape
-    h = h.unflatten(0, (samples, -1)).permute(0, 3, 4, 2, 1)  # (B, H, W, C, T)
-    h = convolve(h.reshape(samples * height * width, channels, -1))
-    h = h.reshape(samples, height, width, channels, -1).permute(0, 4, 3, 1, 2)
-    return h.reshape(-1, channels, height, width)
 
 
 def _pool(h: Tensor, mask: Tensor | None) -> Tensor:
