@@ -22,6 +22,7 @@ _EXTRAS = {
     "torchmetrics": "eval",
     "torch_fidelity": "eval",
     "transformers": "eval",
+    "av": "video",
 }
 
 

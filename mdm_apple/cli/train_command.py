@@ -10,7 +10,14 @@ from typing import Any, Literal, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes, config_option, preset_option
+from mdm_apple.cli.model_options import (
+    FILE,
+    FOLDER,
+    Gigabytes,
+    clips_per_file_option,
+    config_option,
+    preset_option,
+)
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -89,6 +96,7 @@ class TrainRequest:
     background: Background
     skin_tones: bool
     skip_bad: bool
+    clips_per_file: int | None
     workers: int
     log: Literal["tensorboard"] | None
     dry_run: bool
@@ -150,6 +158,7 @@ Examples:
     help="Leave out pictures that cannot be decoded. Decodes every picture once before the first "
     "step, which takes about as long as an epoch of reading; --resume only decodes changed files.",
 )
+@clips_per_file_option
 @click.option(
     "--workers",
     type=click.IntRange(0, 64),
@@ -204,6 +213,7 @@ def command(request: TrainRequest, output: Output) -> None:
         background=request.background if "background" in request.given else None,
         skin_tones=request.skin_tones or None,
         skip_bad=request.skip_bad,
+        clips_per_file=request.clips_per_file,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
         overwrite=request.overwrite,

@@ -231,6 +231,17 @@ class ModelConfig:
         return self.model.frame_grid**2
 
     @property
+    def fps(self) -> float:
+        """Frames a second of the model's clips; published configurations of videos mean 4."""
+        return 4.0 if self.video is None else self.video.fps
+
+    @property
+    def clip_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Frames, and pixels of a frame's side, per level: ((16, 32), (16, 16), (1, 16))."""
+        grids = [level.frame_grid for level in self.model.levels]
+        return tuple((n * n, side // n) for n, side in zip(grids, self.sides, strict=True))
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """Pixels of each level, highest first: (1024, 256, 64)."""
         scales = self.model.scales

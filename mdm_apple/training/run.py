@@ -10,12 +10,15 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
+from tqdm import tqdm
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
 from mdm_apple.data.caption_layout import list_captions
+from mdm_apple.data.clips.open_clips import Progress
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.folder_tree import scan
+from mdm_apple.data.kinds import CLIPS, PICTURES
 from mdm_apple.data.open import open_dataset
 from mdm_apple.data.read_picture import shown
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -103,7 +106,17 @@ def unread_captions(
 
 
 def job_pictures(job: Job) -> Dataset:
-    """The captioned pictures that a job names."""
+    """The captioned pictures or clips that a job names; clips are decoded now, but only once."""
+    with tqdm(desc="decoding", unit="file", disable=job.quiet, delay=1) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return _chosen(job, progress)
+
+
+def _chosen(job: Job, progress: Progress) -> Dataset:
     dataset = open_dataset(
         job.data,
         job.config.side,
@@ -111,6 +124,9 @@ def job_pictures(job: Job) -> Dataset:
         skin_tones=bool(job.skin_tones),
         skip_bad=job.skip_bad,
         frames=job.config.frames,
+        fps=job.config.fps,
+        clips_per_file=job.clips_per_file,
+        progress=progress,
     )
     if job.captions is None:
         return dataset
@@ -123,7 +139,8 @@ def _captions_left_out(job: Job, dataset: Dataset) -> set[str]:
     """The captions of bad pictures of a folder, and of pictures that a run had when it began."""
     found = set[str]()
     if dataset.left_out and isinstance(job.data, str):
-        pairs = list_captions(scan(Path(job.data).resolve())).pairs
+        kind = PICTURES if job.config.frames == 1 else CLIPS
+        pairs = list_captions(scan(Path(job.data).resolve(), kind)).pairs
         found |= {caption for name, caption in pairs if name in dataset.left_out}
     if job.resume and dataset.files:
         saved = model_folder.load_training_meta(job.out)
