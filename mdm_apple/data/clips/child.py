@@ -2,9 +2,9 @@
 
 A request is a line of JSON on stdin: "path", and what a model takes (see `decode.Wanted`). The
 answer goes to stdout: a line of JSON, and behind it the canvases as raw bytes.
-The argument is the most bytes of address space (0: no limit). A file may take CPU_SECONDS, nothing
-can be written, and nothing is left behind when a decoder ends the process. It ends when its parent
-does, at the latest when the file is done.
+The arguments are the most bytes of address space (0: no limit) and the most seconds of processor
+time for a file. Nothing can be written, so that nothing is left behind when a decoder ends the
+process. It ends when its parent does, at the latest when the file is done.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from mdm_apple.data.clips.decode import Decoded, Wanted, decode
-from mdm_apple.data.clips.limits import CPU_SECONDS, StillError, UnfitFileError
+from mdm_apple.data.clips.limits import StillError, UnfitFileError
 from mdm_apple.data.read_picture import OF_THE_MACHINE
 
 
 def main() -> None:
-    memory = int(sys.argv[1])
+    memory, seconds = map(int, sys.argv[1:])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # keeps library output out of the answers
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -37,18 +37,18 @@ def main() -> None:
         for line in sys.stdin.buffer:
             asked = json.loads(line)
             path = Path(asked.pop("path"))
-            _limit_processor_time()
+            _limit_processor_time(seconds)
             header, data = _answer(path, Wanted(**asked))
             answers.write(json.dumps(header).encode() + b"\n")
             answers.write(data)
             answers.flush()
 
 
-def _limit_processor_time() -> None:
-    """CPU_SECONDS from now on; then the system ends this process."""
+def _limit_processor_time(seconds: int) -> None:
+    """So many seconds from now on; then the system ends this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
+    limit = int(used.ru_utime + used.ru_stime) + seconds
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
 
@@ -57,7 +57,8 @@ def _answer(path: Path, wanted: Wanted) -> tuple[dict[str, Any], bytes]:
     try:
         found: Decoded = decode(path, wanted)
     except UnfitFileError as error:
-        return {"unfit": str(error), "still": isinstance(error, StillError)}, b""
+        still = isinstance(error, StillError)
+        return {"unfit": str(error), "remedy": error.remedy, "still": still}, b""
     except MemoryError:
         return {"memory": True}, b""
     except Exception as error:  # decoders fail on hostile files in every possible way

@@ -15,7 +15,7 @@ import numpy as np
 
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.clips.container import START_BYTES, container_of
-from mdm_apple.data.clips.limits import UnfitFileError
+from mdm_apple.data.clips.limits import SHRINK, UnfitFileError
 from mdm_apple.data.clips.read_animation import Animation
 from mdm_apple.data.clips.sample_times import Shown, sampled
 from mdm_apple.diffusion.canvas import tiled
@@ -78,22 +78,23 @@ def decode(path: Path, wanted: Wanted) -> Decoded:
         file.seek(0)
         container = container_of(start[:START_BYTES])
         if container is None:
-            raise UnfitFileError(_no_clip(start))
+            raise _no_clip(start)
         if container not in ("gif", "webp", "png"):
             from mdm_apple.data.clips.read_movie import Movie  # PyAV may not be installed
 
             return _clips(Movie(file, container), wanted)
         if path.stat().st_size > MAX_ANIMATION_BYTES:
-            raise UnfitFileError(f"it is larger than {MAX_ANIMATION_BYTES >> 20} MiB")
+            raise UnfitFileError(f"it is larger than {MAX_ANIMATION_BYTES >> 20} MiB", SHRINK)
         return _clips(Animation(file, container), wanted)
 
 
-def _no_clip(start: bytes) -> str:
+def _no_clip(start: bytes) -> UnfitFileError:
+    """The refusal of a file that begins as no clip does."""
     if not start:
-        return "it is empty"
+        return UnfitFileError("it is empty")
     if is_lfs_pointer(start):
-        return "a Git LFS pointer, not the clip itself; run git lfs pull"
-    return "it is no GIF, WebP, PNG, MP4, MOV, WebM or MKV file"
+        return UnfitFileError("a Git LFS pointer, not the clip itself", "run git lfs pull")
+    return UnfitFileError("it is no GIF, WebP, PNG, MP4, MOV, WebM or MKV file")
 
 
 def _clips(source: _Source[T], wanted: Wanted) -> Decoded:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.clips.decode import Decoded, Wanted
-from mdm_apple.data.clips.limits import CPU_SECONDS, MEMORY
+from mdm_apple.data.clips.limits import CPU_SECONDS, MEMORY, REPAIR, SHRINK
 from mdm_apple.data.dataset import BadPictureError, DataError
 from mdm_apple.data.read_picture import shown
 from mdm_apple.errors import system_reason
@@ -34,7 +34,6 @@ from mdm_apple.storage.files import FileError
 COMMAND = (sys.executable, "-P", "-m", "mdm_apple.data.clips.child")
 ROOT = Path(__file__).parents[3]
 WALL_SECONDS = 300.0  # for a file, on a machine that does much else
-REMEDY = "repair or remove it"
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # each takes memory
 
 
@@ -43,9 +42,13 @@ class StillPictureError(BadPictureError):
 
 
 @contextmanager
-def decoders(count: int) -> Generator[Decoders]:
-    """Up to so many processes; all have ended when the block has."""
-    found = Decoders(count)
+def decoders(count: int, memory: int = MEMORY, seconds: int = CPU_SECONDS) -> Generator[Decoders]:
+    """Up to so many processes; all have ended when the block has.
+
+    Args:
+        memory: bytes of address space of each. seconds: of processor time for a file.
+    """
+    found = Decoders([_Decoder(memory, seconds) for _ in range(count)])
     try:
         yield found
     finally:
@@ -55,8 +58,8 @@ def decoders(count: int) -> Generator[Decoders]:
 class Decoders:
     """Decodes files in the first process that is free; threads may share it."""
 
-    def __init__(self, count: int) -> None:
-        self._all = [_Decoder() for _ in range(count)]
+    def __init__(self, processes: Sequence[_Decoder]) -> None:
+        self._all = processes
         self._free: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for decoder in self._all:
             self._free.put(decoder)
@@ -73,6 +76,10 @@ class Decoders:
         finally:
             self._free.put(decoder)
 
+    def numbers(self) -> list[int]:
+        """The numbers of the processes that run."""
+        return [decoder.number for decoder in self._all if decoder.number is not None]
+
     def end(self) -> None:
         """End all processes; called once no thread decodes any more."""
         for decoder in self._all:
@@ -82,9 +89,15 @@ class Decoders:
 class _Decoder:
     """One process, which is started for the first file that it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int, seconds: int) -> None:
+        self._memory, self._seconds = memory, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._late = False
+
+    @property
+    def number(self) -> int | None:
+        """The process number; None while there is no process."""
+        return None if self._process is None else self._process.pid
 
     def decode(self, path: Path, wanted: Wanted) -> Decoded:
         """See `Decoders.decode`."""
@@ -104,12 +117,12 @@ class _Decoder:
         if "machine" in header:
             raise FileError(f"{shown(path)}: cannot be read now; {header['machine'].lower()}.")
         if header.get("still"):
-            raise StillPictureError(shown(path), header["unfit"], "remove it")
-        raise BadPictureError(shown(path), _reason(header), REMEDY)
+            raise StillPictureError(shown(path), header["unfit"], header["remedy"])
+        raise BadPictureError(shown(path), *self._refused(header))
 
     def _ask(self, path: Path, wanted: Wanted) -> tuple[dict[str, Any], Pixels] | None:
         """The answer of the process; None if it has ended."""
-        process = self._process = self._process or _started()
+        process = self._process = self._process or _started(self._memory, self._seconds)
         assert process.stdin is not None
         assert process.stdout is not None
         request = json.dumps({"path": str(path), **asdict(wanted)})  # escapes what is no UTF-8
@@ -146,6 +159,16 @@ class _Decoder:
                 with contextlib.suppress(OSError):
                     stream.close()
 
+    def _refused(self, header: dict[str, Any]) -> tuple[str, str]:
+        """Why a file is refused, and what to do."""
+        if "memory" in header:
+            most = f"{self._memory / (1 << 30):g} GiB"
+            return f"it takes more than {most} of memory to decode", SHRINK
+        if "unfit" in header:
+            return str(header["unfit"]), str(header["remedy"])
+        said = " ".join(str(header["refused"]).split())[:120]
+        return f"it cannot be decoded ({shown(said)})", REPAIR
+
     def _give_up(self) -> None:
         self._late = True
         if self._process is not None:
@@ -157,35 +180,25 @@ class _Decoder:
         code, name = self._process.wait(), shown(path)
         if self._late:
             reason = f"it is not decoded after {WALL_SECONDS:g} seconds"
-            return BadPictureError(name, reason, REMEDY)
+            return BadPictureError(name, reason, REPAIR)
         if code == -signal.SIGXCPU:
-            reason = f"it takes more than {CPU_SECONDS} seconds of processor time to decode"
-            return BadPictureError(name, reason, "make a smaller copy")
+            reason = f"it takes more than {self._seconds} seconds of processor time to decode"
+            return BadPictureError(name, reason, SHRINK)
         if code == -signal.SIGKILL:
             reason = "its decoder was killed (signal 9), as happens when memory runs out"
-            return BadPictureError(name, reason, "make a smaller copy")
+            return BadPictureError(name, reason, SHRINK)
         if code < 0:
-            return BadPictureError(name, f"its decoder crashed (signal {-code})", REMEDY)
+            return BadPictureError(name, f"its decoder crashed (signal {-code})", REPAIR)
         return DataError(f"{name}: the process that decodes clips ended with exit code {code}.")
 
 
-def _reason(header: dict[str, Any]) -> str:
-    """Why a file is refused."""
-    if "memory" in header:
-        return f"it takes more than {MEMORY >> 30} GiB of memory to decode"
-    if "unfit" in header:
-        return str(header["unfit"])
-    said = " ".join(str(header["refused"]).split())[:120]
-    return f"it cannot be decoded ({shown(said)})"
-
-
-def _started() -> subprocess.Popen[bytes]:
+def _started(memory: int, seconds: int) -> subprocess.Popen[bytes]:
     places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     own = {"PYTHONPATH": os.pathsep.join(filter(None, places)), **dict.fromkeys(ONE_THREAD, "1")}
-    memory = MEMORY if sys.platform == "linux" else 0  # other systems keep no such limit
+    memory = memory if sys.platform == "linux" else 0  # other systems keep no such limit
     try:
         return subprocess.Popen(
-            [*COMMAND, str(memory)],
+            [*COMMAND, str(memory), str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -10,15 +10,23 @@ CPU_SECONDS = 20  # to decode a file
 MEMORY = 1 << 30  # bytes of address space of a process that decodes
 
 
+REPAIR = "repair or remove it"
+SHRINK = "make a smaller copy"
+
+
 class UnfitFileError(Exception):
-    """A file that is not decoded; the message says why, without the name of the file."""
+    """A file that is not decoded: why, and what to do, without the name of the file."""
+
+    def __init__(self, reason: str, remedy: str = REPAIR) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 class StillError(UnfitFileError):
     """A picture where a clip was expected."""
 
     def __init__(self) -> None:
-        super().__init__("a still picture, not a clip")
+        super().__init__("a still picture, not a clip", "remove it")
 
 
 def check_size(width: int, height: int) -> None:
@@ -26,19 +34,24 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise UnfitFileError("its frames have no pixels")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise UnfitFileError(
-            f"its frames have {width} x {height} pixels; at most {MAX_SIDE} a side and "
-            f"{MAX_PIXELS // 1_000_000} million are read"
-        )
+        raise too_large()
+
+
+def too_large() -> UnfitFileError:
+    """The refusal of frames of too many pixels."""
+    return UnfitFileError(
+        f"its frames have more than {MAX_SIDE} pixels a side, or {MAX_PIXELS // 1_000_000} million",
+        SHRINK,
+    )
 
 
 def check_length(seconds: float) -> None:
     """Raises UnfitFileError for a file that lasts too long."""
     if seconds > MAX_SECONDS:
-        raise UnfitFileError(f"it lasts longer than {MAX_SECONDS // 60} minutes")
+        raise UnfitFileError(f"it lasts longer than {MAX_SECONDS // 60} minutes", "cut it")
 
 
 def check_count(frames: int) -> None:
     """Raises UnfitFileError for too many frames."""
     if frames > MAX_FRAMES:
-        raise UnfitFileError(f"it has more than {MAX_FRAMES} frames")
+        raise UnfitFileError(f"it has more than {MAX_FRAMES} frames", "cut it")

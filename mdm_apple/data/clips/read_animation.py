@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.clips.container import Container
@@ -17,6 +17,7 @@ from mdm_apple.data.clips.limits import (
     check_count,
     check_length,
     check_size,
+    too_large,
 )
 from mdm_apple.data.clips.sample_times import Shown
 from mdm_apple.data.read_picture import centre_square
@@ -32,9 +33,14 @@ class Animation:
     """
 
     def __init__(self, file: BinaryIO, container: Container) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            self._image = Image.open(file, formats=(container.upper(),))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                self._image = Image.open(file, formats=(container.upper(),))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise too_large() from None
+        except UnidentifiedImageError:
+            raise UnfitFileError("it cannot be decoded (its header is damaged)") from None
         self.size = self._image.size
         check_size(*self.size)
         self._count = int(getattr(self._image, "n_frames", 1))

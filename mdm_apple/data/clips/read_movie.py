@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, BinaryIO
 
 import av
+import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -54,9 +56,10 @@ class Movie:
     """
 
     def __init__(self, file: BinaryIO, container: Container) -> None:
-        self._file: InputContainer = av.open(
-            file, "r", format=container, metadata_errors="ignore", io_open=_nothing_else
-        )
+        with _said_by_ffmpeg():
+            self._file: InputContainer = av.open(
+                file, "r", format=container, metadata_errors="ignore", io_open=_nothing_else
+            )
         stream = self._file.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise UnfitFileError("it holds no video")
@@ -83,7 +86,7 @@ class Movie:
         """Each frame in the order in which it is seen."""
         spacing = Fraction(0)
         last: Fraction | None = None
-        for number, frame in enumerate(self._file.decode(self._stream), 1):
+        for number, frame in enumerate(self._decoded(), 1):
             check_count(number)
             if (frame.width, frame.height) != self._stored:
                 raise UnfitFileError("its frames change their size")
@@ -98,6 +101,10 @@ class Movie:
             last = start
             self._turned = _turn(frame)[0]
             yield Shown(frame, start, stop, tick / 2)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        with _said_by_ffmpeg():
+            yield from self._file.decode(self._stream)
 
     def square(self, frame: VideoFrame, side: int) -> Pixels:
         """The centre of a frame as it is seen: uint8 (side, side, 3)."""
@@ -118,6 +125,17 @@ class Movie:
         # turning last gives the same picture for less work
         square = square.transpose(1, 0, 2) if swap else square
         return np.ascontiguousarray(square[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+@contextmanager
+def _said_by_ffmpeg() -> Generator[None]:
+    """What FFmpeg says is about the file, even where it has the number of an error of the disk."""
+    try:
+        yield
+    except av.error.MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise UnfitFileError(f"it cannot be decoded ({error.strerror})") from None
 
 
 def _nothing_else(url: str, flags: int, options: dict[str, str]) -> Any:
