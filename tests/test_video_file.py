@@ -218,6 +218,8 @@ def test_there_are_forty_hostile_files() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hostile_file_is_one_sentence(process: Decoders, folder: Path, case: Hostile) -> None:
+    if sys.platform != "linux" and "GiB of memory" in (case.says or ""):
+        pytest.skip("this system keeps no limit of memory for a process")
     path = case.build(folder)
     started = time.monotonic()
     try:

@@ -88,6 +88,8 @@ class Check:
 
     def refusal(self) -> str | None:
         """Why training would be refused or end; None if it can start and no picture is bad."""
+        if self.too_short and len(self.too_short) == self.total:
+            return "no file is long enough for a clip; give longer ones."
         if not self.good:
             if self.total == 1:
                 return f"the only {self.one} cannot be used; repair it."
