@@ -59,11 +59,14 @@ class Kept:
 
 
 class ClipCache:
-    """The decoded clips of a kind of model, in the user's folder for caches."""
+    """The decoded clips of a kind of model.
 
-    def __init__(self, wanted: Wanted) -> None:
+    folder: where they lie; None for the user's folder for caches.
+    """
+
+    def __init__(self, wanted: Wanted, folder: Path | None = None) -> None:
         self._wanted = wanted
-        self.folder = user_cache("clips")
+        self.folder = folder or user_cache("clips")
 
     def path(self, sha256: str) -> Path:
         """Where the clips of a file with this hash lie, or will."""
