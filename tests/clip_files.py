@@ -41,6 +41,7 @@ def movie(
     turn: tuple[float, bool, bool] | None = None,
     colors: tuple[int, int] | None = None,
     tag: int | None = None,
+    notes: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
     """Encode frames.
@@ -49,12 +50,13 @@ def movie(
         times: when each begins, in ticks; `ticks` are those of a second. None: one after the other.
         turn: degrees counter-clockwise, flipped left-right, flipped up-down.
         colors: matrix, and range (1: limited, 2: full), as FFmpeg numbers them. tag: the
-            matrix that the file says; None for the right one.
+            matrix that the file says; None for the right one. notes: of the stream.
     """
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=Fraction(fps), options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
+        stream.metadata.update(notes or {})
         if times is not None:
             stream.codec_context.time_base = Fraction(1, ticks)
         if aspect is not None:

@@ -40,6 +40,7 @@ _COLORS = {  # what a frame says -> how it is converted
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
+_TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # the same bytes on every processor
 _EXACT = (
     Interpolation.BILINEAR
@@ -72,8 +73,10 @@ class Movie:
             check_length(self._file.duration / 1_000_000)
         self._stored = (context.width, context.height)
         self._aspect = _aspect(stream)
-        context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_PIXELS)}  # before a decoder makes room for them
+        self._transparent = _transparent_decoder(stream)
+        for decoder in filter(None, (context, self._transparent)):
+            decoder.thread_count = 1
+            decoder.options = {"max_pixels": str(MAX_PIXELS)}  # before it makes room for them
         self._turned = False
 
     @property
@@ -104,7 +107,11 @@ class Movie:
 
     def _decoded(self) -> Iterator[VideoFrame]:
         with _said_by_ffmpeg():
-            yield from self._file.decode(self._stream)
+            if self._transparent is None:
+                yield from self._file.decode(self._stream)
+                return
+            for packet in self._file.demux(self._stream):
+                yield from self._transparent.decode(packet)
 
     def square(self, frame: VideoFrame, side: int) -> Pixels:
         """The centre of a frame as it is seen: uint8 (side, side, 3)."""
@@ -141,6 +148,15 @@ def _said_by_ffmpeg() -> Generator[None]:
 def _nothing_else(url: str, flags: int, options: dict[str, str]) -> Any:
     """A file that names others does not get them."""
     raise UnfitFileError("it names other files")
+
+
+def _transparent_decoder(stream: VideoStream) -> Any:
+    """A decoder of VP8 or VP9 that sees what is transparent; None where the usual one does."""
+    said = {name.lower(): value for name, value in stream.metadata.items()}.get("alpha_mode")
+    name = _TRANSPARENT.get(stream.codec_context.name)
+    if said != "1" or name not in av.codecs_available:
+        return None
+    return av.CodecContext.create(name, "r")
 
 
 def _aspect(stream: VideoStream) -> Fraction:
