@@ -138,6 +138,7 @@ def train(
     skin_tones: bool | None = None,
     skip_bad: bool = False,
     clips_per_file: int | None = None,
+    pictures: str | None = None,
     workers: int = 1,
     tensorboard: bool = False,
     overwrite: bool = False,
@@ -155,10 +156,12 @@ def train(
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side.
         captions: train only on pictures with these. background: None is white. A resumed run has
-            these two, `skin_tones`, `clips_per_file`, `features` and `text_encoder` from its start.
+            these two, `skin_tones`, `clips_per_file`, `pictures`, `features` and `text_encoder`
+            from its start.
         skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
             the run when it is resumed.
         clips_per_file: at most so many clips of each file of a folder; None for 8.
+        pictures: "twemoji", "scenes" or a folder, seen beside clips by the levels of pictures.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.
 
@@ -179,6 +182,7 @@ def train(
         skin_tones=skin_tones,
         skip_bad=skip_bad,
         clips_per_file=clips_per_file,
+        pictures=pictures,
         workers=workers,
         tensorboard=tensorboard,
         quiet=quiet,

@@ -97,6 +97,7 @@ class TrainRequest:
     skin_tones: bool
     skip_bad: bool
     clips_per_file: int | None
+    pictures: str | None
     workers: int
     log: Literal["tensorboard"] | None
     dry_run: bool
@@ -160,6 +161,11 @@ Examples:
 )
 @clips_per_file_option
 @click.option(
+    "--pictures",
+    metavar="twemoji|scenes|DIR",
+    help="Pictures beside clips: the last rows of each batch, for the levels of pictures.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(0, 64),
     default=1,
@@ -214,6 +220,7 @@ def command(request: TrainRequest, output: Output) -> None:
         skin_tones=request.skin_tones or None,
         skip_bad=request.skip_bad,
         clips_per_file=request.clips_per_file,
+        pictures=request.pictures,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
         overwrite=request.overwrite,

@@ -30,6 +30,7 @@ class ChosenData:
     features: Path | None = None
     text_encoder: Path | None = None
     clips_per_file: int | None = None
+    pictures: str | None = None
 
     def as_json(self) -> dict[str, object]:
         """Values for training.json; paths are absolute, as the next command may run elsewhere."""
@@ -58,6 +59,7 @@ class ChosenData:
             ("background", "white"),
             ("skin_tones", False),
             ("clips_per_file", CLIPS_PER_FILE),
+            ("pictures", None),
         ):
             had, now = getattr(before, name), getattr(self, name)
             if now is not None and now != (default if had is None else had):
@@ -73,6 +75,7 @@ class ChosenData:
             self.features or before.features,
             self.text_encoder or before.text_encoder,
             before.clips_per_file,
+            before.pictures,
         )
 
 
@@ -86,6 +89,7 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
         paths = {name: known.pop(name, None) for name in ("features", "text_encoder")}
         background, skin_tones = known.pop("background", None), known.pop("skin_tones", None)
         clips_per_file = known.pop("clips_per_file", None)
+        pictures = known.pop("pictures", None)
         listed = None if captions is None else tuple(captions)
         texts = [*(listed or ()), *filter(None, paths.values())]
         if (
@@ -93,6 +97,7 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
             or background not in (None, "white", "color")
             or skin_tones not in (None, True, False)
             or not isinstance(clips_per_file, (int, NoneType))
+            or not isinstance(pictures, (str, NoneType))
             or not all(isinstance(text, str) for text in texts)
             or isinstance(captions, str)
         ):
@@ -100,5 +105,5 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
     except (TypeError, ValueError):
         raise MdmError(f"{out}: training.json is damaged; start anew with --init.") from None
     features, encoder = (None if path is None else Path(path) for path in paths.values())
-    chosen = ChosenData(listed, background, skin_tones, features, encoder, clips_per_file)
+    chosen = ChosenData(listed, background, skin_tones, features, encoder, clips_per_file, pictures)
     return chosen, not unlisted

@@ -50,6 +50,7 @@ class Job:
     captions: tuple[str, ...] | None = None  # only the pictures with these captions
     background: Background | None = None  # None: white, or as the run was started
     skin_tones: bool | None = None
+    pictures: str | None = None  # beside clips, for the levels of pictures
     clips_per_file: int | None = None  # None: as many as usual, or as the run was started
     skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
@@ -98,6 +99,7 @@ def chosen_data(job: Job) -> ChosenData:
         job.features,
         job.text_encoder,
         job.clips_per_file,
+        job.pictures,
     )
 
 
