@@ -131,7 +131,7 @@ def captions_of_clips(root: Path) -> list[str]:
     if listed.faults:
         raise listed.faults[0].error
     if not listed.files:
-        raise nothing_to_use(_folder(listed, Wanted(2, 4, 1, 1), [], []).folder)
+        raise nothing_to_use(Folder(listed.root, CLIPS, listed.listing, [], []))
     return [caption for _, _, caption in listed.files]
 
 
