@@ -11,6 +11,7 @@ Importing this module loads no framework; each function imports what it needs wh
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,11 @@ from mdm_apple.config.types import (
     WeightBits,
 )
 from mdm_apple.data.check import Check, check_folder, count_tokens
+from mdm_apple.data.clips.check_clips import check_clips, holds_clips
+from mdm_apple.data.clips.decode import Wanted
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
-from mdm_apple.data.open import open_dataset
+from mdm_apple.data.open import open_dataset, wanted_clips
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
@@ -134,6 +137,8 @@ def train(
     background: Background | None = None,
     skin_tones: bool | None = None,
     skip_bad: bool = False,
+    clips_per_file: int | None = None,
+    pictures: str | None = None,
     workers: int = 1,
     tensorboard: bool = False,
     overwrite: bool = False,
@@ -143,17 +148,20 @@ def train(
     """Train a model and save it in the folder `out`.
 
     Args:
-        data: "twemoji", "scenes", a folder of captioned pictures, or an object with `__len__`,
-            `caption(i)` and `picture(i, side)`.
+        data: "twemoji", "scenes", "motion", a folder of captioned pictures or clips, or an object
+            with `__len__`, `caption(i)` and `picture(i, side)`.
         steps: total optimisation steps, with default settings; give `settings` to choose others.
         preset, config, init: what to train: a named model, a configuration or its file, or a model
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side; of a model of clips, AskedLevel(frames, side).
         captions: train only on pictures with these. background: None is white. A resumed run has
-            these two, `skin_tones`, `features` and `text_encoder` from its start.
+            these two, `skin_tones`, `clips_per_file`, `pictures`, `features` and `text_encoder`
+            from its start.
         skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
             the run when it is resumed.
+        clips_per_file: at most so many clips of each file of a folder; None for 8.
+        pictures: "twemoji", "scenes" or a folder, seen beside clips by the levels of pictures.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.
 
@@ -173,6 +181,8 @@ def train(
         background=background,
         skin_tones=skin_tones,
         skip_bad=skip_bad,
+        clips_per_file=clips_per_file,
+        pictures=pictures,
         workers=workers,
         tensorboard=tensorboard,
         quiet=quiet,
@@ -190,15 +200,17 @@ def check_data(
     config: ModelConfig | str | Path | None = None,
     model: str | Path | None = None,
     captions: Sequence[str] | None = None,
+    clips_per_file: int | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Check:
-    """Decode every picture of a folder once, and say what training would see.
+    """Decode every picture or clip of a folder once, and say what training would see.
 
     Args:
-        side: pixels of the model's pictures. preset, config, model: the model instead, by which
-            the captions are counted in tokens as well. Without any of these, no picture is too
-            small.
+        side: pixels of the model's pictures, or of a frame of its clips. preset, config, model:
+            the model instead, by which the captions are counted in tokens as well. Without any of
+            these, no picture is too small, and clips are those of the preset `motion`.
         captions: check only the pictures with these.
+        clips_per_file: at most so many clips of each file; None for 8.
         progress: called with the pictures done and their total.
 
     Raises MdmError for a folder that training would not understand. A bad picture is not an error;
@@ -208,8 +220,15 @@ def check_data(
     if known is not None and side is not None:
         raise MdmError("side: comes with the model; leave one of them out.")
     in_range("side", side, 1, MAX_SIDE, what="pixels")
-    side = side if known is None else known.side
-    check = check_folder(Path(folder), side, captions, progress)
+    clips = holds_clips(Path(folder)) if known is None else known.frames > 1
+    if clips:
+        wanted = _clips_to_check(known or preset_config("motion"), side, clips_per_file)
+        check = check_clips(Path(folder), wanted, captions, progress)
+    elif clips_per_file is not None:
+        raise MdmError("clips_per_file: applies to a folder of clips; leave it out for others.")
+    else:
+        side = side if known is None else known.side
+        check = check_folder(Path(folder), side, captions, progress)
     if known is None or known.text is None or not check.good:
         return check
     tokenizer = _tokenizer(known, None if model is None else find_folder(model).path, check)
@@ -218,6 +237,13 @@ def check_data(
         return dataclasses.replace(check, remarks=[*check.remarks, remark])
     tokens = count_tokens(check.captions(), tokenizer, known.text.max_tokens)
     return dataclasses.replace(check, tokens=tokens)
+
+
+def _clips_to_check(config: ModelConfig, side: int | None, clips_per_file: int | None) -> Wanted:
+    """The clips that a model takes. side: of a frame, in pixels; None for the model's own."""
+    grid = math.isqrt(config.frames)
+    canvas = config.side if side is None else grid * side
+    return wanted_clips(canvas, config.frames, config.fps, clips_per_file)
 
 
 def _tokenizer(config: ModelConfig, folder: Path | None, check: Check) -> Tokenizer | None:
@@ -504,6 +530,7 @@ def evaluate(
         str(data) if isinstance(data, Path) else data,
         opened.config.side,
         frames=opened.config.frames,
+        fps=opened.config.fps,
     )
     if captions is not None:
         dataset = with_captions(dataset, captions)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mdm_apple import api
-from mdm_apple.cli.model_options import FILE, config_option, preset_option
+from mdm_apple.cli.model_options import FILE, clips_per_file_option, config_option, preset_option
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -21,6 +21,7 @@ from mdm_apple.cli.output import (
 from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import MAX_SIDE
 from mdm_apple.data.check import Check
+from mdm_apple.data.kinds import PICTURES
 from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import shown
 from mdm_apple.data.sheet import sheet, spread
@@ -43,6 +44,7 @@ class CheckRequest:
     model: str | None
     size: int | None
     captions: Path | None
+    clips_per_file: int | None
     out: Path | None
     overwrite: bool
 
@@ -57,7 +59,7 @@ check has --help with examples, --json and --quiet.
 """
 )
 def command() -> None:
-    """Check a folder of captioned pictures before training."""
+    """Check a folder of captioned pictures or clips before training."""
 
 
 @command.command(
@@ -73,9 +75,12 @@ Examples:
 @config_option
 @click.option("--model", metavar="NAME", help="The model to train on from, instead of a preset.")
 @click.option(
-    "--size", type=click.IntRange(1, MAX_SIDE), help="Pixels of the pictures, if no model is named."
+    "--size",
+    type=click.IntRange(1, MAX_SIDE),
+    help="Pixels of the pictures, or of frames, if no model is named.",
 )
 @click.option("--captions", type=FILE, help="Only pictures with these captions, one per line.")
+@clips_per_file_option
 @click.option(
     "--out", type=FILE, metavar="PNG", help="Write twelve pictures with captions, as trained on."
 )
@@ -83,17 +88,17 @@ Examples:
 @output_options
 @filling(CheckRequest)
 def check(request: CheckRequest, output: Output) -> None:
-    """Decode every picture once and say what training would see.
+    """Decode every picture or clip once and say what training would see.
 
     Names the pictures that are bad, missing, without a caption, too small for the model, cut by
-    more than half, or there twice. docs/folders.md says how a folder may hold captions. Exit 0:
-    training can start, and no picture is bad. Exit 1: a picture is bad or missing, or the folder
-    cannot be understood. Exit 2: a wrong call.
+    more than half, or there twice; of clips also those that are too short. docs/folders.md says
+    how a folder may hold captions. Exit 0: training can start, and no picture is bad. Exit 1: a
+    picture is bad or missing, or the folder cannot be understood. Exit 2: a wrong call.
     """
     if request.out is not None:
         refuse_existing(request.out, request.overwrite)
     captions = None if request.captions is None else read_captions(request.captions)
-    with progress_bar(output, "picture", desc="checking") as progress:
+    with progress_bar(output, "file", desc="checking") as progress:
         found = api.check_data(
             request.folder,
             side=request.size,
@@ -101,6 +106,7 @@ def check(request: CheckRequest, output: Output) -> None:
             config=request.config_path,
             model=request.model,
             captions=captions,
+            clips_per_file=request.clips_per_file,
             progress=progress,
         )
     chosen = spread(found.good)
@@ -145,6 +151,7 @@ def _by_kind(found: Check) -> dict[str, Any]:
         "gray": found.gray,
         "transparent": found.transparent,
         "animated": found.animated,
+        "too_short": found.too_short,
     }
 
 
@@ -162,12 +169,11 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
     size = "" if found.side is None else f" at {found.side} px"
     different = "1 different caption" if distinct == 1 else f"{distinct} different captions"
     lines = [
-        f"{shown(found.folder)}: training sees {len(found.good)} of "
-        f"{counted(found.total, 'captioned picture')}{size}, with {different} from "
+        f"{shown(found.folder)}: training sees {_seen(found)}{size}, with {different} from "
         f"{_line(found.source)}."
     ]
     if distinct == 1 < len(captions):
-        lines.append(f"All pictures have the caption {_line(captions[0])}.")
+        lines.append(f"All {found.kind.one}s have the caption {_line(captions[0])}.")
     lines += map(_line, found.remarks)
     if found.tokens is not None:
         lines.append(
@@ -180,18 +186,19 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
     lines += _listing("bad", _with(found.bad, ""))
     lines += _listing("listed, but not there", _with(found.missing, ""))
     lines += _listing(
-        "pictures without a caption, not used",
+        f"{found.one}s without a caption, not used",
         found.without_caption,
-        "picture without a caption, not used",
+        f"{found.one} without a caption, not used",
     )
     lines += _listing(
-        "captions without a picture, not used",
+        f"captions without a {found.kind.one}, not used",
         found.without_picture,
-        "caption without a picture, not used",
+        f"caption without a {found.kind.one}, not used",
     )
     lines += _listing("other files, not used", found.other_files, "other file, not used")
     lines += _listing("with an empty caption", found.empty_captions)
     lines += _listing("too small, and enlarged", _with(found.too_small, " px"))
+    lines += _listing("too short, and not used", _with(found.too_short, " frames"))
     lost = {name: f"{share:.0%}" for name, share in found.cropped.items()}
     lines += _listing(
         "lose more than half to the square",
@@ -199,17 +206,26 @@ def _text(found: Check, chosen: Sequence[int], out: Path | None) -> str:
         "loses more than half to the square",
     )
     equal = [" = ".join(some) for some in found.duplicates]
-    lines += _listing("groups of equal pictures", equal, "group of equal pictures")
+    lines += _listing(f"groups of equal {found.one}s", equal, f"group of equal {found.one}s")
     lines += _listing("gray, trained as RGB", found.gray)
     lines += _listing("transparent, put on white", found.transparent)
     lines += _listing("animated; the first frame is used", found.animated)
     if out is not None and chosen:
-        lines.append(f"{shown(out)}: {len(chosen)} of the pictures, row by row:")
+        lines.append(f"{shown(out)}: {len(chosen)} of the {found.kind.one}s, row by row:")
         lines += [
             f"  {number:2}  {_line(name)}: {_line(caption)}"
             for number, (name, caption) in enumerate(_shown(found, chosen), 1)
         ]
     return "\n".join(lines)
+
+
+def _seen(found: Check) -> str:
+    """How much of a folder is used; a file of clips may hold several, or none."""
+    if found.kind is PICTURES:
+        return f"{len(found.good)} of {counted(found.total, 'captioned picture')}"
+    used = found.total - len(found.bad) - len(found.missing) - len(found.too_short)
+    clips = counted(len(found.good), "clip")
+    return f"{clips} from {used} of {counted(found.total, 'captioned file')}"
 
 
 def _with(found: Mapping[str, object], unit: str) -> list[str]:

@@ -20,7 +20,9 @@ from mdm_apple.cli.output import (
 )
 from mdm_apple.cli.progress import progress_bar
 from mdm_apple.config.model import TextConfig
-from mdm_apple.data.open import MOTION, open_dataset
+from mdm_apple.data.clips.check_clips import holds_clips
+from mdm_apple.data.clips.open_clips import captions_of_clips
+from mdm_apple.data.open import MOTION, SCENES, TWEMOJI, open_dataset
 from mdm_apple.errors import MdmError, require
 from mdm_apple.open_model import TrainingBackend, default_backend
 from mdm_apple.storage.model_folder import load_model_config, with_encoder_hash
@@ -133,5 +135,7 @@ def _captions(prompts: tuple[str, ...], listed: Path | None, data: str | None) -
         for text in texts:
             check_text("prompt", text)
         return texts
+    if data not in (TWEMOJI, SCENES) and holds_clips(Path(data)):
+        return captions_of_clips(Path(data))
     frames = 4 if data.partition(":")[0] == MOTION else 1  # captions depend on neither
     return list(open_dataset(data, side=8, frames=frames).captions())

@@ -197,6 +197,7 @@ def command(request: EvaluateRequest, output: Output) -> None:
         background=request.background,
         skin_tones=request.skin_tones,
         frames=opening.config.frames,
+        fps=opening.config.fps,
     )
     if captions is not None:
         dataset = with_captions(dataset, captions)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mdm_apple.config.presets import PRESETS
+from mdm_apple.data.clips.open_clips import CLIPS_PER_FILE, MAX_CLIPS_PER_FILE
 from mdm_apple.sampling.inner_model import AskedLevel
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -63,4 +64,9 @@ preset_option = click.option(
 )
 config_option = click.option(
     "--config", "config_path", type=FILE, metavar="F", help="A config.json instead of a preset."
+)
+clips_per_file_option = click.option(
+    "--clips-per-file",
+    type=click.IntRange(1, MAX_CLIPS_PER_FILE),
+    help=f"At most so many clips of each file of a folder of clips; default: {CLIPS_PER_FILE}.",
 )

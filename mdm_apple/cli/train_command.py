@@ -15,6 +15,7 @@ from mdm_apple.cli.model_options import (
     FOLDER,
     Gigabytes,
     LevelName,
+    clips_per_file_option,
     config_option,
     preset_option,
 )
@@ -97,6 +98,8 @@ class TrainRequest:
     background: Background
     skin_tones: bool
     skip_bad: bool
+    clips_per_file: int | None
+    pictures: str | None
     workers: int
     log: Literal["tensorboard"] | None
     dry_run: bool
@@ -160,6 +163,12 @@ Examples:
     help="Leave out pictures that cannot be decoded. Decodes every picture once before the first "
     "step, which takes about as long as an epoch of reading; --resume only decodes changed files.",
 )
+@clips_per_file_option
+@click.option(
+    "--pictures",
+    metavar="twemoji|scenes|DIR",
+    help="Pictures beside clips: the last rows of each batch, for the levels of pictures.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(0, 64),
@@ -214,6 +223,8 @@ def command(request: TrainRequest, output: Output) -> None:
         background=request.background if "background" in request.given else None,
         skin_tones=request.skin_tones or None,
         skip_bad=request.skip_bad,
+        clips_per_file=request.clips_per_file,
+        pictures=request.pictures,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
         overwrite=request.overwrite,

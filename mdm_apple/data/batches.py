@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
@@ -94,6 +95,17 @@ class Draws:
             raise DataError(f"sides: expected pixels per level, got {self.sides}.")
         in_range("caption_dropout", self.caption_dropout, 0, 1, error=DataError)
         in_range("white_headroom", self.white_headroom, 0, 1, below=True, error=DataError)
+
+
+class Plan(Protocol):
+    """Which pictures each step sees."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def indices(self, step: int, rows: Sequence[int] | Indices | None = None) -> Indices:
+        """Data set indices (int64) of some rows of `step`, by default all."""
+        ...
 
 
 class BatchPlan:
@@ -215,7 +227,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        plan: BatchPlan,
+        plan: Plan,
         draws: Draws,
         *,
         rows: Sequence[int] | Indices | None = None,

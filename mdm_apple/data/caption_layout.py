@@ -26,17 +26,22 @@ from mdm_apple.data.caption_tables import (
 )
 from mdm_apple.data.class_folders import SPLITS, about_repeats, by_classes
 from mdm_apple.data.dataset import DataError
-from mdm_apple.data.folder_tree import MAX_DEPTH, Tree, folder_of, is_picture
+from mdm_apple.data.folder_tree import MAX_DEPTH, Tree, folder_of
+from mdm_apple.data.kinds import Kind
 from mdm_apple.data.listing import Fault, Listing, counted, named, unclear
 from mdm_apple.data.named_pictures import find_pictures
 from mdm_apple.data.read_picture import shown
 
-LAYOUTS = (
-    "Expected a metadata.jsonl or metadata.csv, or pictures with a .txt caption each, or one "
-    "sub-folder of pictures per class"
-)
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.I)
 LABELS = 4  # numbers of a caption that are a box, at least
+
+
+def layouts(kind: Kind) -> str:
+    """What is expected of a folder, as a sentence without its full stop."""
+    return (
+        f"Expected a metadata.jsonl or metadata.csv, or {kind.one}s with a .txt caption each, or "
+        f"one sub-folder of {kind.one}s per class"
+    )
 
 
 def list_captions(tree: Tree) -> Listing:
@@ -48,7 +53,7 @@ def list_captions(tree: Tree) -> Listing:
         skipped.append(f"{tree.deep[0]}/")
         remarks.append(
             f"{shown(tree.deep[0])} lies more than {MAX_DEPTH} folders down and is not searched; "
-            "move its pictures up."
+            f"move its {tree.kind.one}s up."
         )
     return dataclasses.replace(listing, remarks=remarks, skipped=skipped)
 
@@ -80,7 +85,7 @@ def _listed(tree: Tree) -> tuple[Listing, list[str]]:
     _refuse_several(tree, splits)
     if tree.outside:
         raise DataError(
-            f"{shown(tree.outside[0])}: leads out of the folder; copy the pictures into "
+            f"{shown(tree.outside[0])}: leads out of the folder; copy the {tree.kind.one}s into "
             f"{shown(tree.root)}."
         )
     if beside:
@@ -154,16 +159,17 @@ def _by_tables(tree: Tree, tables: Mapping[str, Sequence[Row]], splits: Sequence
         some = "name is" if respelled == 1 else "names are"
         remarks.append(
             f"{respelled} file {some} spelled differently in the table (slashes, capitals, accents "
-            f"or the folder); {'it fits' if respelled == 1 else 'each fits'} exactly one picture."
+            f"or the folder); {'it fits' if respelled == 1 else 'each fits'} exactly one "
+            f"{tree.kind.one}."
         )
     unlisted = [name for name in tree.pictures if name not in listed_by]
     if unlisted:
         verb = "is" if len(unlisted) == 1 else "are"
         remarks.append(
-            f"{len(unlisted)} of {counted(len(tree.pictures), 'picture')} "
+            f"{len(unlisted)} of {counted(len(tree.pictures), tree.kind.one)} "
             f"{verb} in no table and {verb} not used{named(unlisted)}."
         )
-    skipped = [name for name in tree.files if not is_picture(name) and name not in tables]
+    skipped = [name for name in tree.files if not tree.kind.has(name) and name not in tables]
     source = f"{'the table' if len(tables) == 1 else 'the tables'} {', '.join(tables)}"
     return Listing(source, pairs, unlisted, skipped, faults, remarks)
 
@@ -186,11 +192,11 @@ def _by_files(tree: Tree, captions: Mapping[str, str]) -> Listing:
                 faults.append(Fault(name, error))
     used = {*captions, *captions.values()}
     return Listing(
-        "a caption file for each picture",
+        f"a caption file for each {tree.kind.one}",
         pairs,
         [name for name in tree.pictures if name not in captions],
         [name for name in tree.files if name not in used],
         faults,
-        about_repeats({folder.rpartition("/")[2] for folder in pictures}),
+        about_repeats({folder.rpartition("/")[2] for folder in pictures}, tree.kind),
         beside=True,
     )

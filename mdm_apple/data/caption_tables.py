@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from mdm_apple.data.dataset import MAX_CAPTION_BYTES, DataError
-from mdm_apple.data.folder_tree import Tree, is_picture
+from mdm_apple.data.folder_tree import Tree
+from mdm_apple.data.kinds import is_picture_or_clip
 from mdm_apple.data.read_picture import shown
 from mdm_apple.errors import MissingPackageError, require
 from mdm_apple.text.captions import clean_caption
@@ -28,7 +29,10 @@ MAX_LINE_BYTES = 8 * MAX_CAPTION_BYTES  # JSON may write one character as six
 METADATA = "metadata"
 
 # Columns in use, the documented one first.
-FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "image_path", "image_name", "img")
+FILE_COLUMNS = (
+    *("file_name", "filename", "file", "image", "path", "image_path", "image_name", "img"),
+    *("video", "video_path", "clip"),
+)
 CAPTION_COLUMNS = ("text", "caption", "prompt", "description", "comment")
 NO_HEADER = ["file_name", "text"]
 MAX_SHOWN = 10
@@ -232,7 +236,9 @@ def _json(path: Path) -> Lines:
     named = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if not named:
         return
-    if not all(is_picture(name) for name in named):  # about one picture, or about something else
+    if not all(
+        is_picture_or_clip(name) for name in named
+    ):  # about one picture, or about something else
         yield Line(1, dict.fromkeys(named))
         return
     for number, (name, entry) in enumerate(named.items(), 1):
@@ -250,7 +256,7 @@ def _csv(path: Path) -> Lines:
     rows = _cells(path, text, delimiter)
     _, names = next(rows, (1, []))
     names = [_column(name) for name in names]
-    if names and is_picture(names[0]):  # no header
+    if names and is_picture_or_clip(names[0]):  # no header
         rows, names = _cells(path, text, delimiter), NO_HEADER
         open_end = False
     else:
@@ -313,7 +319,9 @@ def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[st
 def _holds_row(cell: str, delimiter: str) -> bool:
     """Whether a line inside a cell names a picture, and so is a row of its own."""
     lines = cell.splitlines()[1:]
-    return any(is_picture(part.strip(' "')) for line in lines for part in line.split(delimiter))
+    return any(
+        is_picture_or_clip(part.strip(' "')) for line in lines for part in line.split(delimiter)
+    )
 
 
 def _parquet(path: Path) -> Lines:

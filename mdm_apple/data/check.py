@@ -1,20 +1,20 @@
-"""What training would see of a folder of pictures; everything is decoded once.
+"""What training would see of a folder of pictures or clips; everything is decoded once.
 
-Input: a folder, read as training reads it. Output: a `Check` that names every picture that is bad,
-unused, too small, cropped or there twice.
+Input: a folder, read as training reads it. Output: a `Check` that names every file that is bad,
+unused, too small, too short, cropped or there twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdm_apple.data.caption_files import CAPTION_SUFFIXES
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.decode_all import decode_all
 from mdm_apple.data.folder import Folder, Picture, as_dataset, read_folder
-from mdm_apple.data.folder_tree import is_picture
+from mdm_apple.data.kinds import PICTURES, Kind
 from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import Examined, examine
 from mdm_apple.text.tokenizer import Tokenizer
@@ -37,6 +37,8 @@ class Tokens:
 class Check:
     """What a check found. Pictures are paths below `folder`, in the order of training.
 
+    kind: whether they are pictures or files of clips, of which each may hold several.
+
     dataset: the pictures as training sees them; None if none can be used. good: the indices of
     those that can be decoded. source: where captions come from. total: captioned pictures, the bad
     ones included.
@@ -46,6 +48,7 @@ class Check:
     too_small: pictures that are enlarged, and the pixels of their shorter side; empty if the size
     of the model is not known. cropped: pictures of which the square shows less than half, and the
     share that is lost. duplicates: groups of pictures with equal pixels.
+    too_short: files without a clip, and the frames that they have at the model's pace.
     gray: become RGB. transparent: are put on white. animated: of these only the first frame is
     used. remarks: how the folder was understood. tokens: None if the model is not known.
     """
@@ -70,6 +73,13 @@ class Check:
     animated: list[str]
     remarks: list[str]
     tokens: Tokens | None = None
+    kind: Kind = PICTURES
+    too_short: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def one(self) -> str:
+        """What a sentence calls a file of the folder."""
+        return "picture" if self.kind is PICTURES else "file"
 
     def captions(self) -> list[str]:
         """The captions of the pictures that training sees."""
@@ -78,12 +88,14 @@ class Check:
 
     def refusal(self) -> str | None:
         """Why training would be refused or end; None if it can start and no picture is bad."""
+        if self.too_short and len(self.too_short) == self.total:
+            return "no file is long enough for a clip; give longer ones."
         if not self.good:
             if self.total == 1:
-                return "the only picture cannot be used; repair it."
-            return f"none of the {self.total} pictures can be used; repair them."
+                return f"the only {self.one} cannot be used; repair it."
+            return f"none of the {self.total} {self.one}s can be used; repair them."
         faults = [
-            f"{len(names)} of {counted(self.total, 'picture')} "
+            f"{len(names)} of {counted(self.total, self.one)} "
             f"{'is' if len(names) == 1 else 'are'} {text}"
             for names, text in ((self.bad, "bad"), (self.missing, "not there"))
             if names
@@ -115,7 +127,7 @@ def check_folder(
         opened = with_captions(opened, captions)
     chosen = _chosen(folder, opened)
     found: dict[int, Examined] = {}
-    bad = {fault.name: _reason(fault.error) for fault in folder.faults if not fault.missing}
+    bad = {fault.name: reason_of(fault.error) for fault in folder.faults if not fault.missing}
     everything = range(len(chosen))
 
     def look(index: int) -> Examined:
@@ -161,8 +173,7 @@ def _check(
         some = (p.file.name for p, seen in zip(used, examined, strict=True) if which(seen))
         return list(dict.fromkeys(some))
 
-    others = [name for name in listing.skipped if not is_picture(name)]
-    alone = [n for n in others if listing.beside and n.lower().endswith(CAPTION_SUFFIXES)]
+    alone, others = unused_files(folder)
     return Check(
         folder=folder.root,
         side=side,
@@ -174,10 +185,10 @@ def _check(
         missing={fault.name: str(fault.error) for fault in folder.faults if fault.missing},
         without_caption=listing.unlisted,
         without_picture=alone,
-        other_files=[name for name in others if name not in set(alone)],
+        other_files=others,
         empty_captions=[p.file.name for p in used if not p.caption],
         too_small={p.file.name: min(p.size) for p in used if side and min(p.size) < side},
-        cropped={p.file.name: lost for p in used if (lost := _lost(p)) > MUCH},
+        cropped={p.file.name: lost for p in used if (lost := lost_share(p)) > MUCH},
         duplicates=_duplicates(used, examined),
         gray=names(lambda seen: seen.gray),
         transparent=names(lambda seen: seen.transparent),
@@ -186,7 +197,15 @@ def _check(
     )
 
 
-def _lost(picture: Picture) -> float:
+def unused_files(folder: Folder) -> tuple[list[str], list[str]]:
+    """Caption files that nothing bears the name of, and other files without use."""
+    listing = folder.listing
+    others = [name for name in listing.skipped if not folder.kind.has(name)]
+    alone = [n for n in others if listing.beside and n.lower().endswith(CAPTION_SUFFIXES)]
+    return alone, [name for name in others if name not in set(alone)]
+
+
+def lost_share(picture: Picture) -> float:
     """The share of a picture that lies outside its square."""
     return 1 - min(picture.size) / max(picture.size)
 
@@ -199,5 +218,6 @@ def _duplicates(used: Sequence[Picture], examined: Sequence[Examined]) -> list[l
     return [list(names) for names in groups.values() if len(names) > 1]
 
 
-def _reason(error: DataError) -> str:
+def reason_of(error: DataError) -> str:
+    """Why a file is bad, without its name where that is known."""
     return error.reason if isinstance(error, BadPictureError) else str(error).removesuffix(".")

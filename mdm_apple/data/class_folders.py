@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from mdm_apple.data.caption_files import CAPTION_SUFFIXES
 from mdm_apple.data.caption_tables import is_table
 from mdm_apple.data.dataset import DataError
-from mdm_apple.data.folder_tree import Tree, folder_of, is_picture, same_name, stem_of
+from mdm_apple.data.folder_tree import Tree, folder_of, same_name, stem_of
+from mdm_apple.data.kinds import CLIPS, Kind
 from mdm_apple.data.listing import MAX_NAMED, Listing, counted, unclear
 from mdm_apple.data.read_picture import shown
 from mdm_apple.text.captions import clean_caption
@@ -30,6 +31,7 @@ _PICTURES = (
 _SPLIT = re.compile(
     rf"({'|'.join(SPLITS)})([ _.-]?(\d[\d_.-]*|[a-c]|set|split|small|full|{_PICTURES}))?", re.I
 )
+_CLIPS = re.compile(r"(videos?|clips?|movies?|gifs?|mp4s?|webms?)([ _.-]?\d[\d_.-]*)?", re.I)
 _PLACE = re.compile(rf"({_PICTURES})([ _.-]?(\d[\d_.-]*|[a-c]|{'|'.join(SPLITS)}))?", re.I)
 
 
@@ -45,15 +47,17 @@ def by_classes(tree: Tree, split: str) -> Listing:
     if not classes:
         return Listing("nothing", [], tree.pictures, list(tree.files))
     if loose:
-        raise unclear(tree, f"the picture {loose[0]}", f"the folder of pictures {classes[0]}")
+        one = tree.kind.one
+        raise unclear(tree, f"the {one} {loose[0]}", f"the folder of {one}s {classes[0]}")
     captionlike = [*filter(_caption_like, tree.files), *_beside_pictures(tree)]
     if captionlike:
         raise unclear(tree, f"the name of the folder {classes[0]}", captionlike[0])
     if len(classes) == 1:
         raise DataError(
             f"{shown(tree.root)}: unclear whether {shown(classes[0])!r} is the caption of "
-            f"{_all(len(inside))} in that folder or only where they lie; put the caption of each "
-            "picture in a .txt file beside it, or list them in a metadata.jsonl."
+            f"{_all(len(inside), tree.kind)} in that folder or only where they lie; put the "
+            f"caption of each {tree.kind.one} in a .txt file beside it, or list them in a "
+            "metadata.jsonl."
         )
     _refuse_places(tree, classes)
     repeated = all(_REPEATS.match(name) for name in classes)
@@ -68,12 +72,12 @@ def by_classes(tree: Tree, split: str) -> Listing:
         pairs,
         [name for name in tree.pictures if name not in used],
         [name for name in tree.files if name not in used],
-        remarks=about_repeats(classes) if repeated else [],
+        remarks=about_repeats(classes, tree.kind) if repeated else [],
     )
 
 
-def _all(count: int) -> str:
-    return "the picture" if count == 1 else f"all {counted(count, 'picture')}"
+def _all(count: int, kind: Kind) -> str:
+    return f"the {kind.one}" if count == 1 else f"all {counted(count, kind.one)}"
 
 
 def _refuse_places(tree: Tree, classes: Sequence[str]) -> None:
@@ -81,12 +85,12 @@ def _refuse_places(tree: Tree, classes: Sequence[str]) -> None:
     for name in classes:
         bare = _REPEATS.sub("", name, count=1)
         split = _SPLIT.fullmatch(bare)
-        if split or _PLACE.fullmatch(bare):
+        if split or _PLACE.fullmatch(bare) or (tree.kind is CLIPS and _CLIPS.fullmatch(bare)):
             part = "a part of the data set" if split else "only where they lie"
             raise DataError(
                 f"{shown(tree.root)}: unclear whether {shown(name)!r} is the caption of the "
-                f"pictures in that folder or {part}; name the folder that holds the classes, "
-                "rename this one, or list the pictures in a metadata.jsonl."
+                f"{tree.kind.one}s in that folder or {part}; name the folder that holds the "
+                f"classes, rename this one, or list the {tree.kind.one}s in a metadata.jsonl."
             )
 
 
@@ -97,7 +101,7 @@ def _beside_pictures(tree: Tree) -> list[str]:
     return [
         name
         for name in tree.files
-        if not is_picture(name) and (folder_of(name), same_name(stem_of(name))) in names
+        if not tree.kind.has(name) and (folder_of(name), same_name(stem_of(name))) in names
     ]
 
 
@@ -106,14 +110,14 @@ def _class_caption(folder: str, repeated: bool) -> str:
     return clean_caption(name.replace("_", " ").replace("-", " "))
 
 
-def about_repeats(folders: Iterable[str]) -> list[str]:
+def about_repeats(folders: Iterable[str], kind: Kind) -> list[str]:
     """A remark on folder names that ask for repeats, as `10_cat` does."""
     asked = sorted({found[1] for folder in folders if (found := _REPEATS.match(folder))})
     if not asked:
         return []
     return [
         f"the number before _ in a folder's name ({', '.join(asked[:MAX_NAMED])}) is no part of a "
-        "caption; every picture is seen equally often, whatever repeats it asks for."
+        f"caption; every {kind.one} is seen equally often, whatever repeats it asks for."
     ]
 
 

@@ -28,10 +28,13 @@ def decode_all(
         except BadPictureError as error:
             return error
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
+    try:
         for start in range(0, len(indices), AHEAD):
             some = indices[start : start + AHEAD]
             yield from zip(some, pool.map(one, some), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for those that are being decoded alone
 
 
 def bad_pictures(

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.caption_layout import LAYOUTS, list_captions
+from mdm_apple.data.caption_layout import layouts, list_captions
 from mdm_apple.data.dataset import DataError, Dataset, File, hash_fields
-from mdm_apple.data.folder_tree import is_picture, scan
+from mdm_apple.data.folder_tree import Tree, scan
+from mdm_apple.data.kinds import CLIPS, PICTURES, Kind
 from mdm_apple.data.listing import Fault, Listing, counted, named
 from mdm_apple.data.read_picture import picture_size, read_square, shown
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A captioned picture of a folder, known by its header. size: width, height as stored."""
+    """A captioned picture of a folder, known by its header, or a decoded file of clips.
+
+    size: width, height as stored; of clips as they are seen.
+    """
 
     file: File
     path: Path
@@ -28,10 +32,22 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """What a folder holds; nothing is decoded. faults: captioned pictures that cannot be used."""
+class CaptionedFiles:
+    """The captioned files of a folder; none is opened. faults: those that cannot be used."""
 
     root: Path
+    kind: Kind
+    listing: Listing
+    files: list[tuple[File, Path, str]]
+    faults: list[Fault]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds. faults: captioned pictures or clips that cannot be used."""
+
+    root: Path
+    kind: Kind
     listing: Listing
     pictures: list[Picture]
     faults: list[Fault]
@@ -52,7 +68,7 @@ def open_folder(root: Path, side: int, *, skip_bad: bool = False) -> Dataset:
     """
     folder = read_folder(root)
     if folder.faults and not skip_bad:
-        raise _refusal(folder)
+        raise refusal_of(folder)
     return as_dataset(folder, side)
 
 
@@ -60,7 +76,7 @@ def as_dataset(folder: Folder, side: int) -> Dataset:
     """The pictures that can be used. Raises DataError if there are none."""
     pictures = folder.pictures
     if not pictures:
-        raise _nothing_to_use(folder)
+        raise nothing_to_use(folder)
 
     def read(index: int) -> tuple[Pixels, float]:
         picture = pictures[index]
@@ -71,51 +87,104 @@ def as_dataset(folder: Folder, side: int) -> Dataset:
         [picture.caption for picture in pictures],
         read,
         folder_fingerprint(side, [(p.file, p.caption) for p in pictures]),
-        _warnings(folder, side),
+        warnings_of(folder, side),
         [picture.file for picture in pictures],
         {fault.name: str(fault.error) for fault in folder.faults},
     )
 
 
 def read_folder(root: Path) -> Folder:
-    """List a folder, and read the header of each captioned picture.
+    """List a folder of pictures, and read the header of each captioned one.
 
     Raises DataError for a missing folder, or one that can be read in two ways.
     """
+    found = captioned_files(root, PICTURES)
     pictures: list[Picture] = []
+    faults = list(found.faults)
+    for file, path, caption in found.files:
+        try:
+            pictures.append(Picture(file, path, caption, picture_size(path)))
+        except DataError as error:
+            faults.append(Fault(file.name, error))
+    return Folder(found.root, PICTURES, found.listing, pictures, faults)
+
+
+def captioned_files(root: Path, kind: Kind) -> CaptionedFiles:
+    """List a folder of pictures or of clips.
+
+    Raises DataError for a missing folder, one of the other kind, or one that can be read in two
+    ways.
+    """
+    files: list[tuple[File, Path, str]] = []
     try:
         root = root.resolve()
         if not root.is_dir():
             raise DataError(
-                f"{shown(root)}: no such folder. Give 'twemoji', 'scenes' or a folder of captioned "
-                "pictures."
+                f"{shown(root)}: no such folder. Give {_instead(kind)} or a folder of captioned "
+                f"{kind.one}s."
             )
-        tree = scan(root)
+        tree = scan(root, kind)
+        _refuse_other_kind(tree)
         listing = list_captions(tree)
         faults = list(listing.faults)
         for name, caption in listing.pairs:
             try:
                 path = tree.path(name, name)
-                status = path.stat()
-                file = File(name, status.st_size, status.st_mtime_ns)
-                pictures.append(Picture(file, path, caption, picture_size(path)))
             except DataError as error:
                 faults.append(Fault(name, error))
+                continue
+            status = path.stat()
+            files.append((File(name, status.st_size, status.st_mtime_ns), path, caption))
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DataError(f"{shown(root)}: cannot be read ({shown(str(error))}).") from None
-    return Folder(root, listing, pictures, faults)
+    return CaptionedFiles(root, kind, listing, files, faults)
 
 
-def _nothing_to_use(folder: Folder) -> DataError:
+def _instead(kind: Kind) -> str:
+    return "'motion'" if kind is CLIPS else "'twemoji', 'scenes'"
+
+
+def _refuse_other_kind(tree: Tree) -> None:
+    """Raises DataError for a folder of clips where pictures are wanted, and the reverse."""
+    if tree.pictures:
+        return
+    other = PICTURES if tree.kind is CLIPS else CLIPS
+    found = next(filter(other.has, tree.files), None)
+    if found is not None:
+        raise other_kind(tree.root, tree.kind, found)
+
+
+def other_kind(root: Path, wanted: Kind, found: str) -> DataError:
+    """The refusal of a folder of clips for a model of pictures, or the reverse.
+
+    found: a file that shows it.
+    """
+    if wanted is CLIPS:
+        return DataError(
+            f"{shown(root)}: holds pictures ({shown(found)}) and no clips, and the model makes "
+            "clips; give a folder of clips, or a model of pictures, such as --preset emoji."
+        )
+    return DataError(
+        f"{shown(root)}: holds clips ({shown(found)}) and no pictures, and the model makes "
+        "pictures; give a folder of pictures, or a model of clips, such as --preset motion."
+    )
+
+
+def nothing_to_use(folder: Folder) -> DataError:
     """The refusal of a folder in which no picture can be used."""
     if folder.faults:
-        return _refusal(folder)
+        return refusal_of(folder)
     listing = folder.listing
     return DataError(
         " ".join(
             [
-                f"{shown(folder.root)}: no captioned picture found. {LAYOUTS}.",
-                *([f"Not used: {_unused(listing.skipped)}."] if listing.skipped else []),
+                f"{shown(folder.root)}: no captioned {folder.kind.one} found. "
+                f"{layouts(folder.kind)}.",
+                *(
+                    [f"Not used: {_unused(listing.skipped, folder.kind)}."]
+                    if listing.skipped
+                    else []
+                ),
                 *listing.remarks,
             ]
         )
@@ -128,7 +197,7 @@ def folder_fingerprint(side: int, pictures: Sequence[tuple[File, str]]) -> str:
     return hash_fields(["folder", side, *content])
 
 
-def _refusal(folder: Folder) -> DataError:
+def refusal_of(folder: Folder) -> DataError:
     """The first fault's sentence, and how many more there are."""
     first, more = str(folder.faults[0].error), len(folder.faults) - 1
     if not more:
@@ -139,37 +208,43 @@ def _refusal(folder: Folder) -> DataError:
     )
 
 
-def _warnings(folder: Folder, side: int) -> list[str]:
+def warnings_of(folder: Folder, side: int) -> list[str]:
+    """Sentences on what is used otherwise than a person may expect.
+
+    side: pixels of a picture, or of a frame of a clip.
+    """
     listing, pictures = folder.listing, folder.pictures
     warnings = list(listing.remarks)
     captions = {picture.caption for picture in pictures}
     if len(captions) == 1 and len(pictures) > 1:
-        warnings.append(f"all {len(pictures)} pictures have the caption {captions.pop()!r}.")
+        warnings.append(
+            f"all {len(pictures)} {folder.kind.one}s have the caption {captions.pop()!r}."
+        )
     small = [picture for picture in pictures if min(picture.size) < side]
     if small:
         least = min(small, key=lambda picture: min(picture.size))
         verb = "is" if len(small) == 1 else "are"
         warnings.append(
-            f"{len(small)} of {counted(len(pictures), 'picture')} {verb} smaller than {side} px "
-            f"and {verb} enlarged; the smallest is {shown(least.file.name)} with "
+            f"{len(small)} of {counted(len(pictures), folder.kind.one)} {verb} smaller than "
+            f"{side} px and {verb} enlarged; the smallest is {shown(least.file.name)} with "
             f"{min(least.size)} px."
         )
     if listing.skipped:
         count = len(listing.skipped)
         warnings.append(
             f"{counted(count, 'file')} {'is' if count == 1 else 'are'} not used: "
-            f"{_unused(listing.skipped)}."
+            f"{_unused(listing.skipped, folder.kind)}."
         )
     return warnings
 
 
-def _unused(skipped: Sequence[str]) -> str:
-    """Names in two groups; of the pictures one knows what they lack."""
-    bare = [name for name in skipped if is_picture(name)]
-    others = [name for name in skipped if not is_picture(name)]
+def _unused(skipped: Sequence[str], kind: Kind) -> str:
+    """Names in two groups; of the pictures or clips one knows what they lack."""
+    bare = [name for name in skipped if kind.has(name)]
+    others = [name for name in skipped if not kind.has(name)]
     groups = (
-        (bare, "a picture without a caption", "pictures without a caption"),
-        (others, "a file of no picture", "files of no picture"),
+        (bare, f"a {kind.one} without a caption", f"{kind.one}s without a caption"),
+        (others, f"a file of no {kind.one}", f"files of no {kind.one}"),
     )
     found = [
         f"{one if len(some) == 1 else many}{named(some)}" for some, one, many in groups if some

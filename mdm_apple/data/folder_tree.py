@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from mdm_apple.data.dataset import DataError
-from mdm_apple.data.read_picture import SUFFIXES, shown
+from mdm_apple.data.kinds import PICTURES, Kind
+from mdm_apple.data.read_picture import shown
 from mdm_apple.storage.files import is_system_file
 
 MAX_DEPTH = 8  # folders below the first
@@ -25,16 +26,18 @@ class Tree:
 
     outside: links to folders that lie elsewhere, which are not followed.
     deep: folders that lie too deep, which are not looked into.
+    kind: what its pictures are, which may be clips.
     """
 
     root: Path
     files: dict[str, None]  # for its fast `in`
     outside: list[str]
     deep: list[str]
+    kind: Kind = PICTURES
 
     @cached_property
     def pictures(self) -> list[str]:
-        return [name for name in self.files if is_picture(name)]
+        return [name for name in self.files if self.kind.has(name)]
 
     @cached_property
     def pictures_by_folder(self) -> dict[str, list[str]]:
@@ -51,7 +54,7 @@ class Tree:
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root):
             raise DataError(
-                f"{shown(where)}: leads out of the folder; copy the picture into "
+                f"{shown(where)}: leads out of the folder; copy the {self.kind.one} into "
                 f"{shown(self.root)}."
             )
         if not path.is_file():
@@ -59,9 +62,9 @@ class Tree:
         return path
 
 
-def scan(root: Path) -> Tree:
-    """List a folder. Raises OSError for a folder that cannot be listed."""
-    tree = Tree(root, {}, [], [])
+def scan(root: Path, kind: Kind = PICTURES) -> Tree:
+    """List a folder of pictures or clips. Raises OSError for a folder that cannot be listed."""
+    tree = Tree(root, {}, [], [], kind)
     tree.files = dict.fromkeys(sorted(_files(root, "", tree, {root}, 0)))
     tree.outside.sort()
     tree.deep.sort()
@@ -87,10 +90,6 @@ def _files(folder: Path, prefix: str, tree: Tree, above: set[Path], depth: int) 
                 tree.deep.append(name)
             else:
                 yield from _files(real, f"{name}/", tree, above | {real}, depth + 1)
-
-
-def is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def folder_of(name: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from mdm_apple.data.caption_tables import Row
 from mdm_apple.data.dataset import DataError
-from mdm_apple.data.folder_tree import Tree, folder_of, is_picture, same_name
+from mdm_apple.data.folder_tree import Tree, folder_of, same_name
 from mdm_apple.data.read_picture import shown
 
 
@@ -83,14 +83,12 @@ class _Finder:
         found: dict[int, Meant | DataError] = {}
         for index, asked in left.items():
             where, file = asked.row.where, shown(asked.row.file[:200])
-            if not is_picture(asked.row.file):
-                found[index] = DataError(
-                    f"{where}: {file} is not a .png .jpg .jpeg .webp or .bmp file."
-                )
+            if not self._tree.kind.has(asked.row.file):
+                found[index] = DataError(f"{where}: {file} is not a {self._tree.kind.listed} file.")
             elif asked.as_written is None or asked.path is None:
                 found[index] = DataError(
-                    f"{where}: {file}: leads out of the folder; copy the picture into "
-                    f"{shown(self._tree.root)}."
+                    f"{where}: {file}: leads out of the folder; copy the "
+                    f"{self._tree.kind.one} into {shown(self._tree.root)}."
                 )
             elif asked.as_written in self._tree.files:
                 found[index] = self._real(asked.as_written, True, where)

@@ -22,7 +22,6 @@ from mdm_apple.data.dataset import BadPictureError, DataError
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import FileError, is_lfs_pointer
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no other decoder runs, whatever the file name says
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow warns
 MAX_FILE_BYTES = 1 << 30  # of a file that is read as a whole
@@ -103,7 +102,7 @@ def read_square(path: Path, side: int) -> Pixels:
     """
     try:
         with _decoded(path, 3 * side) as image:
-            return _square(image, side)
+            return centre_square(image, side)
     except Exception as error:  # as above: zlib, struct, Index, Syntax, ... errors mean the same
         raise _unreadable(path, error) from None
 
@@ -132,7 +131,7 @@ def examine(path: Path, side: int) -> Examined:
             animated = bool(getattr(image, "is_animated", False))
             gray = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             sha256, transparent = _content(image)
-            _square(image, side)
+            centre_square(image, side)
     except Exception as error:  # as above
         raise _unreadable(path, error) from None
     return Examined(sha256, gray, transparent, animated)
@@ -230,17 +229,21 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _square(image: Image.Image, side: int) -> Pixels:
+def centre_square(image: Image.Image, side: int, aspect: float = 1) -> Pixels:
+    """The centre of a decoded picture, reduced or enlarged: uint8 (side, side, 3), sRGB.
+
+    aspect: the width of its pixels over their height.
+    """
     turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
 
     # Crop while resizing, so that a very long picture never becomes a very large one.
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
+    wide, high = min(image.width, image.height / aspect), min(image.height, image.width * aspect)
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
     square = _resizable(image).resize(
         (side, side),
         Image.Resampling.LANCZOS,
-        box=(left, top, left + short, top + short),
+        box=(left, top, left + wide, top + high),
         reducing_gap=3.0,
     )
     alpha = square.getchannel("A") if square.mode == "RGBA" else None

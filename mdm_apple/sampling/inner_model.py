@@ -95,15 +95,10 @@ def inner_model(config: ModelConfig, side: int) -> ModelConfig:
     if first == 0:
         return config
     model = config.model.levels[first]
-    frames = model.frame_grid**2
-    video = None  # a level of one frame makes pictures
-    if config.video is not None and frames > 1:
-        video = dataclasses.replace(config.video, frames=frames)
     return dataclasses.replace(
         config,
         model=model,
         side=side,
-        video=video,
         diffusion=_inner_diffusion(config.diffusion, first),
         mixed_training=config.mixed_training and model.inner is not None,
         video=_inner_video(config.video, model.frame_grid**2),
@@ -111,7 +106,7 @@ def inner_model(config: ModelConfig, side: int) -> ModelConfig:
 
 
 def _inner_video(video: VideoConfig | None, frames: int) -> VideoConfig | None:
-    if video is None or frames == 1:
+    if video is None or frames == 1:  # a level of one frame makes pictures
         return None
     return dataclasses.replace(video, frames=frames)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 
 from mdm_apple.config.types import Background
+from mdm_apple.data.clips.open_clips import CLIPS_PER_FILE
 from mdm_apple.errors import ConfigError, MdmError
 
 OPTIONS = "options"  # in training.json
@@ -27,6 +29,8 @@ class ChosenData:
     skin_tones: bool | None = None
     features: Path | None = None
     text_encoder: Path | None = None
+    clips_per_file: int | None = None
+    pictures: str | None = None
 
     def as_json(self) -> dict[str, object]:
         """Values for training.json; paths are absolute, as the next command may run elsewhere."""
@@ -50,7 +54,13 @@ class ChosenData:
         before, listed = _from_json(saved[OPTIONS], out)
         if not listed:
             before = replace(before, captions=self.captions)
-        for name, default in (("captions", None), ("background", "white"), ("skin_tones", False)):
+        for name, default in (
+            ("captions", None),
+            ("background", "white"),
+            ("skin_tones", False),
+            ("clips_per_file", CLIPS_PER_FILE),
+            ("pictures", None),
+        ):
             had, now = getattr(before, name), getattr(self, name)
             if now is not None and now != (default if had is None else had):
                 option = name.replace("_", "-")
@@ -64,6 +74,8 @@ class ChosenData:
             before.skin_tones,
             self.features or before.features,
             self.text_encoder or before.text_encoder,
+            before.clips_per_file,
+            before.pictures,
         )
 
 
@@ -76,12 +88,16 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
         captions = None if unlisted else captions
         paths = {name: known.pop(name, None) for name in ("features", "text_encoder")}
         background, skin_tones = known.pop("background", None), known.pop("skin_tones", None)
+        clips_per_file = known.pop("clips_per_file", None)
+        pictures = known.pop("pictures", None)
         listed = None if captions is None else tuple(captions)
         texts = [*(listed or ()), *filter(None, paths.values())]
         if (
             known
             or background not in (None, "white", "color")
             or skin_tones not in (None, True, False)
+            or not isinstance(clips_per_file, (int, NoneType))
+            or not isinstance(pictures, (str, NoneType))
             or not all(isinstance(text, str) for text in texts)
             or isinstance(captions, str)
         ):
@@ -89,4 +105,5 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
     except (TypeError, ValueError):
         raise MdmError(f"{out}: training.json is damaged; start anew with --init.") from None
     features, encoder = (None if path is None else Path(path) for path in paths.values())
-    return ChosenData(listed, background, skin_tones, features, encoder), not unlisted
+    chosen = ChosenData(listed, background, skin_tones, features, encoder, clips_per_file, pictures)
+    return chosen, not unlisted

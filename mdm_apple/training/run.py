@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,14 +11,27 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
+from tqdm import tqdm
 
 from mdm_apple.config.model import ModelConfig
-from mdm_apple.data.batches import Batch, BatchPlan, Draws, Loader, make_batch, validation_rows
+from mdm_apple.data.batches import (
+    Batch,
+    BatchPlan,
+    Draws,
+    Loader,
+    Plan,
+    make_batch,
+    validation_rows,
+)
 from mdm_apple.data.caption_layout import list_captions
+from mdm_apple.data.clips.open_clips import Progress
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.folder_tree import scan
+from mdm_apple.data.kinds import CLIPS, PICTURES
 from mdm_apple.data.open import open_dataset
 from mdm_apple.data.read_picture import shown
+from mdm_apple.data.stills import MixedPlan, clip_rows, with_stills
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.pictures import save_png, tile, to_pixels
 from mdm_apple.sampling.settings import forget_sampling
@@ -46,6 +60,7 @@ from mdm_apple.training.start import (
 
 GRID_PROMPTS = 16
 GRID_STEPS = 20
+STILLS = "stills"  # in training.json: the fingerprint of the pictures beside clips
 
 # (configuration, job, tokenizer, start) -> a learner with its weights in place
 OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearner]
@@ -57,8 +72,13 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     begun_from = last_save(job.out)
     job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
+    stills = job_stills(job)
     dataset = lineup.dataset
-    for remark in (*dataset.warnings, *lineup.remarks):
+    warnings = dataset.warnings
+    if stills is not None:
+        dataset = with_stills(dataset, stills, job.config.frames)
+        warnings = [*warnings, *stills.warnings]
+    for remark in (*warnings, *lineup.remarks):
         say(remark)
     config, tokenizer = starting_model(job, dataset)
     for remark in unread_captions(config, job, dataset, tokenizer):
@@ -69,7 +89,7 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
         learner.restore(start.snapshot)
     run = None
     try:
-        run = Run(job, config, lineup, tokenizer, learner)
+        run = Run(job, config, lineup, tokenizer, learner, stills)
         run.train(start.step, begun_from)
     except BadPictureError as error:
         goes_on = job.resume or (run is not None and run.has_saved)
@@ -103,7 +123,17 @@ def unread_captions(
 
 
 def job_pictures(job: Job) -> Dataset:
-    """The captioned pictures that a job names."""
+    """The captioned pictures or clips that a job names; clips are decoded now, but only once."""
+    with tqdm(desc="decoding", unit="file", disable=job.quiet, delay=1) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return _chosen(job, progress)
+
+
+def _chosen(job: Job, progress: Progress) -> Dataset:
     dataset = open_dataset(
         job.data,
         job.config.side,
@@ -111,6 +141,9 @@ def job_pictures(job: Job) -> Dataset:
         skin_tones=bool(job.skin_tones),
         skip_bad=job.skip_bad,
         frames=job.config.frames,
+        fps=job.config.fps,
+        clips_per_file=job.clips_per_file,
+        progress=progress,
     )
     if job.captions is None:
         return dataset
@@ -119,11 +152,32 @@ def job_pictures(job: Job) -> Dataset:
     return with_captions(dataset, job.captions, left_out)
 
 
+def job_stills(job: Job) -> Dataset | None:
+    """The pictures beside the clips of a job, of the side of a frame; None for a job without.
+
+    Raises MdmError if the model has no place for them, or a resumed run had others.
+    """
+    if job.pictures is None:
+        return None
+    clip_rows(job.config, job.train.batch_size)  # refuses what has none
+    grid = math.isqrt(job.config.frames)
+    stills = open_dataset(job.pictures, job.config.side // grid)
+    if job.resume:
+        saved = model_folder.load_training_meta(job.out)
+        if saved.get(STILLS) != stills.fingerprint:
+            raise MdmError(
+                f"{job.out}: was trained beside other pictures than --pictures has now; restore "
+                "them, or start anew with --init."
+            )
+    return stills
+
+
 def _captions_left_out(job: Job, dataset: Dataset) -> set[str]:
     """The captions of bad pictures of a folder, and of pictures that a run had when it began."""
     found = set[str]()
     if dataset.left_out and isinstance(job.data, str):
-        pairs = list_captions(scan(Path(job.data).resolve())).pairs
+        kind = PICTURES if job.config.frames == 1 else CLIPS
+        pairs = list_captions(scan(Path(job.data).resolve(), kind)).pairs
         found |= {caption for name, caption in pairs if name in dataset.left_out}
     if job.resume and dataset.files:
         saved = model_folder.load_training_meta(job.out)
@@ -145,13 +199,16 @@ class Run:
         lineup: Lineup,
         tokenizer: Tokenizer | None,
         learner: PictureLearner,
+        stills: Dataset | None = None,
     ) -> None:
         """Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
         check_memory(config, job.train, learner.world)
         self.config, self.learner = config, learner
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
-        self._dataset = lineup.dataset
+        self._dataset, self._stills = lineup.dataset, stills
+        if stills is not None:
+            self._dataset = with_stills(lineup.dataset, stills, config.frames)
         self._saved = Event()
         self._held_out = validation_rows(
             len(lineup.dataset), job.train.validation_share, job.train.seed
@@ -201,6 +258,7 @@ class Run:
             "data": data if isinstance(data, str) else type(data).__name__,
             OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
+            **({} if self._stills is None else {STILLS: self._stills.fingerprint}),
             "step": done,
         }
         model_folder.save_model(
@@ -224,7 +282,7 @@ class Run:
 
     def draw(self, path: Path) -> None:
         """Write a grid of samples from the averaged weights to a file."""
-        captions = self._dataset.captions()
+        captions = self._lineup.dataset.captions()
         shown = captions[:: max(1, len(captions) // GRID_PROMPTS)][:GRID_PROMPTS]
         prompts = [Prompt(caption, seed) for seed, caption in enumerate(shown)]
         steps = min(GRID_STEPS, self.config.diffusion.schedule.num_steps)
@@ -256,15 +314,23 @@ class Run:
         train_config = self._job.train
         return Loader(
             self._dataset,
-            BatchPlan(
-                len(self._dataset), train_config.batch_size, train_config.seed, self._held_out
-            ),
+            self._plan(),
             self._draws,
             rows=rows_of(train_config, self.learner.rank, self.learner.world),
             start_step=first_step,
             stop_step=train_config.steps,
             workers=self._job.workers,
         )
+
+    def _plan(self) -> Plan:
+        """What each step sees: clips or pictures, or first the ones and then the others."""
+        train, count = self._job.train, len(self._lineup.dataset)
+        if self._stills is None:
+            return BatchPlan(count, train.batch_size, train.seed, self._held_out)
+        rows = clip_rows(self.config, train.batch_size)
+        clips = BatchPlan(count, rows, train.seed, self._held_out)
+        stills = BatchPlan(len(self._stills), train.batch_size - rows, train.seed)
+        return MixedPlan(clips, stills, count)
 
     def _validation_batch(self) -> Batch | None:
         """A fixed batch of held-out pictures, shared between the processes."""

@@ -50,6 +50,8 @@ class Job:
     captions: tuple[str, ...] | None = None  # only the pictures with these captions
     background: Background | None = None  # None: white, or as the run was started
     skin_tones: bool | None = None
+    pictures: str | None = None  # beside clips, for the levels of pictures
+    clips_per_file: int | None = None  # None: as many as usual, or as the run was started
     skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
     tensorboard: bool = False  # event files beside metrics.jsonl
@@ -90,7 +92,15 @@ def as_started(job: Job) -> Job:
 
 def chosen_data(job: Job) -> ChosenData:
     """The options that each save notes."""
-    return ChosenData(job.captions, job.background, job.skin_tones, job.features, job.text_encoder)
+    return ChosenData(
+        job.captions,
+        job.background,
+        job.skin_tones,
+        job.features,
+        job.text_encoder,
+        job.clips_per_file,
+        job.pictures,
+    )
 
 
 def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer | None]:

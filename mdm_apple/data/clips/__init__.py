@@ -1,0 +1,1 @@
+"""The user's own clips: files from outside, decoded once into canvases."""
