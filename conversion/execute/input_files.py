@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mdm_apple.config.types import NumpyArray, Pixels
-from mdm_apple.data.read_picture import SUFFIXES, picture_size, read_upright, shown
+from mdm_apple.data.kinds import PICTURES
+from mdm_apple.data.read_picture import picture_size, read_upright, shown
 
 from .errors import ExecutionError
 from .features import Feature
@@ -27,10 +28,10 @@ def read_input(path: Path, feature: Feature) -> NumpyArray | Pixels:
         raise ExecutionError(f"{shown(path)}: no such file.")
     if path.suffix.lower() == ".npy":
         return _read_array(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in PICTURES.suffixes:
         raise ExecutionError(
             f"{shown(path)}: input {feature.name!r} is read from a .npy file or a picture "
-            f"({', '.join(sorted(SUFFIXES))})."
+            f"({', '.join(sorted(PICTURES.suffixes))})."
         )
     if feature.colors is None:
         raise ExecutionError(
