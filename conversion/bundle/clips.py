@@ -8,10 +8,11 @@ from itertools import pairwise
 from mdm_apple.config.model import ModelConfig
 
 from ..errors import ConversionError
+from ..limits import MOST_FRAMES
 from .manifest import Manifest, VideoInfo
 
 PUBLISHED_FPS = 4  # of published configurations, which do not say
-MOST_FRAMES, HIGHEST_FPS = 256, 240  # of manifest.schema.json
+HIGHEST_FPS = 240  # as in manifest.schema.json
 
 
 def clip_of(config: ModelConfig) -> VideoInfo | None:

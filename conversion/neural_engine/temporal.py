@@ -16,6 +16,7 @@ from mdm_apple.config.network import TEMPORAL_HEAD_WIDTH
 from mdm_apple.torch import layers
 from mdm_apple.torch.cpu.conv import upsample_nearest
 
+from ..limits import MOST_FRAMES
 from .norms import LayerNorm
 from .pointwise import pointwise
 
@@ -103,15 +104,19 @@ class Rotary(nn.Module):
     The product of queries and keys does not see an order that both have.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, layer: layers.RotaryEmbedding) -> None:
         super().__init__()
-        self.freqs = layer.freqs
+        # tables: angles from frequencies in fp16 would be wrong by a hundredth at the last frames
+        angles = layer.freqs.detach().float()[:, None] * torch.arange(float(MOST_FRAMES))
+        self.register_buffer("cos", angles.cos()[None, :, :, None], persistent=False)
+        self.register_buffer("sin", angles.sin()[None, :, :, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """One head (B, width, T, HW), rotated by its index along T."""
-        positions = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
-        angles = (self.freqs.float()[:, None] * positions)[None, :, :, None]
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        cos, sin = self.cos[:, :, : x.shape[2]], self.sin[:, :, : x.shape[2]]
         a, b = x[:, 0::2], x[:, 1::2]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=1)
 
