@@ -52,6 +52,8 @@ TABLE = [
     Wrong("sample heart --model box:emojy", "did you mean box:emoji"),
     Wrong("sample heart --steps 2 --guidance 1e9", "guidance: expected -100 to 100"),
     Wrong("sample heart --out {full}", "add --overwrite"),
+    Wrong("evaluate --data motion --model box:emoji", "this one makes pictures"),
+    Wrong("evaluate --data motion:all", "expected motion[:OBJECTS"),
     Wrong("sample heart --compute-units cpuOnly", "has none, so leave them out"),
     Wrong("sample heart --like {file}", "expected a picture or clip made by mdm sample"),
     Wrong("sample heart --stop-at 4x8", "this model makes pictures, so give a side alone"),

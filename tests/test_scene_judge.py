@@ -26,12 +26,12 @@ from mdm_apple.evaluation.scene_scores import (
     CAPTIONS,
     HEADER,
     Asked,
-    Share,
     asked_of,
     right_drawings,
     scene_shares,
     word_shares,
 )
+from mdm_apple.evaluation.share import Share
 
 pytestmark = pytest.mark.unit
 

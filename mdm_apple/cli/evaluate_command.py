@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.motion_report import motion_text, motion_values
 from mdm_apple.cli.output import (
     Output,
     filling,
@@ -27,7 +28,8 @@ from mdm_apple.cli.scene_report import scene_text, scene_values
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.config.types import Background, Pixels, Precision
 from mdm_apple.data.dataset import with_captions
-from mdm_apple.data.open import SCENES, open_dataset
+from mdm_apple.data.motion.objects import OBJECTS
+from mdm_apple.data.open import MOTION, SCENES, motion_counts, open_dataset
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
 from mdm_apple.evaluation.evaluate import (
@@ -40,6 +42,7 @@ from mdm_apple.evaluation.evaluate import (
     mean_scores,
     worst_scores,
 )
+from mdm_apple.evaluation.evaluate_motion import MotionPlan, check_motion_model, evaluate_motion
 from mdm_apple.evaluation.evaluate_scenes import ScenePlan, check_scene_model, evaluate_scenes
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
@@ -116,7 +119,8 @@ Examples:
     "--data",
     required=True,
     metavar="twemoji|scenes|motion|DIR",
-    help="Captioned real pictures, or scenes: fixed captions, and a judge of what they state.",
+    help="Captioned real pictures, or scenes or motion[:OBJECTS]: fixed captions, and a judge of "
+    "what they state.",
 )
 @click.option(
     "--count", type=click.IntRange(4), default=512, show_default=True, help="Captions per seed."
@@ -164,13 +168,18 @@ def command(request: EvaluateRequest, output: Output) -> None:
     Pictures are compared with every picture of the data at 32 px, or at their own side if that is
     smaller. Distances use handcrafted features: they are not FID and not comparable to it. With
     --data scenes, the captions of a fixed list are drawn, and each picture is judged by what its
-    caption states; --count is then per row of the list.
+    caption states; --count is then per row of the list. With --data motion, clips of at most 320
+    captions are compared with real clips of the same objects; a quarter of the captions are pairs
+    of object and motion that training never sees.
     """
     for path in (request.out, request.grid):
         if path is not None:
             refuse_existing(path, request.overwrite)
     if request.data == SCENES:
         _evaluate_scenes(request, output)
+        return
+    if request.data.partition(":")[0] == MOTION:
+        _evaluate_motion(request, output)
         return
     captions = None if request.captions is None else read_captions(request.captions)
     opening = prepare(find_model(request.model), _opening(request))
@@ -218,18 +227,7 @@ def command(request: EvaluateRequest, output: Output) -> None:
 
 
 def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
-    for name, given in (
-        ("captions", request.captions),
-        ("grid", request.grid),
-        ("teacher", request.teacher),
-        ("stop-at", request.stop_at),
-        ("inception", request.inception),
-        ("clip", request.clip),
-        ("skin-tones", request.skin_tones),
-        ("background", request.background != "white"),
-    ):
-        if given:
-            raise MdmError(f"{name}: does not apply to scenes; leave out --{name}.")
+    _refuse_others(request, SCENES, {"captions": request.captions})
     opening = prepare(find_model(request.model), _opening(request))
     sampler = opening.check(request.settings, ())
     plan = ScenePlan(sampler, request.count, request.seeds or (0,), request.batch_size)
@@ -245,10 +243,46 @@ def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
     output.result(report, scene_text(found))
 
 
+def _evaluate_motion(request: EvaluateRequest, output: Output) -> None:
+    _refuse_others(request, MOTION, {})
+    objects = motion_counts(request.data).get("objects", len(OBJECTS))
+    captions = None if request.captions is None else read_captions(request.captions)
+    opening = prepare(find_model(request.model), _opening(request))
+    sampler = opening.check(request.settings, ())
+    check_motion_model(opening.config)
+    plan = MotionPlan(
+        sampler, request.count, request.seeds or (0,), request.batch_size, objects, captions
+    )
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = Model(opening, opening.load())
+    began = time.perf_counter()
+    with tqdm(total=plan.total, unit="clip", disable=output.quiet) as bar:
+        found = evaluate_motion(model.runtime, plan, bar.update)
+    report = _report(request, model, plan, {"name": request.data}, motion_values(found), began)
+    _save(request, report)
+    output.result(report, motion_text(found))
+
+
+def _refuse_others(request: EvaluateRequest, data: str, more: dict[str, object]) -> None:
+    """Refuse the options that data with a judge of its own has no use for."""
+    for name, given in (
+        *more.items(),
+        ("grid", request.grid),
+        ("teacher", request.teacher),
+        ("stop-at", request.stop_at),
+        ("inception", request.inception),
+        ("clip", request.clip),
+        ("skin-tones", request.skin_tones),
+        ("background", request.background != "white"),
+    ):
+        if given:
+            raise MdmError(f"{name}: does not apply to {data}; leave out --{name}.")
+
+
 def _report(
     request: EvaluateRequest,
     model: Model,
-    plan: EvaluationPlan | ScenePlan,
+    plan: EvaluationPlan | ScenePlan | MotionPlan,
     data: dict[str, str],
     scores: dict[str, Any],
     began: float,

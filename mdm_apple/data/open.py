@@ -65,14 +65,14 @@ def open_dataset(
     if spec == SCENES:
         return open_scenes(side)
     if moving:
-        return open_motion(side, frames, **_counts(str(spec)))
+        return open_motion(side, frames, **motion_counts(str(spec)))
     if not isinstance(spec, str):
         return dataset_of(spec, side)
     return folder.open_folder(Path(spec), side, skip_bad=skip_bad)
 
 
-def _counts(spec: str) -> dict[str, int]:
-    """Objects and variants of "motion:8:4", where they are given."""
+def motion_counts(spec: str) -> dict[str, int]:
+    """Objects and variants of "motion:8:4", where they are given. Raises DataError."""
     given = spec.split(":")[1:]
     if len(given) > 2 or not all(part.isascii() and part.isdigit() for part in given):
         raise DataError(

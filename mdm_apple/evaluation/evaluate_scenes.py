@@ -13,7 +13,8 @@ from mdm_apple.data.scenes.factors import CANVAS
 from mdm_apple.data.twemoji import open_twemoji
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.evaluate import MAX_COUNT, check_count_and_seeds
-from mdm_apple.evaluation.scene_scores import Asked, Share, asked_of, scene_shares, word_shares
+from mdm_apple.evaluation.scene_scores import Asked, asked_of, scene_shares, word_shares
+from mdm_apple.evaluation.share import Share
 from mdm_apple.sampling.generate import Prompt, Runtime, finish, generate
 from mdm_apple.sampling.walk import SamplerConfig, check_student
 

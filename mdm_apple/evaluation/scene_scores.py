@@ -9,7 +9,6 @@ Input: pictures and the captions they were made from. Output: shares with an int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cache
@@ -26,11 +25,11 @@ from mdm_apple.data.scenes.words import other_words
 from mdm_apple.data.twemoji import named_drawings
 from mdm_apple.evaluation.retrieval import open_gallery, pool, ranks_among, retrieval_side
 from mdm_apple.evaluation.scene_judge import judge
+from mdm_apple.evaluation.share import Share
 
 CAPTIONS = "scene_captions.tsv"
 FACTORS = tuple(field.name for field in fields(Stated))
 HEADER = "\t".join(("row", "caption", "words", *FACTORS))
-CONFIDENCE = 1.959964  # standard errors of a 95 % interval
 
 Value = TypeVar("Value")
 Hits = dict[str, NDArray[np.bool_]]
@@ -55,31 +54,6 @@ class Asked:
         said = astuple(self.stated) if self.stated else (None,) * len(FACTORS)
         cells = ["" if value is None else str(value) for value in said]
         return "\t".join((self.row, self.caption, "|".join(self.words), *cells))
-
-
-@dataclass(frozen=True)
-class Share:
-    """Hits among a number of pictures, with Wilson's 95 % interval.
-
-    chance: the share of hits if the same pictures belonged to other captions of the row.
-    """
-
-    hits: int
-    count: int
-    chance: float
-
-    @property
-    def share(self) -> float:
-        return self.hits / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Source: Wilson 1927."""
-        n, z, p = self.count, CONFIDENCE, self.share
-        middle = p + z * z / (2 * n)
-        spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        scale = 1 + z * z / n
-        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 @cache

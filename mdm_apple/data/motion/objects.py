@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mdm_apple.data.dataset import DataError
+
 # English names of emoji; a longer list of objects takes the first of these, so the order stays.
 OBJECTS = (
     *("rocket", "cat", "tent", "red apple", "automobile", "dragon", "evergreen tree", "guitar"),
@@ -9,3 +11,9 @@ OBJECTS = (
     *("trophy", "duck", "red heart", "bicycle", "cactus", "crab", "musical note", "top hat"),
     *("lion", "carrot", "ferry", "snake", "backpack", "rose", "zebra", "paintbrush"),
 )
+
+
+def check_objects(count: int) -> None:
+    """Refuse a number of objects that the list does not have. Raises DataError."""
+    if not 2 <= count <= len(OBJECTS):
+        raise DataError(f"motion: expected 2 to {len(OBJECTS)} objects, got {count}.")

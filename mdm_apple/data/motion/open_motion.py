@@ -17,7 +17,7 @@ from mdm_apple.config.types import Pixels
 from mdm_apple.data.dataset import DataError, Dataset, hash_fields
 from mdm_apple.data.motion.draw_clip import FINER, draw_frame
 from mdm_apple.data.motion.held_out import held_out
-from mdm_apple.data.motion.objects import OBJECTS
+from mdm_apple.data.motion.objects import OBJECTS, check_objects
 from mdm_apple.data.motion.poses import MOTIONS, pose, variant_of
 from mdm_apple.data.twemoji import named_drawings, rendered
 from mdm_apple.diffusion.canvas import tiled
@@ -81,8 +81,7 @@ def open_motion(side: int, frames: int, objects: int = 32, variants: int = VARIA
         side, frames: see `MovingDrawings`. objects: the first of the list, 2 to 32.
         variants: clips of each caption.
     """
-    if not 2 <= objects <= len(OBJECTS):
-        raise DataError(f"motion: expected 2 to {len(OBJECTS)} objects, got {objects}.")
+    check_objects(objects)
     if not 1 <= variants <= MAX_VARIANTS:
         raise DataError(f"motion: expected 1 to {MAX_VARIANTS} variants, got {variants}.")
     drawings, clips = MovingDrawings(side, frames), trained_clips(objects, variants)
