@@ -122,7 +122,6 @@ def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, described: 
 
 
 NEWER: dict[str, Any] = {
-    "video": {"frames": [4, 1], "fps": 8, "key_frame": 0},
     "sizes": [{"name": "wide", "width": 16, "height": 8}],
     "adapters": [{"name": "ink", "sha256": "a" * 64}],
 }
