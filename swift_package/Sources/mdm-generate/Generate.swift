@@ -29,7 +29,7 @@ struct Generate {
 
   private func pictures() async throws -> [String] {
     var files: [String] = []
-    let snapshot = try options.resume.map(snapshot)
+    let snapshot = try options.resume.map { try self.snapshot($0) }
     for seed in options.seeds {
       var request = snapshot?.request ?? options.request
       if snapshot == nil { request.seed = seed }

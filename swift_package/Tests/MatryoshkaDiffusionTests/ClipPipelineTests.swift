@@ -49,7 +49,8 @@ import MatryoshkaDiffusion
   }
 
   @Test func aBundleRefusesTheOtherKindBeforeAnythingIsLoaded() async throws {
-    let (clips, pictures) = (try SmallBundle(.clips), try SmallBundle())
+    let clips = try SmallBundle(.clips)
+    let pictures = try SmallBundle()
     let runtime = ArithmeticRuntime()
     var atKeyFrame = request
     atKeyFrame.stopAt = 4
