@@ -77,8 +77,8 @@ swift:
 	@if command -v swift >/dev/null; then \
 	  swift build -c release --build-tests && \
 	  swift test -c release --skip-build && \
-	  COREML_SHIM=1 COREAI_SHIM=1 swift test -c release --scratch-path .build-shim \
-	    --filter 'DiffusionCore(ML|AI)Tests'; \
+	  COREML_SHIM=1 COREAI_SHIM=1 AVFOUNDATION_SHIM=1 swift test -c release --scratch-path .build-shim \
+	    --filter 'DiffusionCore(ML|AI)Tests|MovieWriterTests'; \
 	elif [ "$$CI" = true ]; then \
 	  echo "swift is not on the PATH, which CI demands" >&2; exit 1; \
 	else \

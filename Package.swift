@@ -5,14 +5,17 @@ import PackageDescription
 let sources = "swift_package/Sources"
 let tests = "swift_package/Tests"
 
-// COREML_SHIM=1 and COREAI_SHIM=1 build the adapters of a framework against our own declarations of it, to
-// test them where it is missing. Give these builds their own folder: --scratch-path .build-shim.
+// COREML_SHIM=1, COREAI_SHIM=1 and AVFOUNDATION_SHIM=1 build what uses a framework against our own
+// declarations of it, to test it where the framework is missing. Give these builds their own folder: --scratch-path .build-shim.
 let usesCoreMLShim = Context.environment["COREML_SHIM"] == "1"
 let usesCoreAIShim = Context.environment["COREAI_SHIM"] == "1"
+let usesAVFoundationShim = Context.environment["AVFOUNDATION_SHIM"] == "1"
 let coreML: (dependencies: [Target.Dependency], settings: [SwiftSetting]) =
   usesCoreMLShim ? (["CoreMLShim"], [.define("COREML_SHIM")]) : ([], [])
 let coreAI: (dependencies: [Target.Dependency], settings: [SwiftSetting]) =
   usesCoreAIShim ? (["CoreAIShim"], [.define("COREAI_SHIM")]) : ([], [])
+let avFoundation: (dependencies: [Target.Dependency], settings: [SwiftSetting]) =
+  usesAVFoundationShim ? (["AVFoundationShim"], [.define("AVFOUNDATION_SHIM")]) : ([], [])
 let coreMLTargets: [Target] =
   usesCoreMLShim
   ? [
@@ -35,6 +38,15 @@ let coreAITargets: [Target] =
       path: "\(tests)/DiffusionCoreAITests", swiftSettings: coreAI.settings),
   ] : []
 
+let avFoundationTargets: [Target] =
+  usesAVFoundationShim
+  ? [
+    .target(name: "AVFoundationShim", path: "\(sources)/AVFoundationShim"),
+    .testTarget(
+      name: "MovieWriterTests", dependencies: ["MatryoshkaDiffusion"], path: "\(tests)/MovieWriterTests",
+      swiftSettings: avFoundation.settings),
+  ] : []
+
 let package = Package(
   name: "MatryoshkaDiffusion",
   platforms: [.macOS(.v15), .iOS(.v18)],
@@ -50,8 +62,8 @@ let package = Package(
   targets: [
     .target(name: "DiffusionCore", path: "\(sources)/DiffusionCore"),
     .target(
-      name: "MatryoshkaDiffusion", dependencies: ["DiffusionCore"],
-      path: "\(sources)/MatryoshkaDiffusion"),
+      name: "MatryoshkaDiffusion", dependencies: ["DiffusionCore"] + avFoundation.dependencies,
+      path: "\(sources)/MatryoshkaDiffusion", swiftSettings: avFoundation.settings),
     // Thin adapters; empty where there is no Core ML.
     .target(
       name: "DiffusionCoreML", dependencies: ["DiffusionCore"] + coreML.dependencies,
@@ -93,6 +105,6 @@ let package = Package(
     .testTarget(
       name: "DiffusionPipeTests", dependencies: ["DiffusionPipe", "TestBundle"],
       path: "\(tests)/DiffusionPipeTests"),
-  ] + coreMLTargets + coreAITargets,
+  ] + coreMLTargets + coreAITargets + avFoundationTargets,
   swiftLanguageModes: [.v6]
 )

@@ -12,6 +12,7 @@ from students import save_random_student
 from swift_tools import build
 
 from mdm_apple.bundled_models import EMOJI
+from mdm_apple.config.presets import preset
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.convert import ConvertOptions
 from mdm_apple.conversion.source.model import load_source
@@ -33,6 +34,14 @@ def functions(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return converted(
         load_source(folder), root / "functions.bundle", ConvertOptions("multifunction")
     )
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Four frames of 8 pixels, and their key frame."""
+    root = tmp_path_factory.mktemp("swift")
+    folder = save_random_model(root / "clips", preset("tiny_video"))
+    return converted(load_source(folder), root / "clips.bundle", ConvertOptions("nested"))
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def change(data: dict[str, Any], path: tuple[Any, ...], chosen: random.Random) -
             parent[path[-1]] = [parent[path[-1]]]
 
 
-@pytest.fixture(params=["tiny_bundle", "student", "functions", "longest"])
+@pytest.fixture(params=["tiny_bundle", "student", "functions", "longest", "clips"])
 def described(request: pytest.FixtureRequest) -> Bundle:
     """A bundle of each kind of manifest."""
     return request.getfixturevalue(request.param)
@@ -116,6 +116,7 @@ def test_manifests_are_accepted_and_refused_as_in_python(dump: Dump, described: 
             "minimum_steps",
             "student",
             "function per side",
+            "json: video",
         )
         assert not answer or any(word in answer for word in beyond), answer
     assert refused > 300

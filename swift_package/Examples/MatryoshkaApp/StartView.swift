@@ -24,7 +24,8 @@ struct StartView: View {
     } else if let opened {
       if let remark { Text(remark).font(.footnote) }
       StudioView(
-        generation: opened.generation, sampler: SamplerSettings(proposedBy: opened.bundle.manifest))
+        bundle: opened.bundle, generation: opened.generation,
+        sampler: SamplerSettings(proposedBy: opened.bundle.manifest))
     } else {
       VStack(spacing: 16) {
         Picker("Variant", selection: $chosen) {

@@ -3,16 +3,22 @@ import SwiftUI
 
 /// A prompt, the nested previews during the run, and the duration of each step.
 struct StudioView: View {
+  let bundle: BundleFolder
   let generation: Generation
   /// What the bundle proposes: a student takes nothing else.
   let sampler: SamplerSettings
   @State private var prompt = "red heart"
   @State private var seed: UInt32 = 7
+  /// What the newest picture or clip is made from.
+  @State private var asked: PictureRequest?
   @Environment(\.scenePhase) private var phase
 
   var body: some View {
     VStack(spacing: 16) {
-      LevelsView(pictures: generation.pictures).equatable()
+      LevelsView(pictures: generation.pictures, clips: generation.clips).equatable()
+      if generation.state == .finished, let clip = generation.clips.first, let asked {
+        ShareClipView(clip: clip, recipe: Recipe(of: asked, bundle: bundle))
+      }
       TextField("Prompt", text: $prompt)
       HStack {
         Button("Make") { make() }
@@ -30,7 +36,13 @@ struct StudioView: View {
 
   private func make() {
     seed &+= 1
-    generation.start(PictureRequest(prompt: prompt, seed: seed, sampler: sampler))
+    let request = PictureRequest(prompt: prompt, seed: seed, sampler: sampler)
+    asked = request
+    if bundle.manifest.video == nil {
+      generation.start(request)
+    } else {
+      generation.start(clip: request)
+    }
   }
 
   /// The package at work still needs the GPU's answer, so the app asks for the time to wait for it.

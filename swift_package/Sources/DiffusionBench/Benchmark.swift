@@ -53,7 +53,7 @@ public struct Benchmark: Sendable {
       }
       pipeline.forgetTexts()  // a picture is measured from its prompt on
       let start = clock.now
-      for try await step in pipeline.generate(request) {
+      for try await step in pipeline.make(request) {
         if round > 0 { steps.append(step.seconds) }
       }
       pictures.append((clock.now - start).inSeconds)

@@ -140,7 +140,7 @@ public struct Manifest: Sendable, Equatable {
 
   /// One level of the nest.
   public struct Level: Sendable, Equatable {
-    /// Width and height of its picture, in pixels.
+    /// Width and height of its picture, in pixels. The frames of a clip lie in it, row by row.
     public let side: Int
     /// Name of the feature that holds the noisy picture.
     public let image: String
@@ -197,9 +197,9 @@ public struct Manifest: Sendable, Equatable {
     public let nullPrompt: NullPrompt
   }
 
-  /// A model of clips.
+  /// The clips of a model. The frames of a level are tiled row by row, and fill its ``Level/side``.
   public struct Video: Sendable, Equatable {
-    /// Number of frames of each level, highest resolution first.
+    /// Number of frames of each level, highest resolution first; each is a square number.
     public let frames: [Int]
     /// Frames per second.
     public let fps: Int
@@ -323,7 +323,7 @@ public struct Manifest: Sendable, Equatable {
   public let files: [File]
   /// The framework that runs the packages.
   public let format: Format
-  /// The clips of a model that makes some; nil: it makes pictures. This version cannot run it.
+  /// The clips of a model that makes some; nil: it makes pictures.
   public let video: Video?
   /// Further sizes; empty if there are none. This version cannot run them.
   public let sizes: [Size]

@@ -20,6 +20,7 @@ extension Manifest {
       throw MatryoshkaError.invalidManifest(
         field: "levels", reason: "must go from the largest side down, got \(sides)")
     }
+    try checkVideo()
     guard golden.times.allSatisfy({ $0 <= numSteps }) else {
       throw MatryoshkaError.invalidManifest(
         field: "golden.times", reason: "names steps that the tables lack")
@@ -76,7 +77,7 @@ extension Manifest {
 
   /// Refuses what a manifest can say but this version has no code for.
   private func checkThatItRuns() throws {
-    let used = [("video", video != nil), ("sizes", !sizes.isEmpty), ("adapters", !adapters.isEmpty)]
+    let used = [("sizes", !sizes.isEmpty), ("adapters", !adapters.isEmpty)]
     if let (name, _) = used.first(where: \.1) {
       throw MatryoshkaError.newerBundle(
         field: name, reason: "is something that this version cannot run")

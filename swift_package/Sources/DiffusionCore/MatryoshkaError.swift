@@ -21,6 +21,8 @@ public enum MatryoshkaError: Error, Sendable, Equatable {
   case invalidPicture(reason: String)
   /// A request cannot be fulfilled. `name`: the argument at fault.
   case invalidArgument(name: String, reason: String)
+  /// The bundle makes clips where a picture was asked for, or pictures where a clip was.
+  case wrongKind(reason: String)
   /// The cache has no text features for this caption.
   case missingFeatures(caption: String)
   /// A file operation failed.
@@ -56,6 +58,7 @@ extension MatryoshkaError: LocalizedError {
     case .invalidTokenizer(let reason): "tokenizer: \(reason)."
     case .invalidPicture(let reason): "picture: \(reason)."
     case .invalidArgument(let name, let reason): "\(name): \(reason)."
+    case .wrongKind(let reason): "\(reason)."
     case .missingFeatures(let caption):
       "no text features for the caption \"\(caption.prefix(60))\"; add them with mdm embed."
     case .fileSystem(let path, let reason): "\(path): \(reason)."
@@ -81,6 +84,7 @@ extension MatryoshkaError: LocalizedError {
     case .invalidTensorFile: "Make the file again: the bundle with mdm convert, features with mdm embed."
     case .invalidPicture: "Use an 8-bit RGB picture."
     case .invalidArgument: "Change the argument that the sentence names."
+    case .wrongKind: "Ask for what the bundle makes, or use another bundle."
     case .missingFeatures: "Add the caption to the features with mdm embed."
     case .fileSystem: "Check that the path exists, that it may be used, and that the disk has room."
     case .notEnoughMemory: "Close other apps, or use a smaller variant of the bundle."
@@ -133,6 +137,7 @@ extension MatryoshkaError: CustomNSError {
     case .interrupted: ("interrupted", 16)
     case .newerBundle: ("newer_bundle", 17)
     case .selfTestFailed: ("self_test_failed", 18)
+    case .wrongKind: ("wrong_kind", 19)
     }
   }
 }

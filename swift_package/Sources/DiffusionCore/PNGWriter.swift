@@ -5,16 +5,20 @@ extension Picture {
   /// - Parameter text: a key and a text stored in the file, as `mdm sample` stores its recipes.
   public func png(text: (key: String, value: String)? = nil) -> [UInt8] {
     var out = PNG.signature
-    var header = bigEndian(UInt32(width)) + bigEndian(UInt32(height))
-    header += [8, 2, 0, 0, 0]  // 8 bits of red, green and blue, not interlaced
-    PNG.append(&out, "IHDR", header)
-    if let text {
-      PNG.append(&out, "iTXt", Array(text.key.utf8.prefix(79)) + [0, 0, 0, 0, 0] + Array(text.value.utf8))
-    }
-    PNG.append(&out, "IDAT", PNG.stored(rows()))
+    PNG.append(&out, "IHDR", header())
+    if let text { PNG.append(&out, text: text) }
+    PNG.append(&out, "IDAT", compressedRows())
     PNG.append(&out, "IEND", [])
     return out
   }
+
+  /// The size, and 8 bits of red, green and blue, not interlaced.
+  func header() -> [UInt8] {
+    bigEndian(UInt32(width)) + bigEndian(UInt32(height)) + [8, 2, 0, 0, 0]
+  }
+
+  /// A zlib stream of all rows.
+  func compressedRows() -> [UInt8] { PNG.stored(rows()) }
 
   /// Every row, preceded by the filter type "none".
   private func rows() -> [UInt8] {
@@ -38,6 +42,10 @@ package enum PNG {
     let start = out.count
     out += Array(kind.utf8) + body
     out += bigEndian(checksum(out[start...]))
+  }
+
+  static func append(_ out: inout [UInt8], text: (key: String, value: String)) {
+    append(&out, "iTXt", Array(text.key.utf8.prefix(79)) + [0, 0, 0, 0, 0] + Array(text.value.utf8))
   }
 
   /// A zlib stream of stored blocks.

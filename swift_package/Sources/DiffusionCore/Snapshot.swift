@@ -8,7 +8,8 @@ public struct PictureRequest: Sendable, Equatable, Codable {
   public var seed: UInt32
   /// The sampler and its parameters.
   public var sampler: SamplerSettings
-  /// Side of the highest level to run; nil: all levels.
+  /// Side of the highest level to run; nil: all levels. A level of a clip counts with all its frames: 64
+  /// stands for 16 frames of 16 pixels, in four rows.
   public var stopAt: Int?
 
   /// Creates a request with the defaults of `mdm sample`.
@@ -20,6 +21,9 @@ public struct PictureRequest: Sendable, Equatable, Codable {
     (self.sampler, self.stopAt) = (sampler, stopAt)
   }
 }
+
+/// What to make a clip from: the same as for a picture.
+public typealias ClipRequest = PictureRequest
 
 /// The state of a run between two steps. Resuming gives the same picture as an uninterrupted run.
 ///

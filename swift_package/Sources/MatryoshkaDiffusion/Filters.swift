@@ -7,7 +7,8 @@ public protocol PromptFilter: Sendable {
   func refusal(of prompt: String) async -> String?
 }
 
-/// An app's own check of pictures. It sees every preview and every result before the app does.
+/// An app's own check of pictures. It sees every preview and every result before the app does, and of clips
+/// every frame.
 public protocol ImageFilter: Sendable {
   /// The reason to refuse the picture; nil to accept it.
   func refusal(of picture: Picture) async -> String?

@@ -1,7 +1,7 @@
 import DiffusionCore
 import Observation
 
-/// The state of one picture for a SwiftUI view. Bind to its properties and call its methods.
+/// The state of one picture or clip for a SwiftUI view. Bind to its properties and call its methods.
 ///
 /// ```swift
 /// @State private var generation = Generation(pipeline: pipeline)
@@ -15,7 +15,7 @@ public final class Generation {
     case idle
     /// `done` of `total` steps are done.
     case running(done: Int, total: Int)
-    /// The picture is finished.
+    /// The picture or clip is finished.
     case finished
     /// The run stopped with a snapshot; `resume()` continues it.
     case interrupted(reason: String)
@@ -27,6 +27,8 @@ public final class Generation {
   public private(set) var state: State = .idle
   /// The newest clean estimates, highest level first, and finally the result.
   public private(set) var pictures: [Picture] = []
+  /// The same as clips, if the run makes a clip; else empty.
+  public private(set) var clips: [Clip] = []
   /// Durations of the steps so far, in seconds.
   public private(set) var stepSeconds: [Double] = []
   /// The thermal state of the device at the last step.
@@ -44,11 +46,14 @@ public final class Generation {
 
   /// Makes a picture. Cancels a picture that is being made.
   public func start(_ request: PictureRequest, previews: Previews = .all) {
-    end()
-    pictures = []
-    stepSeconds = []
-    remarks = []
+    restart()
     follow(pipeline.generate(request, previews: previews), from: nil)
+  }
+
+  /// Makes a clip. Cancels what is being made.
+  public func start(clip request: ClipRequest, previews: Previews = .all) {
+    restart()
+    follow(pipeline.clip(request, previews: previews), from: nil)
   }
 
   /// Continues after an interruption; does nothing otherwise. If that fails, it can be tried again.
@@ -76,6 +81,12 @@ public final class Generation {
   public func wait() async {
     await task?.value
     await pipeline.idle()
+  }
+
+  private func restart() {
+    end()
+    (pictures, clips) = ([], [])
+    (stepSeconds, remarks) = ([], [])
   }
 
   /// Ends the run at once. Its reader may not have been scheduled yet, and would end it too late for the
@@ -110,6 +121,7 @@ public final class Generation {
 
   private func show(_ step: Step) {
     pictures = step.finished?.pictures ?? step.previews
+    clips = step.finished?.clips ?? step.clips
     stepSeconds.append(step.seconds)
     thermalState = step.thermalState
     remarks = step.remarks

@@ -1,7 +1,7 @@
 import DiffusionCore
 import Foundation
 
-/// Makes pictures from prompts with one bundle, one picture at a time.
+/// Makes pictures or clips from prompts with one bundle, one at a time.
 ///
 /// ```swift
 /// let pipeline = Pipeline(bundle: bundle, runtime: runtime)
@@ -52,13 +52,29 @@ public actor Pipeline {
   ///
   /// When a run fails or is interrupted, all packages are released before the steps end. When it is
   /// cancelled or refused, the policy `resident` keeps them for the next picture.
+  ///
+  /// A bundle of clips makes its key frame if `stopAt` says so; other requests are refused with
+  /// ``MatryoshkaError/wrongKind(reason:)``.
   public nonisolated func generate(
     _ request: PictureRequest, previews: Previews = .none
   ) -> Steps {
-    steps(.fresh(request), previews)
+    steps(.picture(request), previews)
   }
 
-  /// Continues from a snapshot. Gives the same picture as an uninterrupted run.
+  /// Makes a clip, in the same way as ``generate(_:previews:)`` makes a picture. ``Finished/clips`` holds it,
+  /// and ``Step/clips`` what it looks like so far. A bundle of pictures refuses with
+  /// ``MatryoshkaError/wrongKind(reason:)``.
+  public nonisolated func clip(_ request: ClipRequest, previews: Previews = .none) -> Steps {
+    steps(.clip(request), previews)
+  }
+
+  /// Makes what the bundle makes: a clip or a picture.
+  package nonisolated func make(_ request: PictureRequest, previews: Previews = .none) -> Steps {
+    let isClip = bundle.manifest.makesClips(upTo: request.stopAt)
+    return isClip ? clip(request, previews: previews) : generate(request, previews: previews)
+  }
+
+  /// Continues from a snapshot. Gives the same picture or clip as an uninterrupted run.
   public nonisolated func resume(
     _ snapshot: Snapshot, previews: Previews = .none
   ) -> Steps {
@@ -112,7 +128,8 @@ public actor Pipeline {
   public func idle() async { await queue.idle() }
 
   private enum Start: Sendable {
-    case fresh(PictureRequest)
+    case picture(PictureRequest)
+    case clip(ClipRequest)
     case later(Snapshot)
   }
 
@@ -180,7 +197,12 @@ public actor Pipeline {
 
   private func begin(_ start: Start, _ policy: MemoryPolicy) async throws -> Walk {
     switch start {
-    case .fresh(let request):
+    case .picture(let request):
+      try bundle.manifest.checkKind(of: request, isClip: false)
+      try await check(request)
+      return try Walk(bundle, request, policy)
+    case .clip(let request):
+      try bundle.manifest.checkKind(of: request, isClip: true)
       try await check(request)
       return try Walk(bundle, request, policy)
     case .later(let snapshot):
@@ -233,11 +255,14 @@ public actor Pipeline {
       await chain.predict(
         walk.states, time: walk.time, jump: walk.jump, firstLevel: walk.firstLevel, prompts))
     let shown = try walk.pictures(clean) { previews.include($0) }
+    let clips = try walk.clips(shown)
     let finished = walk.isFinished ? try walk.finished() : nil
-    try await check(shown + (finished?.pictures.prefix(1) ?? []))
+    // A filter sees frames as the app shows them, not all of them in one picture.
+    let seen = clips.isEmpty ? shown : clips.flatMap(\.frames)
+    try await check(seen + (finished.map { $0.clip?.frames ?? [$0.picture] } ?? []))
     let taken = (clock.now - start).components
     return Step(
-      index: walk.stepsDone - 1, total: walk.total, previews: shown, finished: finished,
+      index: walk.stepsDone - 1, total: walk.total, previews: shown, clips: clips, finished: finished,
       seconds: Double(taken.seconds) + Double(taken.attoseconds) * 1e-18,
       thermalState: .current, remarks: remarks)
   }
@@ -267,7 +292,7 @@ extension MatryoshkaError {
   /// Whether a request was refused while nothing is wrong with the packages.
   fileprivate var isARefusal: Bool {
     switch self {
-    case .promptRefused, .pictureRefused, .invalidArgument, .missingFeatures: true
+    case .promptRefused, .pictureRefused, .invalidArgument, .missingFeatures, .wrongKind: true
     default: false
     }
   }

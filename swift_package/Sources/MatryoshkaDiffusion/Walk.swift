@@ -110,11 +110,22 @@ struct Walk {
     }
   }
 
+  /// The frames of pictures of levels; none unless the run makes a clip.
+  func clips(_ pictures: [Picture]) throws -> [Clip] {
+    let manifest = bundle.manifest
+    guard let video = manifest.video, manifest.makesClips(upTo: request.stopAt) else { return [] }
+    return try pictures.map { picture in
+      let level = manifest.levels.firstIndex { $0.side == picture.width }
+      return try Clip(canvas: picture, frames: level.map { video.frames[$0] } ?? 1, fps: video.fps)
+    }
+  }
+
   func finished() throws -> Finished {
     let values = try zip(states, scales).map { state, scale in
       try Tensor(
         shape: state.shape, values: state.values.map { min(max($0 * Float(scale), -1), 1) })
     }
-    return Finished(pictures: try pictures(states) { _ in true }, values: values)
+    let pictures = try pictures(states) { _ in true }
+    return Finished(pictures: pictures, clips: try clips(pictures), values: values)
   }
 }

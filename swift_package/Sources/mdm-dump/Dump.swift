@@ -32,6 +32,14 @@ struct Dump {
     case "write-png":
       try Pictures.write(
         raw: rest.next("raw"), width: Int(rest.number("width")), out: rest.next("out"))
+    case "fold":
+      try Clips.fold(
+        raw: rest.next("raw"), side: Int(rest.number("side")), canvas: rest.next("canvas"),
+        back: rest.next("back"))
+    case "write-apng":
+      try Clips.write(
+        raw: rest.next("raw"), side: Int(rest.number("side")), fps: Int(rest.number("fps")),
+        out: rest.next("out"))
     case "read-png": try Pictures.read(rest.next("png"), out: rest.next("out"))
     case "fuzz": try Fuzz.run(&rest)
     case "bench": try Bench.run(&rest)

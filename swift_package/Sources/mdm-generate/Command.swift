@@ -3,7 +3,7 @@ import Dispatch
 import Foundation
 import MatryoshkaDiffusion
 
-/// `mdm-generate`: makes pictures from a bundle on the command line.
+/// `mdm-generate`: makes pictures and clips from a bundle on the command line.
 @main
 struct Command {
   static func main() async {
@@ -46,8 +46,9 @@ struct Command {
   private static func run(_ words: [String]) async throws {
     let known = ["generate", "bench", "licenses", "check", "compile", "devices"]
     let name = words.first.flatMap { known.contains($0) ? $0 : nil }
-    let options = try CommandLineOptions(name == nil ? words : Array(words.dropFirst()))
+    var options = try CommandLineOptions(name == nil ? words : Array(words.dropFirst()))
     let bundle = try BundleFolder(url: URL(filePath: options.bundle))
+    options.request.stopAt = try options.stopAt?.stopAt(in: bundle.manifest)
     if name == "licenses" {
       return try Output.put(options.isJSON ? bundle.licenses : nil, bundle.licenses.joined(separator: "\n"))
     }
@@ -72,6 +73,6 @@ struct Command {
       ).run()
     }
     let pipeline = Pipeline(bundle: bundle, runtime: runtime, options: settings)
-    try await Generate(options: options, pipeline: pipeline).run()
+    try await Generate(options: options, choice: choice, pipeline: pipeline).run()
   }
 }

@@ -1,9 +1,10 @@
 import Foundation
 import MatryoshkaDiffusion
 
-/// `mdm-generate BUNDLE ...`: makes one picture per seed.
+/// `mdm-generate BUNDLE ...`: makes one picture or clip per seed.
 struct Generate {
   let options: CommandLineOptions
+  let choice: RuntimeChoice
   let pipeline: Pipeline
 
   func run() async throws {
@@ -28,30 +29,31 @@ struct Generate {
 
   private func pictures() async throws -> [String] {
     var files: [String] = []
+    let snapshot = try options.resume.map { try self.snapshot($0) }
     for seed in options.seeds {
-      var request = options.request
-      request.seed = seed
-      if let finished = try await picture(request, says: files.isEmpty) {
-        files += try save(finished, seed)
+      var request = snapshot?.request ?? options.request
+      if snapshot == nil { request.seed = seed }
+      let previews: Previews = options.previews == nil ? .none : .all
+      let steps =
+        if let snapshot {
+          pipeline.resume(snapshot, previews: previews)
+        } else {
+          pipeline.make(request, previews: previews)
+        }
+      if let finished = try await picture(steps, says: files.isEmpty) {
+        files += try save(finished, request, seed)
       }
     }
     return files
   }
 
-  /// Makes one picture; nil if the run was stopped for a snapshot.
+  /// Reads the steps of one picture or clip; nil if the run was stopped for a snapshot.
   ///
   /// - Parameter says: whether remarks are said; those of the next seeds would be the same.
-  private func picture(_ request: PictureRequest, says: Bool) async throws -> Finished? {
+  private func picture(_ steps: Steps, says: Bool) async throws -> Finished? {
     var said = Set<String>()
-    let previews: Previews = options.previews == nil ? .none : .all
-    let stream =
-      if let path = options.resume {
-        pipeline.resume(try snapshot(path), previews: previews)
-      } else {
-        pipeline.generate(request, previews: previews)
-      }
     do {
-      for try await step in stream {
+      for try await step in steps {
         for remark in step.remarks where says && said.insert(remark).inserted { Output.say(remark) }
         if !options.isQuiet { Output.say("step \(step.index + 1) of \(step.total)") }
         try save(step)
@@ -82,12 +84,15 @@ struct Generate {
   private func save(_ step: Step) throws {
     guard let folder = options.previews else { return }
     try makeFolder(folder)
-    for picture in step.previews {
-      try write(picture.png(), "\(folder)/\(picture.width)_\(step.index).png")
+    for (level, picture) in step.previews.enumerated() {
+      let file = step.clips.isEmpty ? picture.png() : step.clips[level].apng()
+      try write(file, "\(folder)/\(picture.width)_\(step.index).png")
     }
   }
 
-  private func save(_ finished: Finished, _ seed: UInt32) throws -> [String] {
+  private func save(
+    _ finished: Finished, _ request: PictureRequest, _ seed: UInt32
+  ) throws -> [String] {
     var files: [String] = []
     if let raw = options.raw {
       let tensors = finished.values.map { (name: "picture_\($0.shape[3])", tensor: $0) }
@@ -97,10 +102,18 @@ struct Generate {
     if let out = options.out {
       let path = options.seeds.count == 1 ? out : "\(out)/\(seed).png"
       if options.seeds.count > 1 { try makeFolder(out) }
-      try write(finished.picture.png(), path)
+      let recipe = recipe(of: request).text
+      try write(finished.clip?.apng(text: recipe) ?? finished.picture.png(text: recipe), path)
       files.append(path)
     }
     return files
+  }
+
+  private func recipe(of request: PictureRequest) -> Recipe {
+    Recipe(
+      of: request, bundle: pipeline.bundle,
+      backend: choice.backend(for: pipeline.bundle.manifest.format),
+      precision: choice == .pipe ? options.precision : "fp16")
   }
 
   private func refuseExisting() throws {

@@ -5,6 +5,7 @@ import MatryoshkaDiffusion
 struct CommandLineOptions {
   var bundle = ""
   var request = PictureRequest(prompt: "")
+  var stopAt: AskedLevel?
   var seeds: [UInt32] = []
   var out: String?
   var raw: String?
@@ -32,15 +33,18 @@ struct CommandLineOptions {
            mdm-generate compile BUNDLE --out DIR compile packages for an app; on a Mac
            mdm-generate devices BUNDLE           where Core ML plans to run each operation; on a Mac
 
+    A bundle of clips makes an animated PNG. The file holds what makes it again: mdm sample --like FILE.
+
       --prompt TEXT        what to show            --negative TEXT      what not to show
       --seed N             default 0; give several, and --out is a folder
       --steps N            default 50              --full-table         every step of the table
       --sampler NAME       ddim, ddpm, dpmpp, or student for a distilled model
       --eta X              noise for ddim
       --guidance X         1 turns it off          --threshold NAME     none, clip, dynamic, dynamic_if
-      --grid NAME          even, log_snr           --stop-at SIDE       run only up to this side
-      --previews DIR       every level at every step, as PNG
-      --raw FILE           the picture before rounding, as safetensors
+      --grid NAME          even, log_snr
+      --stop-at LEVEL      run only up to this side, such as 32, or of clips such as 16x32
+      --previews DIR       every level at every step, as PNG; of clips animated
+      --raw FILE           the picture before rounding, as safetensors; of a clip all frames in one
       --features FILE      text features made by mdm embed
       --memory NAME        automatic, resident, staged, minimal
       --snapshot FILE --snapshot-after N    stop soon after N steps; --resume FILE continues
@@ -54,6 +58,7 @@ struct CommandLineOptions {
 
     Examples:
       mdm-generate emoji.bundle --prompt "red heart" --seed 7 --out heart.png
+      mdm-generate motion.bundle --prompt "rocket moving up" --out clip.png
       mdm-generate bench emoji.bundle --prompt "red heart" --steps 4 --json
     """
 
@@ -98,7 +103,11 @@ struct CommandLineOptions {
     case "--guidance": request.sampler.guidanceScale = try number(word, given)
     case "--threshold": request.sampler.threshold = try choice(word, given)
     case "--grid": request.sampler.grid = try choice(word, given)
-    case "--stop-at": request.stopAt = try number(word, given)
+    case "--stop-at":
+      guard let level = AskedLevel(given) else {
+        throw refuse(word, "expected a side, or frames x side such as 16x32, got \"\(given)\"")
+      }
+      stopAt = level
     case "--out": out = given
     case "--raw": raw = given
     case "--previews": previews = given

@@ -23,6 +23,12 @@ enum RuntimeChoice: String, CaseIterable {
     }
   }
 
+  /// What computes, as recipes name it.
+  func backend(for format: Manifest.Format) -> Recipe.Backend {
+    guard format == .coreml else { return .coreai }
+    return self == .pipe ? .reference : .coreml
+  }
+
   /// What computes, as result files name it. Behind the pipe that is `mdm`, whose executor runs Core ML
   /// packages and Apple's interpreter those of Core AI.
   func engine(for format: Manifest.Format) -> String {

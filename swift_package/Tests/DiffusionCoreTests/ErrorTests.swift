@@ -27,6 +27,7 @@ import Testing
     ),
     (.newerBundle(field: "x", reason: "x"), "newer_bundle", 17),
     (.selfTestFailed(reason: "x"), "self_test_failed", 18),
+    (.wrongKind(reason: "x"), "wrong_kind", 19),
   ]
 
   /// An app keys its own texts by them, so none may ever change.

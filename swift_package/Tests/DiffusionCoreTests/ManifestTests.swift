@@ -61,7 +61,6 @@ import Testing
   }
 
   @Test(arguments: [
-    ("\"video\":\(clips)", "video is something that this version cannot run"),
     ("\"sizes\":[\(size)]", "sizes is something that this version cannot run"),
     ("\"adapters\":[\(adapter)]", "adapters is something that this version cannot run"),
   ])
@@ -90,6 +89,28 @@ import Testing
   func otherValuesAreRefused(member: String, reason: String, inText: Bool) throws {
     let said = try #require(refusal(of: adding(member, inText: inText)))
     #expect(said.hasPrefix("manifest.json: \(reason)"), "\(said)")
+  }
+
+  /// Sides are 8 and 4.
+  @Test(arguments: [
+    ("[4]", 0, "has 1 numbers of frames for 2 levels"),
+    ("[4,4,1]", 0, "has 3 numbers of frames for 2 levels"),
+    ("[8,1]", 0, "has 8 frames at 8 pixels, which do not fill a square"),
+    ("[9,1]", 0, "has 9 frames at 8 pixels, which do not fill a square"),
+    ("[1,4]", 0, "has more frames further in, got [1, 4]"),
+    ("[4,1]", 4, "shows frame 4 of 4"),
+  ])
+  func clipsThatDoNotFitTheirLevelsAreRefused(frames: String, key: Int, reason: String) throws {
+    let bytes = try adding(#""video":{"frames":\#(frames),"fps":8,"key_frame":\#(key)}"#)
+    #expect(refusal(of: bytes) == "manifest.json: video \(reason).")
+    #expect(refusal(of: try adding("\"video\":\(ManifestTests.clips)")) == nil)
+  }
+
+  @Test func framesOfALevelFillItsSide() throws {
+    let clips = try SmallBundle(.clips).bundle.manifest
+    #expect(clips.frameCounts == [4, 1] && clips.frameSides == [4, 4])
+    let pictures = try SmallBundle().bundle.manifest
+    #expect(pictures.frameCounts == [1, 1] && pictures.frameSides == [8, 4])
   }
 
   @Test func aBundleOfCoreAIIsRead() throws {

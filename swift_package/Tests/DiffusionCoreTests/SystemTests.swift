@@ -35,6 +35,19 @@ import Testing
     }
   }
 
+  @Test func theShimOfAVFoundationWinsToo() throws {
+    let importing = try texts(in: "Sources").filter { $0.1.contains("import AVFoundation\n") }
+    #expect(importing.map(\.0) == ["MatryoshkaDiffusion/MovieWriter.swift"])
+    let order = """
+      #if AVFOUNDATION_SHIM
+          import AVFoundationShim
+        #elseif canImport(AVFoundation)
+          import AVFoundation
+        #endif
+      """
+    for (name, text) in importing { #expect(text.contains(order), "\(name)") }
+  }
+
   /// `mach_task_self_` is imported as a mutable global, which Swift 6 refuses, before the SDK of Xcode
   /// 16.3 (Swift 6.1). Other processes exist on macOS and Linux alone.
   @Test func whatSomeSystemsLackIsConditional() throws {
@@ -52,9 +65,11 @@ import Testing
       + texts(in: "../docs", "md").filter { $0.0 == "swift.md" }
     var count = 0
     for (name, text) in pages {
-      for part in text.components(separatedBy: "PictureRequest(").dropFirst() {
-        count += 1
-        #expect(part.prefix(100).contains("sampler"), "\(name)")
+      for kind in ["PictureRequest(", "ClipRequest("] {
+        for part in text.components(separatedBy: kind).dropFirst() {
+          count += 1
+          #expect(part.prefix(100).contains("sampler"), "\(name)")
+        }
       }
     }
     #expect(count >= 5)

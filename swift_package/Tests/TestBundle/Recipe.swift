@@ -97,7 +97,7 @@ struct Recipe {
     let isStudent = kind == .student
     let student = #"{"starts":[20,15,10,5],"targets":[20,15,10,5,0],"weights":[1.0,2.0]}"#
     return #"""
-      {"schema":\#(nullPrompt == nil && format == .coreml ? 1 : 2),"digest":"\#(String(repeating: "0", count: 64))",
+      {"schema":\#(nullPrompt == nil && format == .coreml && kind != .clips ? 1 : 2),"digest":"\#(String(repeating: "0", count: 64))",
       "layout":"\#(kind == .functions ? "multifunction" : "nested")","variant":"fp16",
       "target":"\#(format == .coreml ? "iOS18" : "iOS27")","levels":[\#(level(0)),\#(level(1))],"num_steps":\#(numSteps),
       "alpha_bar":"alpha_bar","tables":"tables.safetensors","config":"config.json","prediction":"v",
@@ -110,8 +110,12 @@ struct Recipe {
       "golden":{"path":"golden.safetensors","prompts":[""],"text":null,"seed":0,"sampler":"ddim",
       "steps":1,"times":[1]},
       "provenance":{"license":"CC0","source":"tests","base_model":null,"notes":null},
-      "versions":{},"created":null\#(format == .coreml ? "" : #","format":"coreai""#),"files":[\#(listed.joined(separator: ","))]}
+      "versions":{},"created":null\#(format == .coreml ? "" : #","format":"coreai""#)\#(clips),"files":[\#(listed.joined(separator: ","))]}
       """#
+  }
+
+  private var clips: String {
+    kind == .clips ? #","video":{"frames":[4,1],"fps":8,"key_frame":0}"# : ""
   }
 
   private var text: String {

@@ -8,6 +8,9 @@ package struct SmallBundle: ~Copyable {
   package enum Kind: Sendable, Equatable {
     /// Nothing: three packages.
     case nested
+    /// Three packages of a model of clips: the outer level shows four frames of half its side at 8 a second,
+    /// the inner one their key frame.
+    case clips
     /// One package with a function per side.
     case functions
     /// Three packages of a student: starts 20, 15, 10, 5 of 20; weights 1 and 2.
