@@ -41,7 +41,7 @@ from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset, wanted_clips
 from mdm_apple.errors import MdmError, require, require_installed
-from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan
+from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan, check_picture_model
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
 from mdm_apple.model import Model
 from mdm_apple.open_model import (
@@ -522,16 +522,12 @@ def evaluate(
     Raises MdmError.
     """
     opened = model if isinstance(model, Model) else load(model)
+    check_picture_model(opened.config)
     asked = settings or SampleSettings()
     plan = EvaluationPlan(
         opened.sampler_config(asked), count, tuple(seeds), asked.stop_at, batch_size
     )
-    dataset = open_dataset(
-        str(data) if isinstance(data, Path) else data,
-        opened.config.side,
-        frames=opened.config.frames,
-        fps=opened.config.fps,
-    )
+    dataset = open_dataset(str(data) if isinstance(data, Path) else data, opened.config.side)
     if captions is not None:
         dataset = with_captions(dataset, captions)
     return evaluate_runtime(opened.runtime, dataset, plan)

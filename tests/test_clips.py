@@ -364,7 +364,10 @@ def test_a_level_of_clips_has_frames_and_a_side(clips: Path, tmp_path: Path) -> 
         ("--out a.webm", "clips are written as .png, .webp, .gif, .mp4 or .mov, got a.webm."),
         ("--seed 1 --seed 2 --out a.gif", "2 clips need a folder, got the file a.gif."),
         ("--sheet s.gif", "a contact sheet is written as .png, got s.gif."),
-        ("--sheet a.png --out a.png", "a.png is --out itself; choose another name."),
+        (
+            "--sheet a.png --out a.png",
+            "a.png is another file of this command; choose another name.",
+        ),
         ("--sheet p.png", "p.png exists; choose another --sheet or add --overwrite."),
         ("--first-frame none.png", "none.png: no such file."),
         ("--first-frame t.txt", "t.txt: cannot be read as a PNG, JPEG, WebP or BMP picture"),

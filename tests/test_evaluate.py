@@ -12,11 +12,16 @@ import pytest
 from backends import Backend
 from small import normal, plain, trainable_model, video
 
+from mdm_apple.cli.motion_report import motion_text, motion_values
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
+from mdm_apple.data.motion.open_motion import Clip, MovingDrawings
 from mdm_apple.diffusion import arithmetic
+from mdm_apple.diffusion.canvas import tiled, untiled
 from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.evaluation.evaluate import (
@@ -28,11 +33,16 @@ from mdm_apple.evaluation.evaluate import (
     measure,
     worst_scores,
 )
+from mdm_apple.evaluation.evaluate_motion import MotionPlan, evaluate_motion
+from mdm_apple.evaluation.evaluate_scenes import check_scene_model
+from mdm_apple.evaluation.motion_captions import every_pair
 from mdm_apple.evaluation.retrieval import drawn_captions, pool, retrieval_ranks, retrieval_side
 from mdm_apple.sampling.generate import Prompt
+from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.walk import Denoise, SamplerConfig
 
 QUICK = SamplerConfig("ddim", 3)
+CLIP_OBJECTS = 4
 
 
 def pictures_of(config: ModelConfig, count: int, seed: int = 0) -> Dataset:
@@ -256,5 +266,56 @@ def test_impossible_plans_are_refused(config: ModelConfig) -> None:
 def test_a_model_of_videos_is_refused() -> None:
     model = ModelConfig(video(plain(text_dim=None)), side=32)
     dataset = pictures_of(model, 8)
-    with pytest.raises(MdmError, match="videos"):
+    with pytest.raises(MdmError, match="makes clips"):
         evaluate(Oracle(model, dataset), dataset, EvaluationPlan(QUICK, count=4))
+
+
+# --- clips ---------------------------------------------------------------------------------------
+
+
+class ClipOracle(Oracle):
+    """A runtime that sees the real clip behind the noise, or that clip with its frames reversed."""
+
+    def __init__(self, reverse: bool) -> None:
+        super().__init__(preset("motion"), pictures_of(trainable_model(), 1))
+        self._drawings, self._reverse = MovingDrawings(self.config.side, 16), reverse
+
+    def denoiser(
+        self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
+    ) -> Denoise:
+        asked = {pair.caption: pair for pair in every_pair(CLIP_OBJECTS)}
+        clips = [Clip(asked[p.text].thing, asked[p.text].motion, 1000) for p in prompts]
+        frames = [untiled(self._drawings.canvas(clip), 16) for clip in clips]
+        canvases = np.stack([tiled(some[::-1] if self._reverse else some) for some in frames])
+        full = canvases.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+        real = build_pyramid(full, self.config.model, self.ops)[first_level:]
+        tables = self.schedule.tables[first_level:]
+
+        def denoise(x_t: list[Any], time: int) -> list[Any]:
+            return [
+                arithmetic.v_from_x0(x, x0, float(table[time + 1]))
+                for x, x0, table in zip(x_t, real, tables, strict=True)
+            ]
+
+        return denoise
+
+
+def test_clips_that_move_as_asked_score_full_marks_and_reversed_ones_do_not() -> None:
+    plan = MotionPlan(QUICK, count=16, seeds=(1, 2), batch_size=10, objects=CLIP_OBJECTS)
+    seen: list[int] = []
+    found = evaluate_motion(ClipOracle(reverse=False), plan, seen.append)
+    assert seen == [10, 10, 10, 2]
+    assert {row: some["motion"].count for row, some in found.rows.items()}["held out"] == 8
+    for some in found.rows.values():
+        assert (some["motion"].share, some["pair"].share) == (1, 1)
+    assert found.consistency == pytest.approx((0, 0), abs=1e-5)
+    assert found.steadiness.change == pytest.approx(1, abs=0.1)
+    assert "held out, 8 clips" in motion_text(found)
+    assert motion_values(found)["rows"]["trained"]["motion"]["share"] == 1
+    reversed_ones = evaluate_motion(ClipOracle(reverse=True), plan)
+    assert reversed_ones.rows["trained"]["motion"].share <= 0.5
+
+
+def test_clips_are_no_scenes() -> None:
+    with pytest.raises(MdmError, match="scenes are pictures, and the model makes clips"):
+        check_scene_model(inner_model(preset("motion"), 64))

@@ -91,8 +91,6 @@ def test_spins_of_both_kinds_and_shrinking_are_the_other_run_backwards() -> None
 
 
 def _still() -> Variant:
-    from mdm_apple.data.motion.poses import Variant
-
     return Variant(0.0, 0.0, 0.0)
 
 

@@ -136,5 +136,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(MdmError, match="this one makes pictures"):
         check_motion_model(preset("emoji"))
     check_motion_model(preset("motion"))
-    with pytest.raises(MdmError, match="none of them is an object with a motion"):
+    with pytest.raises(
+        MdmError, match="expected an object with a motion, as in cat growing, got red heart"
+    ):
         MotionPlan(SamplerConfig(), captions=("red heart",))

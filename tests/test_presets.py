@@ -95,7 +95,7 @@ def random_config(rng: random.Random, depth: int) -> UNetConfig:
         student=student,
     )
     for _ in range(depth - 1):
-        temporal, spatial = rng.random() < 0.5, rng.random() < 0.5
+        temporal, spatial = config.temporal or rng.random() < 0.5, rng.random() < 0.5
         stages = rng.choice([3, 5]) if temporal and not spatial else rng.randint(2, 3)
         frames = tuple(rng.randint(0, 1) for _ in range(stages))
         config = UNetConfig(

@@ -18,11 +18,15 @@ from mdm_apple.api import distill
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.pyramid import build_pyramid
+from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.open_model import TrainingBackend
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.inner_model import inner_model
 from mdm_apple.sampling.walk import SamplerConfig
 from mdm_apple.storage.model_folder import load_weights
+from mdm_apple.training.boot import BootConfig, BootLoss
 from mdm_apple.training.memory_estimate import estimate
 from mdm_apple.training.settings import TrainConfig
 
@@ -178,3 +182,28 @@ def test_a_student_of_clips_learns_as_in_torch_and_one_weight_shows(tmp_path: Pa
     moved = student_losses(other, tmp_path / "moved", "mlx")
     np.testing.assert_allclose(ours, theirs, rtol=STUDENT_LOSSES)
     assert max(abs(a - b) / b for a, b in zip(moved, theirs, strict=True)) > STUDENT_LOSSES
+
+
+def test_a_student_of_clips_is_not_pulled_to_sheets_of_small_frames() -> None:
+    """Levels that agree as training derives them have no gap; only frame 0 is the key frame."""
+    config, ops = preset("tiny_video"), NumpyOps()
+    schedule = build_schedule(config.diffusion.schedule, config.model.scales)
+    loss = BootLoss(
+        schedule,
+        config.diffusion,
+        config.model.scales,
+        BootConfig(),
+        ops,
+        lambda x: x,
+        config.model,
+    )
+    canvas = normal(0, 2, 3, config.side, config.side)
+    signal = [1.0, 1.0]
+    levels = build_pyramid(canvas, config.model, ops)
+    assert float(loss._level_gap(levels, signal)[0].max()) == 0
+    canvas[:, :, -1, -1] += 1  # of the last frame
+    assert float(loss._level_gap([canvas, levels[1]], signal)[0].max()) == 0
+    canvas[:, :, 0, 0] += 1
+    assert float(loss._level_gap([canvas, levels[1]], signal)[0].min()) > 0
+    pooled = dataclasses.replace(loss, network=None)
+    assert float(pooled._level_gap(levels, signal)[0].min()) > 0

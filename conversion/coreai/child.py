@@ -41,6 +41,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # they are the parent's, and its end is noticed
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory:
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # the parent has ended

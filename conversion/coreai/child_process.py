@@ -88,7 +88,8 @@ class Child:
             answer = None
         finally:
             timer.cancel()
-        if answer is None:
+            timer.join()  # it may be giving up just now
+        if answer is None or self._silent_for is not None:
             raise ChildEndedError(self._reason())
         if "error" in answer[0]:
             raise ExecutionError(f"{path.name}: Apple's runtime refused it ({answer[0]['error']}).")

@@ -45,12 +45,14 @@ def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache
     if units == "executor":
         return Engine("executor", executor(precision))
     if units == "interpreter":
+        _require_fp16(precision)
         return _core_ai("interpreter", AppleRuntime(), None)
     if sys.platform != "darwin":
         raise ConversionError(
             "compute-units: need macOS; leave the option out to run what stands in here."
         )
     if bundle.manifest.format == "coreai":
+        _require_fp16(precision)
         alone = None if units == "cpuOnly" else AppleRuntime("cpuOnly")
         return _core_ai("coreai", AppleRuntime(units), alone)
     folder = cache / bundle.manifest.digest
@@ -66,6 +68,11 @@ def engine_for(units: Units, bundle: Bundle, precision: ExecutorPrecision, cache
         else lambda path, function, _: CoreMLProgram(path, "cpuOnly", function, compiled(path)),
         lambda path, function: placement_of(compiled(path), units, function),
     )
+
+
+def _require_fp16(precision: ExecutorPrecision) -> None:
+    if precision != "fp16":
+        raise ConversionError("precision: Core AI packages compute in fp16; leave it out.")
 
 
 def _core_ai(

@@ -1,4 +1,4 @@
-"""A bundle, ready to sample: `sampling.generate.Runtime` on the executor, or on Core ML.
+"""A bundle, ready to sample: `sampling.generate.Runtime` on the executor, Core ML or Core AI.
 
 Packages take one picture, so a batch is a loop; guidance calls the network twice.
 """
@@ -31,7 +31,7 @@ class BundleRuntime:
     Args:
         precision: "fp16" rounds every stored value as a device does; "fp32" rounds none.
         features: a cache from `mdm embed`, for bundles without a text encoder.
-        load: runs packages with something other than the executor.
+        load: what runs the packages; None for what suits their format.
     """
 
     def __init__(

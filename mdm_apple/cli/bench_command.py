@@ -244,7 +244,7 @@ Examples:
     "--compute-units",
     multiple=True,
     type=click.Choice(get_args(ComputeUnits)),
-    help="Compute units of Core ML; may be repeated. Default: all four.",
+    help="Compute units of Core ML or Core AI; may be repeated. Default: all four.",
 )
 @click.option(
     "--package-repetitions",

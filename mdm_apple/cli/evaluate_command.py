@@ -38,6 +38,7 @@ from mdm_apple.evaluation.evaluate import (
     Judge,
     Pair,
     Teacher,
+    check_picture_model,
     evaluate,
     mean_scores,
     worst_scores,
@@ -168,9 +169,9 @@ def command(request: EvaluateRequest, output: Output) -> None:
     Pictures are compared with every picture of the data at 32 px, or at their own side if that is
     smaller. Distances use handcrafted features: they are not FID and not comparable to it. With
     --data scenes, the captions of a fixed list are drawn, and each picture is judged by what its
-    caption states; --count is then per row of the list. With --data motion, clips of at most 320
-    captions are compared with real clips of the same objects; a quarter of the captions are pairs
-    of object and motion that training never sees.
+    caption states; --count is then per row of the list. With --data motion, clips are compared with
+    real clips of the same objects. Of its 320 captions, training never sees 32; with --count 128
+    they are a quarter.
     """
     for path in (request.out, request.grid):
         if path is not None:
@@ -183,6 +184,7 @@ def command(request: EvaluateRequest, output: Output) -> None:
         return
     captions = None if request.captions is None else read_captions(request.captions)
     opening = prepare(find_model(request.model), _opening(request))
+    check_picture_model(opening.config)
     plan = EvaluationPlan(
         opening.check(request.settings, ()),
         request.count,
@@ -196,8 +198,6 @@ def command(request: EvaluateRequest, output: Output) -> None:
         opening.config.side,
         background=request.background,
         skin_tones=request.skin_tones,
-        frames=opening.config.frames,
-        fps=opening.config.fps,
     )
     if captions is not None:
         dataset = with_captions(dataset, captions)
@@ -317,7 +317,7 @@ def _teacher_opening(
     if request.teacher is None:
         return None
     opening = prepare(find_model(request.teacher), _opening(request))
-    if opening.config.sides != config.sides:
+    if opening.config.clip_shapes != config.clip_shapes:
         raise MdmError(
             "teacher: makes pictures of other sides than --model; give one with the same sides."
         )

@@ -89,7 +89,20 @@ class PictureFiles:
         sheet: Path | None = None,
     ) -> PictureFiles:
         """Refuses unusable names and files that exist, but not an interrupted run of the same."""
-        _check_sheet(sheet, out, overwrite)
+        files = cls._of(out, prompts, previews, overwrite, fps, sheet)
+        _check_sheet(files, overwrite)
+        return files
+
+    @classmethod
+    def _of(
+        cls,
+        out: Path | None,
+        prompts: Sequence[Prompt],
+        previews: bool,
+        overwrite: bool,
+        fps: float | None,
+        sheet: Path | None,
+    ) -> PictureFiles:
         if out is None:
             taken: set[Path] = set()
             paths = tuple(_free(Path(_slug(p)), taken, previews) for p in prompts)
@@ -185,7 +198,7 @@ class PictureFiles:
                 with atomic_file(strip_of(self.paths[k])) as file:
                     file.write(picture.strip)
             picture.save(self.paths[k])
-            if self.sheet is not None and len(self.paths) == 1:
+            if self.sheet is not None and self.grid is None and len(self.paths) == 1:
                 self._write_sheet(self.sheet, [picture.frames])
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be written; {system_reason(error)}") from None
@@ -201,7 +214,7 @@ class PictureFiles:
                 file.write(self._grid())
             names.append(self.grid)
         if self.sheet is not None:
-            if len(self.paths) > 1:
+            if self.grid is not None or len(self.paths) > 1:
                 self._write_sheet(self.sheet, [_clip(path, self.fps) for path in self.paths])
             names.append(self.sheet)
         return [str(name) for name in names]
@@ -230,13 +243,15 @@ def _clip(path: Path, fps: float | None) -> Pixels:
         return np.asarray(image)[None]
 
 
-def _check_sheet(sheet: Path | None, out: Path | None, overwrite: bool) -> None:
+def _check_sheet(files: PictureFiles, overwrite: bool) -> None:
+    sheet = files.sheet
     if sheet is None:
         return
     if sheet.suffix.lower() != PICTURE:
         raise MdmError(f"sheet: a contact sheet is written as .png, got {sheet}.")
-    if sheet == out:
-        raise MdmError(f"sheet: {sheet} is --out itself; choose another name.")
+    others = {*files.paths, *map(strip_of, files.paths), *([files.grid] if files.grid else [])}
+    if sheet.resolve() in {other.resolve() for other in others}:
+        raise MdmError(f"sheet: {sheet} is another file of this command; choose another name.")
     refuse_existing(sheet, overwrite, "--sheet")
 
 

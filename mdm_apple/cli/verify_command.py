@@ -102,8 +102,8 @@ Examples:
     "--floor",
     type=Number(0, 200),
     metavar="DB",
-    help="Lowest PSNR to accept. Default: 60 for fp16 weights; 30, 20, 8, 4, 0 for 8, 6, 4, 3, 2 "
-    "bits.",
+    help="Lowest PSNR to accept. Default: 60 for fp16 weights, 55 in Core AI; 30, 20, 8, 4, 0 for "
+    "8, 6, 4, 3, 2 bits.",
 )
 @click.option(
     "--ranges",

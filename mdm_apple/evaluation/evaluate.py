@@ -67,6 +67,12 @@ class EvaluationPlan:
         check_count_and_seeds(self.count, self.seeds)
 
 
+def check_picture_model(config: ModelConfig) -> None:
+    """Refuse a model of clips, which has a judge of its own. Raises MdmError."""
+    if config.frames > 1:
+        raise MdmError("model: makes clips, which are scored by `mdm evaluate --data motion` only.")
+
+
 def check_count_and_seeds(count: int, seeds: Sequence[int]) -> None:
     """Refuse a number of captions or seeds that no evaluation takes. Raises MdmError."""
     in_range("count", count, 4, MAX_COUNT, what="captions", error=MdmError)
@@ -163,8 +169,7 @@ def evaluate(
     check_student(config.distilled, plan.sampler)
     first = level_of_side(config, plan.stop_at)
     side = config.sides[first]
-    if any(level.temporal for level in config.model.levels):
-        raise MdmError("model: makes videos; evaluation needs a model of pictures.")
+    check_picture_model(config)
     if dataset.varies:
         raise MdmError(
             "data: scenes are drawn anew each time, so none of them is the right one; score a "

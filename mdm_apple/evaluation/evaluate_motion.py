@@ -13,7 +13,7 @@ from mdm_apple.config.types import Images
 from mdm_apple.data.motion.objects import OBJECTS, check_objects
 from mdm_apple.data.motion.poses import MOTIONS
 from mdm_apple.diffusion.ops import NumpyOps
-from mdm_apple.diffusion.pyramid import build_pyramid
+from mdm_apple.diffusion.pyramid import level_below
 from mdm_apple.errors import MdmError
 from mdm_apple.evaluation.evaluate import MAX_COUNT, check_count_and_seeds
 from mdm_apple.evaluation.motion_captions import AskedClip, asked_clips
@@ -41,8 +41,12 @@ class MotionPlan:
     def __post_init__(self) -> None:
         check_count_and_seeds(self.count, self.seeds)
         check_objects(self.objects)
-        if not self.asked:
-            raise MdmError("captions: none of them is an object with a motion, as in cat growing.")
+        known = {one.caption for one in asked_clips(MAX_COUNT, self.objects)}
+        unknown = [caption for caption in self.captions or () if caption not in known]
+        if unknown:
+            raise MdmError(
+                f"captions: expected an object with a motion, as in cat growing, got {unknown[0]}."
+            )
 
     @property
     def asked(self) -> list[AskedClip]:
@@ -119,7 +123,7 @@ def evaluate_motion(
 def _gaps(made: Sequence[Images], config: ModelConfig) -> list[list[float]]:
     """For each clip the squared error between neighbouring levels, as training derives them."""
     found = [
-        (build_pyramid(high, level, NumpyOps())[1] - low) ** 2
+        (level_below(high, level, NumpyOps()) - low) ** 2
         for level, (high, low) in zip(config.model.levels, pairwise(made), strict=False)
     ]
     return np.stack([gap.mean(axis=(1, 2, 3)) for gap in found], axis=1).tolist()

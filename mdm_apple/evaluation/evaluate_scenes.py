@@ -47,6 +47,8 @@ class ScenePlan:
 
 def check_scene_model(config: ModelConfig) -> None:
     """Refuse a model whose pictures are not those of scenes."""
+    if config.frames > 1:
+        raise MdmError("data: scenes are pictures, and the model makes clips; give --data motion.")
     if config.side != CANVAS:
         raise MdmError(
             f"data: scenes are judged at {CANVAS} px, and the model makes pictures of "

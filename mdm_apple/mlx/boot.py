@@ -63,6 +63,7 @@ class MlxBootLearner(MlxLearner[BootBatch]):
             boot,
             self._ops,
             lambda x: mx.array(x.astype(np.float32))[:, None, None, None],
+            config.model,
         )
 
     def idle(self) -> frozenset[str]:

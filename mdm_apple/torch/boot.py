@@ -58,6 +58,7 @@ class TorchBootLearner(TorchLearner[BootBatch]):
             boot,
             self._ops,
             self._array,
+            config.model,
         )
 
     def losses(self, batch: BootBatch) -> Losses:

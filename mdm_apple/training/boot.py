@@ -30,6 +30,7 @@ from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.noise import CHANNELS
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
+from mdm_apple.diffusion.pyramid import level_below
 from mdm_apple.diffusion.schedule import Schedule, mean_share
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import apply_threshold
@@ -185,7 +186,8 @@ class BootParts:
     """Loss of each row (B,) and its components.
 
     mse: squared error per level, for the rows that the level saw. level_gap: mean squared
-    difference between neighbouring levels, the higher one average-pooled; None for a single level.
+    difference between neighbouring levels, the higher one average-pooled, or with the frames of the
+    lower one; None for a single level.
     """
 
     per_sample: Array
@@ -203,6 +205,7 @@ class BootLoss:
 
     Args:
         array: converts numbers (B,) to a backend array (B, 1, 1, 1).
+        network: whose levels say how one follows from the one around it; None pools by `scales`.
     """
 
     schedule: Schedule
@@ -211,6 +214,7 @@ class BootLoss:
     config: BootConfig
     ops: Ops
     array: Callable[[NDArray[np.float64]], Array]
+    network: UNetConfig | None = None
 
     def __call__(
         self,
@@ -299,13 +303,17 @@ class BootLoss:
         return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
 
     def _level_gap(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
-        """Mean squared difference of each level, average-pooled, from the level below, per row."""
+        """Mean squared difference between what follows from each level and the level below."""
         out = []
         for i in range(len(pred) - 1):
-            pooled = self.ops.avg_pool(pred[i], self.scales[i] // self.scales[i + 1])
-            below = pred[i + 1][: len(pred[i])]
-            out.append(self.ops.sample_mean((pooled * signal[i] - below * signal[i + 1]) ** 2))
+            follows, below = self._below(pred[i], i), pred[i + 1][: len(pred[i])]
+            out.append(self.ops.sample_mean((follows * signal[i] - below * signal[i + 1]) ** 2))
         return out
+
+    def _below(self, x: Array, i: int) -> Array:
+        if self.network is None:
+            return self.ops.avg_pool(x, self.scales[i] // self.scales[i + 1])
+        return level_below(x, self.network.levels[i], self.ops)
 
     def _padded(self, error: Array, rows: int) -> Array:
         return self.ops.pad_rows(error, rows) if len(error) < rows else error

@@ -84,7 +84,7 @@ class ClipCache:
                 while piece := file.read(PIECE_BYTES):
                     pixels, checksum = pixels + len(piece), zlib.crc32(piece, checksum)
             whole = (kept.clips * self._wanted.side**2 * 3, json.loads(line)["crc32"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
         return kept if (pixels, checksum) == whole else None
 

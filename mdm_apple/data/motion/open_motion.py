@@ -54,8 +54,8 @@ class MovingDrawings:
         grid = math.isqrt(frames)
         if frames < 1 or grid**2 != frames or side % grid:
             raise DataError(
-                f"motion: needs a model of clips, with 4 or 16 frames in a square, or of their "
-                f"first frames; got {frames} frames in {side} pixels."
+                "motion: needs a model of clips whose frames fill a square, or of their first "
+                f"frames; got {frames} frames in {side} pixels."
             )
         self._side, self._frames = side // grid, frames
 
