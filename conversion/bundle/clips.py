@@ -11,7 +11,6 @@ from ..errors import ConversionError
 from ..limits import MOST_FRAMES
 from .manifest import Manifest, VideoInfo
 
-PUBLISHED_FPS = 4  # of published configurations, which do not say
 HIGHEST_FPS = 240  # as in manifest.schema.json
 
 
@@ -19,15 +18,8 @@ def clip_of(config: ModelConfig) -> VideoInfo | None:
     """The entry of a model of clips that `check_clip` accepts; None for pictures."""
     if config.frames == 1:
         return None
-    frames = tuple(level.frame_grid**2 for level in config.model.levels)
-    return VideoInfo(frames, int(frames_per_second(config) or 0), key_frame=0)
-
-
-def frames_per_second(config: ModelConfig) -> float | None:
-    """None for pictures."""
-    if config.frames == 1:
-        return None
-    return PUBLISHED_FPS if config.video is None else config.video.fps
+    frames = tuple(count for count, _ in config.clip_shapes)
+    return VideoInfo(frames, int(config.fps), key_frame=0)
 
 
 def check_clip(config: ModelConfig) -> None:
@@ -39,7 +31,7 @@ def check_clip(config: ModelConfig) -> None:
             f"model: a bundle holds clips of up to {MOST_FRAMES} frames, but these have "
             f"{config.frames}; convert a model of shorter clips."
         )
-    fps = frames_per_second(config) or 0
+    fps = config.fps
     if fps != int(fps) or not 1 <= fps <= HIGHEST_FPS:
         raise ConversionError(
             f"video.fps: a bundle takes a whole number from 1 to {HIGHEST_FPS}, got {fps:g}; "

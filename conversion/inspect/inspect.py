@@ -12,7 +12,6 @@ from mdm_apple.config.model import ModelConfig, NullPrompt, Padding, Provenance
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
 
-from ..bundle.clips import frames_per_second
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
 from ..bundle.manifest import PackageInfo, PeakMemory
@@ -118,7 +117,7 @@ def inspect_config(name: str, config: ModelConfig, folder: Path | None = None) -
     """Sizes of a model; `folder` adds its files."""
     files = {} if folder is None else _file_sizes(folder)
     parts = _parameters(config)
-    text, fps = _text_use(config), frames_per_second(config)
+    text, fps = _text_use(config), _fps(config)
     return Inspection(name, *parts, None, files, (), config.provenance, text=text, fps=fps)
 
 
@@ -146,7 +145,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         peak,
         broken,
         _text_use(bundle.config()),
-        frames_per_second(bundle.config()),
+        _fps(bundle.config()),
     )
 
 
@@ -162,6 +161,11 @@ def parameters_of(function: Function) -> int:
     return sum(kind.count for n, kind in held.items() if n in read and kind.is_float and kind.shape)
 
 
+def _fps(config: ModelConfig) -> float | None:
+    """Frames a second; None for pictures."""
+    return None if config.frames == 1 else config.fps
+
+
 def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | None]:
     counts = [0] * len(config.sides)
     for name, shape in state_shapes(config.model).items():
@@ -169,7 +173,7 @@ def _parameters(config: ModelConfig) -> tuple[tuple[LevelSize, ...], int, int | 
         while name.startswith(INNER * (depth + 1)):
             depth += 1
         counts[depth] += math.prod(shape)
-    frames = [level.frame_grid**2 for level in config.model.levels]
+    frames = [count for count, _ in config.clip_shapes]
     levels = tuple(LevelSize(*one) for one in zip(config.sides, counts, frames, strict=True))
     encoder = config.text.encoder if config.text else None
     return levels, sum(counts), _encoder_parameters(encoder) if encoder else None

@@ -198,7 +198,7 @@ class PictureFiles:
                 with atomic_file(strip_of(self.paths[k])) as file:
                     file.write(picture.strip)
             picture.save(self.paths[k])
-            if self.sheet is not None and self.grid is None and len(self.paths) == 1:
+            if self.sheet is not None and not self._sheet_comes_last:
                 self._write_sheet(self.sheet, [picture.frames])
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be written; {system_reason(error)}") from None
@@ -214,10 +214,15 @@ class PictureFiles:
                 file.write(self._grid())
             names.append(self.grid)
         if self.sheet is not None:
-            if self.grid is not None or len(self.paths) > 1:
+            if self._sheet_comes_last:
                 self._write_sheet(self.sheet, [_clip(path, self.fps) for path in self.paths])
             names.append(self.sheet)
         return [str(name) for name in names]
+
+    @property
+    def _sheet_comes_last(self) -> bool:
+        """Whether the sheet is made of files; a single one may hold its frames less exactly."""
+        return self.grid is not None or len(self.paths) > 1
 
     def _grid(self) -> bytes:
         """All pictures in one, or all clips, which then run side by side."""

@@ -11,6 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.config.types import Array
+
 Kind = TypeVar("Kind", np.uint8, np.float32)
 
 
@@ -30,3 +32,11 @@ def untiled(canvas: NDArray[Kind], count: int) -> NDArray[Kind]:
     return np.ascontiguousarray(rows.transpose(0, 2, 1, 3, 4)).reshape(
         count, height, width, canvas.shape[2]
     )
+
+
+def unfolded(canvases: Array, grid: int) -> Array:
+    """The frames (B, grid grid, C, h, w) of NumPy canvases (B, C, grid h, grid w)."""
+    count, channels, height, width = canvases.shape
+    height, width = height // grid, width // grid
+    cells = canvases.reshape(count, channels, grid, height, grid, width)
+    return cells.transpose(0, 2, 4, 1, 3, 5).reshape(count, grid * grid, channels, height, width)

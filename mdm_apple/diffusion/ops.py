@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mdm_apple.config.types import Array
+from mdm_apple.diffusion.canvas import unfolded
 
 
 class Ops(Protocol):
@@ -68,8 +69,7 @@ class NumpyOps:
 
     def pick_frames(self, x: Array, grid: int, every: int) -> Array:
         b, c, h, w = x.shape
-        frames = x.reshape(b, c, grid, h // grid, grid, w // grid).transpose(0, 2, 4, 1, 3, 5)
-        frames = frames.reshape(b, grid * grid, c, h // grid, w // grid)[:, ::every]
+        frames = unfolded(x, grid)[:, ::every]
         side = round(frames.shape[1] ** 0.5)
         frames = frames.reshape(b, side, side, c, h // grid, w // grid).transpose(0, 3, 1, 4, 2, 5)
         return frames.reshape(b, c, side * (h // grid), side * (w // grid))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mdm_apple.config.types import Images
 from mdm_apple.data.motion.open_motion import VARIANTS, Clip, MovingDrawings
+from mdm_apple.diffusion.canvas import unfolded
 from mdm_apple.evaluation.distances import Features, frechet_distance, squared_distances
 from mdm_apple.evaluation.evaluate import WHITE_TOLERANCE
 from mdm_apple.evaluation.motion_captions import AskedClip, every_pair
@@ -76,7 +77,7 @@ class MotionJudge:
         for start in range(0, len(clips), DRAWN_TOGETHER):
             some = clips[start : start + DRAWN_TOGETHER]
             canvases = as_images(np.stack([drawings.canvas(clip) for _, clip in some]))
-            parts.append((self._row(canvases), _tracks(self._unfolded(canvases))))
+            parts.append((self._row(canvases), _tracks(unfolded(canvases, self._grid))))
         self._rows = np.concatenate([rows for rows, _ in parts])
         self._tracks = np.concatenate([tracks for _, tracks in parts])
         self._squares = (self._rows**2).sum(axis=1)
@@ -90,7 +91,7 @@ class MotionJudge:
         places = np.array([self._pairs.index(one) for one in asked])
         own = self._thing[None, :] == np.array([one.thing for one in asked])[:, None]
         apart = self._squares[None, :] - 2 * (self._row(canvases) @ self._rows.T)
-        tracks = _tracks(self._unfolded(pool(canvases, self._side)))
+        tracks = _tracks(unfolded(pool(canvases, self._side), self._grid))
         lost = squared_distances(tracks, self._tracks)
 
         def nearest(distance: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -105,7 +106,7 @@ class MotionJudge:
     def steadiness(self, canvases: Images, asked: Sequence[AskedClip]) -> Steadiness:
         """Args: canvases: (N, 3, side, side) in [-1, 1]."""
         real = {one: self._real(one) for one in dict.fromkeys(asked)}
-        frames = self._unfolded(canvases)
+        frames = unfolded(canvases, self._grid)
         change = np.mean([real[one].change for one in asked])
         flicker = np.mean([real[one].flicker for one in asked])
         white = np.stack([real[one].white for one in asked])
@@ -135,23 +136,15 @@ class MotionJudge:
         """The clips of a caption that training sees, or would see."""
         clips = [Clip(pair.thing, pair.motion, variant) for variant in range(VARIANTS)]
         canvases = as_images(np.stack([self._full.canvas(clip) for clip in clips]))
-        frames = self._unfolded(canvases)
+        frames = unfolded(canvases, self._grid)
         white = np.asarray((frames >= 1 - 1e-6).all(axis=(0, 2)))
         return _Real(_change(frames), _flicker(frames), white)
-
-    def _unfolded(self, canvases: Images) -> Images:
-        """(N, 3, n S, n S) to (N, frames, 3, S, S)."""
-        count, channels, height, width = canvases.shape
-        n = self._grid
-        cells = canvases.reshape(count, channels, n, height // n, n, width // n)
-        return cells.transpose(0, 2, 4, 1, 3, 5).reshape(
-            count, n * n, channels, height // n, width // n
-        )
 
     def _row(self, canvases: Images) -> Rows:
         """The clips as they are compared, one row each: frame after frame."""
         side = canvases.shape[-1] // self._grid
-        frames = self._unfolded(pool(canvases, self._grid * math.gcd(side, COMPARED_AT)))
+        pooled = pool(canvases, self._grid * math.gcd(side, COMPARED_AT))
+        frames = unfolded(pooled, self._grid)
         return frames.reshape(len(frames), -1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -89,7 +88,7 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
         learner.restore(start.snapshot)
     run = None
     try:
-        run = Run(job, config, lineup, tokenizer, learner, stills)
+        run = Run(job, config, lineup, tokenizer, learner, dataset, stills)
         run.train(start.step, begun_from)
     except BadPictureError as error:
         goes_on = job.resume or (run is not None and run.has_saved)
@@ -160,8 +159,8 @@ def job_stills(job: Job) -> Dataset | None:
     if job.pictures is None:
         return None
     clip_rows(job.config, job.train.batch_size)  # refuses what has none
-    grid = math.isqrt(job.config.frames)
-    stills = open_dataset(job.pictures, job.config.side // grid)
+    _, side = job.config.clip_shapes[0]
+    stills = open_dataset(job.pictures, side)
     if job.resume:
         saved = model_folder.load_training_meta(job.out)
         if saved.get(STILLS) != stills.fingerprint:
@@ -199,16 +198,17 @@ class Run:
         lineup: Lineup,
         tokenizer: Tokenizer | None,
         learner: PictureLearner,
-        stills: Dataset | None = None,
+        dataset: Dataset,
+        stills: Dataset | None,
     ) -> None:
-        """Raises ConfigError if the batch cannot be divided as the model needs it."""
+        """dataset: of the lineup, with the stills behind it.
+
+        Raises ConfigError if the batch cannot be divided as the model needs it."""
         check_mixing(job.train, config.diffusion, learner.world)
         check_memory(config, job.train, learner.world)
         self.config, self.learner = config, learner
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
-        self._dataset, self._stills = lineup.dataset, stills
-        if stills is not None:
-            self._dataset = with_stills(lineup.dataset, stills, config.frames)
+        self._dataset, self._stills = dataset, stills
         self._saved = Event()
         self._held_out = validation_rows(
             len(lineup.dataset), job.train.validation_share, job.train.seed
