@@ -61,15 +61,15 @@ def convert(
         if source.tokenizer is not None:
             (folder / "tokenizer").mkdir()
             write_bytes(folder / "tokenizer" / "tokenizer.model", source.tokenizer)
-        say("tables and golden record")
-        write_tables(folder, source)
-        golden = write_golden(folder, source)
         if options.format == "coreai":
             rights = source.config.provenance.license
             packages = write_packages(parts, folder, rights, options.max_package_mb, say)
         else:
             made = core_ml_parts(parts, folder, source, options, say)
             packages = [core_ml_package(folder, part) for part in made]
+        say("tables and golden record")
+        write_tables(folder, source)
+        golden = write_golden(folder, source)
         finish_bundle(folder, describe(source, tuple(packages), golden, options))
     return Bundle.open(out)
 

@@ -37,7 +37,6 @@ class Model:
         self.precision: Precision = opening.precision
         self.runtime, self.sha256 = loaded.runtime, loaded.sha256
         self.quantized = loaded.quantized
-        self.pace = loaded.pace
         self._opening = opening
 
     @overload

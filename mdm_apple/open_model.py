@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from mdm_apple.apple_system import core_ai_chooses_units
 from mdm_apple.bundled_models import FORMATS, NamedModel, require_format
 from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
@@ -57,13 +58,11 @@ class Loaded:
     """A network in memory.
 
     sha256: of its weights, empty if unknown. quantized: a sentence about what quantizing cost.
-    pace: a sentence about how slow the runtime is, where that surprises.
     """
 
     runtime: Runtime
     sha256: str
     quantized: str | None = None
-    pace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,7 @@ class Opening:
         load = core_ml(units) if self.backend == "coreml" else None
         if self.backend == "coreai" and units is not None:
             load = AppleRuntime(units)
-        runtime, digest = open_bundle_runtime(path, self.precision, features, load)
-        pace = None
-        if self.backend == "coreai" and sys.platform != "darwin":
-            seconds = runtime.seconds_per_evaluation()
-            pace = (
-                f"one evaluation takes {seconds:.2g} s here: outside macOS 27, Apple's runtime "
-                "interprets the packages on one thread."
-            )
-        return Loaded(runtime, digest, pace=pace)
+        return Loaded(*open_bundle_runtime(path, self.precision, features, load))
 
     def _torch(self) -> Runtime:
         require("torch")
@@ -209,10 +200,10 @@ def _require_units(backend: Backend) -> None:
             f"compute-units: belong to a bundle on coreml or coreai; {backend} has none, so leave "
             "them out."
         )
+    if backend == "coreai" and not core_ai_chooses_units():
+        raise MdmError("compute-units: Core AI chooses units on macOS 27 only; leave them out.")
     if sys.platform != "darwin":
-        raise MdmError(
-            "compute-units: Core ML and Core AI have them on a Mac only; leave them out."
-        )
+        raise MdmError("compute-units: Core ML has them on a Mac only; leave them out.")
 
 
 def default_backend() -> TrainingBackend:

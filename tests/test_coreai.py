@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ import torch
 from bundle_cache import converted, palettized
 from click.testing import CliRunner
 from coreai_wheels import needs_coreai
-from numpy.typing import NDArray
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
@@ -33,9 +31,8 @@ from mdm_apple.conversion.convert import convert
 from mdm_apple.conversion.coreai import runtime as runtime_module
 from mdm_apple.conversion.coreai.runtime import AppleRuntime
 from mdm_apple.conversion.errors import BundleError, ConversionError
-from mdm_apple.conversion.execute import ExecutionError, Watch
-from mdm_apple.conversion.run.packages import Runnable, Values, executor
-from mdm_apple.conversion.run.runtime import BundleRuntime
+from mdm_apple.conversion.execute import ExecutionError
+from mdm_apple.conversion.run.packages import Runnable, executor
 from mdm_apple.conversion.source.model import ModelSource, random_source
 from mdm_apple.conversion.source.trajectory import PROMPTS, record_trajectory, text_inputs
 from mdm_apple.conversion.verify.formats import check_other_format, rows_of_formats
@@ -298,28 +295,6 @@ def test_sampling_is_that_of_the_model(bundle: Bundle, model_folder: Path, tmp_p
     assert np.sqrt(np.square(error).mean()) < 255 / 100  # 40 dB
 
 
-def test_the_pace_costs_one_evaluation(bundle: Bundle) -> None:
-    """Every package runs once; the steps' are all loaded before, so no load is timed."""
-    apple, done = AppleRuntime(), list[tuple[str, str]]()
-
-    def load(path: Path, function: str | None, units: ComputeUnits) -> Runnable:
-        run = apple(path, function, units)
-        done.append(("load", path.stem))
-
-        def noted(inputs: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> Values:
-            done.append(("run", path.stem))
-            return run(inputs, watch)
-
-        return noted
-
-    assert BundleRuntime(bundle, load=load).seconds_per_evaluation() > 0
-    packages = bundle.manifest.packages
-    steps = [package.name for package in packages if package.phase == "step"]
-    assert done[-2 * len(steps) :] == [(what, n) for what in ("load", "run") for n in steps]
-    assert len(done) == 2 * len(packages)
-    apple.close()
-
-
 def test_converting_twice_gives_the_same_bytes_without_a_path(
     tiny_source: ModelSource, model_folder: Path, make: MakeBundle, tmp_path: Path
 ) -> None:
@@ -447,8 +422,10 @@ def test_a_package_that_is_too_large_is_refused_by_name(
     tiny_source: ModelSource, tmp_path: Path
 ) -> None:
     options = ConvertOptions("monolith", format="coreai", max_package_mb=0.001)
+    said: list[str] = []
     with pytest.raises(ConversionError, match=r"^text_encoder\.aimodel: is .* are not split"):
-        convert(tiny_source, tmp_path / "tiny.bundle", options)
+        convert(tiny_source, tmp_path / "tiny.bundle", options, say=said.append)
+    assert said == ["text_encoder: capturing and lowering"]  # the network has not run
     assert list(tmp_path.iterdir()) == []
 
 
@@ -469,6 +446,45 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "disk is full or a file size limit is reached" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.bundle
+def test_a_full_folder_for_temporary_files_is_named_as_such(bundle: Bundle, tmp_path: Path) -> None:
+    """A package is read and saved in a child before it is palettized."""
+    out = tmp_path / "smaller.bundle"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 12}, {1 << 12}))"
+    words = ["palettize", str(bundle.path), "--bits", "6", "--out", str(out), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}; from mdm_apple.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is tried out in the folder for temporary files" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.bundle
+def test_packages_that_do_not_load_are_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    """A library that is not there, as after half an installation."""
+    broken = tmp_path / "site" / "coreai"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libIR.so: cannot open the file')")
+    for words in (
+        ["verify", str(bundle.path)],
+        ["convert", "--preset", "tiny", "--format", "coreai", "--out", str(tmp_path / "b")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mdm_apple", *words, "--quiet"],
+            env={**os.environ, "PYTHONPATH": str(broken.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "cannot be loaded (libIR.so: cannot open the file)" in done.stderr
 
 
 @pytest.mark.parametrize(("form", "target"), [("coreai", "iOS26"), ("coreml", "iOS27")])
@@ -502,6 +518,21 @@ def test_verify_refuses_what_does_not_go_together(
     done = CliRunner().invoke(group, ["verify", str(bundle.path), *arguments])
     assert done.exit_code == 1
     assert sentence in str(done.exception)
+
+
+def test_verify_refuses_other_bundles_before_it_opens_the_model(
+    bundle: Bundle, nested: Bundle, make: MakeBundle, tmp_path: Path
+) -> None:
+    """The model folder does not exist, which nobody finds out."""
+    absent, monolith = tmp_path / "no model", make("monolith", "gpu")
+    for options, sentence in (
+        (VerifyOptions(fp16=nested), "is a coreml bundle, unlike"),
+        (VerifyOptions(against=monolith), "give one of each format"),
+    ):
+        with pytest.raises(BundleError, match=sentence):
+            verify(bundle, absent, options)
+    with pytest.raises(BundleError, match="fp32 packages of Core AI are made from the model"):
+        verify(nested, options=VerifyOptions("fp32", against=bundle))
 
 
 def test_the_report_as_json(bundle: Bundle) -> None:

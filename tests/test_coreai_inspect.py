@@ -25,11 +25,12 @@ from mdm_apple.cli import group
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.compress.settings import Setting
 from mdm_apple.conversion.convert import ConvertOptions
+from mdm_apple.conversion.coreai.census import Census, Found
 from mdm_apple.conversion.coreai.compressed import store_palettes
 from mdm_apple.conversion.coreai.program import editing, functions, name_constants, operations
 from mdm_apple.conversion.coreai.weights import weights_of
 from mdm_apple.conversion.coreai.wheels import quiet
-from mdm_apple.conversion.inspect.asset import RULES, inspect_asset
+from mdm_apple.conversion.inspect.asset import RULES, errors_of, inspect_asset
 from mdm_apple.conversion.inspect.inspect import inspect_bundle
 from mdm_apple.conversion.source.model import ModelSource
 from mdm_apple.errors import MdmError
@@ -156,6 +157,23 @@ def test_lint_names_what_a_careless_program_does(tmp_path: Path) -> None:
         "short-last-axis",
     }
     assert found.census.inputs["x"].startswith("fp32[?, 1, 2")
+
+
+def test_the_first_finding_of_every_rule_comes_first() -> None:
+    found = [Found(rule, f"{rule} {k}", "") for rule in ("fp32", "rank") for k in range(3)]
+    empty: dict[str, Any] = {"functions": (), "inputs": {}, "outputs": {}, "operations": {}}
+    counts = {"computed": {}, "stored": {}, "parameters": 0, "plain_weights": 0}
+    census = Census(
+        **empty,
+        **counts,
+        compressed_weights=0,
+        findings={"fp32": 30, "rank": 3},
+        first=tuple(found),
+    )
+    count, shown = errors_of(census)
+    assert count == 33
+    names = [finding.operation for finding in shown]
+    assert names == ["fp32 0", "rank 0", "fp32 1", "rank 1", "fp32 2", "rank 2"]
 
 
 def cut(data: bytes) -> bytes:

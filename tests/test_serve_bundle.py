@@ -89,8 +89,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "unknown package": (frame(b"L", pack_text("nothing")), "no package"),
     "not loaded": (run_request(0, "nothing", {}), "not loaded"),
     "no such value": (get_request(0, "x"), "holds no value"),
-    "too short": (frame(b"G", b"\x00"), "shorter"),
-    "too long": (frame(b"L", pack_text("a") + b"more"), "longer"),
+    "too short": (frame(b"G", b"\x00"), "ends before"),
+    "too long": (frame(b"L", pack_text("a") + b"more"), "goes on"),
     "not UTF-8": (frame(b"L", b"\x01\x00\xff"), "UTF-8"),
     "odd tensor": (
         frame(

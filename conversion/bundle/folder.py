@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from mdm_apple.bundled_models import MAX_MANIFEST_BYTES
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.strict_json import read_config
-from mdm_apple.config.types import NumpyArray
+from mdm_apple.config.types import Compute, NumpyArray
 from mdm_apple.diffusion.schedule import Schedule
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import (
@@ -78,6 +78,12 @@ class Bundle:
     @property
     def sides(self) -> tuple[int, ...]:
         return tuple(level.side for level in self.manifest.levels)
+
+    @property
+    def compute(self) -> Compute:
+        """The layers that it was converted with."""
+        engine = any(p.compute == "cpuAndNeuralEngine" for p in self.manifest.packages)
+        return "ane" if engine else "gpu"
 
     def file(self, name: str) -> Path:
         """Path of a file or package of the bundle."""

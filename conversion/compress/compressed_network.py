@@ -84,10 +84,7 @@ def _matched(
     bundle: Bundle, source: ModelSource, plan: Sequence[PlannedWeight]
 ) -> dict[Key, Tensor]:
     """The network tensor behind each planned weight, sharing the network's memory."""
-    engine = any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages)
-    parts = {
-        p.name: p for p in parts_of(source, bundle.manifest.layout, "ane" if engine else "gpu")
-    }
+    parts = {p.name: p for p in parts_of(source, bundle.manifest.layout, bundle.compute)}
     found: dict[Key, Tensor] = {}
     for info in bundle.manifest.packages:
         mine = [p for p in plan if p.package == info.name]

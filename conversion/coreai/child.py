@@ -31,6 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.conversion.coreai.messages import read_message, write_message
+from mdm_apple.conversion.errors import ConversionError
+from mdm_apple.errors import system_reason
 
 
 def main() -> None:
@@ -84,6 +86,10 @@ async def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                     write_message(answers, {}, await _run(loaded[int(header["run"])], arrays))
             except BrokenPipeError:
                 raise
+            except ImportError as error:
+                write_message(answers, {"missing": str(error)}, {})
+            except ConversionError as error:
+                write_message(answers, {"refusal": str(error)}, {})
             except Exception as error:  # whatever a strange file leads to is a refusal
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 write_message(answers, {"error": lines[0]}, {})
@@ -100,6 +106,7 @@ def _census(header: dict[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> None:
     """Read and save what a parent would: the graphs, their weights and every stored number."""
     from mdm_apple.conversion.coreai.program import constants, read_program
+    from mdm_apple.conversion.coreai.seal import save
     from mdm_apple.conversion.coreai.weights import end_convolutions, weights_of
 
     program = read_program(path)
@@ -107,8 +114,15 @@ def _read(path: Path) -> None:
         constant.read()
     weights_of(program)
     end_convolutions(program)
-    with tempfile.TemporaryDirectory() as folder:
-        program.save_asset(Path(folder) / path.name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            save(program, folder / path.name)
+        except OSError as error:
+            raise ConversionError(
+                f"{path.name}: is tried out in the folder for temporary files, which takes no "
+                f"more; {system_reason(error)}"
+            ) from error
 
 
 def _import_packages() -> None:

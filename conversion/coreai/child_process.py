@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from mdm_apple.errors import system_reason
 
+from ..errors import ConversionError
 from ..execute import ExecutionError
 from .messages import Arrays, Header, read_message, write_message
+from .wheels import cannot_be_loaded
 
 COMMAND = (sys.executable, "-m", "mdm_apple.conversion.coreai.child")
 ROOT = Path(__file__).parents[3]
@@ -73,7 +75,8 @@ class Child:
     ) -> tuple[Header, Arrays]:
         """The answer to a request about a file; the process is ended if it takes longer.
 
-        Raises ExecutionError if the file is refused, ChildEndedError without an answer.
+        Raises ExecutionError if the file is refused, ChildEndedError without an answer,
+        MissingPackageError if Apple's packages cannot be loaded.
         """
         to, source = self._process.stdin, self._process.stdout
         assert to is not None
@@ -91,6 +94,10 @@ class Child:
             timer.join()  # it may be giving up just now
         if answer is None or self._silent_for is not None:
             raise ChildEndedError(self._reason())
+        if "missing" in answer[0]:
+            raise cannot_be_loaded(str(answer[0]["missing"]))
+        if "refusal" in answer[0]:
+            raise ConversionError(str(answer[0]["refusal"]))
         if "error" in answer[0]:
             raise ExecutionError(f"{path.name}: Apple's runtime refused it ({answer[0]['error']}).")
         return answer

@@ -29,6 +29,7 @@ from .wheels import quiet
 
 COMPILER = "coreai._compiler._mlir_libs._coreaiIR._bindings.compiler"
 RESOURCE = "dense_resource<"
+OPERATION_BYTES, FILE_BYTES = 200, 1 << 16  # about ten times what is measured
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,13 @@ def constants(program: Any) -> Iterator[Constant]:
             constant = Constant.of(operation)
             if constant is not None:
                 yield constant
+
+
+def most_bytes(program: Any) -> int:
+    """More bytes than its file takes: its buffers, each once, and its operations."""
+    buffers = {c.name: stored_bytes(c.shape, c.dtype) for c in constants(program)}
+    count = sum(1 for graph in functions(program) for _ in operations(graph))
+    return sum(buffers.values()) + count * OPERATION_BYTES + FILE_BYTES
 
 
 def name_constants(program: Any, known: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ so the child is replaced after a while. A damaged file ends the child, not this 
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.apple_system import core_ai_chooses_units
 from mdm_apple.config.types import ComputeUnits
 from mdm_apple.errors import require_coreai
 
@@ -37,16 +37,17 @@ class AppleRuntime:
     Args:
         units: compute units for all packages, on macOS 27; None: those that the system chooses.
 
-    Raises MissingPackageError without Core AI's packages, ConversionError for units on Linux.
+    Raises MissingPackageError without Core AI's packages, ConversionError for units where nothing
+        chooses them.
     """
 
     def __init__(self, units: ComputeUnits | None = None) -> None:
         require_coreai()
-        if units is not None and sys.platform != "darwin":
+        if units is not None and not core_ai_chooses_units():
             raise ConversionError(
                 "compute-units: Core AI chooses units on macOS 27 only; leave them out."
             )
-        self.units = units
+        self.units: ComputeUnits | None = units
         self.children = 0  # started so far
         self._peak: int | None = None  # of those that have ended
         self._alive: list[_Loaded] = []  # at most one

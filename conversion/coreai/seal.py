@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +18,21 @@ from mdm_apple.storage.tensorfile import write_bytes
 
 from ..bundle.manifest import PROGRAM, PROGRAM_HASH
 from ..errors import ConversionError
+from .program import most_bytes
 
 METADATA = "metadata.json"
+BLOCK = 1 << 22  # bytes
 
 
 def save_sealed(program: Any, path: Path, license_text: str | None) -> None:
     """Write a program whose constants are named to a new folder `path`. Raises ConversionError."""
     try:
-        program.save_asset(path)
-    except (RuntimeError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        reason = (
-            system_reason(cause)
-            if isinstance(cause, OSError)
-            else ("the disk is full or a file size limit is reached; free space and try again.")
-        )
-        raise ConversionError(f"{path.name}: cannot be written; {reason}") from error
+        save(program, path)
+    except OSError as error:
+        raise ConversionError(f"{path.name}: cannot be written; {system_reason(error)}") from error
+    except RuntimeError as error:
+        said = (str(error.__cause__ or error).strip().splitlines() or ["nothing"])[0]
+        raise ConversionError(f"{path.name}: Apple's packages do not save it ({said}).") from error
     metadata: dict[str, Any] = json.loads((path / METADATA).read_text(encoding="utf-8"))
     metadata.pop("creationDate", None)
     metadata["license"] = license_text or ""
@@ -38,6 +40,31 @@ def save_sealed(program: Any, path: Path, license_text: str | None) -> None:
     write_bytes(path / METADATA, text.encode())
     for file in path.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
+
+
+def save(program: Any, path: Path) -> None:
+    """Write a program with the date and metadata of coreai. Raises OSError or RuntimeError."""
+    _check_space(path.parent, most_bytes(program))
+    try:
+        program.save_asset(path)
+    except RuntimeError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raise OSError unless a file of this size can be written.
+
+    coreai ends the process when a write fails in its middle.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, BLOCK):
+                file.write(bytes(min(BLOCK, size - start)))
+            file.flush()
 
 
 def has_own_hash(path: Path) -> bool:

@@ -7,13 +7,27 @@ import io
 import warnings
 from collections.abc import Generator
 
-from mdm_apple.errors import require_coreai
+from mdm_apple.errors import MissingPackageError, require_coreai
 
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Neither warnings about versions nor lines on stdout for the length of the block."""
+    """Neither warnings about versions nor lines on stdout for the length of the block.
+
+    Raises MissingPackageError if the packages are missing, or cannot be loaded here.
+    """
     require_coreai()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except ImportError as error:
+            raise cannot_be_loaded(str(error)) from None
+
+
+def cannot_be_loaded(reason: str) -> MissingPackageError:
+    """A refusal for packages that are there and do not work."""
+    return MissingPackageError(
+        f"coreai: Apple's packages cannot be loaded ({reason}); install them again, with pip "
+        "install --force-reinstall 'mdm-apple[coreai]'."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def by_rule(found: Census) -> dict[str, int]:
 
 
 def errors_of(found: Census) -> tuple[int, tuple[Finding, ...]]:
-    """How many findings keep operations off the Neural Engine, and the first of each rule."""
+    """How many findings keep operations off the Neural Engine, and some of them.
+
+    The first of every rule come first, then the second.
+    """
     rules = [rule for rule in broken(found.findings) if rule.severity == "error"]
-    first = [
-        Finding(f.rule, "error", f.operation, f.detail)
-        for rule in rules
-        for f in found.first
-        if f.rule == rule.name
-    ]
+    groups = [[f for f in found.first if f.rule == rule.name] for rule in rules]
+    in_turn = [f for row in zip_longest(*groups) for f in row if f is not None]
+    first = [Finding(f.rule, "error", f.operation, f.detail) for f in in_turn]
     return sum(found.findings[rule.name] for rule in rules), tuple(first)

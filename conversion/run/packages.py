@@ -92,11 +92,6 @@ class Chain:
             known |= self._program(package.name)(inputs, watch)
         return known
 
-    def load(self, phase: Phase) -> None:
-        """Load what `run` would run of a phase at the largest level, and run nothing."""
-        for package in self._running(phase, None):
-            self._program(package.name)
-
     def _running(self, phase: Phase, largest: int | None) -> list[PackageInfo]:
         packages = self.bundle.manifest.packages
         return [p for p in packages if p.phase == phase and self._runs(p.side, largest)]

@@ -5,7 +5,6 @@ Packages take one picture, so a batch is a loop; guidance calls the network twic
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,17 +97,6 @@ class BundleRuntime:
         jump: Jump | None = None,
     ) -> list[Floats]:
         return self._denoiser.predict(x_t, time, text, first_level=first_level, jump=jump)
-
-    def seconds_per_evaluation(self) -> float:
-        """Seconds of one call of the whole network, which is made once, with packages loaded."""
-        text = self._prompts.condition([("", None)])["", None]
-        x_t = [np.zeros((1, 3, side, side), np.float32) for side in self.bundle.sides]
-        student = self.bundle.manifest.student
-        jump = Jump(student.targets[0]) if student else None
-        self._denoiser.chain.load("step")
-        start = time.perf_counter()
-        self._predict(x_t, 0, text, 0, jump)
-        return time.perf_counter() - start
 
     def _check_stop(self, first_level: int) -> None:
         if first_level and self.bundle.manifest.layout == "monolith":

@@ -76,19 +76,24 @@ class BundleServer:
             context, name = reader.number("I"), _last_text(reader)
             values = self._contexts.get(context, {})
             if name not in values:
-                raise ProtocolError(f"context {context} holds no value {name!r}.")
+                raise ProtocolError(
+                    f"get: context {context} holds no value {name!r}; run its package first."
+                )
             return TENSOR, pack_tensor(name, values[name])
         if kind == FORGET:
             self._contexts.pop(reader.number("I"), None)
             reader.finish()
             return OK, b""
-        raise ProtocolError(f"a request of unknown kind {kind!r}.")
+        raise ProtocolError(f"request: unknown kind {kind!r}; expected one of H, L, U, R, G, F, Q.")
 
     def _hello(self, reader: Reader) -> tuple[bytes, bytes]:
         version = reader.number("H")
         reader.finish()
         if version != VERSION:
-            raise ProtocolError(f"the client speaks version {version}, the server {VERSION}.")
+            raise ProtocolError(
+                f"hello: the client speaks version {version}, but this server {VERSION}; use the "
+                "client of this version."
+            )
         return OK, struct.pack("<H", VERSION) + pack_text(self._bundle.manifest.digest)
 
     def _load(self, name: str) -> tuple[bytes, bytes]:
@@ -103,15 +108,20 @@ class BundleServer:
         given = dict(reader.tensor() for _ in range(count))
         reader.finish()
         if context not in self._contexts and len(self._contexts) >= MAX_CONTEXTS:
-            raise ProtocolError(f"more than {MAX_CONTEXTS} contexts; forget some.")
+            raise ProtocolError(
+                f"run: there are {MAX_CONTEXTS} contexts already; forget one first."
+            )
         if name not in self._programs:
-            raise ProtocolError(f"the package {name!r} is not loaded.")
+            raise ProtocolError(f"run: the package {name!r} is not loaded; load it first.")
         values = self._contexts.setdefault(context, {})
         values.update(given)
         wanted = [feature.name for feature in self._bundle.package(name).inputs]
         missing = [feature for feature in wanted if feature not in values]
         if missing:
-            raise ProtocolError(f"{name} takes {missing[0]!r}, which context {context} lacks.")
+            raise ProtocolError(
+                f"run: {name} takes {missing[0]!r}, which context {context} lacks; give it, or run "
+                "the package that makes it."
+            )
         values.update(self._programs[name]({feature: values[feature] for feature in wanted}))
         return OK, b""
 

@@ -31,20 +31,22 @@ def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
     if not head:
         return None
     if len(head) < 4:
-        raise ProtocolError("the stream ends within a frame.")
+        raise ProtocolError("frame: the stream ends within it; send it whole.")
     (length,) = struct.unpack("<I", head)
     if not 1 <= length <= MAX_FRAME:
-        raise ProtocolError(f"a frame of {length} bytes; expected 1 to {MAX_FRAME}.")
+        raise ProtocolError(f"frame: has {length} bytes; expected 1 to {MAX_FRAME}.")
     body = stream.read(length)
     if len(body) < length:
-        raise ProtocolError("the stream ends within a frame.")
+        raise ProtocolError("frame: the stream ends within it; send it whole.")
     return body[:1], body[1:]
 
 
 def write_frame(stream: BinaryIO, kind: bytes, payload: bytes = b"") -> None:
     """Write and flush one frame."""
     if len(payload) >= MAX_FRAME:
-        raise ProtocolError(f"an answer of {len(payload)} bytes is larger than {MAX_FRAME}.")
+        raise ProtocolError(
+            f"answer: has {len(payload)} bytes, and a frame holds at most {MAX_FRAME}."
+        )
     stream.write(struct.pack("<I", 1 + len(payload)) + kind + payload)
     stream.flush()
 
@@ -58,7 +60,9 @@ class Reader:
     def take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._payload):
-            raise ProtocolError("a frame is shorter than it announces.")
+            raise ProtocolError(
+                "frame: ends before its last value; send all values of the request."
+            )
         part = self._payload[self._position : end]
         self._position = end
         return part
@@ -70,19 +74,21 @@ class Reader:
         try:
             return self.take(self.number("H")).decode()
         except UnicodeDecodeError:
-            raise ProtocolError("a text is not UTF-8.") from None
+            raise ProtocolError("frame: a text is not UTF-8; encode it so.") from None
 
     def tensor(self) -> tuple[str, NDArray[Any]]:
         name, kind, rank = self.text(), self.number("B"), self.number("B")
         if kind not in TYPES or rank > MAX_RANK:
-            raise ProtocolError(f"a tensor of type {kind} and rank {rank}.")
+            raise ProtocolError(
+                f"frame: a tensor of type {kind} and rank {rank}; see docs/serve_bundle.md."
+            )
         shape = tuple(self.number("I") for _ in range(rank))
         raw = self.take(math.prod(shape) * TYPES[kind].itemsize)
         return name, np.frombuffer(raw, TYPES[kind]).reshape(shape)
 
     def finish(self) -> None:
         if self._position != len(self._payload):
-            raise ProtocolError("a frame is longer than it announces.")
+            raise ProtocolError("frame: goes on after its last value; send nothing more.")
 
 
 def pack_text(text: str) -> bytes:

@@ -28,9 +28,9 @@ from ..source.trajectory import PROMPTS, text_inputs
 
 SEED = 11
 FLOORS: dict[ExecutorPrecision, float] = {"fp16": 58.0, "fp32": 100.0}  # dB against torch
-# the text encoder does not scale its logits, so fp16 loses more with random weights; trained ones
-# reach 68 dB
-TEXT_FLOORS: dict[ExecutorPrecision, float] = {"fp16": 50.0, "fp32": 80.0}
+# The text encoder does not scale its logits. Trained ones reach 68 dB in fp16, and a small one with
+# random weights 57.6.
+TEXT_FLOORS: dict[ExecutorPrecision, float] = {"fp16": 57.0, "fp32": 80.0}
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def rows_against_torch(
 
 def same_parts(bundle: Bundle, source: ModelSource) -> list[Part]:
     """The parts that a bundle was made from, in the order of its packages."""
-    engine = any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages)
-    parts = parts_of(source, bundle.manifest.layout, "ane" if engine else "gpu")
+    parts = parts_of(source, bundle.manifest.layout, bundle.compute)
     names = [package.name for package in bundle.manifest.packages]
     if names != [part.name for part in parts]:
         raise BundleError(

@@ -25,7 +25,7 @@ from ..bundle.folder import Bundle
 from ..bundle.golden import read_golden
 from ..errors import BundleError
 from ..execute import Range, Watch
-from ..run.packages import Denoiser, Load, default_load
+from ..run.packages import Denoiser, Load, default_load, executor
 from ..source.model import ModelSource, load_source
 from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
 from .formats import check_other_format, rows_of_formats
@@ -139,6 +139,7 @@ def verify(
     match its schedule.
     """
     options = options or VerifyOptions()
+    _check_bundles(bundle, options, with_model=model is not None)
     if model is not None:
         return verify_source(bundle, load_source(model, _encoder_choice(bundle)), options)
     config, golden = bundle.config(), bundle.manifest.golden
@@ -152,11 +153,36 @@ def verify_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -
         raise BundleError(
             f"{bundle.path}: was made from a model with another configuration; give its own folder."
         )
+    _check_bundles(bundle, options, with_model=True)
     chosen = PROMPTS[: max(1, min(options.prompts, len(PROMPTS)))]
     options.say("running the torch network")
     text = text_inputs(source, chosen)
     record = record_trajectory(source, text, len(chosen))
     return _compare(bundle, _Reference(source.config, source, text, record), options)
+
+
+def _check_bundles(bundle: Bundle, options: VerifyOptions, with_model: bool) -> None:
+    """Refuse, before the network runs, bundles that cannot be compared as the options say."""
+    _check_tables(bundle, bundle.config())
+    plain = options.fp16
+    if plain is not None:
+        if plain.config() != bundle.config() or not is_fp16(plain):
+            raise BundleError(f"{plain.path}: is not the fp16 bundle of the same model.")
+        if plain.manifest.format != bundle.manifest.format:
+            raise BundleError(
+                f"{plain.path}: is a {plain.manifest.format} bundle, unlike {bundle.path}; give "
+                "the one that it was compressed from."
+            )
+    if options.against is not None:
+        check_other_format(bundle, options.against)
+    made_again = options.precision == "fp32" and "coreai" in {
+        one.manifest.format for one in (bundle, options.against) if one is not None
+    }
+    if made_again and not (with_model and is_fp16(bundle)):
+        raise BundleError(
+            f"{bundle.path}: fp32 packages of Core AI are made from the model folder of an fp16 "
+            "bundle; give both, with --model, or leave out --precision."
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +196,6 @@ class _Reference:
 
 
 def _compare(bundle: Bundle, reference: _Reference, options: VerifyOptions) -> VerifyReport:
-    config, fp16 = reference.config, options.fp16
-    _check_tables(bundle, config)
-    if fp16 is not None and (fp16.config() != config or not is_fp16(fp16)):
-        raise BundleError(f"{fp16.path}: is not the fp16 bundle of the same model.")
-    if options.against is not None:
-        check_other_format(bundle, options.against)
     run = options.load or _run_as_stored(bundle, options.precision)
     with _loader(bundle, run, reference.source, options.precision) as load:
         return _compare_by(bundle, reference, options, run, load)
@@ -184,6 +204,11 @@ def _compare(bundle: Bundle, reference: _Reference, options: VerifyOptions) -> V
 def _run_as_stored(bundle: Bundle, precision: ExecutorPrecision) -> Load:
     """What runs the files of a bundle, in the precision that they allow."""
     return default_load(bundle, precision if bundle.manifest.format == "coreml" else "fp16")
+
+
+def _beside(bundle: Bundle, run: Load, precision: ExecutorPrecision) -> Load:
+    """What runs a bundle beside its other format: of Core ML the executor, never Core ML itself."""
+    return executor(precision) if bundle.manifest.format == "coreml" else run
 
 
 @contextmanager
@@ -202,11 +227,7 @@ def _loader(
     if bundle.manifest.format == "coreml" or precision == "fp16":
         yield run
         return
-    if source is None or not is_fp16(bundle):
-        raise BundleError(
-            f"{bundle.path}: fp32 packages are made from the model folder of an fp16 bundle; give "
-            "both, with --model, or leave out --precision."
-        )
+    assert source is not None, "checked before"
     with tempfile.TemporaryDirectory(prefix="mdm-fp32-") as folder:
         parts = same_parts(bundle, source)
         yield Fp32Packages(parts, Path(folder), run, as_core_ml)
@@ -224,7 +245,7 @@ def _compare_by(
     answers = _answers(denoiser, text, record, watches, options.say)
     rungs: list[Rung] = []
     if options.ladder and source is not None:
-        if any(p.compute == "cpuAndNeuralEngine" for p in bundle.manifest.packages):
+        if bundle.compute == "ane":
             options.say("the rewritten network")
             rungs.append(rewritten_rung(source, text, record))
         if config.distilled is None:  # a student is not guided; its jumps are compared below
@@ -237,13 +258,13 @@ def _compare_by(
         options.say("package by package, in both formats")
         precision, other = options.precision, options.against
         with (
-            _loader(bundle, run, source, precision, as_core_ml=True) as own,
-            _loader(
-                other, _run_as_stored(other, precision), source, precision, as_core_ml=True
-            ) as others,
+            _loader(bundle, _beside(bundle, run, precision), source, precision, True) as own,
+            _loader(other, _run_as_stored(other, precision), source, precision, True) as others,
         ):
             parts = rows_of_formats((bundle, own), (other, others), text, record, precision)
-        rungs.append(Rung("Apple's runtime", "executor", None, (), None, {}, parts))
+        constants = " with Core ML's constants" if precision == "fp32" else ""
+        name = f"Apple's runtime{constants}"
+        rungs.append(Rung(name, "executor", None, (), None, {}, parts))
     if options.fp16 is not None:
         rungs.append(_compressed_rung(denoiser, options.fp16, text, record, answers, options))
     options.say("a short trajectory")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from mdm_apple import api
+from mdm_apple.apple_system import core_ai_chooses_units
 from mdm_apple.bundled_models import find_bundle, require_format
 from mdm_apple.cli.model_options import FILE, FOLDER, Number
 from mdm_apple.cli.output import Output, filling, output_options
@@ -292,7 +293,12 @@ def device(request: DeviceRequest, output: Output) -> None:
             "compute-units: need macOS; leave the option out to run what stands in for it."
         )
     for name in request.bundles:
-        require_format(find_bundle(name).format)
+        named = find_bundle(name)
+        require_format(named.format)
+        if on_mac and named.format == "coreai" and not core_ai_chooses_units():
+            raise MdmError(
+                f"{named}: Core AI is a part of macOS 27; measure it there, or leave it out."
+            )
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import click
 from tqdm import tqdm
 
+from mdm_apple.apple_system import core_ai_chooses_units
 from mdm_apple.bundled_models import find_model
 from mdm_apple.cli.clip_request import ClipRequest, Like, clip_task, stop_side
 from mdm_apple.cli.model_options import FILE, FOLDER, Gigabytes, LevelName, Number
@@ -218,14 +219,19 @@ def command(request: SampleRequest, output: Output) -> None:
     if not request.seeds and like is None:
         output.say(f"seed {task.prompts[0].seed}")
     output.say(f"loading {opening.named} on {opening.backend}")
+    if opening.backend == "coreai" and not core_ai_chooses_units():
+        output.say(
+            "outside macOS 27, Apple's runtime interprets the packages on one thread, so a step "
+            "takes seconds or minutes; the bar shows how many."
+        )
     model = Model(opening, opening.load(task.prompts[0], stop_at))
     if like is not None and like.model != model.sha256:
         output.say(
             f"like: {request.like} was made with other weights than {model.name} holds; expect "
             "a different picture."
         )
-    for remark in filter(None, (model.quantized, model.pace)):
-        output.say(remark)
+    if model.quantized is not None:
+        output.say(model.quantized)
     with files.owned():
         how = sampler, stop_at, clip.given, clip.fps
         done = files.done([model.recipe(prompt, *how) for prompt in task.prompts])

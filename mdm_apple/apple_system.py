@@ -1,0 +1,22 @@
+"""Which of Apple's systems this is, if any."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+FIRST_WITH_CORE_AI = 27
+
+
+def core_ai_chooses_units() -> bool:
+    """Whether the system has Core AI itself, so that compute units can be chosen.
+
+    On older ones and on Linux, the runtime of Apple's wheels interprets packages on one thread.
+    """
+    return sys.platform == "darwin" and major_version(platform.mac_ver()[0]) >= FIRST_WITH_CORE_AI
+
+
+def major_version(text: str) -> int:
+    """The first number of a version such as "27.1"; 0 if it has none."""
+    first = text.split(".", maxsplit=1)[0]
+    return int(first) if first.isdecimal() else 0
