@@ -15,8 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' || \
-	  echo "skipped: Core AI (it has no wheels for this system; see pyproject.toml)"
+	if $(BIN)/python tests/coreai_wheels.py; then \
+	  $(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]'; \
+	else \
+	  echo "skipped: Core AI (it has no wheels for this system; see tests/coreai_wheels.py)"; \
+	fi
 	touch $@
 
 # atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.
