@@ -1,8 +1,8 @@
 """Blocks of the 1024 px model at their real width and size, through both runtimes.
 
-The whole network is too slow for the interpreter of Apple's wheels, so it is proven piece by piece:
-of each level a resnet, an attention layer if it has any, its first block with the way down, the block
-that leads back up to its side, and its last block.
+The whole network is too slow for the interpreter of Apple's wheels, so it is proven piece by
+piece: of each level a resnet, an attention layer if it has any, its first block with the way down,
+the block that leads back up to its side, and its last block.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ FLOORS: dict[ExecutorPrecision, float] = {"fp32": 100.0, "fp16": 55.0}
 # Outside macOS, Apple's runtime adds up the numbers of a plain group norm one by one. Two million
 # fp32 numbers then cost 60 dB: 98 dB at 1024 px, where the layers for the Neural Engine keep 156.
 ONE_BY_ONE = 90.0
-# What is added to one weight of a twin. That moves one of C channels by about as much, so all of them by
-# that over the root of C, where the peak is about 5: large enough to be seen at each floor. At 64 px,
-# where C is largest, the twins are at 31 to 46 dB in fp16 and 70 to 86 in fp32.
+# What is added to one weight of a twin. That moves one of C channels by about as much, so all of
+# them by that over the root of C, where the peak is about 5: large enough to be seen at each floor.
+# At 64 px, where C is largest, the twins are at 31 to 46 dB in fp16 and 70 to 86 in fp32.
 MOVED: dict[ExecutorPrecision, float] = {"fp16": 2.0, "fp32": 0.02}
 
 

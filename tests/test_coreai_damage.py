@@ -1,4 +1,4 @@
-"""Damaged Core AI packages in a bundle whose hashes were made anew, so that Apple's code meets them.
+"""Damaged Core AI packages in a bundle whose hashes fit, so that Apple's code meets the damage.
 
 Apple's code aborts on most of them. That may end its own process, which no command must share.
 """
