@@ -15,11 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
-	if $(BIN)/python tests/coreai_wheels.py; then \
-	  $(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]'; \
-	else \
-	  echo "skipped: Core AI (it has no wheels for this system; see tests/coreai_wheels.py)"; \
-	fi
+	$(BIN)/python tests/coreai_wheels.py; case $$? in \
+	  0) $(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' ;; \
+	  3) echo "skipped: Core AI (it has no wheels for this system; see tests/coreai_wheels.py)" ;; \
+	  *) exit 1 ;; \
+	esac
 	touch $@
 
 # atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.

@@ -1,7 +1,7 @@
 """Tests that need Apple's packages for Core AI, and the systems for which these have wheels.
 
-Under CI=true such tests fail, rather than be skipped, where there are wheels. As a program it exits
-with 0 where there are: `make setup` asks.
+Under CI=true such tests fail, rather than be skipped, where there are wheels. As a program, which
+`make setup` runs, it exits with 0 where there are and with 3 where there are none.
 """
 
 from __future__ import annotations
@@ -44,4 +44,4 @@ needs_coreai = pytest.mark.skipif(
 )
 
 if __name__ == "__main__":
-    sys.exit(0 if has_wheels(sys_tags()) else 1)
+    sys.exit(0 if has_wheels(sys_tags()) else 3)

@@ -43,7 +43,7 @@ FLOORS: dict[ExecutorPrecision, float] = {"fp32": 100.0, "fp16": 55.0}
 ONE_BY_ONE = 90.0
 # What is added to one weight of a twin. That moves one of C channels by about as much, so all of
 # them by that over the root of C, where the peak is about 5: large enough to be seen at each floor.
-# At 64 px, where C is largest, the twins are at 31 to 46 dB in fp16 and 70 to 86 in fp32.
+# At 64 px, where C is largest, the twins are at 31 to 46 dB in fp16, and 70 to 86 in fp32.
 MOVED: dict[ExecutorPrecision, float] = {"fp16": 2.0, "fp32": 0.02}
 
 
