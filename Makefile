@@ -15,8 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' || \
-	  echo "skipped: Core AI (it has no wheels for this system; see pyproject.toml)"
+	$(BIN)/python tests/coreai_wheels.py; case $$? in \
+	  0) $(BIN)/pip install --quiet -c constraints.txt -e '.[coreai]' ;; \
+	  3) echo "skipped: Core AI (it has no wheels for this system; see tests/coreai_wheels.py)" ;; \
+	  *) exit 1 ;; \
+	esac
 	touch $@
 
 # atheris, for which there are wheels on Linux x86-64 only; elsewhere the fuzzers are skipped.
@@ -57,11 +60,11 @@ processors: setup
 narrow-processor: setup
 	$(BIN)/python tests/processors.py --narrow --numprocesses auto
 
-# Every process behaves as if Core AI's packages were not installed.
+# Every process behaves as if Core AI's packages were not installed: all other commands work, and the
+# tests that need the packages are skipped.
 without-coreai: setup
 	PYTHONPATH=$(CURDIR)/tests/without_coreai $(BIN)/pytest -m "not slow" --numprocesses auto \
-	  tests/test_without_coreai.py tests/test_convert.py tests/test_verify.py tests/test_mixed.py \
-	  tests/test_missing_packages.py tests/test_sample_command.py
+	  tests/test_without_coreai.py tests/test_missing_packages.py tests/test_coreai*.py
 
 # Beside each other: pyright keeps one core busy, and the Swift tests rarely more than one.
 check-and-swift:

@@ -158,6 +158,8 @@ async def _run(function: Any, given: dict[str, NDArray[Any]]) -> dict[str, NDArr
     inputs: dict[str, Any] = {}
     for name in description.input_names:
         dtype = description.input_descriptor(name).dtype
+        if name not in given:
+            raise ValueError(f"it takes {name}, which the bundle does not list for it")
         inputs[name] = RuntimeArray(np.ascontiguousarray(given[name], dtype))
     found = await function(inputs)
     return {name: np.ascontiguousarray(found[name].numpy()) for name in description.output_names}

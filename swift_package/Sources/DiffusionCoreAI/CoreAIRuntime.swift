@@ -65,12 +65,14 @@
 
     /// Loads a package, specialized now if necessary.
     public func load(_ package: Manifest.Package) async throws {
-      if loaded[package.name] != nil { return }
+      // Even if it is loaded now, because a call that unloads it may be waiting.
       try await turns.run { try await self.open(package) }
     }
 
-    /// Releases a package. Values in the contexts stay.
-    public func unload(_ package: Manifest.Package) { loaded[package.name] = nil }
+    /// Releases a package, after the calls that came before. Values in the contexts stay.
+    public func unload(_ package: Manifest.Package) async {
+      await turns.runEvenIfCancelled { await self.forget(package) }
+    }
 
     /// Runs a package. Its outputs are written into the arrays of its last outputs.
     public func run(
@@ -87,8 +89,10 @@
       return try NDArrays.tensor(array, named: name)
     }
 
-    /// Releases all packages and values.
-    public func release() { (loaded, contexts) = ([:], [:]) }
+    /// Releases all packages and values, after the calls that came before.
+    public func release() async {
+      await turns.runEvenIfCancelled { await self.forgetAll() }
+    }
 
     /// Makes one prediction of the golden record. If it is not close enough to the recorded one, the
     /// packages are loaded for the GPU and then for the CPU alone, and the runtime keeps the first units
@@ -118,18 +122,27 @@
     }
 
     private func attempt(_ probe: GoldenProbe) async throws -> SelfTest.Attempt {
-      release()
-      defer { release() }
+      await release()
+      let attempt: SelfTest.Attempt
       do {
         let psnr = try await probe.closeness(of: self, in: bundle)
-        return SelfTest.Attempt(units: units, psnr: psnr, failure: nil)
+        attempt = SelfTest.Attempt(units: units, psnr: psnr, failure: nil)
       } catch MatryoshkaError.packageFailed(let package, let reason) {
-        return SelfTest.Attempt(units: units, psnr: -.infinity, failure: "package \(package): \(reason)")
+        attempt = SelfTest.Attempt(
+          units: units, psnr: -.infinity, failure: "package \(package): \(reason)")
+      } catch {
+        await release()
+        throw error
       }
+      await release()
+      return attempt
     }
 
+    private func forget(_ package: Manifest.Package) { loaded[package.name] = nil }
+
+    private func forgetAll() { (loaded, contexts) = ([:], [:]) }
+
     private func open(_ package: Manifest.Package) async throws {
-      // Another caller may have loaded it during the wait.
       if loaded[package.name] != nil { return }
       let name = bundle.manifest.function(of: package) ?? "main"
       loaded[package.name] = try await fittingUnits(package) { model in
@@ -186,12 +199,12 @@
         throw MatryoshkaError.packageFailed(package: package.name, reason: "is not loaded")
       }
       for input in package.inputs {
-        if let tensor = values[input.name] { try give(tensor, input, function, context) }
+        if let tensor = values[input.name] { try give(tensor, input, of: package, function, context) }
       }
       var inputs: [String: NDArray] = [:]
       for input in package.inputs {
         guard let array = contexts[context]?[input.name] else {
-          throw MatryoshkaError.packageFailed(package: package.name, reason: "lacks \(input.name)")
+          throw MatryoshkaError.packageFailed(package: package.name, reason: "needs \(input.name), which has no value yet")
         }
         inputs[input.name] = array
       }
@@ -227,11 +240,13 @@
 
     /// Puts a tensor of the host into a context, in the array that it had there before, if it fits.
     private func give(
-      _ tensor: Tensor, _ input: Manifest.Feature, _ function: LoadedFunction, _ context: Int
+      _ tensor: Tensor, _ input: Manifest.Feature, of package: Manifest.Package,
+      _ function: LoadedFunction, _ context: Int
     ) throws {
       guard tensor.shape == input.shape else {
         throw MatryoshkaError.packageFailed(
-          package: input.name, reason: "expected the shape \(input.shape), got \(tensor.shape)")
+          package: package.name,
+          reason: "needs \(input.name) in the shape \(input.shape), but was given the shape \(tensor.shape)")
       }
       guard var array = take(input, context) ?? function.array(for: input) else { return }
       NDArrays.store(tensor, as: input, in: &array)

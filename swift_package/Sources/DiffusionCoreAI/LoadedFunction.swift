@@ -18,41 +18,47 @@
     /// what Core AI throws otherwise.
     init(_ package: Manifest.Package, named name: String, of model: AIModel) throws {
       guard let function = try model.loadFunction(named: name) else {
-        throw MatryoshkaError.packageFailed(package: package.name, reason: "has no function \(name)")
+        throw MatryoshkaError.packageFailed(package: package.name, reason: "has no function \(name); convert the model again")
       }
       let found = function.descriptor
-      inputs = try LoadedFunction.described(package, "takes", package.inputs, found.inputNames) {
+      inputs = try LoadedFunction.described(package, "input", package.inputs, found.inputNames) {
         found.inputDescriptor(of: $0)
       }
-      outputs = try LoadedFunction.described(package, "puts out", package.outputs, found.outputNames) {
+      outputs = try LoadedFunction.described(package, "output", package.outputs, found.outputNames) {
         found.outputDescriptor(of: $0)
       }
       self.function = function
     }
 
     private static func described(
-      _ package: Manifest.Package, _ verb: String, _ features: [Manifest.Feature], _ names: [String],
+      _ package: Manifest.Package, _ kind: String, _ features: [Manifest.Feature], _ names: [String],
       _ descriptor: (String) -> InferenceValue.Descriptor?
     ) throws -> [String: NDArrayDescriptor] {
       func refuse(_ found: String, _ wanted: String) -> MatryoshkaError {
         .packageFailed(
-          package: package.name, reason: "\(verb) \(found), but the manifest says \(wanted)")
+          package: package.name,
+          reason: "\(found), but the manifest lists \(wanted); convert the model again")
       }
       let wanted = features.map(\.name).sorted()
       guard names.sorted() == wanted else {
-        throw refuse(names.sorted().joined(separator: ", "), wanted.joined(separator: ", "))
+        let listed = names.sorted().joined(separator: ", ")
+        throw refuse(
+          listed.isEmpty ? "has no \(kind)s" : "has the \(kind)s \(listed)",
+          wanted.joined(separator: ", "))
       }
       var found: [String: NDArrayDescriptor] = [:]
       for feature in features {
-        guard case .ndArray(let array)? = descriptor(feature.name) else {
-          throw refuse("an image for \(feature.name)", "numbers")
-        }
         let type = NDArrays.type(feature.dtype)
-        guard array.shape == feature.shape, array.scalarType == type else {
-          throw refuse(
-            "\(feature.name) as \(array.scalarType) \(array.shape)", "\(type) \(feature.shape)")
+        let array = "an array of \(type) in the shape \(feature.shape)"
+        guard case .ndArray(let own)? = descriptor(feature.name) else {
+          throw refuse("has an image as its \(kind) \(feature.name)", array)
         }
-        found[feature.name] = array
+        guard own.shape == feature.shape, own.scalarType == type else {
+          throw refuse(
+            "has an array of \(own.scalarType) in the shape \(own.shape) as its \(kind) \(feature.name)",
+            array)
+        }
+        found[feature.name] = own
       }
       return found
     }

@@ -114,7 +114,7 @@
       var inputs: [String: Any] = [:]
       for input in package.inputs {
         guard let array = known[input.name] else {
-          throw MatryoshkaError.packageFailed(package: package.name, reason: "lacks \(input.name)")
+          throw MatryoshkaError.packageFailed(package: package.name, reason: "needs \(input.name), which has no value yet")
         }
         inputs[input.name] = MLFeatureValue(multiArray: array)
       }

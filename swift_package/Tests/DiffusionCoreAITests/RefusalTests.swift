@@ -55,6 +55,8 @@
     @Test func aPackageThatTheManifestDoesNotDescribeIsRefused() async throws {
       let small = try SmallBundle(format: .coreai)
       let package = small.bundle.manifest.packages[0]
+      let listed =
+        "the manifest lists an array of float16 in the shape [1, 3, 8, 8]; convert the model again"
       for fault in Fault.allCases {
         let cache = AIModelCache { _, _ in self.program(package, fault) }
         let runtime = try CoreAIRuntime(
@@ -62,12 +64,14 @@
         let said =
           switch fault {
           case .none: ""
-          case .function: "has no function main"
-          case .input: "takes other, x_8, but the manifest says temb_8, x_8"
-          case .shape: "takes x_8 as float16 [1, 3, 8, 8, 1], but the manifest says float16 [1, 3, 8, 8]"
-          case .type: "takes x_8 as bfloat16 [1, 3, 8, 8], but the manifest says float16 [1, 3, 8, 8]"
-          case .image: "takes an image for x_8, but the manifest says numbers"
-          case .output: "puts out , but the manifest says features_4"
+          case .function: "has no function main; convert the model again"
+          case .input:
+            "has the inputs other, x_8, but the manifest lists temb_8, x_8; convert the model again"
+          case .shape:
+            "has an array of float16 in the shape [1, 3, 8, 8, 1] as its input x_8, but \(listed)"
+          case .type: "has an array of bfloat16 in the shape [1, 3, 8, 8] as its input x_8, but \(listed)"
+          case .image: "has an image as its input x_8, but \(listed)"
+          case .output: "has no outputs, but the manifest lists features_4; convert the model again"
           }
         guard !said.isEmpty else {
           try await runtime.load(package)
@@ -96,11 +100,11 @@
       try await runtime.load(package)
       #expect(
         await refusal { try await runtime.run(package, context: 0, giving: ["x_8": given["x_8"]].compactMapValues(\.self)) }
-          == "package down_8: lacks temb_8.")
+          == "package down_8: needs temb_8, which has no value yet.")
       let wrong = try Tensor(zeros: [1, 3])
       #expect(
         await refusal { try await runtime.run(package, context: 0, giving: ["x_8": wrong]) }
-          == "package x_8: expected the shape [1, 3, 8, 8], got [1, 3].")
+          == "package down_8: needs x_8 in the shape [1, 3, 8, 8], but was given the shape [1, 3].")
       #expect(
         await refusal { _ = try await runtime.value("features_4", context: 0) }
           == "package features_4: was not computed.")

@@ -12,7 +12,7 @@
     /// A bundle whose golden record holds what the fake packages compute, by formulas of its own and in
     /// single precision, plus `error` in every number.
     private func recorded(
-      _ kind: SmallBundle.Kind = .nested, plus error: Float = 0
+      _ kind: SmallBundle.Kind = .nested, plus error: Float = 0, bits: Int = 16
     ) throws -> SmallBundle {
       let plain = try SmallBundle(kind, format: .coreai)
       func mean(_ numbers: [Float]) -> Float { numbers.reduce(0, +) / Float(numbers.count) }
@@ -34,7 +34,7 @@
         try Tensor(shape: [1, 1, 3, side, side], values: values)
       }
       return try SmallBundle(
-        kind, format: .coreai,
+        kind, format: .coreai, weightBits: bits,
         golden: [
           ("x_t_8", try tensor(8, noisy(8))), ("x_t_4", try tensor(4, noisy(4))),
           ("prediction_8", try tensor(8, hidden(8, outer).map { $0 + error })),
@@ -148,11 +148,31 @@
       #expect(cache.specialized == [.engine])
     }
 
-    @Test(arguments: [(16, 40.0), (8, 30), (6, 20), (4, 8), (2, 0)])
+    /// The floors of mdm verify for compressed packages.
+    @Test(arguments: [(16, 40.0), (8, 30), (6, 20), (4, 8), (3, 4), (2, 0)])
     func compressedWeightsNeedLess(bits: Int, floor: Double) throws {
-      let small = try SmallBundle(format: .coreai)
-      let text = try small.manifest(replacing: [("\"weight_bits\":16", "\"weight_bits\":\(bits)")])
-      #expect(GoldenProbe.floor(of: try Manifest(parsing: Array(text.utf8))) == floor)
+      let small = try SmallBundle(format: .coreai, weightBits: bits)
+      #expect(GoldenProbe.floor(of: small.bundle.manifest) == floor)
+    }
+
+    /// What a palette of two bits costs is no fault of the device; what costs more than that is one.
+    @Test(arguments: [(16, false), (8, false), (6, false), (4, true), (2, true)])
+    func whatAPaletteCostsPasses(bits: Int, passes: Bool) async throws {
+      let small = try recorded(plus: 0.25, bits: bits)
+      let runtime = try CoreAIRuntime(
+        bundle: small.bundle, computeUnits: .cpuOnly, cache: FakePackages(of: small.bundle).cache())
+      guard passes else {
+        await #expect(throws: MatryoshkaError.self) { try await runtime.selfTest() }
+        return
+      }
+      let found = try await runtime.selfTest()
+      #expect(found.isFirstChoice && found.floor == GoldenProbe.floor(of: small.bundle.manifest))
+      #expect(found.attempts[0].psnr > 8 && found.attempts[0].psnr < 20)
+      // The twin: an error as large as the numbers themselves.
+      let wrong = FakePackages(of: small.bundle) { _ in 8 }
+      let other = try CoreAIRuntime(
+        bundle: small.bundle, computeUnits: .cpuOnly, cache: wrong.cache())
+      await #expect(throws: MatryoshkaError.self) { try await other.selfTest() }
     }
   }
 #endif

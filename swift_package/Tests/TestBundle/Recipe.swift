@@ -8,6 +8,7 @@ struct Recipe {
   let sides: [Int]
   let numSteps: Int
   let format: Manifest.Format
+  let weightBits: Int
 
   /// The files of a package, which is no package that anything could run.
   func files(of name: String) -> [(String, Data)] {
@@ -183,7 +184,7 @@ struct Recipe {
     #"""
     {"name":"\#(name)","path":"\#(path ?? name)\#(format.suffix)","phase":"\#(phase)",
     "side":\#(side.map(String.init) ?? "null"),
-    "precision":"fp16","weight_bits":16,"compute":"all","bytes":1,"activation_bytes":1,
+    "precision":"fp16","weight_bits":\#(weightBits),"compute":"all","bytes":1,"activation_bytes":1,
     "inputs":[\#(inputs.joined(separator: ","))],"outputs":[\#(outputs.joined(separator: ","))]}
     """#
   }

@@ -28,13 +28,15 @@ package struct SmallBundle: ~Copyable {
   ///   - side: of the outer level; the inner one has half of it.
   ///   - numSteps: length of the noise tables, less one.
   ///   - format: of the packages.
+  ///   - weightBits: that its manifest says of every package.
   ///   - golden: the tensors of the golden record, whose only moment is the table index 1.
   package init(
     _ kind: Kind = .nested, side: Int = 8, numSteps: Int = 20, format: Manifest.Format = .coreml,
-    golden: [(name: String, tensor: Tensor)] = []
+    weightBits: Int = 16, golden: [(name: String, tensor: Tensor)] = []
   ) throws {
     url = FileManager.default.temporaryDirectory.appending(path: "small-\(UUID().uuidString)")
-    let recipe = Recipe(kind: kind, sides: [side, side / 2], numSteps: numSteps, format: format)
+    let recipe = Recipe(
+      kind: kind, sides: [side, side / 2], numSteps: numSteps, format: format, weightBits: weightBits)
     var files: [(String, Data)] = [
       ("config.json", Data("{\"text\":null}".utf8)),
       ("golden.safetensors", TensorFile.contents(golden)),
