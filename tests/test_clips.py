@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from backends import MlxBackend, TorchBackend
 from click.testing import CliRunner, Result
+from clip_files import all_frames, movie
 from PIL import Image
 from small import save_random_model
 
@@ -21,7 +22,7 @@ import mdm_apple as mdm
 from mdm_apple.cli import group
 from mdm_apple.cli.picture_files import PictureFiles
 from mdm_apple.clip_file.embedded_text import MAX_TEXT, embedded_text
-from mdm_apple.clip_file.read import MAX_FRAMES, last_frame, read_clip
+from mdm_apple.clip_file.read import MAX_FRAMES, read_clip
 from mdm_apple.clip_file.timing import durations, repeats
 from mdm_apple.clip_file.write import CLIPS, LOSSLESS, clip_bytes
 from mdm_apple.config.model import Distilled, ModelConfig
@@ -31,6 +32,7 @@ from mdm_apple.config.strict_json import as_values
 from mdm_apple.config.types import Pixels
 from mdm_apple.diffusion.canvas import tiled, untiled
 from mdm_apple.errors import ConfigError, MdmError, MissingPackageError
+from mdm_apple.given_pictures import frame_of_clip, given_frames
 from mdm_apple.model import Model
 from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -75,7 +77,7 @@ def test_every_frame_comes_back_although_a_file_merges_equal_ones(
     suffix: str, frames: Pixels, tmp_path: Path
 ) -> None:
     for fps in (0.1, 8.0, 23.976, 50.0):
-        again = read_clip(written(tmp_path / f"a{suffix}", frames, fps), fps)
+        again = all_frames(written(tmp_path / f"a{suffix}", frames, fps), fps)
         assert len(again) == len(frames)
         if suffix not in (".mp4", ".mov"):  # these frames have at most 256 colours
             np.testing.assert_array_equal(again, frames)
@@ -124,7 +126,7 @@ def test_a_movie_is_what_players_take_and_near_to_its_frames(suffix: str, tmp_pa
             270,
         )
         assert stream.average_rate == Fraction(8)
-    middles = read_clip(path, FPS)[:, 15::30, 15::30]
+    middles = all_frames(path, FPS)[:, 15::30, 15::30]
     assert far(middles, frames) <= 8
     assert far(middles, frames[::-1]) > 100  # the twin
     assert path.read_bytes() == clip_bytes(frames, FPS, suffix)  # the same again
@@ -165,6 +167,7 @@ def changed(recipe: dict[str, Any], **changes: Any) -> str:
     return json.dumps(recipe | changes)
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_damaged_recipe_gets_one_sentence(suffix: str, clips: Path, tmp_path: Path) -> None:
     (file,) = made("--model", clips, "cat", "--seed", "1", "--out", tmp_path / f"a{suffix}")
@@ -205,9 +208,10 @@ def hostile(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in out}
 
 
+@pytest.mark.bundle  # another process decodes the file
 def test_a_hostile_clip_gets_one_sentence(tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():
-        for read in (last_frame, lambda p: read_clip(p, FPS)):
+        for read in (lambda p: frame_of_clip(p, last=True), lambda p: read_clip(p, FPS)):
             with pytest.raises(MdmError) as refused:
                 read(path)
             assert name in str(refused.value)
@@ -262,8 +266,8 @@ def test_like_makes_the_same_clip_again(suffix: str, clips: Path, tmp_path: Path
     recipe = read_recipe(first)
     assert (recipe.frames, recipe.fps, recipe.seed) == (4, 12.0, 7)
     assert read_recipe(again) == read_recipe(exact) == recipe
-    np.testing.assert_array_equal(read_clip(again, 12), read_clip(first, 12))
-    assert far(read_clip(other, 12), read_clip(first, 12)) > 20  # the twin
+    np.testing.assert_array_equal(all_frames(again, 12), all_frames(first, 12))
+    assert far(all_frames(other, 12), all_frames(first, 12)) > 20  # the twin
     if suffix in LOSSLESS:
         np.testing.assert_array_equal(read_clip(exact, 12), read_clip(first, 12))
 
@@ -287,6 +291,7 @@ def test_a_recipe_of_a_picture_says_nothing_of_clips(model_folder: Path, tmp_pat
     assert not {"frames", "fps", "first_frame"} & set(json.loads(embedded_text(picture) or ""))
 
 
+@pytest.mark.bundle  # another process decodes the file
 def test_several_clips_go_into_a_folder_that_an_interrupted_command_fills(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +355,7 @@ def test_a_level_of_clips_has_frames_and_a_side(clips: Path, tmp_path: Path) -> 
     assert again.read_bytes() == key.read_bytes()
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -371,7 +377,7 @@ def test_a_level_of_clips_has_frames_and_a_side(clips: Path, tmp_path: Path) -> 
         ("--sheet p.png", "p.png exists; choose another --sheet or add --overwrite."),
         ("--first-frame none.png", "none.png: no such file."),
         ("--first-frame t.txt", "t.txt: cannot be read as a PNG, JPEG, WebP or BMP picture"),
-        ("--last-frame t.gif", "t.gif: cannot be read"),
+        ("--last-frame t.gif", "t.gif: it cannot be decoded"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(
@@ -534,6 +540,7 @@ def test_the_nest_holds_a_given_frame_at_every_level_that_has_it() -> None:
     assert len(given_at_levels(config, GivenFrames(noise(1, side=16)[0]), 1)) == 2
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_loop_from_one_picture_is_made_again(suffix: str, clips: Path, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
@@ -550,10 +557,11 @@ def test_a_loop_from_one_picture_is_made_again(suffix: str, clips: Path, tmp_pat
         message = refusal("--model", clips, "--like", first, "--out", tmp_path / "c.png")
         assert "give it again with --first-frame" in message
     (again,) = made("--model", clips, "--like", first, *ends, "--out", tmp_path / f"d{suffix}")
-    np.testing.assert_array_equal(read_clip(again, FPS), read_clip(first, FPS))
+    np.testing.assert_array_equal(all_frames(again, FPS), all_frames(first, FPS))
     assert read_recipe(again) == read_recipe(first)
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_clip_goes_on_where_another_ends(suffix: str, clips: Path, tmp_path: Path) -> None:
     (before,) = made("--model", clips, "cat", "--seed", "1", "--out", tmp_path / "a.png")
@@ -565,6 +573,42 @@ def test_a_clip_goes_on_where_another_ends(suffix: str, clips: Path, tmp_path: P
     assert far(clip[0], exact[-1]) <= near
     assert far(clip[-1], exact[0]) <= near
     assert far(clip[0], exact[0]) > 50  # the twin
+
+
+def corners(square: Pixels) -> list[list[int]]:
+    return [[int(square[y, x].mean()) for x in (1, -2)] for y in (1, -2)]
+
+
+@pytest.mark.bundle  # another process decodes the file
+def test_a_given_movie_is_seen_as_players_show_it(model: Model, tmp_path: Path) -> None:
+    """Turned, with wide pixels, and white where it is transparent, like the clips of training."""
+    quarters = np.repeat(np.array([[40, 90], [150, 220]], np.uint8), 24, axis=0)
+    frame = np.stack([np.repeat(quarters, 24, axis=1)] * 3, axis=-1)
+    turned = movie(tmp_path / "t.mov", [frame] * 2, "qtrle", "rgb24", turn=(90, False, False))
+    given = given_frames(model.config, None, turned, None).first
+    assert given is not None
+    assert corners(given) == [[90, 220], [40, 150]]
+    wide = np.full((64, 32, 3), 60, np.uint8)
+    wide[:12], wide[-12:] = 200, 230
+    path = movie(tmp_path / "w.mp4", [wide] * 2, "libx264", "yuv444p", aspect=Fraction(2), qp="0")
+    given = given_frames(model.config, None, None, path).last
+    assert given is not None
+    assert [int(given[y].mean()) for y in (0, -1)] == pytest.approx([200, 230], abs=6)
+    clear = np.zeros((16, 16, 4), np.uint8)
+    path = movie(tmp_path / "c.mov", [clear] * 2, "qtrle", "argb")
+    given = given_frames(model.config, None, path, None).first
+    assert given is not None
+    assert given.min() == 255
+
+
+@pytest.mark.bundle
+def test_a_still_picture_with_the_marks_of_a_clip_is_a_picture(
+    model: Model, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "a.png", noise(1))
+    given = given_frames(model.config, None, path, None).first
+    assert given is not None
+    np.testing.assert_array_equal(given, noise(1)[0])
 
 
 def test_another_picture_beside_like_is_said(clips: Path, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ class ClipCache:
 
     def keep(self, sha256: str, decoded: Decoded) -> Kept:
         """Write the clips of a file. Raises FileError."""
-        path, data = self.path(sha256), decoded.canvases.tobytes()
+        path, data = self.path(sha256), decoded.pixels.tobytes()
         header = {
-            "clips": len(decoded.canvases),
+            "clips": len(decoded.pixels),
             "size": decoded.size,
             "found": decoded.found,
             "crc32": zlib.crc32(data),
