@@ -30,7 +30,11 @@ from mdm_apple.config.network import Student, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import as_values
 from mdm_apple.config.types import Pixels
+from mdm_apple.data.batches import Draws, make_batch
+from mdm_apple.data.dataset import Dataset
 from mdm_apple.diffusion.canvas import tiled, untiled
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError, MdmError, MissingPackageError
 from mdm_apple.given_pictures import frame_of_clip, given_frames
 from mdm_apple.model import Model
@@ -538,6 +542,25 @@ def test_the_nest_holds_a_given_frame_at_every_level_that_has_it() -> None:
         np.testing.assert_allclose(values[0], small.mean(axis=(1, 3)), atol=1e-6)
         assert all(not values[k].any() for k in range(frames) if k not in held)
     assert len(given_at_levels(config, GivenFrames(noise(1, side=16)[0]), 1)) == 2
+
+
+def test_a_given_frame_is_as_white_as_the_frames_of_training() -> None:
+    """What the levels of a clip that stands still are in a batch, of 4 frames and of the first."""
+    config = dataclasses.replace(preset("tiny_video"), white_headroom=0.2)
+    frame = noise(1)[0]
+    frame[:4] = 255
+    data = Dataset(16, ["cat"], lambda _: (tiled(np.stack([frame] * 4)), 16.0), "still")
+    draws = Draws(0, config.sides, config.diffusion, white_headroom=0.2)
+    images = make_batch(data, [0], draws, 0).images
+    for network, white in ((config, 1.2), (preset("tiny_video"), 1.0)):
+        levels = given_at_levels(network, GivenFrames(frame, frame), 0)
+        assert levels[0][1].max() == pytest.approx(white)
+        trained = build_pyramid(images, config.model, NumpyOps())
+        alike = [
+            np.array_equal(known[free == 0], real[free == 0])
+            for (free, known), real in zip(levels, trained, strict=True)
+        ]
+        assert alike == [white == 1.2] * 2  # the twin knows of no headroom
 
 
 @pytest.mark.bundle  # another process decodes the file

@@ -27,7 +27,7 @@ from mdm_apple.training.settings import TrainConfig
 def test_json_states_every_field() -> None:
     written = json.loads(to_json(preset("mdm1024")))
     for cls, found, younger in (
-        (ModelConfig, written, {"video"}),
+        (ModelConfig, written, {"video", "white_headroom"}),
         (UNetConfig, written["model"]["inner"], {"adapters_per_frame"}),
     ):
         fields = dataclasses.fields(cls)

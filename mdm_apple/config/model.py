@@ -168,7 +168,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The contents of a model folder's `config.json`."""
+    """The contents of a model folder's `config.json`.
+
+    white_headroom: pure white was trained as 1 + this; see `Draws`. 0 as well for models from
+    before it was noted.
+    """
 
     model: UNetConfig
     side: int  # pixels of level 0
@@ -179,6 +183,7 @@ class ModelConfig:
     distilled: Distilled | None = None  # None: a model that denoises step by step
     format: int = 1
     video: VideoConfig | None = field(default=None, metadata=ADDED_LATER)  # None: see `frames`
+    white_headroom: float = field(default=0.0, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         if self.format != 1:
@@ -205,6 +210,7 @@ class ModelConfig:
                 raise ConfigError(
                     f"diffusion.{name}: expected {depth} values, one per level, got {len(values)}."
                 )
+        in_range("white_headroom", self.white_headroom, 0, 1, below=True)
         if self.video is not None and self.video.frames != self.frames:
             raise ConfigError(
                 f"video.frames: expected {self.frames}, which the levels of time make, got "
