@@ -675,7 +675,7 @@ def test_a_clip_in_python_is_frames_and_saves_as_its_suffix_says(
 def test_a_picture_in_python_is_one_frame(model_folder: Path, model: Model) -> None:
     for picture in (
         mdm.load(model_folder, backend="torch")("cat", seed=1, steps=2),
-        model("cat", seed=1, steps=2, stop_at=8),
+        model("cat", seed=1, steps=2, stop_at="1x8"),
     ):
         assert picture.fps is None
         np.testing.assert_array_equal(picture.frames[0], picture.levels[0])
@@ -700,12 +700,27 @@ def test_python_refuses_what_the_command_does(model: Model, model_folder: Path) 
     with pytest.raises(ConfigError, match="fps: expected"):
         model("cat", fps=float("nan"))
     with pytest.raises(ConfigError, match="belongs to clips, but 1x8 is a picture"):
-        model("cat", fps=8, stop_at=8)
+        model("cat", fps=8, stop_at="1x8")
     with pytest.raises(ConfigError, match="belongs to clips, but this model makes pictures"):
         mdm.load(model_folder, backend="torch")("cat", first_frame=Image.new("RGB", (8, 8)))
     wrong = GivenFrames(np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match=r"expected bytes of shape \(8, 8, 3\)"):
         frames_made(model.runtime, SAMPLERS[0], wrong)
+
+
+def test_a_level_has_one_name_in_python_and_in_the_command(model: Model) -> None:
+    """4x8 are the canvas of 16 px, and a side alone could be either level of 8 px."""
+    whole = model("cat", seed=1, steps=2)
+    np.testing.assert_array_equal(model("cat", seed=1, steps=2, stop_at="4x8").frames, whole.frames)
+    config = mdm.api.model_to_train("tiny_video", None, None, "1x8")
+    assert (config.side, config.frames) == (8, 1)
+    for level, said in ((8, "give 4x8 or 1x8"), ("8", "give 4x8 or 1x8"), ("x8", "such as 16x32")):
+        with pytest.raises(ConfigError, match=said):
+            model("cat", stop_at=level)
+        with pytest.raises(ConfigError, match=said):
+            mdm.api.model_to_train("tiny_video", None, None, level)
+        with pytest.raises(ConfigError, match=said):
+            next(model.steps("cat", stop_at=level))
 
 
 def test_a_filter_sees_frames(model: Model) -> None:
