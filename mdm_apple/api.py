@@ -41,7 +41,12 @@ from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset, wanted_clips
 from mdm_apple.errors import MdmError, require, require_installed
-from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan, check_picture_model
+from mdm_apple.evaluation.evaluate import (
+    Evaluation,
+    EvaluationPlan,
+    check_picture_model,
+    side_to_open,
+)
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
 from mdm_apple.model import Model
 from mdm_apple.open_model import (
@@ -521,12 +526,13 @@ def evaluate(
     Raises MdmError.
     """
     opened = model if isinstance(model, Model) else load(model)
-    check_picture_model(opened.config)
     asked = settings or SampleSettings()
+    check_picture_model(opened.config, asked.stop_at)
     plan = EvaluationPlan(
         opened.sampler_config(asked), count, tuple(seeds), asked.stop_at, batch_size
     )
-    dataset = open_dataset(str(data) if isinstance(data, Path) else data, opened.config.side)
+    side = side_to_open(opened.config, asked.stop_at)
+    dataset = open_dataset(str(data) if isinstance(data, Path) else data, side)
     if captions is not None:
         dataset = with_captions(dataset, captions)
     return evaluate_runtime(opened.runtime, dataset, plan)
