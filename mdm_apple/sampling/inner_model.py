@@ -78,8 +78,15 @@ def require_clip(config: ModelConfig, stop_at: int | None, asked: Mapping[str, o
 
 def level_names(config: ModelConfig) -> str:
     """The levels of a model of clips in words: 16x32, 16x16 or 1x16."""
-    *others, last = [f"{frames}x{side}" for frames, side in config.clip_shapes]
+    *others, last = levels_of(config)
     return f"{', '.join(others)} or {last}"
+
+
+def levels_of(config: ModelConfig) -> list[str]:
+    """The levels as a person names them, highest first: 64, 32 and 16, or 16x32 and so on."""
+    if config.frames == 1:
+        return [str(side) for side in config.sides]
+    return [f"{frames}x{side}" for frames, side in config.clip_shapes]
 
 
 def level_of_side(config: ModelConfig, side: int | None) -> int:
