@@ -175,6 +175,8 @@ def test_a_file_is_decoded_once(
         lambda data: b"{]\n" + data,
         lambda data: data.replace(b'"clips": 2', b'"clips": 1'),
         lambda data: data.replace(b'"clips": 2', b'"clips": 9e99'),
+        lambda data: data.replace(b'"found": ', b'"found": 1'),
+        lambda data: data.replace(b'"size": [', b'"size": [9'),
         lambda data: b"[" * 900 + b"\n",
     ],
 )
