@@ -17,6 +17,7 @@ from mdm_apple.config.strict_json import ADDED_LATER
 from mdm_apple.errors import ConfigError
 
 MAX_SIDE = 8192
+LEAST_FPS, MOST_FPS = 0.1, 240.0  # frames a second that files of clips can hold
 MAX_PARAMETERS = 20_000_000_000  # network and text encoder together: 80 GB in fp32
 
 ScheduleKind = Literal["cosine", "linear", "deepfloyd", "sigmoid"]
@@ -127,7 +128,7 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         in_range("video.frames", self.frames, 2, 4096)
-        in_range("video.fps", self.fps, 0, 240, above=True)
+        in_range("video.fps", self.fps, LEAST_FPS, MOST_FPS)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mdm_apple.data.clips.container import START_BYTES, container_of
 from mdm_apple.data.clips.limits import SHRINK, UnfitFileError
 from mdm_apple.data.clips.read_animation import Animation
 from mdm_apple.data.clips.sample_times import Shown, sampled
-from mdm_apple.diffusion.canvas import tiled
+from mdm_apple.diffusion.canvas import frame_side, tiled
 from mdm_apple.storage.files import is_lfs_pointer
 
 MAX_ANIMATION_BYTES = 256 << 20  # Pillow reads some kinds as a whole
@@ -47,6 +47,11 @@ class Wanted:
     def grid(self) -> int:
         """Frames along a side of a canvas."""
         return math.isqrt(self.frames)
+
+    @property
+    def frame_side(self) -> int:
+        """Pixels on a side of a frame."""
+        return frame_side(self.side, self.frames)
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _frame(source: _Source[T], asked: OneFrame) -> Decoded:
 
 def _clips(source: _Source[T], wanted: Wanted) -> Decoded:
     """The clips of an open file."""
-    count, side = wanted.frames, wanted.side // wanted.grid
+    count, side = wanted.frames, wanted.frame_side
     squares: list[Pixels] = []
     last: T | None = None
     for picture in sampled(source.frames(), wanted.fps, count * wanted.most):
