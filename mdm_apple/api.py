@@ -41,7 +41,12 @@ from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset, wanted_clips
 from mdm_apple.errors import MdmError, require, require_installed
-from mdm_apple.evaluation.evaluate import Evaluation, EvaluationPlan, check_picture_model
+from mdm_apple.evaluation.evaluate import (
+    Evaluation,
+    EvaluationPlan,
+    check_picture_model,
+    side_to_open,
+)
 from mdm_apple.evaluation.evaluate import evaluate as evaluate_runtime
 from mdm_apple.model import Model
 from mdm_apple.open_model import (
@@ -51,7 +56,7 @@ from mdm_apple.open_model import (
     default_backend,
     prepare,
 )
-from mdm_apple.sampling.inner_model import AskedLevel, inner_model, level_side
+from mdm_apple.sampling.inner_model import Level, inner_model, level_side
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.storage.files import occupied
 from mdm_apple.storage.model_folder import load_model_config
@@ -128,7 +133,7 @@ def train(
     config: ModelConfig | str | Path | None = None,
     init: str | Path | None = None,
     grow: str | Path | None = None,
-    stop_at: int | AskedLevel | None = None,
+    stop_at: Level | None = None,
     resume: bool = False,
     backend: TrainingBackend | None = None,
     captions: Sequence[str] | None = None,
@@ -154,7 +159,7 @@ def train(
         preset, config, init: what to train: a named model, a configuration or its file, or a model
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
-            to this side; of a model of clips, AskedLevel(frames, side).
+            to this side, or of a model of clips such as "16x16".
         captions: train only on pictures with these. background: None is white. A resumed run has
             these two, `skin_tones`, `clips_per_file`, `pictures`, `features` and `text_encoder`
             from its start.
@@ -317,7 +322,7 @@ def model_to_train(
     preset: str | None,
     config: ModelConfig | str | Path | None,
     init: str | Path | None,
-    stop_at: int | AskedLevel | None = None,
+    stop_at: Level | None = None,
     resumed: Path | None = None,
 ) -> ModelConfig:
     """The configuration from exactly one of the sources. Raises MdmError."""
@@ -339,8 +344,7 @@ def model_to_train(
         chosen = preset_config(str(preset))
     if stop_at is None:
         return chosen
-    asked = stop_at if isinstance(stop_at, AskedLevel) else AskedLevel(None, stop_at)
-    return inner_model(chosen, level_side(chosen, asked))
+    return inner_model(chosen, level_side(chosen, stop_at))
 
 
 def distill(
@@ -522,12 +526,13 @@ def evaluate(
     Raises MdmError.
     """
     opened = model if isinstance(model, Model) else load(model)
-    check_picture_model(opened.config)
     asked = settings or SampleSettings()
+    check_picture_model(opened.config, asked.stop_at)
     plan = EvaluationPlan(
         opened.sampler_config(asked), count, tuple(seeds), asked.stop_at, batch_size
     )
-    dataset = open_dataset(str(data) if isinstance(data, Path) else data, opened.config.side)
+    side = side_to_open(opened.config, asked.stop_at)
+    dataset = open_dataset(str(data) if isinstance(data, Path) else data, side)
     if captions is not None:
         dataset = with_captions(dataset, captions)
     return evaluate_runtime(opened.runtime, dataset, plan)

@@ -16,7 +16,7 @@ from mdm_apple.open_model import Backend, Loaded, Opening
 from mdm_apple.sampling.filters import Filter, check_pictures, check_prompts
 from mdm_apple.sampling.generate import Prompt, generate, random_seed
 from mdm_apple.sampling.given_frames import NOTHING_GIVEN, GivenFrames, sha256_of
-from mdm_apple.sampling.inner_model import level_of_side, require_clip
+from mdm_apple.sampling.inner_model import Level, level_of_side, require_clip, side_of_level
 from mdm_apple.sampling.picture import Picture, StepPreview
 from mdm_apple.sampling.pictures import Recipe, to_pixels
 from mdm_apple.sampling.remarks import unread
@@ -52,6 +52,7 @@ class Model:
         first_frame: FramePicture | None = None,
         last_frame: FramePicture | None = None,
         fps: float | None = None,
+        stop_at: Level | None = None,
         **settings: Unpack[SettingWords],
     ) -> Picture: ...
 
@@ -68,6 +69,7 @@ class Model:
         first_frame: FramePicture | None = None,
         last_frame: FramePicture | None = None,
         fps: float | None = None,
+        stop_at: Level | None = None,
         **settings: Unpack[SettingWords],
     ) -> list[Picture]: ...
 
@@ -83,6 +85,7 @@ class Model:
         first_frame: FramePicture | None = None,
         last_frame: FramePicture | None = None,
         fps: float | None = None,
+        stop_at: Level | None = None,
         **settings: Unpack[SettingWords],
     ) -> Picture | list[Picture]:
         """Make one picture, or a list of `n` with consecutive seeds.
@@ -96,13 +99,15 @@ class Model:
             first_frame, last_frame: pictures that a clip is to begin and end with: files, or
                 images of Pillow. Of a clip's file, the first frame goes on where it ends, and the
                 last frame leads to where it begins. fps: frames a second of a clip.
+            stop_at: highest level to run: its side for pictures (32), frames and side of clips
+                ("16x16").
 
         Warns if the model does not see all of the text. Raises MdmError for what it cannot do.
         """
         in_range("n", n, 1, MAX_PICTURES)
         count = n or 1
         in_range("seed", seed, 0, MAX_SEED + 1 - count)
-        asked = SampleSettings(**settings)
+        asked = SampleSettings(stop_at=side_of_level(self.config, stop_at), **settings)
         first = random_seed(count) if seed is None else seed
         prompts = [Prompt(prompt, first + k, negative) for k in range(count)]
         self._opening.check(asked, prompts)
@@ -122,10 +127,11 @@ class Model:
         filters: Sequence[Filter] = (),
         first_frame: FramePicture | None = None,
         last_frame: FramePicture | None = None,
+        stop_at: Level | None = None,
         **settings: Unpack[SettingWords],
     ) -> Iterator[StepPreview]:
         """Yield every step of one picture as it is made; the last one is the picture."""
-        asked = SampleSettings(**settings)
+        asked = SampleSettings(stop_at=side_of_level(self.config, stop_at), **settings)
         prompts = [Prompt(prompt, random_seed() if seed is None else seed, negative)]
         config = self._check(asked, prompts, filters)
         given = given_frames(self.config, asked.stop_at, first_frame, last_frame)

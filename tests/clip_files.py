@@ -11,6 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from mdm_apple.clip_file.read import read_clip
 from mdm_apple.config.types import Pixels
 
 WIDTH, HEIGHT = 64, 48
@@ -147,3 +148,11 @@ def gif(size: tuple[int, int], frames: int, milliseconds: int, frame_size: int =
     control = b"\x21\xf9\x04\x04" + struct.pack("<H", milliseconds // 10) + b"\0\0"
     place = b"\x2c" + struct.pack("<HHHHB", 0, 0, frame_size, frame_size, 0)
     return head + (control + place + b"\x02\x02\x44\x01\x00") * frames + b"\x3b"
+
+
+def all_frames(path: Path, fps: float) -> Pixels:
+    """Every frame (N, H, W, 3) of a file that was written here."""
+    if path.suffix not in (".mp4", ".mov"):
+        return read_clip(path, fps)
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])

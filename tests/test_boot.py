@@ -13,6 +13,7 @@ from small import around, normal, plain
 from tolerances import BOOT_END_POINT, BOOT_FP32, BOOT_FP64
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, ScheduleKind
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.data.batches import BatchPlan
 from mdm_apple.diffusion import arithmetic
@@ -155,11 +156,19 @@ def test_pooled_means_of_an_exact_teacher_are_the_means_below(levels: int) -> No
 # --- the loss ------------------------------------------------------------------------------------
 
 
+def nest_of(sides: tuple[int, ...]) -> UNetConfig:
+    """A nest in which each level has twice the side of the one inside it."""
+    nest = plain()
+    for _ in sides[1:]:
+        nest = around(nest)
+    assert nest.scales == scales_of(sides)
+    return nest
+
+
 def numpy_loss(config: DiffusionConfig, sides: tuple[int, ...], boot: BootConfig) -> BootLoss:
-    scales = scales_of(sides)
-    schedule = build_schedule(config.schedule, scales)
+    schedule = build_schedule(config.schedule, scales_of(sides))
     ops = NumpyOps()
-    return BootLoss(schedule, config, scales, boot, ops, lambda x: x[:, None, None, None])
+    return BootLoss(schedule, config, nest_of(sides), boot, ops, lambda x: x[:, None, None, None])
 
 
 class Exact:
@@ -263,7 +272,7 @@ def test_a_different_coefficient_is_no_longer_ddim() -> None:
     assert (batch.times < batch.start).sum() >= 4
     _, target = loss.targets(exact.student, exact.teacher, batch.noise, batch)
     off = Schedule(loss.schedule.base**1.05, loss.schedule.tables)
-    wrong = BootLoss(off, loss.diffusion, loss.scales, boot, loss.ops, loss.array)
+    wrong = BootLoss(off, loss.diffusion, loss.network, boot, loss.ops, loss.array)
     _, other = wrong.targets(exact.student, exact.teacher, batch.noise, batch)
     assert farthest(target, other) > 1e-4
 
@@ -315,7 +324,7 @@ def test_the_loss_of_a_perfect_student_is_rounding_in_fp32(
 
         return run
 
-    loss = BootLoss(schedule, config, scales_of(sides), boot, backend.ops, array)
+    loss = BootLoss(schedule, config, nest_of(sides), boot, backend.ops, array)
     noise = [backend.image(x.astype(np.float32)) for x in batch.noise]
     student, teacher = through(exact.student), through(exact.teacher)
     parts = loss(student, student, teacher, noise, batch)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from backends import MlxBackend, TorchBackend
 from click.testing import CliRunner, Result
+from clip_files import all_frames, movie
 from PIL import Image
 from small import save_random_model
 
@@ -21,7 +22,7 @@ import mdm_apple as mdm
 from mdm_apple.cli import group
 from mdm_apple.cli.picture_files import PictureFiles
 from mdm_apple.clip_file.embedded_text import MAX_TEXT, embedded_text
-from mdm_apple.clip_file.read import MAX_FRAMES, last_frame, read_clip
+from mdm_apple.clip_file.read import MAX_FRAMES, read_clip
 from mdm_apple.clip_file.timing import durations, repeats
 from mdm_apple.clip_file.write import CLIPS, LOSSLESS, clip_bytes
 from mdm_apple.config.model import Distilled, ModelConfig
@@ -29,8 +30,13 @@ from mdm_apple.config.network import Student, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import as_values
 from mdm_apple.config.types import Pixels
+from mdm_apple.data.batches import Draws, make_batch
+from mdm_apple.data.dataset import Dataset
 from mdm_apple.diffusion.canvas import tiled, untiled
+from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError, MdmError, MissingPackageError
+from mdm_apple.given_pictures import frame_of_clip, given_frames
 from mdm_apple.model import Model
 from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -75,7 +81,7 @@ def test_every_frame_comes_back_although_a_file_merges_equal_ones(
     suffix: str, frames: Pixels, tmp_path: Path
 ) -> None:
     for fps in (0.1, 8.0, 23.976, 50.0):
-        again = read_clip(written(tmp_path / f"a{suffix}", frames, fps), fps)
+        again = all_frames(written(tmp_path / f"a{suffix}", frames, fps), fps)
         assert len(again) == len(frames)
         if suffix not in (".mp4", ".mov"):  # these frames have at most 256 colours
             np.testing.assert_array_equal(again, frames)
@@ -124,7 +130,7 @@ def test_a_movie_is_what_players_take_and_near_to_its_frames(suffix: str, tmp_pa
             270,
         )
         assert stream.average_rate == Fraction(8)
-    middles = read_clip(path, FPS)[:, 15::30, 15::30]
+    middles = all_frames(path, FPS)[:, 15::30, 15::30]
     assert far(middles, frames) <= 8
     assert far(middles, frames[::-1]) > 100  # the twin
     assert path.read_bytes() == clip_bytes(frames, FPS, suffix)  # the same again
@@ -165,6 +171,7 @@ def changed(recipe: dict[str, Any], **changes: Any) -> str:
     return json.dumps(recipe | changes)
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_damaged_recipe_gets_one_sentence(suffix: str, clips: Path, tmp_path: Path) -> None:
     (file,) = made("--model", clips, "cat", "--seed", "1", "--out", tmp_path / f"a{suffix}")
@@ -205,9 +212,10 @@ def hostile(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in out}
 
 
+@pytest.mark.bundle  # another process decodes the file
 def test_a_hostile_clip_gets_one_sentence(tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():
-        for read in (last_frame, lambda p: read_clip(p, FPS)):
+        for read in (lambda p: frame_of_clip(p, last=True), lambda p: read_clip(p, FPS)):
             with pytest.raises(MdmError) as refused:
                 read(path)
             assert name in str(refused.value)
@@ -262,8 +270,8 @@ def test_like_makes_the_same_clip_again(suffix: str, clips: Path, tmp_path: Path
     recipe = read_recipe(first)
     assert (recipe.frames, recipe.fps, recipe.seed) == (4, 12.0, 7)
     assert read_recipe(again) == read_recipe(exact) == recipe
-    np.testing.assert_array_equal(read_clip(again, 12), read_clip(first, 12))
-    assert far(read_clip(other, 12), read_clip(first, 12)) > 20  # the twin
+    np.testing.assert_array_equal(all_frames(again, 12), all_frames(first, 12))
+    assert far(all_frames(other, 12), all_frames(first, 12)) > 20  # the twin
     if suffix in LOSSLESS:
         np.testing.assert_array_equal(read_clip(exact, 12), read_clip(first, 12))
 
@@ -287,6 +295,7 @@ def test_a_recipe_of_a_picture_says_nothing_of_clips(model_folder: Path, tmp_pat
     assert not {"frames", "fps", "first_frame"} & set(json.loads(embedded_text(picture) or ""))
 
 
+@pytest.mark.bundle  # another process decodes the file
 def test_several_clips_go_into_a_folder_that_an_interrupted_command_fills(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +359,7 @@ def test_a_level_of_clips_has_frames_and_a_side(clips: Path, tmp_path: Path) -> 
     assert again.read_bytes() == key.read_bytes()
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -371,7 +381,7 @@ def test_a_level_of_clips_has_frames_and_a_side(clips: Path, tmp_path: Path) -> 
         ("--sheet p.png", "p.png exists; choose another --sheet or add --overwrite."),
         ("--first-frame none.png", "none.png: no such file."),
         ("--first-frame t.txt", "t.txt: cannot be read as a PNG, JPEG, WebP or BMP picture"),
-        ("--last-frame t.gif", "t.gif: cannot be read"),
+        ("--last-frame t.gif", "t.gif: it cannot be decoded"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(
@@ -534,6 +544,26 @@ def test_the_nest_holds_a_given_frame_at_every_level_that_has_it() -> None:
     assert len(given_at_levels(config, GivenFrames(noise(1, side=16)[0]), 1)) == 2
 
 
+def test_a_given_frame_is_as_white_as_the_frames_of_training() -> None:
+    """What the levels of a clip that stands still are in a batch, of 4 frames and of the first."""
+    config = dataclasses.replace(preset("tiny_video"), white_headroom=0.2)
+    frame = noise(1)[0]
+    frame[:4] = 255
+    data = Dataset(16, ["cat"], lambda _: (tiled(np.stack([frame] * 4)), 16.0), "still")
+    draws = Draws(0, config.sides, config.diffusion, white_headroom=0.2)
+    images = make_batch(data, [0], draws, 0).images
+    for network, white in ((config, 1.2), (preset("tiny_video"), 1.0)):
+        levels = given_at_levels(network, GivenFrames(frame, frame), 0)
+        assert levels[0][1].max() == pytest.approx(white)
+        trained = build_pyramid(images, config.model, NumpyOps())
+        alike = [
+            np.array_equal(known[free == 0], real[free == 0])
+            for (free, known), real in zip(levels, trained, strict=True)
+        ]
+        assert alike == [white == 1.2] * 2  # the twin knows of no headroom
+
+
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_loop_from_one_picture_is_made_again(suffix: str, clips: Path, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
@@ -550,10 +580,11 @@ def test_a_loop_from_one_picture_is_made_again(suffix: str, clips: Path, tmp_pat
         message = refusal("--model", clips, "--like", first, "--out", tmp_path / "c.png")
         assert "give it again with --first-frame" in message
     (again,) = made("--model", clips, "--like", first, *ends, "--out", tmp_path / f"d{suffix}")
-    np.testing.assert_array_equal(read_clip(again, FPS), read_clip(first, FPS))
+    np.testing.assert_array_equal(all_frames(again, FPS), all_frames(first, FPS))
     assert read_recipe(again) == read_recipe(first)
 
 
+@pytest.mark.bundle  # another process decodes the file
 @pytest.mark.parametrize("suffix", CLIPS)
 def test_a_clip_goes_on_where_another_ends(suffix: str, clips: Path, tmp_path: Path) -> None:
     (before,) = made("--model", clips, "cat", "--seed", "1", "--out", tmp_path / "a.png")
@@ -565,6 +596,42 @@ def test_a_clip_goes_on_where_another_ends(suffix: str, clips: Path, tmp_path: P
     assert far(clip[0], exact[-1]) <= near
     assert far(clip[-1], exact[0]) <= near
     assert far(clip[0], exact[0]) > 50  # the twin
+
+
+def corners(square: Pixels) -> list[list[int]]:
+    return [[int(square[y, x].mean()) for x in (1, -2)] for y in (1, -2)]
+
+
+@pytest.mark.bundle  # another process decodes the file
+def test_a_given_movie_is_seen_as_players_show_it(model: Model, tmp_path: Path) -> None:
+    """Turned, with wide pixels, and white where it is transparent, like the clips of training."""
+    quarters = np.repeat(np.array([[40, 90], [150, 220]], np.uint8), 24, axis=0)
+    frame = np.stack([np.repeat(quarters, 24, axis=1)] * 3, axis=-1)
+    turned = movie(tmp_path / "t.mov", [frame] * 2, "qtrle", "rgb24", turn=(90, False, False))
+    given = given_frames(model.config, None, turned, None).first
+    assert given is not None
+    assert corners(given) == [[90, 220], [40, 150]]
+    wide = np.full((64, 32, 3), 60, np.uint8)
+    wide[:12], wide[-12:] = 200, 230
+    path = movie(tmp_path / "w.mp4", [wide] * 2, "libx264", "yuv444p", aspect=Fraction(2), qp="0")
+    given = given_frames(model.config, None, None, path).last
+    assert given is not None
+    assert [int(given[y].mean()) for y in (0, -1)] == pytest.approx([200, 230], abs=6)
+    clear = np.zeros((16, 16, 4), np.uint8)
+    path = movie(tmp_path / "c.mov", [clear] * 2, "qtrle", "argb")
+    given = given_frames(model.config, None, path, None).first
+    assert given is not None
+    assert given.min() == 255
+
+
+@pytest.mark.bundle
+def test_a_still_picture_with_the_marks_of_a_clip_is_a_picture(
+    model: Model, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "a.png", noise(1))
+    given = given_frames(model.config, None, path, None).first
+    assert given is not None
+    np.testing.assert_array_equal(given, noise(1)[0])
 
 
 def test_another_picture_beside_like_is_said(clips: Path, tmp_path: Path) -> None:
@@ -608,7 +675,7 @@ def test_a_clip_in_python_is_frames_and_saves_as_its_suffix_says(
 def test_a_picture_in_python_is_one_frame(model_folder: Path, model: Model) -> None:
     for picture in (
         mdm.load(model_folder, backend="torch")("cat", seed=1, steps=2),
-        model("cat", seed=1, steps=2, stop_at=8),
+        model("cat", seed=1, steps=2, stop_at="1x8"),
     ):
         assert picture.fps is None
         np.testing.assert_array_equal(picture.frames[0], picture.levels[0])
@@ -633,12 +700,27 @@ def test_python_refuses_what_the_command_does(model: Model, model_folder: Path) 
     with pytest.raises(ConfigError, match="fps: expected"):
         model("cat", fps=float("nan"))
     with pytest.raises(ConfigError, match="belongs to clips, but 1x8 is a picture"):
-        model("cat", fps=8, stop_at=8)
+        model("cat", fps=8, stop_at="1x8")
     with pytest.raises(ConfigError, match="belongs to clips, but this model makes pictures"):
         mdm.load(model_folder, backend="torch")("cat", first_frame=Image.new("RGB", (8, 8)))
     wrong = GivenFrames(np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match=r"expected bytes of shape \(8, 8, 3\)"):
         frames_made(model.runtime, SAMPLERS[0], wrong)
+
+
+def test_a_level_has_one_name_in_python_and_in_the_command(model: Model) -> None:
+    """4x8 are the canvas of 16 px, and a side alone could be either level of 8 px."""
+    whole = model("cat", seed=1, steps=2)
+    np.testing.assert_array_equal(model("cat", seed=1, steps=2, stop_at="4x8").frames, whole.frames)
+    config = mdm.api.model_to_train("tiny_video", None, None, "1x8")
+    assert (config.side, config.frames) == (8, 1)
+    for level, said in ((8, "give 4x8 or 1x8"), ("8", "give 4x8 or 1x8"), ("x8", "such as 16x32")):
+        with pytest.raises(ConfigError, match=said):
+            model("cat", stop_at=level)
+        with pytest.raises(ConfigError, match=said):
+            mdm.api.model_to_train("tiny_video", None, None, level)
+        with pytest.raises(ConfigError, match=said):
+            next(model.steps("cat", stop_at=level))
 
 
 def test_a_filter_sees_frames(model: Model) -> None:

@@ -14,7 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import around, plain, video
 
-from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig, TextConfig
+from mdm_apple.clip_file.timing import check_fps
+from mdm_apple.config.model import (
+    LEAST_FPS,
+    MOST_FPS,
+    DiffusionConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextConfig,
+    VideoConfig,
+)
 from mdm_apple.config.network import Student, T5Config, UNetConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.ranges import in_range
@@ -27,7 +36,7 @@ from mdm_apple.training.settings import TrainConfig
 def test_json_states_every_field() -> None:
     written = json.loads(to_json(preset("mdm1024")))
     for cls, found, younger in (
-        (ModelConfig, written, {"video"}),
+        (ModelConfig, written, {"video", "white_headroom"}),
         (UNetConfig, written["model"]["inner"], {"adapters_per_frame"}),
     ):
         fields = dataclasses.fields(cls)
@@ -338,3 +347,15 @@ def test_the_ends_of_a_range_belong_to_it_and_none_is_not_given() -> None:
     for value in (1, 8, None):
         in_range("x", value, 1, 8)
     in_range("x", float("inf"), 0)
+
+
+def test_a_model_has_no_pace_that_files_of_its_clips_cannot_have() -> None:
+    """The ranges of config.json, of files and of bundles are one."""
+    for fps in (0.05, 241.0, float("nan")):
+        with pytest.raises(ConfigError, match=r"video.fps: expected 0.1 to 240.0"):
+            VideoConfig(frames=16, fps=fps)
+        with pytest.raises(ConfigError, match=r"fps: expected 0.1 to 240.0"):
+            check_fps(fps)
+    for fps in (LEAST_FPS, MOST_FPS):
+        VideoConfig(frames=16, fps=fps)
+        check_fps(fps)

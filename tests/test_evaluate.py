@@ -17,6 +17,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Images
 from mdm_apple.data.dataset import Dataset
+from mdm_apple.data.motion.objects import OBJECTS
 from mdm_apple.data.motion.open_motion import Clip, MovingDrawings
 from mdm_apple.diffusion import arithmetic
 from mdm_apple.diffusion.canvas import tiled, untiled
@@ -274,9 +275,13 @@ def test_a_model_of_videos_is_refused() -> None:
 
 
 class ClipOracle(Oracle):
-    """A runtime that sees the real clip behind the noise, or that clip with its frames reversed."""
+    """A runtime that sees the real clip behind the noise, or that clip with its frames reversed.
 
-    def __init__(self, reverse: bool) -> None:
+    another: or the clip of the next object.
+    """
+
+    def __init__(self, reverse: bool, another: bool = False) -> None:
+        self._next = int(another)
         super().__init__(preset("motion"), pictures_of(trainable_model(), 1))
         self._drawings, self._reverse = MovingDrawings(self.config.side, 16), reverse
 
@@ -284,7 +289,11 @@ class ClipOracle(Oracle):
         self, prompts: Sequence[Prompt], guidance_scale: float, first_level: int
     ) -> Denoise:
         asked = {pair.caption: pair for pair in every_pair(CLIP_OBJECTS)}
-        clips = [Clip(asked[p.text].thing, asked[p.text].motion, 1000) for p in prompts]
+        things = [OBJECTS.index(asked[p.text].thing) + self._next for p in prompts]
+        clips = [
+            Clip(OBJECTS[thing % CLIP_OBJECTS], asked[p.text].motion, 1000)
+            for thing, p in zip(things, prompts, strict=True)
+        ]
         frames = [untiled(self._drawings.canvas(clip), 16) for clip in clips]
         canvases = np.stack([tiled(some[::-1] if self._reverse else some) for some in frames])
         full = canvases.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
@@ -314,6 +323,28 @@ def test_clips_that_move_as_asked_score_full_marks_and_reversed_ones_do_not() ->
     assert motion_values(found)["rows"]["trained"]["motion"]["share"] == 1
     reversed_ones = evaluate_motion(ClipOracle(reverse=True), plan)
     assert reversed_ones.rows["trained"]["motion"].share <= 0.5
+
+
+def test_smaller_clips_are_judged_at_their_size_and_key_frames_by_their_object() -> None:
+    """The frame reversed is the last in place of the first, and shows the object as well."""
+    level = MotionPlan(QUICK, count=16, seeds=(1,), objects=CLIP_OBJECTS, stop_at=64)
+    found = evaluate_motion(ClipOracle(reverse=False), level)
+    assert {some["motion"].share for some in found.rows.values()} == {1}
+    assert len(found.consistency) == 1
+    assert evaluate_motion(ClipOracle(reverse=True), level).rows["trained"]["motion"].share <= 0.5
+    key = dataclasses.replace(level, stop_at=16)
+    found = evaluate_motion(ClipOracle(reverse=False), key)
+    assert {name for some in found.rows.values() for name in some} == {"object"}
+    assert {some["object"].share for some in found.rows.values()} == {1}
+    assert found.rows["trained"]["object"].chance == 1 / CLIP_OBJECTS
+    assert (found.steadiness.change, found.steadiness.flicker) == (None, None)
+    assert found.steadiness.white_share >= 0.98
+    assert (found.consistency, motion_values(found)["change"]) == ((), None)
+    lines = motion_text(found)
+    assert "show the object" in lines
+    assert "flicker" not in lines
+    others = evaluate_motion(ClipOracle(reverse=False, another=True), key)
+    assert others.rows["trained"]["object"].share == 0
 
 
 def test_clips_are_no_scenes() -> None:

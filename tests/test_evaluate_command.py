@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from small import save_random_model
 
-from mdm_apple.api import evaluate
+from mdm_apple.api import evaluate, train
 from mdm_apple.cli import group
+from mdm_apple.config.presets import preset
 from mdm_apple.errors import MdmError
+from mdm_apple.training.settings import TrainConfig
 
 FAST = ["--steps", "2", "--count", "6", "--backend", "torch", "--quiet"]
 
@@ -132,3 +135,52 @@ def test_what_scenes_do_not_have_is_refused(model_folder: Path, tmp_path: Path) 
     assert not (tmp_path / "g.png").exists()
     with pytest.raises(MdmError, match="drawn anew"):
         evaluate(str(model_folder), "scenes", count=4)
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of clips, one step old, that saw three objects in two variants."""
+    out = tmp_path_factory.mktemp("runs") / "moving"
+    told = TrainConfig(steps=1, batch_size=3, sample_every=0)
+    train("motion:3:2", out, settings=told, preset="tiny_video", backend="torch", quiet=True)
+    return out
+
+
+def test_clips_are_judged_by_the_objects_and_variants_of_training(moving: Path) -> None:
+    for data in ("motion", "motion:3", "motion:3:2"):
+        result = mdm("--model", moving, "--data", data, "--json")
+        assert result.exit_code == 0, result.exception
+        report = json.loads(result.stdout)
+        assert report["data"] == {"name": "motion:3:2"}
+        assert (report["settings"]["objects"], report["settings"]["variants"]) == (3, 2)
+        assert report["rows"]["trained"]["pair"]["chance"] == pytest.approx(1 / 30)
+    for data in ("motion:4", "motion:32", "motion:3:8"):
+        message = refusal("--model", moving, "--data", data)
+        assert f"was trained on motion:3:2, not on {data}" in message
+        assert message.endswith("give --data motion:3:2.")
+
+
+def test_a_model_that_saw_what_is_held_out_is_refused(moving: Path, tmp_path: Path) -> None:
+    """A student has its teacher's captions, but no data of its own."""
+    student = tmp_path / "student"
+    save_random_model(student, preset("tiny_video"))
+    mdm_like = ["--model", student, "--json"]
+    assert mdm(*mdm_like, "--data", "motion:3").exit_code == 0
+    (student / "captions.txt").write_bytes((moving / "captions.txt").read_bytes())
+    assert mdm(*mdm_like, "--data", "motion:3").exit_code == 0
+    assert "which motion:8 holds out" in refusal(*mdm_like, "--data", "motion:8")
+
+
+def test_a_level_of_clips_is_scored_as_clips_or_as_pictures(moving: Path, pictures: Path) -> None:
+    asked = ["--model", moving, "--json", "--stop-at"]
+    report = json.loads(mdm(*asked, "1x8", "--data", "motion").stdout)
+    assert list(report["rows"]["trained"]) == ["object"]
+    assert report["settings"]["stop_at"] == 8
+    report = json.loads(mdm(*asked, "4x8", "--data", "motion").stdout)
+    assert list(report["rows"]["trained"]) == ["motion", "pair", "track"]
+    report = json.loads(mdm(*asked, "1x8", "--data", pictures).stdout)
+    assert (report["side"], report["compared_at"]) == (8, 8)
+    assert "give 4x8 or 1x8" in refusal(*asked, "8", "--data", "motion")
+    for level in (["--stop-at", "4x8"], []):
+        message = refusal("--model", moving, *level, "--data", pictures)
+        assert "and its pictures with --stop-at 1x8" in message

@@ -109,6 +109,16 @@ def test_steadiness_of_real_clips_is_one_and_of_spoiled_ones_is_not(
     assert (still.change, still.flicker) == (0, 0)
 
 
+def test_clips_are_compared_with_the_variants_of_training(
+    judge: MotionJudge, clips: Images, asked: list[AskedClip]
+) -> None:
+    """A pixel may be white in the one variant that was trained, and not in the others."""
+    few = MotionJudge(CANVAS, FRAMES, OBJECT_COUNT, variants=1).steadiness(clips, asked)
+    assert few.white_share < judge.steadiness(clips, asked).white_share
+    with pytest.raises(MdmError, match="expected 1 to 1000 variants"):
+        MotionPlan(SamplerConfig(), variants=0)
+
+
 def test_the_distance_sees_a_still_and_not_a_reversal(judge: MotionJudge, clips: Images) -> None:
     real = judge.frechet(clips)
     assert judge.frechet(reordered(clips, list(range(FRAMES))[::-1])) < 1.3 * real

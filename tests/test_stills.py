@@ -185,3 +185,37 @@ def test_a_run_notes_its_pictures_and_goes_on_with_them(pictures: Path, tmp_path
     next(iter(sorted(beside.glob("*.txt")))).write_text("another caption")
     with pytest.raises(MdmError, match="was trained beside other pictures than --pictures"):
         train(3, resume=True)
+
+
+def spoiled(path: Path) -> None:
+    """The picture without its second half."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_bad_pictures_beside_clips_are_left_out_and_named(pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    beside, out = Path(shutil.copytree(pictures, tmp_path / "beside")), tmp_path / "run"
+    bad = sorted(beside.glob("*.png"))[3]
+    spoiled(bad)
+    said: list[str] = []
+    settings = TrainConfig(steps=6, batch_size=12, sample_every=0)
+
+    def train(steps: int, **more: Any) -> None:
+        told = dataclasses.replace(settings, steps=steps)
+        mdm.train("motion:2:1", out, settings=told, backend="torch", say=said.append, **more)
+
+    with pytest.raises(MdmError, match="--skip-bad, and") as refused:  # some step meets it
+        train(6, config=mixed(), pictures=str(beside), overwrite=True)
+    assert f"`mdm data check {beside}`" in str(refused.value)
+    shutil.rmtree(out, ignore_errors=True)
+    train(1, config=mixed(), pictures=str(beside), skip_bad=True)
+    (remark,) = [one for one in said if "left out" in one]
+    assert f"pictures: 1 of {len(list(beside.glob('*.png')))} is bad" in remark
+    assert bad.name in remark
+    train(2, resume=True)  # the option is noted
+    spoiled(sorted(beside.glob("*.png"))[4])
+    with pytest.raises(MdmError, match="was trained beside other pictures than --pictures"):
+        train(3, resume=True)
+    with pytest.raises(MdmError, match="applies to a folder of pictures"):
+        mdm.train("motion:2:1", tmp_path / "b", settings=settings, config=mixed(), skip_bad=True)

@@ -77,6 +77,17 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(config_file: Path, tmp_
     assert not out.exists()
 
 
+def test_a_dry_run_names_levels_of_clips_by_frames_and_side(tmp_path: Path) -> None:
+    """A canvas of 128 px is no picture of that size."""
+    asked = ["--data", "motion", "--out", tmp_path / "out", "--dry-run"]
+    said = train("--preset", "motion", *asked, "--steps", "5").stdout
+    assert "16x32 > 16x16 > 1x16 px; 5 steps of 2 clips" in said
+    assert "128" not in said.split(";")[0]
+    assert "clips at once" in said
+    said = train("--preset", "emoji", *asked, "--steps", "5").stdout
+    assert "64 > 32 > 16 px; 5 steps of 2 pictures" in said
+
+
 def test_a_dry_run_states_the_largest_batch_of_a_machine(config_file: Path, tmp_path: Path) -> None:
     asked = ["--config", config_file, "--data", "twemoji", "--out", tmp_path / "out", "--dry-run"]
     found = {}

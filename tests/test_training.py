@@ -32,6 +32,7 @@ from small import (
 )
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig, ScheduleConfig
+from mdm_apple.config.strict_json import as_values
 from mdm_apple.data.batches import Batch, BatchPlan
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.folder import open_folder
@@ -419,6 +420,22 @@ class Opened:
         learner = self._backend.open_learner(*arguments)
         self.first = learner.snapshot()
         return learner
+
+
+def test_a_run_notes_how_white_it_saw_white_also_where_an_older_one_did_not(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = job(out, pictures, steps=1)
+    bright = dataclasses.replace(first.train, white_headroom=0.2)
+    run(BACKENDS["torch"](), dataclasses.replace(first, train=bright))
+    config = load_model_config(out)
+    assert config.white_headroom == 0.2
+    older = dataclasses.replace(config, white_headroom=0.0)
+    assert "white_headroom" not in as_values(older)  # as runs from before it was noted have it
+    again = dataclasses.replace(bright, steps=2)
+    run(BACKENDS["torch"](), dataclasses.replace(first, train=again, resume=True, config=older))
+    assert load_model_config(out) == config
 
 
 def test_growing_keeps_what_the_inner_model_does(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -19,6 +20,7 @@ from PIL import Image
 import mdm_apple as mdm
 from mdm_apple.cli import group
 from mdm_apple.config.presets import preset
+from mdm_apple.data.batches import BatchPlan
 from mdm_apple.data.clips import decoder
 from mdm_apple.data.clips.cache import ClipCache
 from mdm_apple.data.clips.decode import Decoded, Wanted
@@ -173,6 +175,8 @@ def test_a_file_is_decoded_once(
         lambda data: b"{]\n" + data,
         lambda data: data.replace(b'"clips": 2', b'"clips": 1'),
         lambda data: data.replace(b'"clips": 2', b'"clips": 9e99'),
+        lambda data: data.replace(b'"found": ', b'"found": 1'),
+        lambda data: data.replace(b'"size": [', b'"size": [9'),
         lambda data: b"[" * 900 + b"\n",
     ],
 )
@@ -389,3 +393,30 @@ def test_a_run_learns_from_clips_and_goes_on_only_with_the_same_ones(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(MdmError, match=r"was trained on other pictures .*a\.mov is another"):
         train(TrainConfig(**{**vars(SETTINGS), "steps": 4}), resume=True)
+
+
+def test_a_file_that_no_row_of_clips_has_seen_may_change(
+    data: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Half of a batch are pictures: one step of four rows has seen two of the six clips."""
+    pytest.importorskip("torch")
+    last = {4, 5}  # the clips of c.gif
+    seed = next(
+        seed
+        for seed in range(100)
+        if not last & BatchPlan(6, 2, seed).seen(1) and last & BatchPlan(6, 4, seed).seen(1)
+    )
+    tiny, out = preset("tiny_video"), tmp_path / "run"
+    diffusion = dataclasses.replace(tiny.diffusion, mixed_ratio=(1.0, 1.0))
+    config = dataclasses.replace(tiny, diffusion=diffusion, mixed_training=True)
+    told = TrainConfig(steps=1, batch_size=4, sample_every=0, seed=seed)
+    more: dict[str, Any] = {"pictures": str(pictures), "backend": "torch", "quiet": True}
+    mdm.train(str(data), out, settings=told, config=config, **more)
+    with (data / "c.gif").open("ab") as file:
+        file.write(bytes(8))  # behind the end of the clip
+    more |= {"resume": True, "settings": dataclasses.replace(told, steps=2)}
+    mdm.train(str(data), out, **more)
+    with (data / "c.gif").open("ab") as file:
+        file.write(bytes(8))
+    with pytest.raises(MdmError, match="is another picture"):  # the second step has seen it
+        mdm.train(str(data), out, **more | {"settings": dataclasses.replace(told, steps=3)})

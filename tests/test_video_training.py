@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from backends import Backend, MlxBackend, TorchBackend, predict
 from paired import batch_of
-from small import normal, random_state, save_random_model
+from small import around, normal, plain, random_state, save_random_model
 from tolerances import MLX_PICTURE, TRAIN_WEIGHTS
 
 from mdm_apple.api import distill
@@ -191,11 +191,10 @@ def test_a_student_of_clips_is_not_pulled_to_sheets_of_small_frames() -> None:
     loss = BootLoss(
         schedule,
         config.diffusion,
-        config.model.scales,
+        config.model,
         BootConfig(),
         ops,
         lambda x: x,
-        config.model,
     )
     canvas = normal(0, 2, 3, config.side, config.side)
     signal = [1.0, 1.0]
@@ -205,5 +204,5 @@ def test_a_student_of_clips_is_not_pulled_to_sheets_of_small_frames() -> None:
     assert float(loss._level_gap([canvas, levels[1]], signal)[0].max()) == 0
     canvas[:, :, 0, 0] += 1
     assert float(loss._level_gap([canvas, levels[1]], signal)[0].min()) > 0
-    pooled = dataclasses.replace(loss, network=None)
+    pooled = dataclasses.replace(loss, network=around(plain()))
     assert float(pooled._level_gap(levels, signal)[0].min()) > 0

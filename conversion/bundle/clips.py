@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.model import MOST_FPS, ModelConfig
+from mdm_apple.diffusion.canvas import frame_side
 
 from ..errors import ConversionError
 from ..limits import MOST_FRAMES
 from .manifest import Manifest, VideoInfo
 
-HIGHEST_FPS = 240  # as in manifest.schema.json
+HIGHEST_FPS = int(MOST_FPS)  # as in manifest.schema.json
 
 
 def clip_of(config: ModelConfig) -> VideoInfo | None:
@@ -43,7 +44,7 @@ def frames_and_sides(manifest: Manifest) -> list[tuple[int, int]]:
     """Frames of each level and the pixels on a side of one; a picture is one frame."""
     sides = [level.side for level in manifest.levels]
     frames = manifest.video.frames if manifest.video else (1,) * len(sides)
-    return [(n, side // math.isqrt(n)) for n, side in zip(frames, sides, strict=True)]
+    return [(n, frame_side(side, n)) for n, side in zip(frames, sides, strict=True)]
 
 
 def fault_of_clip(manifest: Manifest) -> str | None:

@@ -15,10 +15,8 @@ import asyncio
 import contextlib
 import importlib
 import os
-import resource
 import select
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -30,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mdm_apple.child_limits import confined
 from mdm_apple.conversion.coreai.messages import read_message, write_message
 from mdm_apple.conversion.errors import ConversionError
 from mdm_apple.errors import system_reason
@@ -37,15 +36,7 @@ from mdm_apple.errors import system_reason
 
 def main() -> None:
     folder, memory = Path(sys.argv[1]), int(sys.argv[2])
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # keeps library output out of the answers
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are the parent's, and its end is noticed
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory:
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    answers = confined(memory)
     threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # the parent has ended
         asyncio.run(_serve(sys.stdin.buffer, answers))

@@ -11,6 +11,7 @@ from typing import Any
 from mdm_apple.config.model import ModelConfig, NullPrompt, Padding, Provenance
 from mdm_apple.config.network import T5Config
 from mdm_apple.config.shapes import encoder_shapes, state_shapes
+from mdm_apple.diffusion.canvas import frame_side
 
 from ..bundle.folder import Bundle
 from ..bundle.make_manifest import function_of
@@ -40,7 +41,7 @@ class LevelSize:
     @property
     def frame_side(self) -> int:
         """Pixels on a side of one frame; `side` is that of all frames, tiled in a square."""
-        return self.side // math.isqrt(self.frames)
+        return frame_side(self.side, self.frames)
 
 
 @dataclass(frozen=True)

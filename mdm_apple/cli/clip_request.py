@@ -7,10 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mdm_apple.clip_file.read import read_clip
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.given_pictures import FramePicture, given_frames
+from mdm_apple.given_pictures import FramePicture, frame_of_clip, given_frames
 from mdm_apple.sampling.given_frames import NOTHING_GIVEN, GivenFrames, sha256_of
 from mdm_apple.sampling.inner_model import AskedLevel, level_of_side, require_clip, side_of_level
 from mdm_apple.sampling.pictures import Recipe
@@ -97,10 +96,10 @@ def _kept(like: Like | None, which: str) -> FramePicture | None:
     if like is None:
         return None
     recipe = like.recipe
-    digest, place = (recipe.first_frame, 0) if which == "first" else (recipe.last_frame, -1)
+    digest = recipe.first_frame if which == "first" else recipe.last_frame
     if digest is None:
         return None
-    frame = read_clip(like.path, recipe.fps or 1)[place]
+    frame = frame_of_clip(like.path, last=which == "last")
     if sha256_of(frame) != digest:
         raise MdmError(
             f"like: {like.path} was made with --{which}-frame, and does not hold that picture "

@@ -32,6 +32,7 @@ from mdm_apple.cli.setting_options import (
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.open_model import TrainingBackend
+from mdm_apple.sampling.inner_model import levels_of
 from mdm_apple.storage.model_folder import load_model_config
 from mdm_apple.training.boot import BootConfig, student_config
 from mdm_apple.training.distill import resumed_boot
@@ -147,7 +148,7 @@ def command(request: DistillRequest, output: Output) -> None:
         settings = {"model": config, "train": train, "boot": boot}
         output.result(
             {name: dataclasses.asdict(part) for name, part in settings.items()},
-            f"a student of {', '.join(map(str, config.sides))} px that jumps from table indices "
+            f"a student of {', '.join(levels_of(config))} px that jumps from table indices "
             f"{', '.join(map(str, boot.starts(config.diffusion.schedule.num_steps)))}.",
         )
         return

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mdm_apple.bundled_models import find_model
-from mdm_apple.cli.model_options import FILE, FOLDER
+from mdm_apple.cli.model_options import FILE, FOLDER, LevelName
 from mdm_apple.cli.motion_report import motion_text, motion_values
 from mdm_apple.cli.output import (
     Output,
@@ -28,7 +28,6 @@ from mdm_apple.cli.scene_report import scene_text, scene_values
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.config.types import Background, Pixels, Precision
 from mdm_apple.data.dataset import with_captions
-from mdm_apple.data.motion.objects import OBJECTS
 from mdm_apple.data.open import MOTION, SCENES, motion_counts, open_dataset
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
@@ -41,13 +40,16 @@ from mdm_apple.evaluation.evaluate import (
     check_picture_model,
     evaluate,
     mean_scores,
+    side_to_open,
     worst_scores,
 )
 from mdm_apple.evaluation.evaluate_motion import MotionPlan, check_motion_model, evaluate_motion
 from mdm_apple.evaluation.evaluate_scenes import ScenePlan, check_scene_model, evaluate_scenes
+from mdm_apple.evaluation.trained_motion import judged_by
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
 from mdm_apple.sampling.generate import check_request
+from mdm_apple.sampling.inner_model import AskedLevel, side_of_level
 from mdm_apple.sampling.pictures import enlarge, save_png, tile, to_pixels
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
@@ -72,7 +74,7 @@ class EvaluateRequest:
     spacing: Spacing | None
     guidance: float | None
     threshold: Threshold | None
-    stop_at: int | None
+    stop_at: AskedLevel | None
     captions: Path | None
     background: Background
     skin_tones: bool
@@ -89,16 +91,15 @@ class EvaluateRequest:
     grid: Path | None
     overwrite: bool
 
-    @property
-    def settings(self) -> SampleSettings:
-        """How pictures are made."""
+    def settings(self, config: ModelConfig) -> SampleSettings:
+        """How pictures are made. Raises ConfigError for a level that the model does not have."""
         return SampleSettings(
             self.sampler,
             self.steps,
             guidance=self.guidance,
             threshold=self.threshold,
             spacing=self.spacing,
-            stop_at=self.stop_at,
+            stop_at=side_of_level(config, self.stop_at),
         )
 
 
@@ -120,7 +121,7 @@ Examples:
     "--data",
     required=True,
     metavar="twemoji|scenes|motion|DIR",
-    help="Captioned real pictures, or scenes or motion[:OBJECTS]: fixed captions, and a judge of "
+    help="Captioned real pictures, or scenes or motion: fixed captions, and a judge of "
     "what they state.",
 )
 @click.option(
@@ -139,7 +140,9 @@ Examples:
 @click.option("--guidance", type=float, help="Guidance scale; 1 is none. Default: the model's.")
 @click.option("--threshold", type=click.Choice(get_args(Threshold)))
 @click.option(
-    "--stop-at", type=click.IntRange(1), metavar="SIZE", help="Run only the levels up to this."
+    "--stop-at",
+    type=LevelName(),
+    help="Run only the levels up to this: a side, such as 32, or of clips such as 16x16.",
 )
 @click.option("--captions", type=FILE, help="Only pictures with these captions, one per line.")
 @click.option("--background", type=click.Choice(get_args(Background)), default="white")
@@ -184,18 +187,19 @@ def command(request: EvaluateRequest, output: Output) -> None:
         return
     captions = None if request.captions is None else read_captions(request.captions)
     opening = prepare(find_model(request.model), _opening(request))
-    check_picture_model(opening.config)
+    settings = request.settings(opening.config)
+    check_picture_model(opening.config, settings.stop_at)
     plan = EvaluationPlan(
-        opening.check(request.settings, ()),
+        opening.check(settings, ()),
         request.count,
         request.seeds or (0,),
-        request.stop_at,
+        settings.stop_at,
         request.batch_size,
     )
     teacher_opening = _teacher_opening(request, plan, opening.config)
     dataset = open_dataset(
         request.data,
-        opening.config.side,
+        side_to_open(opening.config, plan.stop_at),
         background=request.background,
         skin_tones=request.skin_tones,
     )
@@ -228,9 +232,9 @@ def command(request: EvaluateRequest, output: Output) -> None:
 
 
 def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
-    _refuse_others(request, SCENES, {"captions": request.captions})
+    _refuse_others(request, SCENES, {"captions": request.captions, "stop-at": request.stop_at})
     opening = prepare(find_model(request.model), _opening(request))
-    sampler = opening.check(request.settings, ())
+    sampler = opening.check(request.settings(opening.config), ())
     plan = ScenePlan(sampler, request.count, request.seeds or (0,), request.batch_size)
     check_scene_model(opening.config)
     output.say(f"loading {opening.named} on {opening.backend}")
@@ -246,20 +250,29 @@ def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
 
 def _evaluate_motion(request: EvaluateRequest, output: Output) -> None:
     _refuse_others(request, MOTION, {})
-    objects = motion_counts(request.data).get("objects", len(OBJECTS))
+    motion_counts(request.data)  # refuses what is none, before a model is looked for
     captions = None if request.captions is None else read_captions(request.captions)
     opening = prepare(find_model(request.model), _opening(request))
-    sampler = opening.check(request.settings, ())
     check_motion_model(opening.config)
+    settings = request.settings(opening.config)
+    data = judged_by(opening.named.path, request.data)
     plan = MotionPlan(
-        sampler, request.count, request.seeds or (0,), request.batch_size, objects, captions
+        opening.check(settings, ()),
+        request.count,
+        request.seeds or (0,),
+        request.batch_size,
+        captions=captions,
+        stop_at=settings.stop_at,
+        **motion_counts(data),
     )
+    if data != request.data:
+        output.say(f"data: judged by {data}, which {opening.named} was trained on.")
     output.say(f"loading {opening.named} on {opening.backend}")
     model = Model(opening, opening.load())
     began = time.perf_counter()
     with tqdm(total=plan.total, unit="clip", disable=output.quiet) as bar:
         found = evaluate_motion(model.runtime, plan, bar.update)
-    report = _report(request, model, plan, {"name": request.data}, motion_values(found), began)
+    report = _report(request, model, plan, {"name": data}, motion_values(found), began)
     _save(request, report)
     output.result(report, motion_text(found))
 
@@ -270,7 +283,6 @@ def _refuse_others(request: EvaluateRequest, data: str, more: dict[str, object])
         *more.items(),
         ("grid", request.grid),
         ("teacher", request.teacher),
-        ("stop-at", request.stop_at),
         ("inception", request.inception),
         ("clip", request.clip),
         ("skin-tones", request.skin_tones),

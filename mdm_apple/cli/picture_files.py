@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from mdm_apple.cli.output import refuse_existing
-from mdm_apple.clip_file.read import read_clip
 from mdm_apple.clip_file.write import LOSSLESS, check_clip_name, clip_bytes
 from mdm_apple.config.types import Pixels
+from mdm_apple.data.clips.decode import AllFrames
+from mdm_apple.data.clips.decoder import decoders
 from mdm_apple.errors import MdmError, system_reason
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.picture import Picture
@@ -209,13 +210,15 @@ class PictureFiles:
         names = [
             path for pair in itertools.zip_longest(self.paths, strips) for path in pair if path
         ]
+        sheet = self.sheet if self._sheet_comes_last else None
+        clips = self._read() if self.grid is not None or sheet is not None else []
         if self.grid is not None:
             with atomic_file(self.grid) as file:
-                file.write(self._grid())
+                file.write(self._grid(clips))
             names.append(self.grid)
+        if sheet is not None:
+            self._write_sheet(sheet, clips)
         if self.sheet is not None:
-            if self._sheet_comes_last:
-                self._write_sheet(self.sheet, [_clip(path, self.fps) for path in self.paths])
             names.append(self.sheet)
         return [str(name) for name in names]
 
@@ -224,9 +227,20 @@ class PictureFiles:
         """Whether the sheet is made of files; a single one may hold its frames less exactly."""
         return self.grid is not None or len(self.paths) > 1
 
-    def _grid(self) -> bytes:
+    def _read(self) -> list[Pixels]:
+        """The frames (N, H, W, 3) of each file; of a picture, one.
+
+        Another process decodes clips: an interrupted command has left some of them.
+        """
+        if self.fps is None:
+            return [_picture(path) for path in self.paths]
+        asked = AllFrames(self.fps)
+        with decoders(1) as processes:
+            return [processes.decode(path, asked).pixels for path in self.paths]
+
+    def _grid(self, clips: Sequence[Pixels]) -> bytes:
         """All pictures in one, or all clips, which then run side by side."""
-        shown = np.stack([_clip(path, self.fps) for path in self.paths], axis=1)
+        shown = np.stack(clips, axis=1)
         tiled = np.stack([tile(moment, min(GRID_COLUMNS, len(moment))) for moment in shown])
         return as_png(tiled[0]) if self.fps is None else clip_bytes(tiled, self.fps, PICTURE)
 
@@ -240,10 +254,7 @@ def strip_of(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}{STRIP}{PICTURE}")
 
 
-def _clip(path: Path, fps: float | None) -> Pixels:
-    """The frames (N, H, W, 3) in one of our files; of a picture, one."""
-    if fps is not None:
-        return read_clip(path, fps)
+def _picture(path: Path) -> Pixels:
     with Image.open(path, formats=("PNG",)) as image:
         return np.asarray(image)[None]
 

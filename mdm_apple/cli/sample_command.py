@@ -24,8 +24,7 @@ from mdm_apple.cli.output import (
     renamed,
 )
 from mdm_apple.cli.picture_files import PictureFiles, begun_seed
-from mdm_apple.clip_file.timing import LEAST_FPS, MOST_FPS
-from mdm_apple.config.model import Threshold
+from mdm_apple.config.model import LEAST_FPS, MOST_FPS, Threshold
 from mdm_apple.config.types import Bits, ComputeUnits, Precision
 from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.diffusion.schedule import Spacing

@@ -41,7 +41,7 @@ from mdm_apple.config.shapes import parameter_count
 from mdm_apple.config.types import Background, TrainingPrecision
 from mdm_apple.errors import ConfigError
 from mdm_apple.open_model import TrainingBackend
-from mdm_apple.sampling.inner_model import AskedLevel
+from mdm_apple.sampling.inner_model import AskedLevel, levels_of
 from mdm_apple.text.captions import read_captions
 from mdm_apple.training.memory_estimate import (
     describe,
@@ -287,10 +287,10 @@ def _dry_run(
         "train": dataclasses.asdict(train),
         "memory": describe(config, train, available),
     }
-    sides = " > ".join(map(str, config.sides))
+    levels, what = " > ".join(levels_of(config)), "pictures" if config.frames == 1 else "clips"
     millions = parameter_count(config.model) / 1e6
     line = (
-        f"{millions:.2f} M parameters, {sides} px; {train.steps} steps of {train.batch_size} "
-        f"pictures, lr {train.lr:g}, {train.precision}."
+        f"{millions:.2f} M parameters, {levels} px; {train.steps} steps of {train.batch_size} "
+        f"{what}, lr {train.lr:g}, {train.precision}."
     )
     return values, f"{line}\n{summary(config, train, available)}"

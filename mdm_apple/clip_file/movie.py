@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import numpy as np
 
 from mdm_apple.clip_file.timing import exact
 from mdm_apple.config.types import Pixels
-from mdm_apple.errors import MdmError, require
+from mdm_apple.errors import require
 
 MOVIES = (".mp4", ".mov")
 LEAST_SIDE = 256  # players blur what is smaller
-MAX_SIDE = 4096
 _BT709 = 1  # of primaries, transfer and matrix alike
 
 
@@ -54,30 +52,9 @@ def is_movie(path: Path) -> bool:
 def movie_comment(path: Path) -> str | None:
     """The metadata `comment`. Raises MissingPackageError, and what PyAV raises."""
     av: Any = require("av")
-    with _opened(av, path) as container:
-        return container.metadata.get("comment")
-
-
-def movie_frames(path: Path) -> Iterator[tuple[Pixels, float]]:
-    """Frames (H, W, 3) and their seconds. Raises MdmError, and what PyAV raises."""
-    av: Any = require("av")
-    with _opened(av, path) as container:
-        if not container.streams.video:
-            raise MdmError(f"{path}: holds no picture.")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        if not 0 < max(stream.width, stream.height) <= MAX_SIDE:
-            raise MdmError(f"{path}: expected sides up to {MAX_SIDE} pixels.")
-        seconds = 1 / float(stream.average_rate or 1)
-        for frame in container.decode(stream):
-            if max(frame.width, frame.height) > MAX_SIDE:
-                raise MdmError(f"{path}: expected sides up to {MAX_SIDE} pixels.")
-            yield frame.to_ndarray(format="rgb24"), seconds
-
-
-def _opened(av: Any, path: Path) -> Any:
     # The container is not guessed: a list of other files could stand in it.
-    return av.open(str(path), format="mov", metadata_errors="strict")
+    with av.open(str(path), format="mov", metadata_errors="strict") as container:
+        return container.metadata.get("comment")
 
 
 def _enlarged(frames: Pixels) -> Pixels:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 
+from mdm_apple.config.model import LEAST_FPS, MOST_FPS
 from mdm_apple.config.ranges import in_range
-
-LEAST_FPS, MOST_FPS = 0.1, 240.0
 
 
 def check_fps(fps: float | None) -> None:

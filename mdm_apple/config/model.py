@@ -17,6 +17,7 @@ from mdm_apple.config.strict_json import ADDED_LATER
 from mdm_apple.errors import ConfigError
 
 MAX_SIDE = 8192
+LEAST_FPS, MOST_FPS = 0.1, 240.0  # frames a second that files of clips can hold
 MAX_PARAMETERS = 20_000_000_000  # network and text encoder together: 80 GB in fp32
 
 ScheduleKind = Literal["cosine", "linear", "deepfloyd", "sigmoid"]
@@ -127,7 +128,7 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         in_range("video.frames", self.frames, 2, 4096)
-        in_range("video.fps", self.fps, 0, 240, above=True)
+        in_range("video.fps", self.fps, LEAST_FPS, MOST_FPS)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The contents of a model folder's `config.json`."""
+    """The contents of a model folder's `config.json`.
+
+    white_headroom: pure white was trained as 1 + this; see `Draws`. 0 as well for models from
+    before it was noted.
+    """
 
     model: UNetConfig
     side: int  # pixels of level 0
@@ -179,6 +184,7 @@ class ModelConfig:
     distilled: Distilled | None = None  # None: a model that denoises step by step
     format: int = 1
     video: VideoConfig | None = field(default=None, metadata=ADDED_LATER)  # None: see `frames`
+    white_headroom: float = field(default=0.0, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         if self.format != 1:
@@ -205,6 +211,7 @@ class ModelConfig:
                 raise ConfigError(
                     f"diffusion.{name}: expected {depth} values, one per level, got {len(values)}."
                 )
+        in_range("white_headroom", self.white_headroom, 0, 1, below=True)
         if self.video is not None and self.video.frames != self.frames:
             raise ConfigError(
                 f"video.frames: expected {self.frames}, which the levels of time make, got "

@@ -31,6 +31,7 @@ from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Floats, Indices
 from mdm_apple.data.dataset import DataError, Dataset
 from mdm_apple.diffusion.noise import CHANNELS, MAX_SEED
+from mdm_apple.diffusion.pixel_range import training_range
 
 _PICTURE = 1 << 32  # the stream of pictures; no model has so many levels
 _ORDER, _HELD_OUT = 1, 2  # third words of the RandomState seeds
@@ -204,10 +205,7 @@ def make_batch(
         for place, level in enumerate(noise):
             normal = stream.at(len(noise) - place, int(number), step)
             normal.standard_normal(dtype=np.float32, out=level[row])
-    white = images.min(1, keepdims=True) == 255
-    images /= np.float32(127.5)
-    images -= np.float32(1)
-    images += np.float32(draws.white_headroom) * white
+    training_range(images, 1, draws.white_headroom)
     picked = np.asarray(indices, np.int64)
     return Batch(images, captions, {"scale": scale}, picked, times, noise, whole)
 

@@ -65,8 +65,8 @@ def open_dataset(
     in_range("side", side, 1, MAX_SIDE, what="pixels", error=DataError)
     if background not in ("white", "color"):
         raise DataError(f"background: expected white or color, got {background}.")
-    moving = isinstance(spec, str) and spec.partition(":")[0] == MOTION
-    named = moving or spec in (TWEMOJI, SCENES) or not isinstance(spec, str)
+    moving = _is_motion(spec)
+    named = not names_folder(spec)
     if skip_bad and named:
         raise DataError("skip_bad: applies to a folder of pictures; leave it out for others.")
     if named and frames > 1 and not moving:
@@ -91,6 +91,15 @@ def open_dataset(
         return folder.open_folder(Path(spec), side, skip_bad=skip_bad)
     wanted = wanted_clips(side, frames, fps, clips_per_file)
     return open_clips(Path(spec), wanted, skip_bad=skip_bad, progress=progress)
+
+
+def names_folder(spec: str | PictureSource | None) -> bool:
+    """Whether captioned pictures or clips are files of a folder, which may be bad."""
+    return isinstance(spec, str) and spec not in (TWEMOJI, SCENES) and not _is_motion(spec)
+
+
+def _is_motion(spec: str | PictureSource) -> bool:
+    return isinstance(spec, str) and spec.partition(":")[0] == MOTION
 
 
 def wanted_clips(side: int, frames: int, fps: float, clips_per_file: int | None) -> Wanted:

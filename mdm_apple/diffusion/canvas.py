@@ -26,12 +26,13 @@ def tiled(frames: NDArray[Kind]) -> NDArray[Kind]:
 
 def untiled(canvas: NDArray[Kind], count: int) -> NDArray[Kind]:
     """The frames (count, H, W, 3) of a canvas (n H, n W, 3), where count = n n."""
-    grid = math.isqrt(count)
-    height, width = canvas.shape[0] // grid, canvas.shape[1] // grid
-    rows = canvas.reshape(grid, height, grid, width, canvas.shape[2])
-    return np.ascontiguousarray(rows.transpose(0, 2, 1, 3, 4)).reshape(
-        count, height, width, canvas.shape[2]
-    )
+    frames = unfolded(canvas.transpose(2, 0, 1)[None], math.isqrt(count))[0]
+    return np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+
+
+def frame_side(side: int, frames: int) -> int:
+    """Pixels on a side of a frame; side: of the canvas."""
+    return side // math.isqrt(frames)
 
 
 def unfolded(canvases: Array, grid: int) -> Array:

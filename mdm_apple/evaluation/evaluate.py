@@ -67,10 +67,22 @@ class EvaluationPlan:
         check_count_and_seeds(self.count, self.seeds)
 
 
-def check_picture_model(config: ModelConfig) -> None:
-    """Refuse a model of clips, which has a judge of its own. Raises MdmError."""
-    if config.frames > 1:
-        raise MdmError("model: makes clips, which are scored by `mdm evaluate --data motion` only.")
+def check_picture_model(config: ModelConfig, stop_at: int | None) -> None:
+    """Refuse a model that makes clips, which have a judge of their own. Raises MdmError.
+
+    stop_at: side of the highest level that runs; that of a key frame makes pictures.
+    """
+    if config.clip_shapes[level_of_side(config, stop_at)][0] > 1:
+        frames, side = config.clip_shapes[-1]
+        alone = f", and its pictures with --stop-at {frames}x{side}" if frames == 1 else ""
+        raise MdmError(
+            f"model: makes clips, which are scored by `mdm evaluate --data motion` only{alone}."
+        )
+
+
+def side_to_open(config: ModelConfig, stop_at: int | None) -> int:
+    """The side of the pictures to compare with; a canvas has no pictures of its own size."""
+    return config.side if config.frames == 1 else config.sides[level_of_side(config, stop_at)]
 
 
 def check_count_and_seeds(count: int, seeds: Sequence[int]) -> None:
@@ -160,7 +172,7 @@ def evaluate(
     """Score pictures of `plan.count` captions per seed against the whole data set.
 
     Args:
-        dataset: opened at the side of the model's highest level.
+        dataset: opened at `side_to_open`.
         progress: called with the number of pictures just made.
         teacher: makes the same pictures from the same noise, to measure how far a student is off.
         judges: receive the pictures of every seed.
@@ -169,7 +181,7 @@ def evaluate(
     check_student(config.distilled, plan.sampler)
     first = level_of_side(config, plan.stop_at)
     side = config.sides[first]
-    check_picture_model(config)
+    check_picture_model(config, plan.stop_at)
     if dataset.varies:
         raise MdmError(
             "data: scenes are drawn anew each time, so none of them is the right one; score a "
@@ -191,7 +203,7 @@ def evaluate(
             rows = chosen[start : start + plan.batch_size]
             captions = [dataset.item(int(i)).caption for i in rows]
             prompts = [Prompt(c, seed * MAX_COUNT + start + k) for k, c in enumerate(captions)]
-            real = _real(dataset, rows, config)[first:]
+            real = _real(dataset, rows, config.sides[first:])
             made = finish(generate(runtime, prompts, plan.sampler, plan.stop_at))
             estimate = clean_estimate(runtime, prompts, plan.stop_at)
             ranks = retrieval_ranks(
@@ -332,7 +344,7 @@ def _over_seeds(values: Sequence[object], reduce: Callable[..., object]) -> obje
     return np.asarray(reduced).tolist()
 
 
-def _real(dataset: Dataset, chosen: NDArray[np.int64], config: ModelConfig) -> list[Images]:
-    """The real pictures of every level as in training: average-pooled from the highest."""
+def _real(dataset: Dataset, chosen: NDArray[np.int64], sides: Sequence[int]) -> list[Images]:
+    """The real pictures of these sides as in training: average-pooled from the highest."""
     full = as_images(np.stack([dataset.item(int(i)).image for i in chosen]))
-    return [pool(full, side) for side in config.sides]
+    return [pool(full, side) for side in sides]

@@ -9,8 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.config.network import UNetConfig
 from mdm_apple.config.types import Images
 from mdm_apple.data.motion.objects import OBJECTS, check_objects
+from mdm_apple.data.motion.open_motion import VARIANTS, check_variants
 from mdm_apple.data.motion.poses import MOTIONS
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.diffusion.pyramid import level_below
@@ -20,6 +22,7 @@ from mdm_apple.evaluation.motion_captions import AskedClip, asked_clips
 from mdm_apple.evaluation.motion_judge import Hits, MotionJudge, Steadiness
 from mdm_apple.evaluation.share import Share
 from mdm_apple.sampling.generate import Prompt, Runtime, finish, generate
+from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import SamplerConfig, check_student
 
 
@@ -27,8 +30,9 @@ from mdm_apple.sampling.walk import SamplerConfig, check_student
 class MotionPlan:
     """The clips to make, and how.
 
-    count: captions, or as many as there are. seeds: each makes one clip of each caption. objects:
-    that the model was trained with. captions: use only these; None uses all.
+    count: captions, or as many as there are. seeds: each makes one clip of each caption. objects,
+    variants: that the model was trained with. captions: use only these; None uses all. stop_at:
+    side of the canvas of the highest level that runs; None runs them all.
     """
 
     sampler: SamplerConfig
@@ -37,10 +41,13 @@ class MotionPlan:
     batch_size: int = 32
     objects: int = len(OBJECTS)
     captions: tuple[str, ...] | None = None
+    variants: int = VARIANTS
+    stop_at: int | None = None
 
     def __post_init__(self) -> None:
         check_count_and_seeds(self.count, self.seeds)
         check_objects(self.objects)
+        check_variants(self.variants)
         known = {one.caption for one in asked_clips(MAX_COUNT, self.objects)}
         unknown = [caption for caption in self.captions or () if caption not in known]
         if unknown:
@@ -66,8 +73,9 @@ class MotionPlan:
 class MotionScores:
     """rows: for trained and held-out pairs, with and without spins, the shares of hits.
 
-    consistency: RMSE of each level to the level below, which has its frames in fewer pixels or
-    fewer of its frames; highest first, in units of [-1, 1]. frechet: see `MotionJudge.frechet`.
+    A key frame has no motion: its hits are those of the object. consistency: RMSE of each level to
+    the level below, which has its frames in fewer pixels or fewer of its frames; highest first, in
+    units of [-1, 1]. frechet: see `MotionJudge.frechet`.
     """
 
     rows: Mapping[str, Mapping[str, Share]]
@@ -96,7 +104,9 @@ def evaluate_motion(
     config = runtime.config
     check_motion_model(config)
     check_student(config.distilled, plan.sampler)
-    judge = MotionJudge(config.side, config.frames, plan.objects)
+    first = level_of_side(config, plan.stop_at)
+    frames, _ = config.clip_shapes[first]
+    judge = MotionJudge(config.sides[first], frames, plan.objects, plan.variants)
     asked = plan.asked * len(plan.seeds)
     prompts = [
         Prompt(one.caption, seed * MAX_COUNT + place)
@@ -107,8 +117,8 @@ def evaluate_motion(
     gaps: list[list[float]] = []
     for start in range(0, len(prompts), plan.batch_size):
         some = prompts[start : start + plan.batch_size]
-        made = finish(generate(runtime, some, plan.sampler))
-        gaps += _gaps(made, config)
+        made = finish(generate(runtime, some, plan.sampler, plan.stop_at))
+        gaps += _gaps(made, config.model.levels[first:])
         canvases.append(made[0])
         progress(len(some))
     made = np.concatenate(canvases)
@@ -120,13 +130,14 @@ def evaluate_motion(
     )
 
 
-def _gaps(made: Sequence[Images], config: ModelConfig) -> list[list[float]]:
+def _gaps(made: Sequence[Images], levels: Sequence[UNetConfig]) -> list[list[float]]:
     """For each clip the squared error between neighbouring levels, as training derives them."""
     found = [
         (level_below(high, level, NumpyOps()) - low) ** 2
-        for level, (high, low) in zip(config.model.levels, pairwise(made), strict=False)
+        for level, (high, low) in zip(levels, pairwise(made), strict=False)
     ]
-    return np.stack([gap.mean(axis=(1, 2, 3)) for gap in found], axis=1).tolist()
+    means = [gap.mean(axis=(1, 2, 3)) for gap in found]
+    return np.stack(means, axis=1).tolist() if means else [[] for _ in made[0]]
 
 
 def _rows(hits: Hits, asked: Sequence[AskedClip], objects: int) -> dict[str, dict[str, Share]]:
@@ -140,7 +151,10 @@ def _rows(hits: Hits, asked: Sequence[AskedClip], objects: int) -> dict[str, dic
         "held out, spinning": unseen & spins,
         "held out, not spinning": unseen & ~spins,
     }
-    chance = dict.fromkeys(hits, 1 / len(MOTIONS)) | {"pair": 1 / (len(MOTIONS) * objects)}
+    chance = dict.fromkeys(hits, 1 / len(MOTIONS)) | {
+        "pair": 1 / (len(MOTIONS) * objects),
+        "object": 1 / objects,
+    }
     return {
         row: {
             name: Share(int(hit[some].sum()), int(some.sum()), chance[name])

@@ -44,12 +44,12 @@ class Steadiness:
     """What some clips have in common with real ones beside the motion.
 
     change, flicker: mean magnitude of the first and second differences between frames, over those
-    of the real clips of the same captions; 1 is right. white_share: of the pixels that are white
-    in every real clip of the caption, those that are within 6/255 of it.
+    of the real clips of the same captions; 1 is right; None for key frames. white_share: of
+    the pixels that are white in every real clip of the caption, those within 6/255 of it.
     """
 
-    change: float
-    flicker: float
+    change: float | None
+    flicker: float | None
     white_share: float
 
 
@@ -57,11 +57,12 @@ class MotionJudge:
     """Real clips to compare with; they are drawn here, once.
 
     Args:
-        side: pixels of the canvas. frames: of a clip. objects: the first of the list.
+        side: pixels of the canvas. frames: of a clip; 1 for key frames. objects: the first of the
+            list. variants: of each caption in training.
     """
 
-    def __init__(self, side: int, frames: int, objects: int) -> None:
-        self._frames, self._grid = frames, math.isqrt(frames)
+    def __init__(self, side: int, frames: int, objects: int, variants: int = VARIANTS) -> None:
+        self._frames, self._grid, self._variants = frames, math.isqrt(frames), variants
         self._full = MovingDrawings(side, frames)
         self._side = self._grid * math.gcd(side // self._grid, DRAWN_AT)
         drawings = MovingDrawings(self._side, frames)
@@ -85,12 +86,16 @@ class MotionJudge:
     def hits(self, canvases: Images, asked: Sequence[AskedClip]) -> Hits:
         """For each clip whether its motion, its pair and its track are those that were asked for.
 
+        A key frame shows no motion, so only its object is judged.
+
         Args:
             canvases: (N, 3, side, side) in [-1, 1].
         """
         places = np.array([self._pairs.index(one) for one in asked])
         own = self._thing[None, :] == np.array([one.thing for one in asked])[:, None]
         apart = self._squares[None, :] - 2 * (self._row(canvases) @ self._rows.T)
+        if self._frames == 1:
+            return {"object": own[np.arange(len(own)), apart.argmin(axis=1)]}
         tracks = _tracks(unfolded(pool(canvases, self._side), self._grid))
         lost = squared_distances(tracks, self._tracks)
 
@@ -107,14 +112,15 @@ class MotionJudge:
         """Args: canvases: (N, 3, side, side) in [-1, 1]."""
         real = {one: self._real(one) for one in dict.fromkeys(asked)}
         frames = unfolded(canvases, self._grid)
-        change = np.mean([real[one].change for one in asked])
-        flicker = np.mean([real[one].flicker for one in asked])
         white = np.stack([real[one].white for one in asked])
         nearly = np.asarray((frames >= 1 - WHITE_TOLERANCE - 1e-6).all(axis=2))
+        white_share = float(nearly[white].mean())
+        if self._frames == 1:
+            return Steadiness(None, None, white_share)
+        change = np.mean([real[one].change for one in asked])
+        flicker = np.mean([real[one].flicker for one in asked])
         return Steadiness(
-            float(_change(frames) / change),
-            float(_flicker(frames) / flicker),
-            float(nearly[white].mean()),
+            float(_change(frames) / change), float(_flicker(frames) / flicker), white_share
         )
 
     def frechet(self, canvases: Images) -> float:
@@ -134,7 +140,7 @@ class MotionJudge:
 
     def _real(self, pair: AskedClip) -> _Real:
         """The clips of a caption that training sees, or would see."""
-        clips = [Clip(pair.thing, pair.motion, variant) for variant in range(VARIANTS)]
+        clips = [Clip(pair.thing, pair.motion, variant) for variant in range(self._variants)]
         canvases = as_images(np.stack([self._full.canvas(clip) for clip in clips]))
         frames = unfolded(canvases, self._grid)
         white = np.asarray((frames >= 1 - 1e-6).all(axis=(0, 2)))
@@ -164,11 +170,16 @@ def _with_differences(rows: Rows, frames: int) -> Features:
 
 
 def _change(frames: Images) -> float:
-    return float(np.abs(np.diff(frames, axis=1)).mean(dtype=np.float64))
+    return _magnitude(np.diff(frames, axis=1))
 
 
 def _flicker(frames: Images) -> float:
-    return float(np.abs(np.diff(frames, n=2, axis=1)).mean(dtype=np.float64))
+    return _magnitude(np.diff(frames, n=2, axis=1))
+
+
+def _magnitude(differences: Images) -> float:
+    """Their mean, without a sign; 0 if a clip has too few frames for any."""
+    return float(np.abs(differences).mean(dtype=np.float64)) if differences.size else 0.0
 
 
 def _tracks(frames: Images) -> Features:

@@ -59,11 +59,10 @@ class MlxBootLearner(MlxLearner[BootBatch]):
         self._loss = BootLoss(
             self._schedule,
             config.diffusion,
-            config.model.scales,
+            config.model,
             boot,
             self._ops,
             lambda x: mx.array(x.astype(np.float32))[:, None, None, None],
-            config.model,
         )
 
     def idle(self) -> frozenset[str]:

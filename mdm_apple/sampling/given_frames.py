@@ -11,6 +11,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.types import Images, Pixels
 from mdm_apple.diffusion.canvas import tiled
 from mdm_apple.diffusion.ops import NumpyOps
+from mdm_apple.diffusion.pixel_range import training_range
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.inner_model import level_of_side, require_clip
@@ -51,8 +52,8 @@ def given_at_levels(
 ) -> list[tuple[Images, Images]]:
     """Per level: 1 where a pixel is free and 0 where it is given, and the given pixels, else 0.
 
-    All are (1, 3, side, side); pixels lie in [-1, 1]. A level with fewer frames holds the first
-    one, but not the last.
+    All are (1, 3, side, side); pixels lie in [-1, 1], and white where training had it. A level
+    with fewer frames holds the first one, but not the last.
     """
     frames, side = config.clip_shapes[first_level]
     free = np.ones((frames, side, side, 3), np.float32)
@@ -60,7 +61,8 @@ def given_at_levels(
     for place, picture in ((0, given.first), (-1, given.last)):
         if picture is not None:
             free[place] = 0
-            known[place] = picture.astype(np.float32) / 127.5 - 1
+            pixels = picture.astype(np.float32)
+            known[place] = training_range(pixels, -1, config.white_headroom)
     network = config.model.levels[first_level]
     masks = build_pyramid(_canvas(free), network, NumpyOps())
     values = build_pyramid(_canvas(known), network, NumpyOps())

@@ -30,16 +30,24 @@ class AskedLevel:
         return str(self.side) if self.frames is None else f"{self.frames}x{self.side}"
 
 
-def side_of_level(config: ModelConfig, asked: AskedLevel | None) -> int | None:
+Level = int | str | AskedLevel  # as a caller of Python names it: 32, "16x32"
+
+
+def side_of_level(config: ModelConfig, asked: Level | None) -> int | None:
     """The side of a level as `level_side` has it; None if none is asked for."""
     return None if asked is None else level_side(config, asked)
 
 
-def level_side(config: ModelConfig, asked: AskedLevel) -> int:
-    """The side of a level, of its canvas for clips, as `stop_at` takes it. Raises ConfigError.
+def level_side(config: ModelConfig, level: Level) -> int:
+    """The side of a level, of its canvas for clips, as SampleSettings take it. Raises ConfigError.
 
     A side alone is not enough for clips: 16 could mean 16 frames of 16 px, or their key frame.
     """
+    asked = level if isinstance(level, AskedLevel) else AskedLevel.of(str(level))
+    if asked is None:
+        raise ConfigError(
+            f"stop-at: expected a side, such as 64, or frames x side, such as 16x32; got {level!r}."
+        )
     if config.frames == 1 and asked.frames is not None:
         known = ", ".join(map(str, config.sides))
         raise ConfigError(
@@ -70,8 +78,15 @@ def require_clip(config: ModelConfig, stop_at: int | None, asked: Mapping[str, o
 
 def level_names(config: ModelConfig) -> str:
     """The levels of a model of clips in words: 16x32, 16x16 or 1x16."""
-    *others, last = [f"{frames}x{side}" for frames, side in config.clip_shapes]
+    *others, last = levels_of(config)
     return f"{', '.join(others)} or {last}"
+
+
+def levels_of(config: ModelConfig) -> list[str]:
+    """The levels as a person names them, highest first: 64, 32 and 16, or 16x32 and so on."""
+    if config.frames == 1:
+        return [str(side) for side in config.sides]
+    return [f"{frames}x{side}" for frames, side in config.clip_shapes]
 
 
 def level_of_side(config: ModelConfig, side: int | None) -> int:

@@ -47,7 +47,7 @@ class SampleSettings:
     """The caller's settings; None: whatever suits the model.
 
     steps: network evaluations. full_table: every timestep of the table instead. guidance: 1 is
-    none. stop_at: side of the highest level to run.
+    none. stop_at: side of the highest level to run, of its canvas for clips.
     """
 
     sampler: SamplerKind | None = None
@@ -77,7 +77,7 @@ class SampleSettings:
 
 
 class SettingWords(TypedDict, total=False):
-    """The fields of SampleSettings as keywords of a call."""
+    """Fields of SampleSettings as keywords of a call, all but `stop_at`."""
 
     sampler: SamplerKind | None
     steps: int | None
@@ -86,7 +86,6 @@ class SettingWords(TypedDict, total=False):
     guidance: float | None
     threshold: Threshold | None
     spacing: Spacing | None
-    stop_at: int | None
 
 
 def read_sampling(folder: Path, distilled: Distilled | None) -> SamplingDefaults:

@@ -54,11 +54,10 @@ class TorchBootLearner(TorchLearner[BootBatch]):
         self._loss = BootLoss(
             build_schedule(config.diffusion.schedule, config.model.scales),
             config.diffusion,
-            config.model.scales,
+            config.model,
             boot,
             self._ops,
             self._array,
-            config.model,
         )
 
     def losses(self, batch: BootBatch) -> Losses:

@@ -205,16 +205,15 @@ class BootLoss:
 
     Args:
         array: converts numbers (B,) to a backend array (B, 1, 1, 1).
-        network: whose levels say how one follows from the one around it; None pools by `scales`.
+        network: its levels say how one follows from the one around it.
     """
 
     schedule: Schedule
     diffusion: DiffusionConfig
-    scales: tuple[int, ...]
+    network: UNetConfig
     config: BootConfig
     ops: Ops
     array: Callable[[NDArray[np.float64]], Array]
-    network: UNetConfig | None = None
 
     def __call__(
         self,
@@ -300,20 +299,17 @@ class BootLoss:
         return [self.array(table[index[: len(x)]]) for x, table in zip(z, tables, strict=True)]
 
     def _signal(self) -> list[float]:
-        return [image_scale(self.diffusion, self.scales, i) for i in range(len(self.scales))]
+        scales = self.network.scales
+        return [image_scale(self.diffusion, scales, i) for i in range(len(scales))]
 
     def _level_gap(self, pred: Sequence[Array], signal: Sequence[float]) -> list[Array]:
         """Mean squared difference between what follows from each level and the level below."""
         out = []
         for i in range(len(pred) - 1):
-            follows, below = self._below(pred[i], i), pred[i + 1][: len(pred[i])]
+            follows = level_below(pred[i], self.network.levels[i], self.ops)
+            below = pred[i + 1][: len(pred[i])]
             out.append(self.ops.sample_mean((follows * signal[i] - below * signal[i + 1]) ** 2))
         return out
-
-    def _below(self, x: Array, i: int) -> Array:
-        if self.network is None:
-            return self.ops.avg_pool(x, self.scales[i] // self.scales[i + 1])
-        return level_below(x, self.network.levels[i], self.ops)
 
     def _padded(self, error: Array, rows: int) -> Array:
         return self.ops.pad_rows(error, rows) if len(error) < rows else error

@@ -223,7 +223,8 @@ def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> s
     }
     lines = [f"{name:30} {size / 1e9:9.3f} GB" for name, size in parts.items()]
     if available is not None:
+        what = "pictures" if config.frames == 1 else "clips"
         lines.append(
-            f"{available / 1e9:.1f} GB hold {found.largest_batch(available)} pictures at once."
+            f"{available / 1e9:.1f} GB hold {found.largest_batch(available)} {what} at once."
         )
     return "computed, not measured (on a CPU up to 1.7 times as much):\n" + "\n".join(lines)

@@ -24,6 +24,7 @@ from mdm_apple.data.decode_all import bad_pictures
 from mdm_apple.data.folder import folder_fingerprint
 from mdm_apple.data.listing import named
 from mdm_apple.data.read_picture import shown
+from mdm_apple.data.stills import clip_rows
 from mdm_apple.errors import MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.training.picture_record import Noted, Record, read_record
@@ -80,11 +81,17 @@ def skips_bad(job: Job) -> bool:
     return model_folder.load_training_meta(job.out).get("skip_bad") is True
 
 
+def rows_of_data(job: Job) -> int:
+    """Rows of a batch that --data fills; the others are for the pictures beside clips."""
+    rows = job.train.batch_size
+    return rows if job.pictures is None else clip_rows(job.config, rows)
+
+
 def _fresh(job: Job, dataset: Dataset) -> Lineup:
     remarks: list[str] = []
     meta: dict[str, object] = {}
     if job.skip_bad:
-        dataset, remarks = _without_bad(job, dataset)
+        dataset, remarks = without_bad(dataset, job.quiet)
         meta["skip_bad"] = True
     meta["fingerprint"] = dataset.fingerprint
     if not dataset.files:
@@ -93,9 +100,12 @@ def _fresh(job: Job, dataset: Dataset) -> Lineup:
     return Lineup(dataset, meta | {"pictures": record.sha256()}, record, remarks)
 
 
-def _without_bad(job: Job, dataset: Dataset) -> tuple[Dataset, list[str]]:
-    """The pictures that can be decoded, and a remark on the others."""
-    bad = _checked(dataset, range(len(dataset)), job.quiet)
+def without_bad(dataset: Dataset, quiet: bool) -> tuple[Dataset, list[str]]:
+    """The pictures that can be decoded, and a remark on the others.
+
+    Raises DataError if there are none. Of data that is drawn, none is bad.
+    """
+    bad = _checked(dataset, range(len(dataset.files)), quiet)
     found = {dataset.files[index].name: str(error) for index, error in bad.items()}
     left_out = dataset.left_out | found
     kept = [index for index in range(len(dataset)) if index not in bad]
@@ -139,7 +149,7 @@ class _Resumed:
         count, train = len(self._noted), job.train
         held_out = validation_rows(count, train.validation_share, train.seed)
         self._held_out = [int(row) for row in held_out]
-        plan = BatchPlan(count, train.batch_size, train.seed, held_out)
+        plan = BatchPlan(count, rows_of_data(job), train.seed, held_out)
         done = steps_done(saved, train.steps, job.out, ANEW)
         looked_at = {*plan.seen(done), *self._held_out[:VALIDATION_PICTURES]}
         stand_ins = self._stand_ins(set(range(count)) - self._holes)

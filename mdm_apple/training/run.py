@@ -27,9 +27,9 @@ from mdm_apple.data.clips.open_clips import Progress
 from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
 from mdm_apple.data.folder_tree import scan
 from mdm_apple.data.kinds import CLIPS, PICTURES
-from mdm_apple.data.open import open_dataset
+from mdm_apple.data.open import names_folder, open_dataset
 from mdm_apple.data.read_picture import shown
-from mdm_apple.data.stills import MixedPlan, clip_rows, with_stills
+from mdm_apple.data.stills import MixedPlan, with_stills
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt, finish, generate
 from mdm_apple.sampling.pictures import save_png, tile, to_pixels
@@ -44,7 +44,14 @@ from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.picture_record import read_record, write_record
-from mdm_apple.training.pictures import VALIDATION_PICTURES, Lineup, lineup_of, skips_bad
+from mdm_apple.training.pictures import (
+    VALIDATION_PICTURES,
+    Lineup,
+    lineup_of,
+    rows_of_data,
+    skips_bad,
+    without_bad,
+)
 from mdm_apple.training.run_folder import as_it_was, last_save, stop_on_interrupt
 from mdm_apple.training.settings import check_mixing, rows_of
 from mdm_apple.training.start import (
@@ -71,13 +78,13 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     begun_from = last_save(job.out)
     job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
-    stills = job_stills(job)
+    stills, left_out = job_stills(job)
     dataset = lineup.dataset
     warnings = dataset.warnings
     if stills is not None:
         dataset = with_stills(dataset, stills, job.config.frames)
         warnings = [*warnings, *stills.warnings]
-    for remark in (*warnings, *lineup.remarks):
+    for remark in (*warnings, *lineup.remarks, *left_out):
         say(remark)
     config, tokenizer = starting_model(job, dataset)
     for remark in unread_captions(config, job, dataset, tokenizer):
@@ -102,9 +109,11 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
     then = "go on with --resume" if goes_on else "start again"
     if job.skip_bad:
         return DataError(f"{sentence}, and {then}.")
+    beside = job.pictures is not None and sentence.startswith(shown(Path(job.pictures).resolve()))
+    folder = str(job.pictures if beside else job.data)
     return DataError(
         f"{sentence}, or leave out all bad pictures with --skip-bad, and {then}; "
-        f"`mdm data check {shlex.quote(shown(str(job.data)))}` names them all."
+        f"`mdm data check {shlex.quote(shown(folder))}` names them all."
     )
 
 
@@ -138,7 +147,8 @@ def _chosen(job: Job, progress: Progress) -> Dataset:
         job.config.side,
         background=job.background or "white",
         skin_tones=bool(job.skin_tones),
-        skip_bad=job.skip_bad,
+        # pictures beside moving drawings may be bad, and drawings never
+        skip_bad=job.skip_bad and (names_folder(job.data) or not names_folder(job.pictures)),
         frames=job.config.frames,
         fps=job.config.fps,
         clips_per_file=job.clips_per_file,
@@ -151,16 +161,21 @@ def _chosen(job: Job, progress: Progress) -> Dataset:
     return with_captions(dataset, job.captions, left_out)
 
 
-def job_stills(job: Job) -> Dataset | None:
-    """The pictures beside the clips of a job, of the side of a frame; None for a job without.
+def job_stills(job: Job) -> tuple[Dataset | None, list[str]]:
+    """The pictures beside the clips of a job, of the side of a frame, and remarks on bad ones.
 
-    Raises MdmError if the model has no place for them, or a resumed run had others.
+    None for a job without. Raises MdmError if the model has no place for them, or a resumed run had
+    others.
     """
     if job.pictures is None:
-        return None
-    clip_rows(job.config, job.train.batch_size)  # refuses what has none
+        return None, []
+    rows_of_data(job)  # refuses a model without a place for them
     _, side = job.config.clip_shapes[0]
-    stills = open_dataset(job.pictures, side)
+    remarks: list[str] = []
+    skip_bad = job.skip_bad and names_folder(job.pictures)
+    stills = open_dataset(job.pictures, side, skip_bad=skip_bad)
+    if skip_bad:
+        stills, remarks = without_bad(stills, job.quiet)
     if job.resume:
         saved = model_folder.load_training_meta(job.out)
         if saved.get(STILLS) != stills.fingerprint:
@@ -168,7 +183,7 @@ def job_stills(job: Job) -> Dataset | None:
                 f"{job.out}: was trained beside other pictures than --pictures has now; restore "
                 "them, or start anew with --init."
             )
-    return stills
+    return stills, remarks
 
 
 def _captions_left_out(job: Job, dataset: Dataset) -> set[str]:
@@ -327,7 +342,7 @@ class Run:
         train, count = self._job.train, len(self._lineup.dataset)
         if self._stills is None:
             return BatchPlan(count, train.batch_size, train.seed, self._held_out)
-        rows = clip_rows(self.config, train.batch_size)
+        rows = rows_of_data(self._job)
         clips = BatchPlan(count, rows, train.seed, self._held_out)
         stills = BatchPlan(len(self._stills), train.batch_size - rows, train.seed)
         return MixedPlan(clips, stills, count)

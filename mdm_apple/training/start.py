@@ -244,14 +244,16 @@ def new_or_saved_tokenizer(
 
 
 def _as_trained(job: Job) -> ModelConfig:
-    """The configuration with this run's additions: mixed batches, a smaller model's text."""
+    """The configuration with this run's additions: mixed batches, white, a smaller model's text."""
     config = job.config
     if job.grow is not None:
         text = model_folder.load_model_config(job.grow).text
         if text and config.text and text.encoder == config.text.encoder:
             config = dataclasses.replace(config, text=text)
     mixed = config.mixed_training or config.diffusion.mixed_ratio is not None
-    return dataclasses.replace(config, mixed_training=mixed)
+    return dataclasses.replace(
+        config, mixed_training=mixed, white_headroom=job.train.white_headroom
+    )
 
 
 def _check_encoder(source: Path) -> None:

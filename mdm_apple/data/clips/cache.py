@@ -80,24 +80,22 @@ class ClipCache:
             with path.open("rb") as file:
                 line = file.readline(MAX_HEADER_BYTES)
                 kept = self._understood(path, line)
-                pixels = checksum = 0
+                header = json.loads(line)
+                noted = header.pop("crc32")
+                pixels, checksum = 0, _checksum_of(header)
                 while piece := file.read(PIECE_BYTES):
                     pixels, checksum = pixels + len(piece), zlib.crc32(piece, checksum)
-            whole = (kept.clips * self._wanted.side**2 * 3, json.loads(line)["crc32"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
+        whole = (kept.clips * self._wanted.side**2 * 3, noted)
         return kept if (pixels, checksum) == whole else None
 
     def keep(self, sha256: str, decoded: Decoded) -> Kept:
         """Write the clips of a file. Raises FileError."""
-        path, data = self.path(sha256), decoded.canvases.tobytes()
-        header = {
-            "clips": len(decoded.canvases),
-            "size": decoded.size,
-            "found": decoded.found,
-            "crc32": zlib.crc32(data),
-        }
-        line = json.dumps(header).encode() + b"\n"
+        path, data = self.path(sha256), decoded.pixels.tobytes()
+        header = {"clips": len(decoded.pixels), "size": decoded.size, "found": decoded.found}
+        checksum = zlib.crc32(data, _checksum_of(header))
+        line = json.dumps({**header, "crc32": checksum}).encode() + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,3 +112,8 @@ class ClipCache:
         if min(clips, found) < 0 or min(width, height) < 1:
             raise ValueError
         return Kept(path, self._wanted.side, clips, (width, height), found, len(line))
+
+
+def _checksum_of(header: dict[str, Any]) -> int:
+    """Where the checksum of the pixels begins, so that it covers the header too."""
+    return zlib.crc32(json.dumps(header).encode())

@@ -40,7 +40,7 @@ def check_clips(
         else set()
     )
     used = [p for p in folder.pictures if (p.file.name, p.caption) in seen]
-    side = wanted.side // wanted.grid
+    side = wanted.frame_side
     alone, others = unused_files(folder)
     groups: dict[str, dict[str, None]] = {}
     for file in found.files:

@@ -17,14 +17,13 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdm_apple.config.types import Pixels
-from mdm_apple.data.clips.decode import Decoded, Wanted
+from mdm_apple.data.clips.decode import Asked, Decoded, as_request, most_bytes
 from mdm_apple.data.clips.limits import CPU_SECONDS, MEMORY, REPAIR, SHRINK
 from mdm_apple.data.dataset import BadPictureError, DataError
 from mdm_apple.data.read_picture import shown
@@ -64,15 +63,15 @@ class Decoders:
         for decoder in self._all:
             self._free.put(decoder)
 
-    def decode(self, path: Path, wanted: Wanted) -> Decoded:
-        """The clips of a file.
+    def decode(self, path: Path, asked: Asked) -> Decoded:
+        """The clips of a file, or the frames that are asked for.
 
         Raises BadPictureError for a file that cannot be decoded, StillPictureError for a picture;
         FileError, DataError where the machine failed.
         """
         decoder = self._free.get()
         try:
-            return decoder.decode(path, wanted)
+            return decoder.decode(path, asked)
         finally:
             self._free.put(decoder)
 
@@ -99,10 +98,10 @@ class _Decoder:
         """The process number; None while there is no process."""
         return None if self._process is None else self._process.pid
 
-    def decode(self, path: Path, wanted: Wanted) -> Decoded:
+    def decode(self, path: Path, asked: Asked) -> Decoded:
         """See `Decoders.decode`."""
         try:
-            answer = self._ask(path, wanted)
+            answer = self._ask(path, asked)
         except BaseException:  # an interrupted answer would be taken for that of the next file
             self.end()
             raise
@@ -110,22 +109,24 @@ class _Decoder:
             error = self._without_answer(path)
             self.end()
             raise error
-        header, canvases = answer
+        header, pixels = answer
         if "shape" in header:
             width, height = header["size"]
-            return Decoded(canvases, (width, height), header["found"])
+            return Decoded(pixels, (width, height), header["found"])
+        if "sentence" in header:
+            raise DataError(header["sentence"])
         if "machine" in header:
             raise FileError(f"{shown(path)}: cannot be read now; {header['machine'].lower()}.")
         if header.get("still"):
             raise StillPictureError(shown(path), header["unfit"], header["remedy"])
         raise BadPictureError(shown(path), *self._refused(header))
 
-    def _ask(self, path: Path, wanted: Wanted) -> tuple[dict[str, Any], Pixels] | None:
+    def _ask(self, path: Path, asked: Asked) -> tuple[dict[str, Any], Pixels] | None:
         """The answer of the process; None if it has ended."""
         process = self._process = self._process or _started(self._memory, self._seconds)
         assert process.stdin is not None
         assert process.stdout is not None
-        request = json.dumps({"path": str(path), **asdict(wanted)})  # escapes what is no UTF-8
+        request = json.dumps({"path": str(path), **as_request(asked)})  # escapes what is no UTF-8
         timer = threading.Timer(WALL_SECONDS, self._give_up)
         timer.daemon = True
         timer.start()
@@ -136,8 +137,9 @@ class _Decoder:
             if not line.endswith(b"\n"):
                 return None
             header = json.loads(line)
-            count = header["shape"][0] if "shape" in header else 0
-            shape = (count, wanted.side, wanted.side, 3)
+            shape = tuple(header.get("shape", (0, 1, 1, 3)))
+            if math.prod(shape) > most_bytes(asked):
+                return None
             data = process.stdout.read(math.prod(shape))
             if len(data) < math.prod(shape):
                 return None

@@ -187,7 +187,7 @@ def as_dataset(found: ClipFolder) -> Dataset:
 
 
 def _warnings(found: ClipFolder) -> list[str]:
-    warnings = warnings_of(found.folder, found.wanted.side // found.wanted.grid)
+    warnings = warnings_of(found.folder, found.wanted.frame_side)
     if found.short:
         warnings.append(f"clips: {_too_short(found)}, and not used.")
     return warnings

@@ -29,10 +29,11 @@ class Animation:
     """An open file of frames, each as it is seen, with what earlier ones left.
 
     Equal neighbours may have become one frame of their joint duration when the file was written.
-    size: of a frame, in pixels. Raises UnfitFileError, or whatever Pillow raises.
+    size: of a frame, in pixels. least: frames, below which the file is a still. Raises
+    UnfitFileError, or whatever Pillow raises.
     """
 
-    def __init__(self, file: BinaryIO, container: Container) -> None:
+    def __init__(self, file: BinaryIO, container: Container, least: int = 2) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -46,7 +47,7 @@ class Animation:
         self._count = int(getattr(self._image, "n_frames", 1))
         # a picture for those who show no more
         self._first = 1 if self._image.info.get("default_image") else 0
-        if self._count - self._first < 2:
+        if self._count - self._first < least:
             raise StillError
         check_count(self._count - self._first)
 

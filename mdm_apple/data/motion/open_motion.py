@@ -83,8 +83,7 @@ def open_motion(side: int, frames: int, objects: int = 32, variants: int = VARIA
         variants: clips of each caption.
     """
     check_objects(objects)
-    if not 1 <= variants <= MAX_VARIANTS:
-        raise DataError(f"motion: expected 1 to {MAX_VARIANTS} variants, got {variants}.")
+    check_variants(variants)
     drawings, clips = MovingDrawings(side, frames), trained_clips(objects, variants)
 
     def read(index: int) -> tuple[Pixels, float]:
@@ -94,6 +93,12 @@ def open_motion(side: int, frames: int, objects: int = 32, variants: int = VARIA
     captions = [clip.caption for clip in clips]
     fingerprint = hash_fields(["motion", RULES, *versions, side, frames, variants, *captions])
     return Dataset(side, captions, read, fingerprint)
+
+
+def check_variants(count: int) -> None:
+    """Refuse a number of clips of a caption. Raises DataError."""
+    if not 1 <= count <= MAX_VARIANTS:
+        raise DataError(f"motion: expected 1 to {MAX_VARIANTS} variants, got {count}.")
 
 
 def trained_clips(objects: int, variants: int) -> list[Clip]:

@@ -12,8 +12,8 @@
   /// are enlarged by repetition to 256 pixels or more, and to even sides. Checked against declarations only;
   /// not run on a Mac.
   ///
-  /// The file appears in its place when it is finished. If writing fails, or if the writer is dropped before,
-  /// nothing appears.
+  /// The file appears in its place when it is finished, and replaces an older one in one step. Until then it has
+  /// another name beside it. If writing fails, or if the writer is dropped before, an older file stays.
   public actor MovieWriter: ClipWriter {
     private let url: URL
     private let fps: Int
@@ -37,7 +37,8 @@
         throw MatryoshkaError.invalidArgument(name: "fps", reason: "expected \(Clip.rates), got \(fps)")
       }
       (self.url, self.fps) = (url, fps)
-      partial = FileManager.default.temporaryDirectory.appending(path: "\(UUID().uuidString).mp4")
+      // On the same volume, or it could not be replaced in one step.
+      partial = url.deletingLastPathComponent().appending(path: ".\(UUID().uuidString).mp4")
     }
 
     deinit { try? FileManager.default.removeItem(at: partial) }
@@ -75,12 +76,9 @@
       }
       guard movie.writer.status == .completed else { throw failure }
       self.movie = nil
-      do {
-        let files = FileManager.default
-        if files.fileExists(atPath: url.path) { try files.removeItem(at: url) }
-        try files.moveItem(at: partial, to: url)
-      } catch {
-        throw MatryoshkaError.fileSystem(path: url.path, reason: "cannot be written (\(error.cause))")
+      guard rename(partial.path, url.path) == 0 else {
+        let cause = String(cString: strerror(errno))
+        throw MatryoshkaError.fileSystem(path: url.path, reason: "cannot be written (\(cause))")
       }
     }
 

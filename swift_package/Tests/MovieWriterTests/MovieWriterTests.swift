@@ -45,6 +45,23 @@
       #expect(!FileManager.default.fileExists(atPath: url.path))
     }
 
+    @Test func whatIsThereStaysUntilItIsReplacedAndIfItCannotBe() async throws {
+      let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
+      let url = folder.appending(path: "clip.mp4")
+      let inside = url.appending(path: "diary.txt")
+      try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
+      defer { try? FileManager.default.removeItem(at: folder) }
+      try Data("dear".utf8).write(to: inside)
+      do {
+        let writer = try MovieWriter(url: url, fps: 8)
+        try await writer.append(frame(1))
+        let error = await #expect(throws: MatryoshkaError.self) { try await writer.finish() }
+        #expect(error?.code == "file_system")
+      }
+      #expect(try String(contentsOf: inside, encoding: .utf8) == "dear")
+      #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["clip.mp4"])
+    }
+
     @Test func aPlaceThatCannotBeWrittenIsSaid() async throws {
       let writer = try MovieWriter(url: URL(filePath: "/no/such/folder/clip.mp4"), fps: 8)
       try await writer.append(frame(1))

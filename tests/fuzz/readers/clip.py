@@ -1,4 +1,4 @@
-"""A clip, of ours or of the user's: its text, its first frame, and all of its frames."""
+"""A clip, of ours or of the user's: its text, its kind, and all of its frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from fuzz.readers.recipe import START, mended
 
 from mdm_apple.clip_file.embedded_text import embedded_text
-from mdm_apple.clip_file.read import first_frame, read_clip
+from mdm_apple.clip_file.read import read_clip
+from mdm_apple.data.clips.container import clip_container
 from mdm_apple.errors import MdmError
 
 
@@ -17,6 +18,5 @@ def read(folder: Path, data: bytes) -> None:
     path.write_bytes(mended(data) if data.startswith(START) else data)
     with suppress(MdmError):
         embedded_text(path)
-    with suppress(MdmError):
-        first_frame(path)
+    clip_container(path)
     read_clip(path, 8)
