@@ -30,6 +30,7 @@ from .errors import ConversionError
 from .layouts.choose import fitting_compute, parts_of
 from .layouts.parts import Part
 from .limits import LARGEST_FP16
+from .package_file.compact import compact_package
 from .package_file.merge import merge_packages
 from .package_file.seal import package_size, seal_package
 from .package_file.split import split_to_fit
@@ -137,6 +138,8 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
                 "reached; free space and try again."
             ) from error
         raise ConversionError(f"{part.name}: cannot be converted to Core ML ({reason}).") from error
+    if source.config.frames > 1:
+        compact_package(path)
     seal_package(path, part.name, source.config.provenance.license)
 
 
