@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -126,7 +128,7 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
             model = _lower(coremltools, program, part, target)
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
                 saved = Path(scratch) / path.name
-                model.save(str(saved))
+                _save(model, saved)
                 saved.rename(path)
     except MdmError:  # a refusal from below says itself what is wrong
         raise
@@ -141,6 +143,18 @@ def convert_part(part: Part, path: Path, target: Target, source: ModelSource) ->
     if source.config.frames > 1:
         compact_package(path)
     seal_package(path, part.name, source.config.provenance.license)
+
+
+def _save(model: Any, path: Path) -> None:
+    """coremltools copies what it made, and then raises a list of all files that failed."""
+    try:
+        model.save(str(path))
+    except shutil.Error as error:
+        found = re.search(r"\[Errno ([0-9]+)\]", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def _check_range(part: Part) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from bundle_cache import converted
 from command_server import Ended, command_server
+from coreai_wheels import needs_coreai
 from malformed import Case, Command, Good, Room, config_text, frozen_model
 from small import random_state, save_random_model, trainable_model
 
@@ -141,7 +142,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("name", ["train", "import", "convert", "palettize"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train",
+        "import",
+        "convert",
+        pytest.param("convert to coreai", marks=needs_coreai),
+        "palettize",
+    ],
+)
 def test_a_full_disk_ends_in_one_sentence_and_stays_empty(
     name: str, run: Run, good: Good, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -160,9 +170,14 @@ def test_a_full_disk_ends_in_one_sentence_and_stays_empty(
         ),
         "import": (good.pth, "--preset", "tiny"),
         "convert": (good.model,),
+        "convert to coreai": (good.model, "--format", "coreai"),
         "palettize": (good.bundle, "--bits", "8"),
     }
-    ended = run((name, *commands[name], "--quiet", "--out", small_disk / "out"), tmp_path, None)
+    ended = run(
+        (name.split(maxsplit=1)[0], *commands[name], "--quiet", "--out", small_disk / "out"),
+        tmp_path,
+        None,
+    )
     assert ended.code == 1, ended
     assert "the disk is full" in ended.stderr
     assert is_one_sentence(ended.stderr), ended.stderr
