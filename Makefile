@@ -39,10 +39,12 @@ demo: setup
 bundle: setup
 	$(BIN)/mdm convert box:student --out out/emoji.bundle --overwrite
 
-# All but the slow tests. Costly tests come first; processes that fall idle take over some of the
-# rest. Bundles are converted once and kept in .cache/test-bundles, where the next run finds them.
+# All but the slow tests and those of `make without-coreai`. Costly tests come first; processes that
+# fall idle take over some of the rest. Bundles are converted once and kept in .cache/test-bundles,
+# where the next run finds them.
 test: setup check-and-swift
-	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal \
+	  --ignore tests/test_without_coreai.py
 
 # While writing: unit tests alone, first those that reach a changed file (or one of the last commit).
 quick: setup

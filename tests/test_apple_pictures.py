@@ -185,8 +185,8 @@ def test_a_picture_does_not_depend_on_its_neighbours(imported: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "compute"),
     [
-        ("nested", "ane"),
         ("multifunction", "gpu"),
+        pytest.param("nested", "ane", marks=pytest.mark.slow),
         pytest.param("nested", "gpu", marks=pytest.mark.slow),
         pytest.param("monolith", "ane", marks=pytest.mark.slow),
     ],

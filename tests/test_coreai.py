@@ -45,6 +45,7 @@ from mdm_apple.errors import ConfigError
 pytest_plugins = ["bundles"]
 pytestmark = needs_coreai
 
+HIDING = Path(__file__).parent / "without_coreai"
 MakeBundle = Callable[..., Bundle]
 
 
@@ -485,6 +486,33 @@ def test_packages_that_do_not_load_are_one_sentence(bundle: Bundle, tmp_path: Pa
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert "cannot be loaded (libIR.so: cannot open the file)" in done.stderr
+
+
+def without_core_ml(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "mdm_apple", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "MDM_HIDDEN": "coremltools"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.bundle
+def test_core_ai_needs_nothing_of_core_ml(tmp_path: Path) -> None:
+    """The extra coreai alone converts, verifies and palettizes."""
+    out = tmp_path / "tiny.bundle"
+    for arguments in (
+        ("convert", "--preset", "tiny", "--layout", "monolith", "--format", "coreai"),
+        ("verify", str(out), "--prompts", "1"),
+        ("palettize", str(out), "--bits", "6"),
+    ):
+        place = {"convert": out, "palettize": tmp_path / "six.bundle"}.get(arguments[0])
+        added = () if place is None else ("--out", str(place))
+        done = without_core_ml(*arguments, *added, "--quiet")
+        assert done.returncode == 0, done.stderr
+    assert without_core_ml("inspect", str(out)).returncode == 0
 
 
 @pytest.mark.parametrize(("form", "target"), [("coreai", "iOS26"), ("coreml", "iOS27")])

@@ -103,7 +103,11 @@ def test_palettes_compute_what_their_dense_weights_do(
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"), [(Setting(3, group=16), "plain"), (Setting(4, group=8), "shared")]
+    ("setting", "name"),
+    [
+        (Setting(3, group=16), "plain"),
+        pytest.param(Setting(4, group=8), "shared", marks=pytest.mark.slow),
+    ],
 )
 def test_palettes_of_groups_follow_the_output_channels(
     request: pytest.FixtureRequest,

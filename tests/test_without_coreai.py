@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_server import CommandServer, command_server
-from coreai_wheels import needs_coreai
 
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.run.serve_frames import pack_tensor, pack_text, read_frame
@@ -30,11 +29,10 @@ def hiding_path() -> str:
     return os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
 
 
-def run(*arguments: str, hidden: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mdm_apple", *arguments],
-        env={**os.environ, "PYTHONPATH": hiding_path()}
-        | ({"MDM_HIDDEN": hidden} if hidden else {}),
+        env={**os.environ, "PYTHONPATH": hiding_path()},
         capture_output=True,
         text=True,
         check=False,
@@ -49,23 +47,6 @@ def test_converting_refuses_before_anything_is_made(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.rstrip().endswith(SENTENCE)
     assert list(tmp_path.iterdir()) == []
-
-
-@needs_coreai
-@pytest.mark.bundle
-def test_core_ai_needs_nothing_of_core_ml(tmp_path: Path) -> None:
-    """The extra coreai alone converts, verifies and palettizes."""
-    out = tmp_path / "tiny.bundle"
-    for arguments in (
-        ("convert", "--preset", "tiny", "--layout", "monolith", "--format", "coreai"),
-        ("verify", str(out), "--prompts", "1"),
-        ("palettize", str(out), "--bits", "6"),
-    ):
-        place = {"convert": out, "palettize": tmp_path / "six.bundle"}.get(arguments[0])
-        added = () if place is None else ("--out", str(place))
-        done = run(*arguments, *added, "--quiet", hidden="coremltools")
-        assert done.returncode == 0, done.stderr
-    assert run("inspect", str(out), hidden="coremltools").returncode == 0
 
 
 @pytest.mark.bundle
