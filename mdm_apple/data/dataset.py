@@ -10,6 +10,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -54,6 +55,33 @@ class Item:
     scale: float
 
 
+class Pictures(Protocol):
+    """What a training step asks of captioned pictures, however many there are.
+
+    side: pixels of the square pictures. fingerprint: hex SHA-256, to compare on resume. warnings:
+    sentences for the user.
+    """
+
+    @property
+    def side(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def captions(self) -> list[str]:
+        """All captions in order, or of very many pictures some, evenly spread."""
+        ...
+
+    def item(self, index: int) -> Item:
+        """The picture at `index` (0 to len - 1); raises DataError if it cannot be read."""
+        ...
+
+    def drawn(self, index: int, random: np.random.Generator) -> Item:
+        """The picture at `index` as one row of one step sees it. random: the row's own stream."""
+        ...
+
+
 class Dataset:
     """Captioned pictures in a fixed order, each read once and kept (the first 1 GiB of them).
 
@@ -87,7 +115,7 @@ class Dataset:
         self.files = tuple(files)
         self.left_out = dict(left_out or {})
         self._captions = list(captions)
-        self._picture = _Kept(side, len(captions), read).picture
+        self._picture = KeptPictures(side, len(captions), read).picture
         self._draw = draw
 
     def __len__(self) -> int:
@@ -138,7 +166,7 @@ class Dataset:
         return found
 
 
-class _Kept:
+class KeptPictures:
     """Reads pictures, and keeps the first 1 GiB of them."""
 
     def __init__(self, side: int, count: int, read: Callable[[int], tuple[Pixels, float]]) -> None:
