@@ -68,7 +68,7 @@ class Table:
     def name(self, shard: int) -> str:
         """The path of a shard below the folder of all."""
         start = int(self.name_ends[shard - 1]) if shard else 0
-        return self.names[start : int(self.name_ends[shard])].tobytes().decode()
+        return self.names[start : int(self.name_ends[shard])].tobytes().decode(errors="replace")
 
 
 def is_index(path: Path) -> bool:

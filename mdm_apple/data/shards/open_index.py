@@ -29,9 +29,12 @@ from mdm_apple.data.shards.index_files import (
     rows_path,
 )
 from mdm_apple.data.shards.rows import ROW, Row
+from mdm_apple.data.shards.samples import MAX_SAMPLES
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import FileError, file_sha256
 from mdm_apple.storage.tensorfile import read_tensors
+
+MAX_SHARD_BYTES = 1 << 48
 
 _KINDS = {"names": "u1", "name_ends": "<i8", "bytes": "<i8", "samples": "<i8", "rows_sha256": "u1"}
 _DAMAGED = "the index is damaged; make it anew with mdm index"
@@ -124,10 +127,12 @@ def _table(folder: Path, note: IndexNote) -> Table:
     if any(found[name].shape != shape for name, shape in shapes.items() if name != "names"):
         raise _damaged(path)
     table = Table(**found)
-    ends, numbers = table.name_ends, (table.bytes, table.samples)
-    if not count or any(int(some.min()) < 0 or int(some.max()) >= 1 << 48 for some in numbers):
+    ends, limits = table.name_ends, ((table.bytes, MAX_SHARD_BYTES), (table.samples, MAX_SAMPLES))
+    if not count or any(int(some.min()) < 0 or int(some.max()) > most for some, most in limits):
         raise _damaged(path)
     if int(np.diff(ends, prepend=0).min()) < 1 or int(ends[-1]) != table.names.size:
+        raise _damaged(path)
+    if (table.names < ord(" ")).any():
         raise _damaged(path)
     if not _lie_below(table):
         raise DataError(f"{shown(path)}: names a shard outside its folder; {_DAMAGED}.")

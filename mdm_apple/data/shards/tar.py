@@ -21,6 +21,7 @@ BLOCK = 512
 AHEAD = 4 * BLOCK  # bytes of a read: two headers, and the first bytes of a member
 MAX_EXTENDED_BYTES = 64 << 10  # of a pax header, or of a long name
 MAX_TAIL_BYTES = 1 << 20  # of zeros behind the end mark; tar programs fill up blocks of 10 KiB
+SHOWN = 80  # characters of a name in a sentence
 
 _EMPTY = bytes(BLOCK)
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
@@ -113,7 +114,8 @@ def _refuse_packed(file: ShardFile) -> None:
 def _header(file: ShardFile, at: int, data: bytes) -> _Header:
     block = data[:BLOCK]
     if len(block) < BLOCK:
-        raise BadShardError(file.name, at, "the file is cut off, as it has no end mark")
+        end = min(at, file.size)  # the last member's padding may be cut off too
+        raise BadShardError(file.name, end, "the file is cut off, as it has no end mark")
     if block == _EMPTY:
         raise BadShardError(file.name, at, "an extended header has no member")
     magic = block[257:265]
@@ -203,17 +205,17 @@ def _member(
     name = _checked_name(file, at, longer.get("path", header.name), header.kind == b"5")
     start = at + BLOCK
     if header.kind == b"5" and size:
-        raise BadShardError(file.name, at, f"the folder {name!r} has bytes of its own")
+        raise BadShardError(file.name, at, f"the folder {_short(name)} has bytes of its own")
     if start + size > file.size:
         raise BadShardError(
-            file.name, at, f"the member {name!r} ends at byte {start + size}, beyond the file"
+            file.name, at, f"the member {_short(name)} ends at byte {start + size}, beyond the file"
         )
     return Member(name, at, start, size, ahead[:size])
 
 
 def _checked_name(file: ShardFile, at: int, written: bytes, is_folder: bool) -> str:
     name = written.decode("latin-1")
-    short = ascii(name if len(name) <= 80 else name[:80] + "...")
+    short = _short(name)
     if not _NAME.fullmatch(name):
         raise BadShardError(
             file.name, at, f"the name {short} has other characters than A-Z a-z 0-9 _ . / -"
@@ -225,6 +227,10 @@ def _checked_name(file: ShardFile, at: int, written: bytes, is_folder: bool) -> 
     if name.endswith("/") and not is_folder:
         raise BadShardError(file.name, at, f"the file {short} has the name of a folder")
     return name
+
+
+def _short(name: str) -> str:
+    return ascii(name if len(name) <= SHOWN else name[:SHOWN] + "...")
 
 
 def _check_end(file: ShardFile, at: int) -> None:
