@@ -115,7 +115,8 @@ class Dataset:
         self.files = tuple(files)
         self.left_out = dict(left_out or {})
         self._captions = list(captions)
-        self._picture = KeptPictures(side, len(captions), read).picture
+        kept = KeptPictures(side, len(captions))
+        self._picture = lambda index: kept.picture(index, read)
         self._draw = draw
 
     def __len__(self) -> int:
@@ -167,24 +168,25 @@ class Dataset:
 
 
 class KeptPictures:
-    """Reads pictures, and keeps the first 1 GiB of them."""
+    """The first 1 GiB of pictures, once they were read."""
 
-    def __init__(self, side: int, count: int, read: Callable[[int], tuple[Pixels, float]]) -> None:
-        self._read = read
+    def __init__(self, side: int, count: int) -> None:
         kept = min(count, MAX_CACHE_BYTES // (3 * side * side))
         # memory pages are taken only as they fill
         self._images = np.empty((kept, side, side, 3), np.uint8)
         self._scales = np.zeros(kept)
         self._ready = np.zeros(kept, bool)
 
-    def picture(self, index: int) -> tuple[Pixels, float]:
+    def picture(
+        self, index: int, read: Callable[[int], tuple[Pixels, float]]
+    ) -> tuple[Pixels, float]:
         """A read-only picture and its scale."""
         if index >= len(self._images):
-            image, scale = self._read(index)
+            image, scale = read(index)
         else:
             # Two threads may read one picture: both write the same bytes, and `ready` comes last.
             if not self._ready[index]:
-                self._images[index], self._scales[index] = self._read(index)
+                self._images[index], self._scales[index] = read(index)
                 self._ready[index] = True
             image, scale = self._images[index], float(self._scales[index])
         image.flags.writeable = False

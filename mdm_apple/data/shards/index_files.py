@@ -78,7 +78,7 @@ def is_index(path: Path) -> bool:
 
 def rows_path(folder: Path, shard: int) -> Path:
     """The file with the rows of a shard."""
-    return folder / ROWS / f"{shard // FILES_PER_FOLDER:04d}" / f"{shard:07d}.safetensors"
+    return folder / f"{ROWS}/{shard // FILES_PER_FOLDER:04d}/{shard:07d}.safetensors"
 
 
 def rows_file(rows: bytes | bytearray) -> bytes:

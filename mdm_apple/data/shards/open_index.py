@@ -67,7 +67,7 @@ class OpenIndex:
 
     def shard_of(self, sample: int) -> int:
         """The shard that holds a sample."""
-        return int(np.searchsorted(self.starts, sample, "right")) - 1
+        return int(self.starts.searchsorted(sample, "right")) - 1
 
     def shard_bytes(self, shard: int) -> int:
         """Bytes of a shard when it was indexed."""
@@ -152,8 +152,11 @@ def _lie_below(table: Table) -> bool:
 
 def _read(path: Path, place: int, count: int) -> bytes:
     try:
-        with path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), count, place)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, count, place)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise FileError(f"{shown(path)}: cannot be read; {system_reason(error)}") from None
 

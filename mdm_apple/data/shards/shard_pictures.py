@@ -20,6 +20,7 @@ from mdm_apple.data.dataset import (
 from mdm_apple.data.read_picture import InMemory, read_square, shown
 from mdm_apple.data.shards.caption_field import CaptionField, UnusableCaptionError
 from mdm_apple.data.shards.open_index import OpenIndex
+from mdm_apple.data.shards.rows import Row
 from mdm_apple.data.shards.shard_file import ShardFile
 from mdm_apple.data.shards.tar import member_name_at
 from mdm_apple.storage.files import FileError
@@ -53,7 +54,7 @@ class ShardPictures:
         self._captions = CaptionField.of(note.captions)
         self._replaces = bad_pictures == "replace"
         small = len(index) <= MAX_CACHE_BYTES // (3 * side * side)
-        self._kept = KeptPictures(side, len(index), self._read) if small else None
+        self._kept = KeptPictures(side, len(index) if small else 0)
         self._listed: list[str] | None = None
 
     def __len__(self) -> int:
@@ -63,15 +64,17 @@ class ShardPictures:
         """All captions, or MAX_LISTED of more, evenly spread."""
         if self._listed is None:
             chosen = evenly_spread(len(self), MAX_LISTED)
-            self._listed = [self._caption(index) for index in chosen]
+            self._listed = [*map(self._caption, chosen)]
         return list(self._listed)
 
     def item(self, index: int) -> Item:
         """The picture at `index`. Raises BadPictureError, or DataError for a shard that changed."""
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}.")
-        image, scale = self._read(index) if self._kept is None else self._kept.picture(index)
-        return Item(image, self._caption(index), scale)
+        row, shard = self.index.row(index), self.index.shard_of(index)
+        with self._opened(shard) as file:
+            image, scale = self._kept.picture(index, lambda _: self._picture(file, row))
+            return Item(image, self._text(file, row), scale)
 
     def drawn(self, index: int, random: np.random.Generator) -> Item:
         """The picture at `index`, or what takes its place."""
@@ -112,15 +115,12 @@ class ShardPictures:
                 continue
         raise error
 
-    def _read(self, index: int) -> tuple[Pixels, float]:
-        row = self.index.row(index)
-        with self._shard(index) as file:
-            data = _bytes(file, row.picture, row.picture_bytes)
+    def _picture(self, file: ShardFile, row: Row) -> tuple[Pixels, float]:
+        data = _bytes(file, row.picture, row.picture_bytes)
         try:
             picture = read_square(InMemory(file.name, data), self.side)
         except BadPictureError as error:
-            with self._shard(index) as file:
-                name = f"{file.name} {member_name_at(file, row.picture)}"
+            name = f"{file.name} {member_name_at(file, row.picture)}"
             raise BadPictureError(
                 shown(name), error.reason, "repair the shard, or take --bad-pictures replace"
             ) from None
@@ -128,17 +128,18 @@ class ShardPictures:
 
     def _caption(self, index: int) -> str:
         row = self.index.row(index)
-        with self._shard(index) as file:
-            try:
-                return self._captions.caption(_bytes(file, row.caption, row.caption_bytes))
-            except UnusableCaptionError as reason:
-                raise _changed(file.name, f"has {reason} at byte {row.caption}") from None
+        with self._opened(self.index.shard_of(index)) as file:
+            return self._text(file, row)
 
-    def _shard(self, index: int) -> ShardFile:
-        shard = self.index.shard_of(index)
-        path = self.index.shard_path(shard)
+    def _text(self, file: ShardFile, row: Row) -> str:
         try:
-            file = ShardFile(path)
+            return self._captions.caption(_bytes(file, row.caption, row.caption_bytes))
+        except UnusableCaptionError as reason:
+            raise _changed(file.name, f"has {reason} at byte {row.caption}") from None
+
+    def _opened(self, shard: int) -> ShardFile:
+        try:
+            file = ShardFile(self.index.shard_path(shard))
         except FileError as error:
             sentence = str(error).removesuffix(".")
             raise DataError(
