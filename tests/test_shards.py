@@ -353,3 +353,12 @@ def test_a_shard_that_changed_since_it_was_indexed_is_refused(
     shard.unlink()
     with pytest.raises(DataError, match=r"000001.tar: cannot be read; .* make the index anew"):
         ShardPictures(OpenIndex(packed_index), 8).item(7)
+
+
+@pytest.mark.slow
+def test_twemoji_in_shards_train_to_the_weights_of_twemoji(tmp_path: Path) -> None:
+    side = trainable_model().side
+    pack_shards("twemoji", tmp_path / "shards", side=side)
+    theirs = train(Path("twemoji"), tmp_path / "theirs")
+    ours = train(index_of(tmp_path / "shards"), tmp_path / "ours", "--order", "folder")
+    assert_equal_weights(ours, theirs)
