@@ -290,6 +290,7 @@ def index_shards(
     captions: str = "txt",
     scores: Sequence[str] = (),
     skip_bad_shards: int = 0,
+    where: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> IndexNote:
@@ -300,12 +301,13 @@ def index_shards(
         captions: "txt", or "json.FIELD" for a field of each sample's .json.
         scores: up to two fields of the .json whose numbers are kept with each sample.
         skip_bad_shards: so many damaged shards are left out; one more is refused.
+        where: keep only samples such as "side >= 256 and pwatermark < 0.8"; of sides and scores.
         progress: called with the shards done and their total.
 
     Raises MdmError.
     """
     given = [shards] if isinstance(shards, (str, Path)) else shards
-    options = IndexOptions(captions, tuple(scores), skip_bad_shards)
+    options = IndexOptions(captions, tuple(scores), skip_bad_shards, where)
     return write_index([*map(str, given)], Path(out), options, overwrite, progress)
 
 

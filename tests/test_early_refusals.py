@@ -92,6 +92,7 @@ TABLE = [
     Wrong("shards pack scenes --out {none}.tars", "cannot be packed"),
     Wrong("index {none} --out {none}.index", "no such file or folder"),
     Wrong("index {file} --out {none}.index --captions json", "expected txt or json.FIELD"),
+    Wrong("index {file} --out {none}.index --where side>=256or1", "joined by and"),
     Wrong("data check {none}", "no such folder"),
     Wrong("data check {folder} --preset tiny --size 8", "comes with the model"),
     Wrong("data check {folder} --model box:emojy", "did you mean box:emoji"),

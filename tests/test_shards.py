@@ -250,6 +250,52 @@ def test_samples_are_indexed_fast(tmp_path: Path) -> None:
     assert best > 6000
 
 
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("side >= 8", range(12)),
+        ("side > 8", []),
+        ("width == 12 and height == 8", range(12)),
+        ("pwatermark < 0.05", range(5)),
+        ("pwatermark>=0.05 and pwatermark != 0.07 and side <= 8", [5, 6, 8, 9, 10, 11]),
+        ("missing < 1", []),
+        ("missing != 1", []),
+    ],
+)
+def test_a_condition_keeps_the_samples_that_fulfil_it(
+    tmp_path: Path, where: str, kept: list[int]
+) -> None:
+    shards = write_shards(tmp_path / "shards", 3, 4)
+    options = IndexOptions(scores=("pwatermark", "missing"), where=where)
+    if not kept:
+        with pytest.raises(DataError, match="12 with numbers that --where excludes"):
+            write_index([str(shards)], tmp_path / "index", options)
+        return
+    note = write_index([str(shards)], tmp_path / "index", options)
+    assert note.samples == len(kept)
+    assert sum(note.left_out.values()) == 12 - len(kept)
+    pictures = ShardPictures(OpenIndex(tmp_path / "index"), 8)
+    assert pictures.captions() == [f"picture {number}" for number in kept]
+    assert all(pictures.item(n).caption == f"picture {number}" for n, number in enumerate(kept))
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("", "joined by and"),
+        ("side >= 256 or side < 3", "joined by and"),
+        ("__import__('os').system('touch owned')", "joined by and"),
+        ("side >= 1e3", "joined by and"),
+        ("side >= width", "joined by and"),
+        ("side >= 1 and", "joined by and"),
+        ("beauty > 3", "no beauty; name a number of the .json with --score"),
+    ],
+)
+def test_a_condition_of_anything_else_is_refused(where: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        IndexOptions(where=where)
+
+
 # --- packing and training -----------------------------------------------------------------------
 
 

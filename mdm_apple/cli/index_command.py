@@ -32,6 +32,7 @@ class IndexRequest:
     captions: str
     score: tuple[str, ...]
     skip_bad_shards: int
+    where: str | None
     overwrite: bool
 
 
@@ -65,6 +66,12 @@ Examples:
     metavar="N",
     help="Leave out up to so many shards that are damaged, and name them.",
 )
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Keep only such samples: 'side >= 256 and pwatermark < 0.8', of side, width, height and "
+    "the scores.",
+)
 @overwrite_option
 @output_options
 @filling(IndexRequest)
@@ -83,6 +90,7 @@ def command(request: IndexRequest, output: Output) -> None:
             captions=request.captions,
             scores=request.score,
             skip_bad_shards=request.skip_bad_shards,
+            where=request.where,
             overwrite=request.overwrite,
             progress=progress,
         )

@@ -27,9 +27,10 @@ class IndexNote:
     """index.json.
 
     shards_from: the folder that names of shards count from, as a path from the index's folder.
-    captions: "txt" or "json.FIELD". scores: fields of the .json. left_out: samples that are not
-    used, by reason. unopened: members of shards that were not looked at, by suffix. skipped: shards
-    that were refused, and why. table_sha256: of table.safetensors.
+    captions: "txt" or "json.FIELD". scores: fields of the .json. where: the condition that all
+    samples fulfil. left_out: samples that are not used, by reason. unopened: members of shards that
+    were not looked at, by suffix. skipped: shards that were refused, and why. table_sha256: of
+    table.safetensors.
     """
 
     version: int
@@ -39,6 +40,7 @@ class IndexNote:
     shards: int
     samples: int
     table_sha256: str
+    where: str | None = None
     left_out: dict[str, int] = field(default_factory=dict[str, int])
     unopened: dict[str, int] = field(default_factory=dict[str, int])
     skipped: dict[str, str] = field(default_factory=dict[str, str])

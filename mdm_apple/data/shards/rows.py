@@ -5,7 +5,16 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+import numpy as np
+
 ROW = struct.Struct("<QIQIHH2e")
+ROW_TYPE = np.dtype(  # the same for many rows
+    [
+        *(("picture", "<u8"), ("picture_bytes", "<u4"), ("caption", "<u8")),
+        *(("caption_bytes", "<u4"), ("width", "<u2"), ("height", "<u2")),
+        *(("score", "<f2"), ("second_score", "<f2")),
+    ]
+)
 SCORES = 2
 
 

@@ -16,6 +16,7 @@ from mdm_apple.data.dataset import DataError
 from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import shown
 from mdm_apple.data.shards.caption_field import CaptionField
+from mdm_apple.data.shards.condition import Condition
 from mdm_apple.data.shards.index_files import (
     INDEX,
     TABLE,
@@ -32,17 +33,21 @@ from mdm_apple.data.shards.shard_file import BadShardError
 from mdm_apple.storage.tensorfile import write_bytes, write_tensors
 from mdm_apple.storage.whole_folder import whole_folder
 
+BY_WHERE = "numbers that --where excludes"
+
 
 @dataclass(frozen=True)
 class IndexOptions:
     """captions: "txt" or "json.FIELD". scores: up to two fields of the .json with numbers.
 
-    skip_bad_shards: so many shards may be refused, and are left out.
+    skip_bad_shards: so many shards may be refused, and are left out. where: a condition that all
+    samples fulfil, of sides and scores; see `condition`.
     """
 
     captions: str = "txt"
     scores: tuple[str, ...] = ()
     skip_bad_shards: int = 0
+    where: str | None = None
 
     def __post_init__(self) -> None:
         CaptionField.of(self.captions)
@@ -50,6 +55,8 @@ class IndexOptions:
             raise DataError(f"scores: expected up to {SCORES} different fields of the .json.")
         if self.skip_bad_shards < 0:
             raise DataError(f"skip_bad_shards: expected 0 or more, got {self.skip_bad_shards}.")
+        if self.where is not None:
+            Condition.of(self.where, self.scores)
 
 
 @dataclass
@@ -98,6 +105,8 @@ def write_index(
     paths = list_shards(shards)
     root = Path(os.path.commonpath([path.parent for path in paths]))
     captions = CaptionField.of(options.captions)
+    where = options.where
+    condition = None if where is None else Condition.of(where, options.scores)
     table, left_out, unopened = _Table(), Counter[str](), Counter[str]()
     skipped: dict[str, str] = {}
     with whole_folder(out, INDEX, overwrite) as folder:
@@ -110,6 +119,11 @@ def write_index(
                 if len(skipped) > options.skip_bad_shards:
                     raise _too_many(error, len(skipped)) from None
                 continue
+            if condition is not None:
+                rows = condition.kept(shard.rows)
+                if len(rows) < len(shard.rows):
+                    shard.left_out[BY_WHERE] += (len(shard.rows) - len(rows)) // ROW.size
+                shard.rows = bytearray(rows)
             file = rows_file(shard.rows)
             place = rows_path(folder, len(table.names))
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +142,7 @@ def write_index(
             shards=len(table.names),
             samples=sum(table.samples),
             table_sha256=write_tensors(folder / TABLE, table.finished().arrays).sha256,
+            where=where,
             left_out=dict(left_out.most_common()),
             unopened=dict(unopened.most_common()),
             skipped=skipped,
