@@ -298,7 +298,8 @@ def index_shards(
 
     Args:
         shards: folders of .tar files, patterns, text files of paths, or .tar files.
-        captions: "txt", or "json.FIELD" for a field of each sample's .json.
+        captions: "txt", "json.FIELD" for a field of each sample's .json, or several with their
+            shares: "txt:0.5,json.FIELD:0.5".
         scores: up to two fields of the .json whose numbers are kept with each sample.
         skip_bad_shards: so many damaged shards are left out; one more is refused.
         where: keep only samples such as "side >= 256 and pwatermark < 0.8"; of sides and scores.

@@ -22,7 +22,7 @@ from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
 from mdm_apple.data.batches import Draws, make_batch
 from mdm_apple.data.dataset import BadPictureError, DataError
-from mdm_apple.data.shards.caption_field import CaptionField
+from mdm_apple.data.shards.caption_field import CaptionChoice
 from mdm_apple.data.shards.index_files import rows_path
 from mdm_apple.data.shards.index_shard import index_shard
 from mdm_apple.data.shards.open_index import OpenIndex
@@ -34,7 +34,7 @@ from mdm_apple.data.shards.write_index import IndexOptions, write_index
 from mdm_apple.errors import MdmError
 
 MOST = 64 << 20  # bytes of memory
-TXT = CaptionField()
+TXT = CaptionChoice.of("txt")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

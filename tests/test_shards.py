@@ -16,14 +16,17 @@ from shard_files import index_of, jpeg, png, sample, tar, write_shards
 from small import trainable_model
 
 from mdm_apple.cli import group
+from mdm_apple.config.presets import preset
 from mdm_apple.config.strict_json import to_json
+from mdm_apple.data.batches import Draws, make_batch
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.folder import open_folder
-from mdm_apple.data.shards.caption_field import CaptionField
+from mdm_apple.data.shards.caption_field import CaptionChoice
 from mdm_apple.data.shards.index_shard import index_shard
 from mdm_apple.data.shards.open_index import OpenIndex
 from mdm_apple.data.shards.pack import pack_shards
 from mdm_apple.data.shards.picture_sides import picture_sides
+from mdm_apple.data.shards.plans import plan_of
 from mdm_apple.data.shards.rows import ROW, Row
 from mdm_apple.data.shards.shard_file import ShardFile
 from mdm_apple.data.shards.shard_pictures import ShardPictures
@@ -32,14 +35,14 @@ from mdm_apple.data.shards.write_index import IndexOptions, write_index
 from mdm_apple.errors import MdmError
 from mdm_apple.storage.model_folder import load_weights
 
-TXT = CaptionField()
+TXT = CaptionChoice.of("txt")
 
 
 def mdm(*arguments: str | Path | int) -> Result:
     return CliRunner().invoke(group, [*map(str, arguments)])
 
 
-def rows_of(path: Path, captions: CaptionField = TXT, *scores: str) -> list[Row]:
+def rows_of(path: Path, captions: CaptionChoice = TXT, *scores: str) -> list[Row]:
     rows = bytes(index_shard(path, captions, scores).rows)
     return [Row.of(rows[at : at + ROW.size]) for at in range(0, len(rows), ROW.size)]
 
@@ -408,3 +411,68 @@ def test_twemoji_in_shards_train_to_the_weights_of_twemoji(tmp_path: Path) -> No
     theirs = train(Path("twemoji"), tmp_path / "theirs")
     ours = train(index_of(tmp_path / "shards"), tmp_path / "ours", "--order", "folder")
     assert_equal_weights(ours, theirs)
+
+
+# --- several captions ---------------------------------------------------------------------------
+
+
+def test_captions_are_drawn_by_their_shares_from_the_rows_own_numbers(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", 2, 5)
+    index = OpenIndex(index_of(shards, IndexOptions("txt:1, json.blip:3")))
+    assert index.note.captions == "txt:0.25,json.blip:0.75"
+    pictures = ShardPictures(index, 8)
+    assert pictures.captions()[:4] == ["picture 0", "a drawing 0", "picture 1", "a drawing 1"]
+    plan = plan_of("lanes", index.starts, 10, 0, np.empty(0, np.int64))
+    draws = Draws(3, (8,), preset("tiny").diffusion)
+
+    def captions(rows: list[int]) -> list[str]:
+        found: list[str] = []
+        for step in range(60):
+            chosen = plan.indices(step, rows)
+            found += make_batch(pictures, chosen, draws, step, rows).captions
+        return found
+
+    whole = captions([*range(10)])
+    assert whole[3::10] == captions([3])
+    share = sum(caption.startswith("a drawing") for caption in whole) / len(whole)
+    assert share == pytest.approx(0.75, abs=0.06)
+    assert pictures.item(7).caption == "picture 7"
+
+
+def test_a_sample_with_one_of_two_captions_has_that_one(tmp_path: Path) -> None:
+    found = [
+        *[("a.jpg", jpeg(0)), ("a.txt", b"only words")],
+        *[("b.jpg", jpeg(1)), ("b.json", b'{"blip": "only json"}'), ("b.txt", b" ")],
+        *[("c.jpg", jpeg(2)), ("c.json", b'{"blip": 3}')],
+        *[("d.jpg", jpeg(3)), ("d.json", b'["blip"]')],
+    ]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    written(shards / "a.tar", tar(found))
+    index = OpenIndex(index_of(shards, IndexOptions("txt:0.5,json.blip:0.5", where="side >= 8")))
+    assert index.note.left_out == {"no caption": 2}
+    pictures = ShardPictures(index, 8)
+    random = np.random.Generator(np.random.Philox(0))
+    drawn = {pictures.drawn(number, random).caption for number in (0, 1) for _ in range(9)}
+    assert drawn == {"only words", "only json"}
+    assert pictures.captions() == ["only words", "only json"]
+
+
+@pytest.mark.parametrize(
+    ("captions", "says"),
+    [
+        ("html", "expected txt or json.FIELD"),
+        ("json.", "expected txt or json.FIELD"),
+        ("", "expected txt or json.FIELD"),
+        ("txt:0", "shares above 0"),
+        ("txt:1,json.a", "shares above 0"),
+        ("txt:nan,json.a:1", "shares above 0"),
+        ("txt:-1,json.a:2", "shares above 0"),
+        ("txt:1e3,json.a:2", "shares above 0"),
+        ("txt:1,txt:2", "twice"),
+        (",".join(f"json.{n}:1" for n in range(9)), "up to 8"),
+    ],
+)
+def test_a_choice_of_captions_that_makes_no_sense_is_refused(captions: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        IndexOptions(captions)

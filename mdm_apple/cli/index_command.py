@@ -47,10 +47,11 @@ Examples:
 @click.option("--out", type=FOLDER, required=True, help="Folder of the index to make.")
 @click.option(
     "--captions",
-    metavar="txt|json.FIELD",
+    metavar="txt|json.FIELD|txt:0.5,json.FIELD:0.5",
     default="txt",
     show_default=True,
-    help="Where captions stand: in the .txt of a sample, or in a field of its .json.",
+    help="Where captions stand: in the .txt of a sample, in a field of its .json, or in several of "
+    "these, each drawn with its share.",
 )
 @click.option(
     "--score",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.data.dataset import DataError
-from mdm_apple.data.shards.rows import ROW_TYPE, SCORES
+from mdm_apple.data.shards.rows import as_table
 
 SIDES = ("side", "width", "height")
 
@@ -59,16 +59,17 @@ class Condition:
             terms.append((column, comparison, float(number)))
         return Condition(tuple(terms), tuple(scores))
 
-    def kept(self, rows: bytes | bytearray) -> bytes:
-        """The rows for which it holds. A score that is not there fulfils no comparison."""
-        table = np.frombuffer(rows, ROW_TYPE)
+    def kept(self, rows: bytes | bytearray, size: int) -> bytes:
+        """The rows (of `size` bytes) for which it holds; a score that is not there fulfils none."""
+        table = as_table(rows, size)
         keep = np.ones(len(table), bool)
         for column, comparison, number in self.terms:
-            values = self._column(table, column)
+            values, limit = self._column(table, column), np.float64(number)
             if column not in SIDES:  # scores are rounded, so the number is rounded as they are
-                number = float(np.float16(number))
-            keep &= _COMPARISONS[comparison](values, number) & ~np.isnan(values)
-        return table[keep].tobytes()
+                with np.errstate(over="ignore"):
+                    limit = np.float64(np.float16(number))
+            keep &= _COMPARISONS[comparison](values, float(limit)) & ~np.isnan(values)
+        return np.frombuffer(rows, np.uint8).reshape(-1, size)[keep].tobytes()
 
     def _column(self, table: NDArray[np.void], column: str) -> NDArray[np.float64]:
         if column == "side":
@@ -76,5 +77,4 @@ class Condition:
         if column in SIDES:
             return table[column].astype(np.float64)
         name = ("score", "second_score")[self.scores.index(column)]
-        assert len(self.scores) <= SCORES
         return table[name].astype(np.float64)

@@ -1,7 +1,7 @@
 """What lies in the folder of an index, and its table.
 
 index.json: how the index was made. table.safetensors: of each shard its name, bytes and samples,
-and the SHA-256 of its rows. rows/0012/0012345.safetensors: the rows of shard 12345, 32 bytes each.
+and the SHA-256 of its rows. rows/0012/0012345.safetensors: the rows of shard 12345.
 A name ends where `name_ends` says; all names follow each other in `names`.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.data.shards.rows import ROW
 from mdm_apple.storage.tensorfile import header_bytes
 
 INDEX, TABLE, ROWS = "index.json", "table.safetensors", "rows"
@@ -27,7 +26,7 @@ class IndexNote:
     """index.json.
 
     shards_from: the folder that names of shards count from, as a path from the index's folder.
-    captions: "txt" or "json.FIELD". scores: fields of the .json. where: the condition that all
+    captions: see `CaptionChoice`. scores: fields of the .json. where: the condition that all
     samples fulfil. left_out: samples that are not used, by reason. unopened: members of shards that
     were not looked at, by suffix. skipped: shards that were refused, and why. table_sha256: of
     table.safetensors.
@@ -83,7 +82,7 @@ def rows_path(folder: Path, shard: int) -> Path:
     return folder / f"{ROWS}/{shard // FILES_PER_FOLDER:04d}/{shard:07d}.safetensors"
 
 
-def rows_file(rows: bytes | bytearray) -> bytes:
-    """The bytes of such a file; the rows begin at ROWS_START, whatever their number."""
-    shape = (len(rows) // ROW.size, ROW.size)
+def rows_file(rows: bytes | bytearray, size: int) -> bytes:
+    """The bytes of such a file, with rows of `size` bytes; they begin at ROWS_START."""
+    shape = (len(rows) // size, size)
     return header_bytes({"rows": ("U8", shape)}, {"format": "pt"}, ROWS_START) + rows

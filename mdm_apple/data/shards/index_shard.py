@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mdm_apple.data.read_picture import MAX_PIXELS
 from mdm_apple.data.shards.caption_field import (
+    MAX_JSON_BYTES,
     NO_CAPTION,
     TOO_LARGE,
-    CaptionField,
+    CaptionChoice,
     UnusableCaptionError,
     json_object,
     score_in,
@@ -32,7 +33,7 @@ PICTURE_TOO_LARGE = "a picture that is too large"
 
 @dataclass
 class IndexedShard:
-    """rows: ROW bytes for each usable sample. size: bytes of the shard.
+    """rows: those of all usable samples. size: bytes of the shard.
 
     left_out: samples that are not used, by reason. unopened: members that are not looked at, by
     suffix.
@@ -48,7 +49,7 @@ class _LeftOutError(Exception):
     """A sample that is not used, and why."""
 
 
-def index_shard(path: Path, captions: CaptionField, scores: Sequence[str] = ()) -> IndexedShard:
+def index_shard(path: Path, captions: CaptionChoice, scores: Sequence[str] = ()) -> IndexedShard:
     """Read a shard's headers.
 
     Args:
@@ -61,22 +62,18 @@ def index_shard(path: Path, captions: CaptionField, scores: Sequence[str] = ()) 
         for sample in samples(file.name, members(file), found.unopened):
             try:
                 row = _row(file, sample, captions, scores)
-            except (_LeftOutError, UnusableCaptionError) as reason:
+            except _LeftOutError as reason:
                 found.left_out[str(reason)] += 1
             else:
                 found.rows += row.as_bytes()
     return found
 
 
-def _row(file: ShardFile, sample: Sample, captions: CaptionField, scores: Sequence[str]) -> Row:
-    picture, text = sample.get("picture"), sample.get(captions.kind)
+def _row(file: ShardFile, sample: Sample, captions: CaptionChoice, scores: Sequence[str]) -> Row:
+    picture = sample.get("picture")
     if picture is None:
         raise _LeftOutError(NO_PICTURE)
-    if text is None:
-        raise _LeftOutError(NO_CAPTION)
-    if text.size > captions.most_bytes:
-        raise _LeftOutError(TOO_LARGE)
-    captions.caption(_bytes(file, text))
+    places = _captions(file, sample, captions)
     if picture.size > MAX_PICTURE_BYTES:
         raise _LeftOutError(PICTURE_TOO_LARGE)
     sides = _sides(file, picture)
@@ -86,8 +83,30 @@ def _row(file: ShardFile, sample: Sample, captions: CaptionField, scores: Sequen
     if width * height > MAX_PIXELS or max(sides) > MAX_SIDE:
         raise _LeftOutError(PICTURE_TOO_LARGE)
     first, second = _scores(file, sample, scores)
-    place = picture.start, picture.size, text.start, text.size
-    return Row(*place, width, height, first, second)
+    return Row(
+        picture.start, picture.size, *places[0], width, height, first, second, tuple(places[1:])
+    )
+
+
+def _captions(file: ShardFile, sample: Sample, captions: CaptionChoice) -> list[tuple[int, int]]:
+    """Place and bytes of each caption; 0 bytes where it is not there. Raises if none is."""
+    places: list[tuple[int, int]] = []
+    reasons: list[str] = []
+    for wanted in captions.fields:
+        text = sample.get(wanted.kind)
+        try:
+            if text is None:
+                raise UnusableCaptionError(NO_CAPTION)
+            if text.size > wanted.most_bytes:
+                raise UnusableCaptionError(TOO_LARGE)
+            wanted.caption(_bytes(file, text))
+            places.append((text.start, text.size))
+        except UnusableCaptionError as reason:
+            places.append((0, 0))
+            reasons.append(str(reason))
+    if len(reasons) == len(captions.fields):
+        raise _LeftOutError(reasons[0])
+    return places
 
 
 def _bytes(file: ShardFile, member: Member) -> bytes:
@@ -108,7 +127,7 @@ def _sides(file: ShardFile, picture: Member) -> tuple[int, int] | None:
 def _scores(file: ShardFile, sample: Sample, fields: Sequence[str]) -> list[float]:
     found = sample.get("json")
     values: dict[str, object] = {}
-    if fields and found is not None and found.size <= CaptionField("").most_bytes:
+    if fields and found is not None and found.size <= MAX_JSON_BYTES:
         values = json_object(_bytes(file, found))
     some = [score_in(values, name) for name in fields]
     return some + [math.nan] * (SCORES - len(some))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mdm_apple.config.strict_json import read_config
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.read_picture import shown
+from mdm_apple.data.shards.caption_field import CaptionChoice
 from mdm_apple.data.shards.index_files import (
     INDEX,
     ROWS_START,
@@ -28,7 +29,7 @@ from mdm_apple.data.shards.index_files import (
     rows_file,
     rows_path,
 )
-from mdm_apple.data.shards.rows import ROW, Row
+from mdm_apple.data.shards.rows import Row, row_bytes
 from mdm_apple.data.shards.samples import MAX_SAMPLES
 from mdm_apple.errors import system_reason
 from mdm_apple.storage.files import FileError, file_sha256
@@ -43,7 +44,8 @@ _DAMAGED = "the index is damaged; make it anew with mdm index"
 class OpenIndex:
     """An index of shards.
 
-    note: how it was made. starts: number of the first sample of each shard, and of all samples.
+    note: how it was made. captions: where they stand. starts: number of the first sample of each
+    shard, and of all samples.
     Raises DataError for a folder that is no index, or a damaged one.
     """
 
@@ -55,6 +57,8 @@ class OpenIndex:
         if int(self.starts[-1]) != self.note.samples or not self.note.samples:
             raise _damaged(folder)
         self._root = Path(os.path.normpath(folder.resolve() / self.note.shards_from))
+        self.captions = CaptionChoice.of(self.note.captions)
+        self._row_bytes = row_bytes(len(self.captions.fields))
         self._checked = bytearray(self.note.shards)
 
     def __len__(self) -> int:
@@ -84,19 +88,20 @@ class OpenIndex:
         if not self._checked[shard]:
             self._check_rows(shard, path)
             self._checked[shard] = True
-        data = _read(path, ROWS_START + ROW.size * (sample - int(self.starts[shard])), ROW.size)
-        if len(data) == ROW.size:
+        size = self._row_bytes
+        data = _read(path, ROWS_START + size * (sample - int(self.starts[shard])), size)
+        if len(data) == size:
             row = Row.of(data)
             if row.lies_within(self.shard_bytes(shard)):
                 return row
         raise _damaged(path)
 
     def _check_rows(self, shard: int, path: Path) -> None:
-        size = ROWS_START + ROW.size * int(self.samples[shard])
-        data = _read(path, 0, size + 1)
+        rows = self._row_bytes
+        data = _read(path, 0, ROWS_START + rows * int(self.samples[shard]) + 1)
         digest = hashlib.sha256(data).digest()
         if digest != self._table.rows_sha256[shard].tobytes() or data != rows_file(
-            data[ROWS_START:]
+            data[ROWS_START:], rows
         ):
             raise _damaged(path)
 

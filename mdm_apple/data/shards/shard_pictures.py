@@ -18,7 +18,7 @@ from mdm_apple.data.dataset import (
     hash_fields,
 )
 from mdm_apple.data.read_picture import InMemory, read_square, shown
-from mdm_apple.data.shards.caption_field import CaptionField, UnusableCaptionError
+from mdm_apple.data.shards.caption_field import UnusableCaptionError
 from mdm_apple.data.shards.open_index import OpenIndex
 from mdm_apple.data.shards.rows import Row
 from mdm_apple.data.shards.shard_file import ShardFile
@@ -51,7 +51,7 @@ class ShardPictures:
         self.warnings = index_warnings(index)
         self.replaced, self.replaced_names = 0, list[str]()
         self._drawn = 0
-        self._captions = CaptionField.of(note.captions)
+        self._choice = index.captions
         self._replaces = bad_pictures == "replace"
         small = len(index) <= MAX_CACHE_BYTES // (3 * side * side)
         self._kept = KeptPictures(side, len(index) if small else 0)
@@ -61,30 +61,36 @@ class ShardPictures:
         return len(self.index)
 
     def captions(self) -> list[str]:
-        """All captions, or MAX_LISTED of more, evenly spread."""
+        """All captions of all samples, or of MAX_LISTED of more samples, evenly spread."""
         if self._listed is None:
             chosen = evenly_spread(len(self), MAX_LISTED)
-            self._listed = [*map(self._caption, chosen)]
+            self._listed = [caption for index in chosen for caption in self._captions(index)]
         return list(self._listed)
 
     def item(self, index: int) -> Item:
         """The picture at `index`. Raises BadPictureError, or DataError for a shard that changed."""
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}.")
+        return self._item(index, 0.0)
+
+    def _item(self, index: int, uniform: float) -> Item:
+        """uniform: a number in [0, 1) that chooses among several captions."""
         row, shard = self.index.row(index), self.index.shard_of(index)
         with self._opened(shard) as file:
             image, scale = self._kept.picture(index, lambda _: self._picture(file, row))
-            return Item(image, self._text(file, row), scale)
+            there = [count > 0 for _, count in row.captions]
+            return Item(image, self._text(file, row, self._choice.drawn(there, uniform)), scale)
 
     def drawn(self, index: int, random: np.random.Generator) -> Item:
         """The picture at `index`, or what takes its place."""
         self._drawn += 1
+        uniform = float(random.random()) if len(self._choice.fields) > 1 else 0.0
         try:
-            return self.item(index)
+            return self._item(index, uniform)
         except BadPictureError as error:
             if not self._replaces:
                 raise
-            return self._other(index, random, error)
+            return self._other(index, uniform, random, error)
 
     def replacements(self) -> list[str]:
         """A sentence on the pictures that were replaced, if there were any."""
@@ -95,7 +101,9 @@ class ShardPictures:
             f"pictures: {self.replaced} of {self._drawn} drawn were bad and replaced ({names})."
         ]
 
-    def _other(self, index: int, random: np.random.Generator, error: BadPictureError) -> Item:
+    def _other(
+        self, index: int, uniform: float, random: np.random.Generator, error: BadPictureError
+    ) -> Item:
         """A picture of the same shard, which the process reads anyway."""
         self.replaced += 1
         name = str(error).partition(": ")[0]
@@ -110,7 +118,7 @@ class ShardPictures:
         starts, shard = self.index.starts, self.index.shard_of(index)
         for _ in range(TRIES):
             try:
-                return self.item(int(random.integers(starts[shard], starts[shard + 1])))
+                return self._item(int(random.integers(starts[shard], starts[shard + 1])), uniform)
             except BadPictureError:
                 continue
         raise error
@@ -126,16 +134,18 @@ class ShardPictures:
             ) from None
         return picture, float(min(row.width, row.height))
 
-    def _caption(self, index: int) -> str:
+    def _captions(self, index: int) -> list[str]:
         row = self.index.row(index)
+        there = [number for number, (_, count) in enumerate(row.captions) if count]
         with self._opened(self.index.shard_of(index)) as file:
-            return self._text(file, row)
+            return [self._text(file, row, number) for number in there]
 
-    def _text(self, file: ShardFile, row: Row) -> str:
+    def _text(self, file: ShardFile, row: Row, number: int) -> str:
+        place, count = row.captions[number]
         try:
-            return self._captions.caption(_bytes(file, row.caption, row.caption_bytes))
+            return self._choice.fields[number].caption(_bytes(file, place, count))
         except UnusableCaptionError as reason:
-            raise _changed(file.name, f"has {reason} at byte {row.caption}") from None
+            raise _changed(file.name, f"has {reason} at byte {place}") from None
 
     def _opened(self, shard: int) -> ShardFile:
         try:

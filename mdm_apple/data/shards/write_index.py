@@ -15,7 +15,7 @@ from mdm_apple.config.strict_json import to_json
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.listing import counted
 from mdm_apple.data.read_picture import shown
-from mdm_apple.data.shards.caption_field import CaptionField
+from mdm_apple.data.shards.caption_field import CaptionChoice
 from mdm_apple.data.shards.condition import Condition
 from mdm_apple.data.shards.index_files import (
     INDEX,
@@ -26,9 +26,9 @@ from mdm_apple.data.shards.index_files import (
     rows_file,
     rows_path,
 )
-from mdm_apple.data.shards.index_shard import IndexedShard, index_shard
+from mdm_apple.data.shards.index_shard import index_shard
 from mdm_apple.data.shards.list_shards import list_shards
-from mdm_apple.data.shards.rows import ROW, SCORES
+from mdm_apple.data.shards.rows import SCORES, row_bytes
 from mdm_apple.data.shards.shard_file import BadShardError
 from mdm_apple.storage.tensorfile import write_bytes, write_tensors
 from mdm_apple.storage.whole_folder import whole_folder
@@ -38,7 +38,7 @@ BY_WHERE = "numbers that --where excludes"
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """captions: "txt" or "json.FIELD". scores: up to two fields of the .json with numbers.
+    """captions: see `CaptionChoice`. scores: up to two fields of the .json with numbers.
 
     skip_bad_shards: so many shards may be refused, and are left out. where: a condition that all
     samples fulfil, of sides and scores; see `condition`.
@@ -50,7 +50,7 @@ class IndexOptions:
     where: str | None = None
 
     def __post_init__(self) -> None:
-        CaptionField.of(self.captions)
+        CaptionChoice.of(self.captions)
         if len(self.scores) > SCORES or len(set(self.scores)) < len(self.scores):
             raise DataError(f"scores: expected up to {SCORES} different fields of the .json.")
         if self.skip_bad_shards < 0:
@@ -68,10 +68,10 @@ class _Table:
     samples: list[int] = field(default_factory=list[int])
     hashes: bytearray = field(default_factory=bytearray)
 
-    def add(self, name: str, shard: IndexedShard, file: bytes) -> None:
+    def add(self, name: str, size: int, samples: int, file: bytes) -> None:
         self.names.append(name)
-        self.sizes.append(shard.size)
-        self.samples.append(len(shard.rows) // ROW.size)
+        self.sizes.append(size)
+        self.samples.append(samples)
         self.hashes += hashlib.sha256(file).digest()
 
     def finished(self) -> Table:
@@ -104,8 +104,8 @@ def write_index(
     options = options or IndexOptions()
     paths = list_shards(shards)
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    captions = CaptionField.of(options.captions)
-    where = options.where
+    captions = CaptionChoice.of(options.captions)
+    size, where = row_bytes(len(captions.fields)), options.where
     condition = None if where is None else Condition.of(where, options.scores)
     table, left_out, unopened = _Table(), Counter[str](), Counter[str]()
     skipped: dict[str, str] = {}
@@ -120,15 +120,15 @@ def write_index(
                     raise _too_many(error, len(skipped)) from None
                 continue
             if condition is not None:
-                rows = condition.kept(shard.rows)
+                rows = condition.kept(shard.rows, size)
                 if len(rows) < len(shard.rows):
-                    shard.left_out[BY_WHERE] += (len(shard.rows) - len(rows)) // ROW.size
+                    shard.left_out[BY_WHERE] += (len(shard.rows) - len(rows)) // size
                 shard.rows = bytearray(rows)
-            file = rows_file(shard.rows)
+            file = rows_file(shard.rows, size)
             place = rows_path(folder, len(table.names))
             place.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(place, file)
-            table.add(name, shard, file)
+            table.add(name, shard.size, len(shard.rows) // size, file)
             left_out += shard.left_out
             unopened += shard.unopened
             progress(done, len(paths))

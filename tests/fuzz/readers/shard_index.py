@@ -22,6 +22,6 @@ def read(folder: Path, data: bytes) -> None:
     for shard in range(2):
         place = rows_path(folder, shard)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(rows_file(ROW_BYTES * int(index.samples[shard])))
+        place.write_bytes(rows_file(ROW_BYTES * int(index.samples[shard]), len(ROW_BYTES)))
         assert (folder / "shards").resolve() in index.shard_path(shard).parents
     index.row(3)
