@@ -182,6 +182,17 @@ def test_lanes_are_as_many_as_can_be_equally_long(
     assert lanes(starts_of(counts), batch).lanes == expected
 
 
+def test_a_run_keeps_its_number_of_lanes() -> None:
+    starts = starts_of([1000] * 20)
+    kept = plan_of("lanes", starts, 64, 0, NONE, 16)
+    assert isinstance(kept, LanePlan)
+    assert kept.lanes == 16
+    assert (kept.indices(0) != lanes(starts, 64).indices(0)).any()
+    for impossible in (0, -1, 3, 32):
+        with pytest.raises(DataError, match="lanes: expected one of"):
+            plan_of("lanes", starts, 64, 0, NONE, impossible)
+
+
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
     starts = starts_of(COUNTS)
     assert (lanes(starts, 96, 0).indices(3) == lanes(starts, 96, 0).indices(3)).all()

@@ -378,6 +378,8 @@ def test_a_resumed_run_on_shards_ends_where_an_undisturbed_one_does(
     held = ("--validation-share", "0.3")
     whole = train(packed_index, tmp_path / "whole", "--order", order, *held)
     parted = train(packed_index, tmp_path / "parted", "--order", order, *held, "--steps", "2")
+    noted = json.loads((parted / "training.json").read_text(encoding="utf-8"))
+    assert ("lanes" in noted) == (order == "lanes")
     result = mdm("train", "--resume", "--out", parted, "--steps", "5", "--quiet")
     assert result.exit_code == 0, result.exception
     assert_equal_weights(parted, whole)

@@ -9,11 +9,14 @@ import numpy as np
 from mdm_apple.config.types import Indices
 from mdm_apple.data.batches import BatchPlan, Plan, validation_rows
 from mdm_apple.data.dataset import DataError, Pictures, evenly_spread
-from mdm_apple.data.shards.plans import plan_of, shards_held_out
+from mdm_apple.data.shards.plans import LanePlan, plan_of, shards_held_out
 from mdm_apple.data.shards.shard_pictures import ShardPictures, open_shards
-from mdm_apple.errors import ConfigError
+from mdm_apple.errors import ConfigError, MdmError
+from mdm_apple.storage import model_folder
 from mdm_apple.training.pictures import VALIDATION_PICTURES
-from mdm_apple.training.start import Job
+from mdm_apple.training.start import ANEW, Job
+
+LANES = "lanes"  # in training.json
 
 
 def pictures_of_index(job: Job, folder: Path) -> ShardPictures:
@@ -77,4 +80,14 @@ def shard_plan(job: Job, pictures: ShardPictures) -> Plan:
         rows = validation_rows(len(pictures), share, seed)
         return BatchPlan(len(pictures), train.batch_size, seed, rows)
     shards = shards_held_out(len(index.samples), share, seed)
-    return plan_of(job.order or "lanes", index.starts, train.batch_size, seed, shards)
+    order, lanes = job.order or "lanes", None
+    if job.resume and order == "lanes":
+        lanes = model_folder.load_training_meta(job.out).get(LANES)
+        if type(lanes) is not int:
+            raise MdmError(f"{job.out}: training.json is damaged; {ANEW}.")
+    return plan_of(order, index.starts, train.batch_size, seed, shards, lanes)
+
+
+def lanes_noted(plan: Plan) -> dict[str, object]:
+    """What each save notes of a plan: a later version may choose another number of lanes."""
+    return {LANES: plan.lanes} if isinstance(plan, LanePlan) else {}

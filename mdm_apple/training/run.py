@@ -46,6 +46,7 @@ from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.on_shards import (
     held_out,
+    lanes_noted,
     pictures_of_index,
     refuse_order,
     shard_plan,
@@ -231,6 +232,7 @@ class Run:
             job.train.caption_dropout,
             job.train.white_headroom,
         )
+        self._planned = self._plan()
         self._validation = self._validation_batch()
 
     @property
@@ -269,6 +271,7 @@ class Run:
             "data": data if isinstance(data, str) else type(data).__name__,
             OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
+            **lanes_noted(self._planned),
             **({} if self._stills is None else {STILLS: self._stills.fingerprint}),
             "step": done,
         }
@@ -325,7 +328,7 @@ class Run:
         train_config = self._job.train
         return Loader(
             self._dataset,
-            self._plan(),
+            self._planned,
             self._draws,
             rows=rows_of(train_config, self.learner.rank, self.learner.world),
             start_step=first_step,

@@ -38,7 +38,8 @@ def _one(given: str) -> list[Path]:
         return found
     if path.is_file():
         return [path] if path.suffix == SUFFIX else _listed(path)
-    found = sorted(Path(name) for name in glob.glob(given, recursive=True))
+    named = map(Path, glob.glob(given, recursive=True))
+    found = sorted(item for item in named if item.is_file())
     if not found:
         raise DataError(f"{shown(given)}: no such file or folder, and no file fits the pattern.")
     return found

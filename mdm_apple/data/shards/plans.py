@@ -42,14 +42,16 @@ def plan_of(
     batch_size: int,
     seed: int,
     held_out: Indices,
+    lanes: int | None = None,
 ) -> LanePlan | UniformPlan:
     """What each step sees.
 
     Args:
         starts: number of the first sample of each shard, and of all samples.
         held_out: shards that no step sees.
+        lanes: as many as the run began with; None chooses.
 
-    Raises DataError if no sample is left.
+    Raises DataError if no sample is left, or for a number of lanes that cannot be.
     """
     counts = np.diff(starts)
     kept = np.setdiff1d(np.flatnonzero(counts), held_out)
@@ -57,7 +59,7 @@ def plan_of(
         raise DataError("validation share: leaves no shard to train on; hold out fewer.")
     shards = _Shards(starts[kept], counts[kept])
     if order == "lanes":
-        return LanePlan(shards, batch_size, seed)
+        return LanePlan(shards, batch_size, seed, lanes)
     return UniformPlan(shards, batch_size, seed)
 
 
@@ -86,11 +88,14 @@ class LanePlan:
     The samples of a short lane are seen more often than others.
     """
 
-    def __init__(self, shards: _Shards, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, shards: _Shards, batch_size: int, seed: int, lanes: int | None = None
+    ) -> None:
         _check(batch_size, seed)
         self.batch_size = batch_size
         self._seed, self._shards = seed, shards
-        self._of_lane = _dealt(shards.counts, batch_size, seed)
+        order, lane_of = _dealt(shards.counts, batch_size, seed, lanes)
+        self._of_lane = [order[lane_of == lane] for lane in range(int(lane_of.max()) + 1)]
         self.lanes = len(self._of_lane)
         self._lengths = [int(shards.counts[some].sum()) for some in self._of_lane]
         self._visits = lru_cache(maxsize=2 * self.lanes)(self._visit)
@@ -164,22 +169,26 @@ class UniformPlan:
         return Permutation(int(self._ends[-1]), self._seed, _SPREAD, epoch)
 
 
-def _dealt(counts: Indices, batch_size: int, seed: int) -> list[Indices]:
-    """The shards of each lane: the largest first, to and fro, so that the lanes get equally long.
+def _dealt(
+    counts: Indices, batch_size: int, seed: int, lanes: int | None
+) -> tuple[Indices, Indices]:
+    """The shards, and the lane of each: the largest first, to and fro, so that lanes get equal.
 
     counts: samples of each shard. Shards of one size are dealt by the seed.
     """
     shuffled = np.random.RandomState([seed, 0, _DEAL]).permutation(len(counts))
     order = shuffled[np.argsort(-counts[shuffled], kind="stable")]
-    for lanes in range(min(MAX_LANES, len(counts), batch_size), 1, -1):
-        if batch_size % lanes:
-            continue
-        turn = np.arange(len(order)) % (2 * lanes)
-        lane_of = np.where(turn < lanes, turn, 2 * lanes - 1 - turn)
+    most = min(MAX_LANES, len(counts), batch_size)
+    divisors = [count for count in range(most, 0, -1) if batch_size % count == 0]
+    if lanes is not None and lanes not in divisors:
+        raise DataError(f"lanes: expected one of {divisors}, got {lanes}.")
+    for count in divisors if lanes is None else [lanes]:
+        turn = np.arange(len(order)) % (2 * count)
+        lane_of = np.where(turn < count, turn, 2 * count - 1 - turn)
         lengths = np.bincount(lane_of, counts[order])
-        if np.ptp(lengths) <= MAX_UNEVEN * lengths.mean():
-            return [order[lane_of == lane] for lane in range(lanes)]
-    return [order]
+        if lanes is not None or np.ptp(lengths) <= MAX_UNEVEN * lengths.mean():
+            return order, lane_of
+    raise AssertionError("one lane is as long as itself")
 
 
 def _check(batch_size: int, seed: int) -> None:
