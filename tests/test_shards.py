@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from shard_files import index_of, jpeg, png, sample, tar, write_shards
 from small import trainable_model
+from train_process import arguments, finish, resuming
 
 from mdm_apple.cli import group
 from mdm_apple.config.presets import preset
@@ -478,3 +479,46 @@ def test_a_sample_with_one_of_two_captions_has_that_one(tmp_path: Path) -> None:
 def test_a_choice_of_captions_that_makes_no_sense_is_refused(captions: str, says: str) -> None:
     with pytest.raises(DataError, match=says):
         IndexOptions(captions)
+
+
+@pytest.mark.slow
+def test_two_processes_on_shards_resume_to_where_undisturbed_ones_end(
+    packed_index: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(to_json(trainable_model()), encoding="utf-8")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    for asked in (
+        arguments(config, packed_index, whole, 6),
+        arguments(config, packed_index, parted, 3),
+        resuming(arguments(config, packed_index, parted, 6)),
+    ):
+        done = finish(asked, launcher)
+        assert done.returncode == 0, done.stderr
+    assert_equal_weights(parted, whole)
+
+
+# --- what the commands say ----------------------------------------------------------------------
+
+
+def test_the_commands_lead_from_a_folder_to_an_index(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "photos")
+    (tmp_path / "photos" / "02.txt").write_text("", encoding="utf-8")
+    (tmp_path / "photos" / "03.png").write_bytes(b"no picture")
+    shards, index = tmp_path / "shards", tmp_path / "train.index"
+    asked = ("shards", "pack", tmp_path / "photos", "--out", shards, "--quiet", "--samples", 6)
+    assert "03.png: cannot be read" in str(mdm(*asked).exception)
+    assert not shards.exists()
+    packed = mdm(*asked, "--skip-bad")
+    assert packed.exit_code == 0, packed.exception
+    assert packed.stdout.startswith(f"{shards}: 15 pictures in 3 shards.\n1 with an empty caption")
+    assert "1 bad picture left out:\n" in packed.stdout
+    assert "add --overwrite" in str(mdm(*asked, "--skip-bad").exception)
+    again = mdm(*asked, "--skip-bad", "--overwrite", "--json")
+    assert json.loads(again.stdout)["samples"] == 15
+    indexed = mdm("index", shards, "--out", index, "--quiet")
+    assert indexed.stdout == (
+        f"{index}: 14 samples in 3 shards, with captions from txt.\n"
+        "1 sample left out, with (an empty caption: 1).\n"
+    )

@@ -103,16 +103,16 @@ def _text(note: IndexNote, out: Path) -> str:
         f"{shown(out)}: {counted(note.samples, 'sample')} in {counted(note.shards, 'shard')}, with "
         f"captions from {note.captions}."
     ]
-    lines += _listing("samples left out, with", note.left_out)
-    lines += _listing("members of other kinds, never opened", note.unopened)
+    lines += _listing("sample", "left out, with", note.left_out)
+    lines += _listing("member", "of other kinds, never opened", note.unopened)
     if note.skipped:
         lines.append(f"{counted(len(note.skipped), 'bad shard')} left out:")
         lines += [f"  {shown(name)}: {reason}" for name, reason in note.skipped.items()]
     return "\n".join(lines)
 
 
-def _listing(title: str, counts: Mapping[str, int]) -> list[str]:
+def _listing(one: str, how: str, counts: Mapping[str, int]) -> list[str]:
     if not counts:
         return []
     parts = ", ".join(f"{shown(what)}: {count}" for what, count in counts.items())
-    return [f"{sum(counts.values())} {title} ({parts})."]
+    return [f"{counted(sum(counts.values()), one)} {how} ({parts})."]

@@ -55,10 +55,11 @@ class Row(NamedTuple):
         return ((self.caption, self.caption_bytes), *self.more)
 
     def lies_within(self, size: int) -> bool:
-        """Whether all parts lie in a shard of so many bytes."""
+        """Whether all parts lie in a shard of so many bytes, and one caption is there."""
         return (
             self.picture + self.picture_bytes <= size
             and all(place + count <= size for place, count in self.captions)
+            and any(count for _, count in self.captions)
             and min(self.width, self.height) > 0
         )
 

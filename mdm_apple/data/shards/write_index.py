@@ -110,7 +110,8 @@ def write_index(
     table, left_out, unopened = _Table(), Counter[str](), Counter[str]()
     skipped: dict[str, str] = {}
     with whole_folder(out, INDEX, overwrite) as folder:
-        for done, path in enumerate(paths, 1):
+        for done, path in enumerate(paths):
+            progress(done, len(paths))
             name = _name(path, root)
             try:
                 shard = index_shard(path, captions, options.scores)
@@ -131,7 +132,7 @@ def write_index(
             table.add(name, shard.size, len(shard.rows) // size, file)
             left_out += shard.left_out
             unopened += shard.unopened
-            progress(done, len(paths))
+        progress(len(paths), len(paths))
         if not sum(table.samples):
             raise _nothing(paths, left_out)
         note = IndexNote(
