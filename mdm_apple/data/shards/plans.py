@@ -54,7 +54,9 @@ def plan_of(
     Raises DataError if no sample is left, or for a number of lanes that cannot be.
     """
     counts = np.diff(starts)
-    kept = np.setdiff1d(np.flatnonzero(counts), held_out)
+    seen = counts > 0
+    seen[held_out] = False
+    kept = np.flatnonzero(seen)
     if not len(kept):
         raise DataError("validation share: leaves no shard to train on; hold out fewer.")
     shards = _Shards(starts[kept], counts[kept])
@@ -94,8 +96,7 @@ class LanePlan:
         _check(batch_size, seed)
         self.batch_size = batch_size
         self._seed, self._shards = seed, shards
-        order, lane_of = _dealt(shards.counts, batch_size, seed, lanes)
-        self._of_lane = [order[lane_of == lane] for lane in range(int(lane_of.max()) + 1)]
+        self._of_lane = _dealt(shards.counts, batch_size, seed, lanes)
         self.lanes = len(self._of_lane)
         self._lengths = [int(shards.counts[some].sum()) for some in self._of_lane]
         self._visits = lru_cache(maxsize=2 * self.lanes)(self._visit)
@@ -169,10 +170,8 @@ class UniformPlan:
         return Permutation(int(self._ends[-1]), self._seed, _SPREAD, epoch)
 
 
-def _dealt(
-    counts: Indices, batch_size: int, seed: int, lanes: int | None
-) -> tuple[Indices, Indices]:
-    """The shards, and the lane of each: the largest first, to and fro, so that lanes get equal.
+def _dealt(counts: Indices, batch_size: int, seed: int, lanes: int | None) -> list[Indices]:
+    """The shards of each lane: the largest first, to and fro, so that lanes get equally long.
 
     counts: samples of each shard. Shards of one size are dealt by the seed.
     """
@@ -183,12 +182,19 @@ def _dealt(
     if lanes is not None and lanes not in divisors:
         raise DataError(f"lanes: expected one of {divisors}, got {lanes}.")
     for count in divisors if lanes is None else [lanes]:
-        turn = np.arange(len(order)) % (2 * count)
-        lane_of = np.where(turn < count, turn, 2 * count - 1 - turn)
-        lengths = np.bincount(lane_of, counts[order])
+        dealt = [_to_and_fro(order, lane, count) for lane in range(count)]
+        lengths = np.array([counts[some].sum() for some in dealt])
         if lanes is not None or np.ptp(lengths) <= MAX_UNEVEN * lengths.mean():
-            return order, lane_of
+            return dealt
     raise AssertionError("one lane is as long as itself")
+
+
+def _to_and_fro(order: Indices, lane: int, lanes: int) -> Indices:
+    """What a lane gets if one after the other gets one, from the first to the last and back."""
+    rounds = -(-len(order) // (2 * lanes))
+    turns = np.arange(rounds)[:, None] * 2 * lanes + np.array([lane, 2 * lanes - 1 - lane])
+    places = turns.reshape(-1)
+    return order[places[places < len(order)]]
 
 
 def _check(batch_size: int, seed: int) -> None:
