@@ -40,6 +40,12 @@ from mdm_apple.data.clips.decode import Wanted
 from mdm_apple.data.dataset import with_captions
 from mdm_apple.data.from_object import PictureSource
 from mdm_apple.data.open import open_dataset, wanted_clips
+from mdm_apple.data.shards.index_files import IndexNote
+from mdm_apple.data.shards.pack import SAMPLES_PER_SHARD, Packed
+from mdm_apple.data.shards.pack import pack_shards as packed_shards
+from mdm_apple.data.shards.plans import Order
+from mdm_apple.data.shards.shard_pictures import BadPictures
+from mdm_apple.data.shards.write_index import IndexOptions, write_index
 from mdm_apple.errors import MdmError, require, require_installed
 from mdm_apple.evaluation.evaluate import (
     Evaluation,
@@ -144,6 +150,8 @@ def train(
     skip_bad: bool = False,
     clips_per_file: int | None = None,
     pictures: str | None = None,
+    order: Order | None = None,
+    bad_pictures: BadPictures | None = None,
     workers: int = 1,
     tensorboard: bool = False,
     overwrite: bool = False,
@@ -153,20 +161,22 @@ def train(
     """Train a model and save it in the folder `out`.
 
     Args:
-        data: "twemoji", "scenes", "motion", a folder of captioned pictures or clips, or an object
-            with `__len__`, `caption(i)` and `picture(i, side)`.
+        data: "twemoji", "scenes", "motion", a folder of captioned pictures or clips, an index of
+            shards, or an object with `__len__`, `caption(i)` and `picture(i, side)`.
         steps: total optimisation steps, with default settings; give `settings` to choose others.
         preset, config, init: what to train: a named model, a configuration or its file, or a model
             folder to start from. A resumed run has its own.
         grow: a smaller model to start with as the inner levels. stop_at: train only the levels up
             to this side, or of a model of clips such as "16x16".
         captions: train only on pictures with these. background: None is white. A resumed run has
-            these two, `skin_tones`, `clips_per_file`, `pictures`, `features` and `text_encoder`
-            from its start.
+            these two, `skin_tones`, `clips_per_file`, `pictures`, `order`, `bad_pictures`,
+            `features` and `text_encoder` from its start.
         skip_bad: decode all pictures first, and leave out those that cannot be decoded; so does
             the run when it is resumed.
         clips_per_file: at most so many clips of each file of a folder; None for 8.
         pictures: "twemoji", "scenes" or a folder, seen beside clips by the levels of pictures.
+        order: of an index of shards: "lanes" (None), "uniform", or "folder", that of a folder.
+        bad_pictures: of an index: "refuse" (None), or "replace" by others of their shards.
         tensorboard: write event files beside metrics.jsonl.
         overwrite: replace another run in `out`; nothing is replaced otherwise.
 
@@ -188,10 +198,14 @@ def train(
         skip_bad=skip_bad,
         clips_per_file=clips_per_file,
         pictures=pictures,
+        order=order,
+        bad_pictures=bad_pictures,
         workers=workers,
         tensorboard=tensorboard,
         quiet=quiet,
     )
+    one_of("order", order, Order)
+    one_of("bad_pictures", bad_pictures, BadPictures)
     if tensorboard:
         require("tensorboardX")
     return run_job(job, _picture_learner(_installed(backend)), say)
@@ -242,6 +256,65 @@ def check_data(
         return dataclasses.replace(check, remarks=[*check.remarks, remark])
     tokens = count_tokens(check.captions(), tokenizer, known.text.max_tokens)
     return dataclasses.replace(check, tokens=tokens)
+
+
+def pack_shards(
+    data: str | Path,
+    out: str | Path,
+    *,
+    samples: int = SAMPLES_PER_SHARD,
+    side: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Packed:
+    """Pack a folder of captioned pictures, or "twemoji", into tar shards in the folder `out`.
+
+    Args:
+        samples: pictures in a shard. side: pixels of emoji.
+        skip_bad: leave out pictures whose header is bad.
+        progress: called with the pictures done and their total.
+
+    Raises MdmError.
+    """
+    return packed_shards(
+        str(data),
+        Path(out),
+        samples=samples,
+        side=side,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def index_shards(
+    shards: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    captions: str = "txt",
+    scores: Sequence[str] = (),
+    skip_bad_shards: int = 0,
+    where: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> IndexNote:
+    """Read the headers of tar shards once, and make the folder `out` that `train` takes as data.
+
+    Args:
+        shards: folders of .tar files, patterns, text files of paths, or .tar files.
+        captions: "txt", "json.FIELD" for a field of each sample's .json, or several with their
+            shares: "txt:0.5,json.FIELD:0.5".
+        scores: up to two fields of the .json whose numbers are kept with each sample.
+        skip_bad_shards: so many damaged shards are left out; one more is refused.
+        where: keep only samples such as "side >= 256 and pwatermark < 0.8"; of sides and scores.
+        progress: called with the shards done and their total.
+
+    Raises MdmError.
+    """
+    given = [shards] if isinstance(shards, (str, Path)) else shards
+    options = IndexOptions(captions, tuple(scores), skip_bad_shards, where)
+    return write_index([*map(str, given)], Path(out), options, overwrite, progress)
 
 
 def _clips_to_check(config: ModelConfig, side: int | None, clips_per_file: int | None) -> Wanted:

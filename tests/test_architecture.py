@@ -15,7 +15,7 @@ from import_graph import ROOT, graph, imports_of, module_files, package_of
 
 from mdm_apple.cli import COMMANDS
 
-HEAVY = ("torch", "mlx", "coremltools")
+HEAVY = ("torch", "mlx", "coremltools", "fsspec")
 BACKENDS = ("mdm_apple.torch", "mdm_apple.mlx")
 CONVERSION = "mdm_apple.conversion"
 # The rooms that may reach conversion, and only when they run.
@@ -278,7 +278,13 @@ def test_every_listed_command_has_a_module_and_the_reverse() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mdm_apple.cli", "mdm_apple.training.run", "mdm_apple.sampling.generate"]
+    "module",
+    [
+        "mdm_apple.cli",
+        "mdm_apple.training.run",
+        "mdm_apple.sampling.generate",
+        "mdm_apple.data.shards.shard_pictures",
+    ],
 )
 def test_importing_the_library_loads_no_framework(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"

@@ -13,6 +13,8 @@ from mdm_apple.version import __version__
 
 COMMANDS = {
     "data": "Check a folder of captioned pictures before training.",
+    "shards": "Make tar shards from a folder of captioned pictures.",
+    "index": "Read the headers of tar shards once, for training on them.",
     "train": "Train a model on captioned pictures.",
     "distill": "Teach a student to make a model's pictures in a few steps.",
     "sample": "Make pictures from prompts.",

@@ -39,6 +39,8 @@ from mdm_apple.cli.setting_options import (
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.shapes import parameter_count
 from mdm_apple.config.types import Background, TrainingPrecision
+from mdm_apple.data.shards.plans import Order
+from mdm_apple.data.shards.shard_pictures import BadPictures
 from mdm_apple.errors import ConfigError
 from mdm_apple.open_model import TrainingBackend
 from mdm_apple.sampling.inner_model import AskedLevel, levels_of
@@ -100,6 +102,8 @@ class TrainRequest:
     skip_bad: bool
     clips_per_file: int | None
     pictures: str | None
+    order: Order | None
+    bad_pictures: BadPictures | None
     workers: int
     log: Literal["tensorboard"] | None
     dry_run: bool
@@ -117,7 +121,9 @@ Examples:
 )
 @preset_option
 @config_option
-@click.option("--data", metavar="twemoji|scenes|motion|DIR", help="Captioned pictures or clips.")
+@click.option(
+    "--data", metavar="twemoji|scenes|motion|DIR|INDEX", help="Captioned pictures or clips."
+)
 @click.option("--out", type=FOLDER, required=True, help="Model folder to make.")
 @click.option("--steps", type=click.IntRange(1), help="Total optimisation steps.")
 @click.option(
@@ -168,6 +174,18 @@ Examples:
     "--pictures",
     metavar="twemoji|scenes|DIR",
     help="Pictures beside clips: the last rows of each batch, for the levels of pictures.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(get_args(Order)),
+    help="Of an index of shards. lanes: a process reads few shards; uniform: mixes fully; folder: "
+    "that of a folder of the same pictures. Default: lanes.",
+)
+@click.option(
+    "--bad-pictures",
+    type=click.Choice(get_args(BadPictures)),
+    help="Of an index of shards: refuse a picture that cannot be decoded, or replace it by another "
+    "of its shard. Default: refuse.",
 )
 @click.option(
     "--workers",
@@ -225,6 +243,8 @@ def command(request: TrainRequest, output: Output) -> None:
         skip_bad=request.skip_bad,
         clips_per_file=request.clips_per_file,
         pictures=request.pictures,
+        order=request.order,
+        bad_pictures=request.bad_pictures,
         workers=request.workers,
         tensorboard=request.log == "tensorboard",
         overwrite=request.overwrite,

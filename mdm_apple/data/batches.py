@@ -1,7 +1,7 @@
 """Training batches that depend only on (seed, step): not on workers, ranks or where a run resumed.
 
-Input: a `Dataset` and the settings of the draws. Output: pictures, captions, micro-conditions,
-timesteps and noise of a step, as numpy arrays for either backend.
+Input: captioned `Pictures` and the settings of the draws. Output: pictures, captions,
+micro-conditions, timesteps and noise of a step, as numpy arrays for either backend.
 
 Order. The pictures of all epochs form one endless stream, epoch after epoch; step s takes the
 positions from s * batch_size on, so a batch may span two epochs and none is cut short. Epoch e is
@@ -29,7 +29,7 @@ import numpy as np
 from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Floats, Indices
-from mdm_apple.data.dataset import DataError, Dataset
+from mdm_apple.data.dataset import DataError, Pictures
 from mdm_apple.diffusion.noise import CHANNELS, MAX_SEED
 from mdm_apple.diffusion.pixel_range import training_range
 
@@ -171,7 +171,7 @@ def validation_rows(n: int, share: float, seed: int) -> Indices:
 
 
 def make_batch(
-    dataset: Dataset,
+    dataset: Pictures,
     indices: Sequence[int] | Indices,
     draws: Draws,
     step: int,
@@ -224,7 +224,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Pictures,
         plan: Plan,
         draws: Draws,
         *,

@@ -10,6 +10,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -54,6 +55,33 @@ class Item:
     scale: float
 
 
+class Pictures(Protocol):
+    """What a training step asks of captioned pictures, however many there are.
+
+    side: pixels of the square pictures. fingerprint: hex SHA-256, to compare on resume. warnings:
+    sentences for the user.
+    """
+
+    @property
+    def side(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def captions(self) -> list[str]:
+        """All captions in order, or of very many pictures some, evenly spread."""
+        ...
+
+    def item(self, index: int) -> Item:
+        """The picture at `index` (0 to len - 1); raises DataError if it cannot be read."""
+        ...
+
+    def drawn(self, index: int, random: np.random.Generator) -> Item:
+        """The picture at `index` as one row of one step sees it. random: the row's own stream."""
+        ...
+
+
 class Dataset:
     """Captioned pictures in a fixed order, each read once and kept (the first 1 GiB of them).
 
@@ -87,7 +115,8 @@ class Dataset:
         self.files = tuple(files)
         self.left_out = dict(left_out or {})
         self._captions = list(captions)
-        self._picture = _Kept(side, len(captions), read).picture
+        kept = KeptPictures(side, len(captions))
+        self._picture = lambda index: kept.picture(index, read)
         self._draw = draw
 
     def __len__(self) -> int:
@@ -138,25 +167,26 @@ class Dataset:
         return found
 
 
-class _Kept:
-    """Reads pictures, and keeps the first 1 GiB of them."""
+class KeptPictures:
+    """The first 1 GiB of pictures, once they were read."""
 
-    def __init__(self, side: int, count: int, read: Callable[[int], tuple[Pixels, float]]) -> None:
-        self._read = read
+    def __init__(self, side: int, count: int) -> None:
         kept = min(count, MAX_CACHE_BYTES // (3 * side * side))
         # memory pages are taken only as they fill
         self._images = np.empty((kept, side, side, 3), np.uint8)
         self._scales = np.zeros(kept)
         self._ready = np.zeros(kept, bool)
 
-    def picture(self, index: int) -> tuple[Pixels, float]:
+    def picture(
+        self, index: int, read: Callable[[int], tuple[Pixels, float]]
+    ) -> tuple[Pixels, float]:
         """A read-only picture and its scale."""
         if index >= len(self._images):
-            image, scale = self._read(index)
+            image, scale = read(index)
         else:
             # Two threads may read one picture: both write the same bytes, and `ready` comes last.
             if not self._ready[index]:
-                self._images[index], self._scales[index] = self._read(index)
+                self._images[index], self._scales[index] = read(index)
                 self._ready[index] = True
             image, scale = self._images[index], float(self._scales[index])
         image.flags.writeable = False

@@ -16,6 +16,7 @@ from mdm_apple.data.folder_tree import Tree, scan
 from mdm_apple.data.kinds import CLIPS, PICTURES, Kind
 from mdm_apple.data.listing import Fault, Listing, counted, named
 from mdm_apple.data.read_picture import picture_size, read_square, shown
+from mdm_apple.data.shards.index_files import is_index
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,14 @@ def captioned_files(root: Path, kind: Kind) -> CaptionedFiles:
                 f"{shown(root)}: no such folder. Give {_instead(kind)} or a folder of captioned "
                 f"{kind.one}s."
             )
+        if is_index(root):
+            raise DataError(
+                f"{shown(root)}: is an index of shards, from which mdm train alone reads; give the "
+                "folder of pictures that the shards were made from."
+            )
         tree = scan(root, kind)
         _refuse_other_kind(tree)
+        _refuse_shards(tree)
         listing = list_captions(tree)
         faults = list(listing.faults)
         for name, caption in listing.pairs:
@@ -152,6 +159,16 @@ def _refuse_other_kind(tree: Tree) -> None:
     found = next(filter(other.has, tree.files), None)
     if found is not None:
         raise other_kind(tree.root, tree.kind, found)
+
+
+def _refuse_shards(tree: Tree) -> None:
+    """Raises DataError for a folder of tar files alone."""
+    shard = next((name for name in tree.files if name.endswith(".tar")), None)
+    if shard is not None and not tree.pictures:
+        raise DataError(
+            f"{shown(tree.root)}: holds shards ({shown(shard)}); make an index of them with mdm "
+            "index, and train on that."
+        )
 
 
 def other_kind(root: Path, wanted: Kind, found: str) -> DataError:

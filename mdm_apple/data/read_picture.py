@@ -47,7 +47,18 @@ _UPRIGHT = {  # EXIF orientation -> the rotation or flip that undoes it
 }
 
 
-def shown(path: Path | str) -> str:
+@dataclass(frozen=True)
+class InMemory:
+    """The bytes of a picture file that lies inside another one. name: for messages."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def shown(path: object) -> str:
     """A file name for a message: escaped where it would break the line or the terminal."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
@@ -93,7 +104,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def read_square(path: Path, side: int) -> Pixels:
+def read_square(path: Path | InMemory, side: int) -> Pixels:
     """Decode, resize the shorter side to `side`, crop the centre: uint8 (side, side, 3), sRGB.
 
     EXIF rotation is applied and transparency is put on white. An embedded color profile is
@@ -118,6 +129,20 @@ def read_upright(path: Path) -> Image.Image:
             return _on_white(_resizable(_upright(image)))
     except Exception as error:  # as above
         raise _unreadable(path, error) from None
+
+
+def as_png(path: Path) -> bytes:
+    """The file of the same pixels as a PNG, for formats that are not compressed.
+
+    The file must have passed `picture_size`; raises BadPictureError where `read_square` does.
+    """
+    png = io.BytesIO()
+    try:
+        with _decoded(path) as image:
+            image.save(png, "PNG")
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
+    return png.getvalue()
 
 
 def examine(path: Path, side: int) -> Examined:
@@ -165,22 +190,27 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path | InMemory) -> Image.Image:
     """Open a picture; one whose decoration Pillow refuses is opened without it."""
     try:
-        return Image.open(path, formats=FORMATS)
+        source = io.BytesIO(path.data) if isinstance(path, InMemory) else path
+        return Image.open(source, formats=FORMATS)
     except _BOMBS:
         raise
     except Exception as error:  # as above
         return _bare(path, error)
 
 
-def _bare(path: Path, error: Exception) -> Image.Image:
+def _bare(path: Path | InMemory, error: Exception) -> Image.Image:
     """Open a picture without its decoration. Raises `error` if that does not help either."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if isinstance(path, InMemory):
+            data = path.data
+        elif path.stat().st_size > MAX_FILE_BYTES:
             raise error
-        bare = bare_picture(path.read_bytes())
+        else:
+            data = path.read_bytes()
+        bare = bare_picture(data)
         if bare is None:
             raise error
         image = Image.open(io.BytesIO(bare.data), formats=(bare.format,))
@@ -193,7 +223,7 @@ def _bare(path: Path, error: Exception) -> Image.Image:
     return image
 
 
-def _decoded(path: Path, least: int | None = None) -> Image.Image:
+def _decoded(path: Path | InMemory, least: int | None = None) -> Image.Image:
     """Open a picture and decode its pixels.
 
     They are decoded before anything asks for EXIF: that would decode them too, and what refuses
@@ -276,7 +306,9 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
     return image.convert("RGB")
 
 
-def _is_pointer(path: Path) -> bool:
+def _is_pointer(path: Path | InMemory) -> bool:
+    if isinstance(path, InMemory):
+        return is_lfs_pointer(path.data[:64])
     try:
         with path.open("rb") as file:
             return is_lfs_pointer(file.read(64))
@@ -284,7 +316,7 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Path | InMemory, error: Exception) -> DataError:
     """The refusal of a bad picture.
 
     Raises MemoryError or FileError where the machine failed: that says nothing about the picture,

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from mdm_apple.config.types import Background
 from mdm_apple.data.clips.open_clips import CLIPS_PER_FILE
+from mdm_apple.data.shards.plans import Order
+from mdm_apple.data.shards.shard_pictures import BadPictures
 from mdm_apple.errors import ConfigError, MdmError
 
 OPTIONS = "options"  # in training.json
@@ -31,6 +33,8 @@ class ChosenData:
     text_encoder: Path | None = None
     clips_per_file: int | None = None
     pictures: str | None = None
+    order: Order | None = None
+    bad_pictures: BadPictures | None = None
 
     def as_json(self) -> dict[str, object]:
         """Values for training.json; paths are absolute, as the next command may run elsewhere."""
@@ -60,6 +64,7 @@ class ChosenData:
             ("skin_tones", False),
             ("clips_per_file", CLIPS_PER_FILE),
             ("pictures", None),
+            ("order", "lanes"),
         ):
             had, now = getattr(before, name), getattr(self, name)
             if now is not None and now != (default if had is None else had):
@@ -76,6 +81,8 @@ class ChosenData:
             self.text_encoder or before.text_encoder,
             before.clips_per_file,
             before.pictures,
+            before.order,
+            self.bad_pictures or before.bad_pictures,
         )
 
 
@@ -90,6 +97,7 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
         background, skin_tones = known.pop("background", None), known.pop("skin_tones", None)
         clips_per_file = known.pop("clips_per_file", None)
         pictures = known.pop("pictures", None)
+        order, bad_pictures = known.pop("order", None), known.pop("bad_pictures", None)
         listed = None if captions is None else tuple(captions)
         texts = [*(listed or ()), *filter(None, paths.values())]
         if (
@@ -98,6 +106,8 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
             or skin_tones not in (None, True, False)
             or not isinstance(clips_per_file, (int, NoneType))
             or not isinstance(pictures, (str, NoneType))
+            or order not in (None, *get_args(Order))
+            or bad_pictures not in (None, *get_args(BadPictures))
             or not all(isinstance(text, str) for text in texts)
             or isinstance(captions, str)
         ):
@@ -105,5 +115,15 @@ def _from_json(values: object, out: Path) -> tuple[ChosenData, bool]:
     except (TypeError, ValueError):
         raise MdmError(f"{out}: training.json is damaged; start anew with --init.") from None
     features, encoder = (None if path is None else Path(path) for path in paths.values())
-    chosen = ChosenData(listed, background, skin_tones, features, encoder, clips_per_file, pictures)
+    chosen = ChosenData(
+        listed,
+        background,
+        skin_tones,
+        features,
+        encoder,
+        clips_per_file,
+        pictures,
+        order,
+        bad_pictures,
+    )
     return chosen, not unlisted

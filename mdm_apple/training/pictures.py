@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mdm_apple.data.batches import BatchPlan, validation_rows
-from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, File
+from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, File, Pictures
 from mdm_apple.data.decode_all import bad_pictures
 from mdm_apple.data.folder import folder_fingerprint
 from mdm_apple.data.listing import named
@@ -44,13 +44,13 @@ class Lineup:
     remarks: sentences for the user.
     """
 
-    dataset: Dataset
+    dataset: Pictures
     meta: Mapping[str, object]
     record: Record | None = None
     remarks: list[str] = field(default_factory=list[str])
 
 
-def lineup_of(job: Job, dataset: Dataset) -> Lineup:
+def lineup_of(job: Job, dataset: Pictures) -> Lineup:
     """The pictures that a run begins with, or goes on with.
 
     Args:
@@ -58,6 +58,8 @@ def lineup_of(job: Job, dataset: Dataset) -> Lineup:
 
     Raises MdmError if the finished steps of a resumed run would have seen other pictures.
     """
+    if not isinstance(dataset, Dataset):  # an index of shards; it never changes
+        return _of_index(job, dataset)
     if not job.resume:
         return _fresh(job, dataset)
     saved = model_folder.load_training_meta(job.out)
@@ -72,6 +74,14 @@ def lineup_of(job: Job, dataset: Dataset) -> Lineup:
     if saved.get("fingerprint") != lineup.dataset.fingerprint:
         raise _others(job, [])
     return lineup
+
+
+def _of_index(job: Job, pictures: Pictures) -> Lineup:
+    if job.resume:
+        saved = model_folder.load_training_meta(job.out)
+        if saved.get("fingerprint") != pictures.fingerprint:
+            raise _others(job, [])
+    return Lineup(pictures, {"fingerprint": pictures.fingerprint})
 
 
 def skips_bad(job: Job) -> bool:

@@ -20,15 +20,16 @@ from mdm_apple.data.batches import (
     Loader,
     Plan,
     make_batch,
-    validation_rows,
 )
 from mdm_apple.data.caption_layout import list_captions
 from mdm_apple.data.clips.open_clips import Progress
-from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, with_captions
+from mdm_apple.data.dataset import BadPictureError, DataError, Dataset, Pictures, with_captions
 from mdm_apple.data.folder_tree import scan
 from mdm_apple.data.kinds import CLIPS, PICTURES
 from mdm_apple.data.open import names_folder, open_dataset
 from mdm_apple.data.read_picture import shown
+from mdm_apple.data.shards.index_files import is_index
+from mdm_apple.data.shards.shard_pictures import ShardPictures
 from mdm_apple.data.stills import MixedPlan, with_stills
 from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt, finish, generate
@@ -43,6 +44,13 @@ from mdm_apple.training.chosen_data import OPTIONS
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
+from mdm_apple.training.on_shards import (
+    held_out,
+    lanes_noted,
+    pictures_of_index,
+    refuse_order,
+    shard_plan,
+)
 from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import (
     VALIDATION_PICTURES,
@@ -81,7 +89,7 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     stills, left_out = job_stills(job)
     dataset = lineup.dataset
     warnings = dataset.warnings
-    if stills is not None:
+    if stills is not None and isinstance(dataset, Dataset):
         dataset = with_stills(dataset, stills, job.config.frames)
         warnings = [*warnings, *stills.warnings]
     for remark in (*warnings, *lineup.remarks, *left_out):
@@ -97,6 +105,9 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     try:
         run = Run(job, config, lineup, tokenizer, learner, dataset, stills)
         run.train(start.step, begun_from)
+        if isinstance(dataset, ShardPictures):
+            for remark in dataset.replacements():
+                say(remark)
     except BadPictureError as error:
         goes_on = job.resume or (run is not None and run.has_saved)
         raise _with_advice(error, job, goes_on) from None
@@ -107,7 +118,7 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
     """The refusal of a bad picture, and how to find and to leave out all of them."""
     sentence = str(error).removesuffix(".")
     then = "go on with --resume" if goes_on else "start again"
-    if job.skip_bad:
+    if job.skip_bad or (isinstance(job.data, str) and is_index(Path(job.data))):
         return DataError(f"{sentence}, and {then}.")
     beside = job.pictures is not None and sentence.startswith(shown(Path(job.pictures).resolve()))
     folder = str(job.pictures if beside else job.data)
@@ -118,7 +129,7 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
 
 
 def unread_captions(
-    config: ModelConfig, job: Job, dataset: Dataset, tokenizer: Tokenizer | None
+    config: ModelConfig, job: Job, dataset: Pictures, tokenizer: Tokenizer | None
 ) -> list[str]:
     """Sentences on what the model does not see of its captions.
 
@@ -130,8 +141,11 @@ def unread_captions(
     return unread_remarks("captions", dataset.captions(), used, config.text.max_tokens)
 
 
-def job_pictures(job: Job) -> Dataset:
+def job_pictures(job: Job) -> Pictures:
     """The captioned pictures or clips that a job names; clips are decoded now, but only once."""
+    if isinstance(job.data, str) and is_index(Path(job.data)):
+        return pictures_of_index(job, Path(job.data))
+    refuse_order(job)
     with tqdm(desc="decoding", unit="file", disable=job.quiet, delay=1) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -213,7 +227,7 @@ class Run:
         lineup: Lineup,
         tokenizer: Tokenizer | None,
         learner: PictureLearner,
-        dataset: Dataset,
+        dataset: Pictures,
         stills: Dataset | None,
     ) -> None:
         """dataset: of the lineup, with the stills behind it.
@@ -225,9 +239,7 @@ class Run:
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
         self._dataset, self._stills = dataset, stills
         self._saved = Event()
-        self._held_out = validation_rows(
-            len(lineup.dataset), job.train.validation_share, job.train.seed
-        )
+        self._held_out = held_out(job, lineup.dataset)
         self._draws = Draws(
             job.train.seed,
             config.sides,
@@ -235,6 +247,7 @@ class Run:
             job.train.caption_dropout,
             job.train.white_headroom,
         )
+        self._planned = self._plan()
         self._validation = self._validation_batch()
 
     @property
@@ -273,6 +286,7 @@ class Run:
             "data": data if isinstance(data, str) else type(data).__name__,
             OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
+            **lanes_noted(self._planned),
             **({} if self._stills is None else {STILLS: self._stills.fingerprint}),
             "step": done,
         }
@@ -329,7 +343,7 @@ class Run:
         train_config = self._job.train
         return Loader(
             self._dataset,
-            self._plan(),
+            self._planned,
             self._draws,
             rows=rows_of(train_config, self.learner.rank, self.learner.world),
             start_step=first_step,
@@ -340,6 +354,8 @@ class Run:
     def _plan(self) -> Plan:
         """What each step sees: clips or pictures, or first the ones and then the others."""
         train, count = self._job.train, len(self._lineup.dataset)
+        if isinstance(self._dataset, ShardPictures):
+            return shard_plan(self._job, self._dataset)
         if self._stills is None:
             return BatchPlan(count, train.batch_size, train.seed, self._held_out)
         rows = rows_of_data(self._job)

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import ModelConfig, TextConfig
 from mdm_apple.config.strict_json import from_dict
 from mdm_apple.config.types import Background
-from mdm_apple.data.dataset import Dataset
+from mdm_apple.data.dataset import Pictures
 from mdm_apple.data.from_object import PictureSource
+from mdm_apple.data.shards.plans import Order
+from mdm_apple.data.shards.shard_pictures import BadPictures
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
@@ -52,6 +54,8 @@ class Job:
     skin_tones: bool | None = None
     pictures: str | None = None  # beside clips, for the levels of pictures
     clips_per_file: int | None = None  # None: as many as usual, or as the run was started
+    order: Order | None = None  # of an index of shards; None: lanes, or as the run was started
+    bad_pictures: BadPictures | None = None  # of an index; None: refuse, or as it was started
     skip_bad: bool = False  # leave out pictures that cannot be decoded
     workers: int = 1
     tensorboard: bool = False  # event files beside metrics.jsonl
@@ -100,10 +104,12 @@ def chosen_data(job: Job) -> ChosenData:
         job.text_encoder,
         job.clips_per_file,
         job.pictures,
+        job.order,
+        job.bad_pictures,
     )
 
 
-def starting_model(job: Job, dataset: Dataset) -> tuple[ModelConfig, Tokenizer | None]:
+def starting_model(job: Job, dataset: Pictures) -> tuple[ModelConfig, Tokenizer | None]:
     """The configuration as it will be trained, and the tokenizer of a trainable encoder."""
     tokenizer = _tokenizer(job, dataset)
     return _with_tokenizer(_as_trained(job), tokenizer), tokenizer
@@ -210,7 +216,7 @@ def _check_text(job: Job) -> None:
             raise MdmError(f"{name}: this model {why}; leave out --{name}.")
 
 
-def _tokenizer(job: Job, dataset: Dataset) -> Tokenizer | None:
+def _tokenizer(job: Job, dataset: Pictures) -> Tokenizer | None:
     """The tokenizer of a trainable encoder."""
     text = _as_trained(job).text
     if text is None or not text.trainable:

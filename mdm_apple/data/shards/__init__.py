@@ -1,0 +1,1 @@
+"""Captioned pictures in tar files, which are read by number."""
