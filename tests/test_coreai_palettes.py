@@ -103,11 +103,7 @@ def test_palettes_compute_what_their_dense_weights_do(
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        (Setting(3, group=16), "plain"),
-        pytest.param(Setting(4, group=8), "shared", marks=pytest.mark.slow),
-    ],
+    ("setting", "name"), [(Setting(3, group=16), "plain"), (Setting(4, group=8), "shared")]
 )
 def test_palettes_of_groups_follow_the_output_channels(
     request: pytest.FixtureRequest,
