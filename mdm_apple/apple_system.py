@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import sys
 
+from mdm_apple.errors import MdmError
+
 FIRST_WITH_CORE_AI = 27
 
 
@@ -14,6 +16,12 @@ def core_ai_chooses_units() -> bool:
     On older ones and on Linux, the runtime of Apple's wheels interprets packages on one thread.
     """
     return sys.platform == "darwin" and major_version(platform.mac_ver()[0]) >= FIRST_WITH_CORE_AI
+
+
+def require_units() -> None:
+    """Refuse compute units for Core AI where nothing chooses them. Raises MdmError."""
+    if not core_ai_chooses_units():
+        raise MdmError("compute-units: Core AI chooses units on macOS 27 only; leave them out.")
 
 
 def major_version(text: str) -> int:

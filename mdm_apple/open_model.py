@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from mdm_apple.apple_system import core_ai_chooses_units
+from mdm_apple.apple_system import require_units
 from mdm_apple.bundled_models import FORMATS, NamedModel, require_format
 from mdm_apple.config.choices import one_of
 from mdm_apple.config.model import ModelConfig
@@ -200,8 +200,8 @@ def _require_units(backend: Backend) -> None:
             f"compute-units: belong to a bundle on coreml or coreai; {backend} has none, so leave "
             "them out."
         )
-    if backend == "coreai" and not core_ai_chooses_units():
-        raise MdmError("compute-units: Core AI chooses units on macOS 27 only; leave them out.")
+    if backend == "coreai":
+        require_units()
     if sys.platform != "darwin":
         raise MdmError("compute-units: Core ML has them on a Mac only; leave them out.")
 

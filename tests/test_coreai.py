@@ -20,6 +20,7 @@ import torch
 from bundle_cache import converted, palettized
 from click.testing import CliRunner
 from coreai_wheels import needs_coreai
+from hidden_packages import run_without
 
 from mdm_apple.cli import group
 from mdm_apple.config.convert_options import ConvertOptions
@@ -45,7 +46,6 @@ from mdm_apple.errors import ConfigError
 pytest_plugins = ["bundles"]
 pytestmark = needs_coreai
 
-HIDING = Path(__file__).parent / "without_coreai"
 MakeBundle = Callable[..., Bundle]
 
 
@@ -488,17 +488,6 @@ def test_packages_that_do_not_load_are_one_sentence(bundle: Bundle, tmp_path: Pa
         assert "cannot be loaded (libIR.so: cannot open the file)" in done.stderr
 
 
-def without_core_ml(*arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "mdm_apple", *arguments],
-        env={**os.environ, "PYTHONPATH": path, "MDM_HIDDEN": "coremltools"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.bundle
 def test_core_ai_needs_nothing_of_core_ml(tmp_path: Path) -> None:
     """The extra coreai alone converts, verifies and palettizes."""
@@ -510,9 +499,9 @@ def test_core_ai_needs_nothing_of_core_ml(tmp_path: Path) -> None:
     ):
         place = {"convert": out, "palettize": tmp_path / "six.bundle"}.get(arguments[0])
         added = () if place is None else ("--out", str(place))
-        done = without_core_ml(*arguments, *added, "--quiet")
+        done = run_without("coremltools", *arguments, *added, "--quiet")
         assert done.returncode == 0, done.stderr
-    assert without_core_ml("inspect", str(out)).returncode == 0
+    assert run_without("coremltools", "inspect", str(out)).returncode == 0
 
 
 @pytest.mark.parametrize(("form", "target"), [("coreai", "iOS26"), ("coreml", "iOS27")])

@@ -17,32 +17,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_server import CommandServer, command_server
+from hidden_packages import hiding_path, run_without
 
 from mdm_apple.conversion.bundle.folder import Bundle
 from mdm_apple.conversion.run.serve_frames import pack_tensor, pack_text, read_frame
 
-HIDING = Path(__file__).parent / "without_coreai"
 SENTENCE = "pip install 'mdm-apple[coreai]', or leave out --format coreai."
-
-
-def hiding_path() -> str:
-    return os.pathsep.join([str(HIDING), os.environ.get("PYTHONPATH", "")])
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mdm_apple", *arguments],
-        env={**os.environ, "PYTHONPATH": hiding_path()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.bundle
 def test_converting_refuses_before_anything_is_made(tmp_path: Path) -> None:
     out = tmp_path / "tiny.bundle"
-    done = run("convert", "--preset", "tiny", "--format", "coreai", "--out", str(out))
+    done = run_without(None, "convert", "--preset", "tiny", "--format", "coreai", "--out", str(out))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.rstrip().endswith(SENTENCE)
@@ -59,7 +45,7 @@ def test_a_bundle_is_refused_before_it_is_opened(tmp_path: Path, command: str) -
         "palettize": ("palettize", str(bundle), "--bits", "6", "--out", str(tmp_path / "out")),
         "sample": ("sample", "a cat", "--model", str(bundle), "--out", str(tmp_path / "cat.png")),
     }.get(command, (command, str(bundle)))
-    done = run(*arguments)
+    done = run_without(None, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("mdm: coreai: needs Python 3.11"), done.stderr
     assert "pip install 'mdm-apple[coreai]'" in done.stderr

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_apple.apple_system import core_ai_chooses_units
+from mdm_apple.apple_system import require_units
 from mdm_apple.config.types import ComputeUnits
 from mdm_apple.errors import require_coreai
 
-from ..errors import ConversionError
 from ..execute import ExecutionError, Watch
 from ..footprint import peak_bytes
 from . import child_process
@@ -37,16 +36,14 @@ class AppleRuntime:
     Args:
         units: compute units for all packages, on macOS 27; None: those that the system chooses.
 
-    Raises MissingPackageError without Core AI's packages, ConversionError for units where nothing
+    Raises MissingPackageError without Core AI's packages, MdmError for units where nothing
         chooses them.
     """
 
     def __init__(self, units: ComputeUnits | None = None) -> None:
         require_coreai()
-        if units is not None and not core_ai_chooses_units():
-            raise ConversionError(
-                "compute-units: Core AI chooses units on macOS 27 only; leave them out."
-            )
+        if units is not None:
+            require_units()
         self.units: ComputeUnits | None = units
         self.children = 0  # started so far
         self._peak: int | None = None  # of those that have ended

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .program_file import program_path, read_model
+from .program_file import program_path, read_model, rename_values
 
 
 def compact_package(path: Path) -> None:
@@ -36,11 +36,13 @@ def _compact(block: Any, inputs: set[str]) -> None:
     known: set[str] = set()
     for operation in block.operations:
         copy = type(operation).FromString(operation.SerializeToString())
-        _rename(copy, renamed)
+        rename_values(copy, renamed)
         if operation.outputs and operation.outputs[0].name in names:
-            if copy.outputs[0].name in known:
+            name = copy.outputs[0].name
+            if name in known:
                 continue
-            known.add(copy.outputs[0].name)
+            known.add(name)
+            copy.attributes["name"].immediateValue.tensor.strings.values[:] = [name]
         kept.append(copy)
     del block.operations[:]
     block.operations.extend(kept)
@@ -63,15 +65,3 @@ def _unused(number: int, fixed: set[str]) -> str:
     while name in fixed:
         name += "_"
     return name
-
-
-def _rename(operation: Any, renamed: dict[str, str]) -> None:
-    for output in operation.outputs:
-        if output.name in renamed:
-            output.name = renamed[output.name]
-            names = operation.attributes["name"].immediateValue.tensor.strings
-            names.values[:] = [output.name]
-    for argument in operation.inputs.values():
-        for binding in argument.arguments:
-            if binding.WhichOneof("binding") == "name" and binding.name in renamed:
-                binding.name = renamed[binding.name]

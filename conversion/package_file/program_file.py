@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,16 @@ def program_path(package: Path) -> str:
     """Path of a package's program below its Data folder."""
     root = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
     return root["itemInfoEntries"][root["rootModelIdentifier"]]["path"]
+
+
+def rename_values(operation: Any, names: Mapping[str, str]) -> None:
+    """Rename some of the values that an operation makes and reads. names: new by old."""
+    for output in operation.outputs:
+        output.name = names.get(output.name, output.name)
+    for argument in operation.inputs.values():
+        for binding in argument.arguments:
+            if binding.WhichOneof("binding") == "name" and binding.name in names:
+                binding.name = names[binding.name]
 
 
 def stored_values(operation: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from ..execute import Package
 from ..execute.graph import Function, Operation
 from ..execute.liveness import last_uses
 from .cost import stored_bytes, value_types
-from .program_file import read_model, save_program
+from .program_file import read_model, rename_values, save_program
 from .seal import package_size, seal_package
 
 _FLOAT16 = 65552  # Core ML's code for it in feature descriptions
@@ -194,12 +194,7 @@ def _rename(program: Any, block: Any, names: dict[str, str]) -> None:
     for value in program.inputs:
         value.name = names.get(value.name, value.name)
     for operation in block.operations:
-        for output in operation.outputs:
-            output.name = names.get(output.name, output.name)
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name" and binding.name in names:
-                    binding.name = names[binding.name]
+        rename_values(operation, names)
     outputs = [names.get(name, name) for name in block.outputs]
     del block.outputs[:]
     block.outputs.extend(outputs)

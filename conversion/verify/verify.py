@@ -141,7 +141,7 @@ def verify(
     options = options or VerifyOptions()
     _check_bundles(bundle, options, with_model=model is not None)
     if model is not None:
-        return verify_source(bundle, load_source(model, _encoder_choice(bundle)), options)
+        return _against(bundle, load_source(model, _encoder_choice(bundle)), options)
     config, golden = bundle.config(), bundle.manifest.golden
     text, record = read_golden(bundle.file(golden.path), golden, config.sides)
     return _compare(bundle, _Reference(config, None, text, record), options)
@@ -149,11 +149,15 @@ def verify(
 
 def verify_source(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     """`verify` against a network in memory."""
+    _check_bundles(bundle, options, with_model=True)
+    return _against(bundle, source, options)
+
+
+def _against(bundle: Bundle, source: ModelSource, options: VerifyOptions) -> VerifyReport:
     if source.config != bundle.config():
         raise BundleError(
             f"{bundle.path}: was made from a model with another configuration; give its own folder."
         )
-    _check_bundles(bundle, options, with_model=True)
     chosen = PROMPTS[: max(1, min(options.prompts, len(PROMPTS)))]
     options.say("running the torch network")
     text = text_inputs(source, chosen)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from mdm_apple import api
-from mdm_apple.apple_system import core_ai_chooses_units
+from mdm_apple.apple_system import require_units
 from mdm_apple.bundled_models import FORMATS, find_bundle, find_folder
 from mdm_apple.cli.model_options import FILE, Number
 from mdm_apple.cli.output import (
@@ -149,8 +149,8 @@ def _check(request: VerifyRequest) -> None:
         raise MdmError(
             "coreml: runs on macOS only; use reference, which runs a bundle on any system."
         )
-    if request.compute_units and runtime == "coreai" and not core_ai_chooses_units():
-        raise MdmError("compute-units: Core AI chooses units on macOS 27 only; leave them out.")
+    if request.compute_units and runtime == "coreai":
+        require_units()
     if runtime == "coreai" and request.precision == "fp32" and request.model is None:
         raise MdmError(
             "precision: fp32 packages of Core AI are made from the model folder; add --model NAME."

@@ -120,8 +120,7 @@ class BatchPlan:
     def __init__(
         self, dataset_len: int, batch_size: int, seed: int, held_out: Sequence[int] | Indices = ()
     ) -> None:
-        in_range("seed", seed, 0, MAX_SEED, error=DataError)
-        in_range("batch_size", batch_size, 1, error=DataError)
+        check_plan(batch_size, seed)
         self.batch_size = batch_size
         self.seed = seed
         self._pool = np.setdiff1d(np.arange(dataset_len), np.asarray(held_out, np.int64))
@@ -138,13 +137,7 @@ class BatchPlan:
 
     def indices(self, step: int, rows: Sequence[int] | Indices | None = None) -> Indices:
         """Data set indices (int64) of some rows of `step`, by default all."""
-        wanted = np.arange(self.batch_size) if rows is None else np.asarray(rows, np.int64)
-        if step < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.batch_size):
-            raise DataError(
-                f"rows: expected some of the {self.batch_size} rows of a step from 0 on, got "
-                f"{wanted.tolist()} of step {step}."
-            )
-        positions = step * self.batch_size + wanted
+        positions = step * self.batch_size + rows_of_step(self.batch_size, step, rows)
         epochs, within = np.divmod(positions, self.epoch_len)
         chosen = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -157,6 +150,23 @@ class BatchPlan:
         count = min(steps * self.batch_size, self.epoch_len)
         first = _epoch_order(self.epoch_len, self.seed, 0)[:count]
         return {int(index) for index in self._pool[first]}
+
+
+def check_plan(batch_size: int, seed: int) -> None:
+    """Refuse what no plan can have. Raises DataError."""
+    in_range("seed", seed, 0, MAX_SEED, error=DataError)
+    in_range("batch_size", batch_size, 1, error=DataError)
+
+
+def rows_of_step(batch_size: int, step: int, rows: Sequence[int] | Indices | None) -> Indices:
+    """The rows asked for, by default all. Raises DataError for rows that no step has."""
+    wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if step < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < batch_size):
+        raise DataError(
+            f"rows: expected some of the {batch_size} rows of a step from 0 on, got "
+            f"{wanted.tolist()} of step {step}."
+        )
+    return wanted
 
 
 def validation_rows(n: int, share: float, seed: int) -> Indices:

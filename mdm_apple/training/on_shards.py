@@ -9,6 +9,7 @@ import numpy as np
 from mdm_apple.config.types import Indices
 from mdm_apple.data.batches import BatchPlan, Plan, validation_rows
 from mdm_apple.data.dataset import DataError, Pictures, evenly_spread
+from mdm_apple.data.shards.index_files import is_index
 from mdm_apple.data.shards.plans import LanePlan, plan_of, shards_held_out
 from mdm_apple.data.shards.shard_pictures import ShardPictures, open_shards
 from mdm_apple.errors import ConfigError, MdmError
@@ -17,6 +18,11 @@ from mdm_apple.training.pictures import VALIDATION_PICTURES
 from mdm_apple.training.start import ANEW, Job
 
 LANES = "lanes"  # in training.json
+
+
+def index_of(job: Job) -> Path | None:
+    """The index of shards that a job names as its data; None for other data."""
+    return Path(job.data) if isinstance(job.data, str) and is_index(Path(job.data)) else None
 
 
 def pictures_of_index(job: Job, folder: Path) -> ShardPictures:

@@ -28,7 +28,6 @@ from mdm_apple.data.folder_tree import scan
 from mdm_apple.data.kinds import CLIPS, PICTURES
 from mdm_apple.data.open import names_folder, open_dataset
 from mdm_apple.data.read_picture import shown
-from mdm_apple.data.shards.index_files import is_index
 from mdm_apple.data.shards.shard_pictures import ShardPictures
 from mdm_apple.data.stills import MixedPlan, with_stills
 from mdm_apple.errors import MdmError
@@ -46,6 +45,7 @@ from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
 from mdm_apple.training.on_shards import (
     held_out,
+    index_of,
     lanes_noted,
     pictures_of_index,
     refuse_order,
@@ -118,7 +118,7 @@ def _with_advice(error: BadPictureError, job: Job, goes_on: bool) -> DataError:
     """The refusal of a bad picture, and how to find and to leave out all of them."""
     sentence = str(error).removesuffix(".")
     then = "go on with --resume" if goes_on else "start again"
-    if job.skip_bad or (isinstance(job.data, str) and is_index(Path(job.data))):
+    if job.skip_bad or index_of(job) is not None:
         return DataError(f"{sentence}, and {then}.")
     beside = job.pictures is not None and sentence.startswith(shown(Path(job.pictures).resolve()))
     folder = str(job.pictures if beside else job.data)
@@ -143,8 +143,8 @@ def unread_captions(
 
 def job_pictures(job: Job) -> Pictures:
     """The captioned pictures or clips that a job names; clips are decoded now, but only once."""
-    if isinstance(job.data, str) and is_index(Path(job.data)):
-        return pictures_of_index(job, Path(job.data))
+    if (index := index_of(job)) is not None:
+        return pictures_of_index(job, index)
     refuse_order(job)
     with tqdm(desc="decoding", unit="file", disable=job.quiet, delay=1) as bar:
 

@@ -21,12 +21,10 @@ from typing import Literal
 
 import numpy as np
 
-from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Indices
-from mdm_apple.data.batches import validation_rows
+from mdm_apple.data.batches import check_plan, rows_of_step, validation_rows
 from mdm_apple.data.dataset import DataError
 from mdm_apple.data.shards.permutation import Permutation
-from mdm_apple.diffusion.noise import MAX_SEED
 
 Order = Literal["lanes", "uniform", "folder"]
 
@@ -93,7 +91,7 @@ class LanePlan:
     def __init__(
         self, shards: _Shards, batch_size: int, seed: int, lanes: int | None = None
     ) -> None:
-        _check(batch_size, seed)
+        check_plan(batch_size, seed)
         self.batch_size = batch_size
         self._seed, self._shards = seed, shards
         self._of_lane = _dealt(shards.counts, batch_size, seed, lanes)
@@ -103,7 +101,7 @@ class LanePlan:
 
     def indices(self, step: int, rows: Sequence[int] | Indices | None = None) -> Indices:
         """Data set indices (int64) of some rows of `step`, by default all."""
-        wanted = _rows(self.batch_size, step, rows)
+        wanted = rows_of_step(self.batch_size, step, rows)
         return np.array([self._sample(step, int(row)) for row in wanted], np.int64)
 
     def _sample(self, step: int, row: int) -> int:
@@ -150,7 +148,7 @@ class UniformPlan:
     """See above."""
 
     def __init__(self, shards: _Shards, batch_size: int, seed: int) -> None:
-        _check(batch_size, seed)
+        check_plan(batch_size, seed)
         self.batch_size = batch_size
         self._seed, self._firsts, self._ends = seed, shards.firsts, np.cumsum(shards.counts)
         self._epoch = lru_cache(maxsize=4)(self._order)
@@ -159,7 +157,7 @@ class UniformPlan:
         """Data set indices (int64) of some rows of `step`, by default all."""
         count = int(self._ends[-1])
         places: list[int] = []
-        for row in _rows(self.batch_size, step, rows):
+        for row in rows_of_step(self.batch_size, step, rows):
             epoch, position = divmod(step * self.batch_size + int(row), count)
             places.append(self._epoch(epoch)(position))
         shards = np.searchsorted(self._ends, places, "right")
@@ -195,18 +193,3 @@ def _to_and_fro(order: Indices, lane: int, lanes: int) -> Indices:
     turns = np.arange(rounds)[:, None] * 2 * lanes + np.array([lane, 2 * lanes - 1 - lane])
     places = turns.reshape(-1)
     return order[places[places < len(order)]]
-
-
-def _check(batch_size: int, seed: int) -> None:
-    in_range("seed", seed, 0, MAX_SEED, error=DataError)
-    in_range("batch_size", batch_size, 1, error=DataError)
-
-
-def _rows(batch_size: int, step: int, rows: Sequence[int] | Indices | None) -> Indices:
-    wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    if step < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < batch_size):
-        raise DataError(
-            f"rows: expected some of the {batch_size} rows of a step from 0 on, got "
-            f"{wanted.tolist()} of step {step}."
-        )
-    return wanted
