@@ -469,10 +469,10 @@ def convert(
     overwrite: bool = False,
     say: Say = _silent,
 ) -> Bundle:
-    """Make a Core ML bundle from a model folder. Raises MdmError.
+    """Make a Core ML or Core AI bundle from a model folder. Raises MdmError.
 
     Args:
-        options: layout, oldest system, kind of layers, largest package.
+        options: layout, oldest system, kind of layers, largest package, format.
         text_encoder: "auto" packs one that is small or was trained with the model, "yes" any,
             "no" none.
     """

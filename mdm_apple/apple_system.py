@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
 
 from mdm_apple.errors import MdmError
 
-FIRST_WITH_CORE_AI = 27
+# The kernel's release, since macOS tells a Python that was built before macOS 26 that it is 16.
+# Darwin 25 is macOS 26.
+FIRST_DARWIN_WITH_CORE_AI = 26
 
 
 def core_ai_chooses_units() -> bool:
@@ -15,7 +17,9 @@ def core_ai_chooses_units() -> bool:
 
     On older ones and on Linux, the runtime of Apple's wheels interprets packages on one thread.
     """
-    return sys.platform == "darwin" and major_version(platform.mac_ver()[0]) >= FIRST_WITH_CORE_AI
+    return (
+        sys.platform == "darwin" and major_version(os.uname().release) >= FIRST_DARWIN_WITH_CORE_AI
+    )
 
 
 def require_units() -> None:

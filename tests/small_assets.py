@@ -50,7 +50,7 @@ def program_of(
     outputs: Sequence[str] = ("y",),
 ) -> Any:
     """A program (`coreai.authoring.AIProgram`) with modules and example inputs as functions."""
-    with quiet():
+    with quiet("coreai_torch"):
         from coreai_torch import TorchConverter, get_decomp_table
 
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)

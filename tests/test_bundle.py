@@ -259,6 +259,8 @@ def test_readme_says_in_plain_words_what_the_folder_is(
         assert f"| `{package.path}` | {package.bytes / 1e6:.1f} | 16 bits |" in plain
     told = [line.strip() for line in plain.splitlines() if line.startswith("    mdm ")]
     assert [line.split()[1] for line in told] == ["sample", "verify"]
+    assert "pip install 'mdm-apple[convert]'" in plain
+    assert "On a Mac add `--backend coreml`" in plain
     for line in told:  # commands that exist, with options that they have
         name, *options = shlex.split(line)[1:]
         command = group.get_command(click.Context(group), name)
@@ -277,6 +279,9 @@ def test_readme_of_other_bundles_says_what_these_need(tiny_bundle: Bundle) -> No
     assert "--features FILE --sampler student --steps 1 --out" in readme(other)
     assert "Licence of the weights: CC-BY-4.0" in readme(other)
     assert "It takes no prompts." in readme(dataclasses.replace(manifest, text=None))
+    core_ai = readme(dataclasses.replace(manifest, format="coreai"))
+    assert "pip install 'mdm-apple[coreai]'" in core_ai
+    assert "On a Mac add `--backend coreai`" in core_ai
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ pytestmark = [needs_coreai, pytest.mark.slow, pytest.mark.timeout(3600)]
 SIDES = (1024, 256, 64)
 FLOORS: dict[ExecutorPrecision, float] = {"fp32": 100.0, "fp16": 55.0}
 # Outside macOS, Apple's runtime adds up the numbers of a plain group norm one by one. Two million
-# fp32 numbers then cost 60 dB: 98 dB at 1024 px, where the layers for the Neural Engine keep 156.
-ONE_BY_ONE = 90.0
+# fp32 numbers then cost 60 dB: 96 dB at 1024 px, where the layers for the Neural Engine keep 156.
+ONE_BY_ONE = 95.0
 # What is added to one weight of a twin. That moves one of C channels by about as much, so all of
 # them by that over the root of C, where the peak is about 5: large enough to be seen at each floor.
 # At 64 px, where C is largest, the twins are at 31 to 46 dB in fp16, and 70 to 86 in fp32.

@@ -140,7 +140,7 @@ class Careless(nn.Module):
 def test_lint_names_what_a_careless_program_does(tmp_path: Path) -> None:
     path = tmp_path / "careless.aimodel"
     inputs = torch.zeros(2, 1, 2, 1, 2, 2), torch.zeros(2, 1, 2, 1, 2, 2, dtype=torch.int32)
-    with quiet():
+    with quiet("coreai_torch"):
         from coreai_torch import TorchConverter, get_decomp_table
 
         batch = torch.export.Dim("batch", min=2, max=8)

@@ -9,11 +9,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from bundle_cache import converted
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from coreai_wheels import needs_coreai
 
 from mdm_apple.cli.bench_command import command
@@ -62,7 +63,7 @@ def test_a_plan_alternates_units_and_bundles_over_rounds(
                 assert sum(c.repetitions for c in mine) >= least
                 assert len(mine) == (1 if kind == "sustained" else ROUNDS)
     assert len({c.id for c in cells}) == len(cells)
-    assert all(minutes(c, bundles[0]) > 0 for c in cells)
+    assert all((minutes(c, bundles[0]) or 0) > 0 for c in cells)
 
 
 def test_steps_that_a_bundle_does_not_take_are_refused(tiny_bundle: Bundle) -> None:
@@ -302,6 +303,31 @@ def test_a_core_ai_bundle_is_measured_by_the_command(core_ai: Bundle, tmp_path: 
     assert records[1]["quality"]["prediction_psnr"] >= 55
     row = table("r", read_results(out)).splitlines()[-1].split("|")
     assert row[9].strip() == "not measured"  # the share on the Neural Engine
+
+
+@needs_coreai
+def test_a_plan_for_core_ai_names_no_minutes_and_needs_macos_27(
+    core_ai: Bundle, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(*more: str) -> Result:
+        return CliRunner().invoke(command, ["device", "--plan", str(core_ai.path), *more])
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release="25.4.0"))
+    refused = planned()
+    assert isinstance(refused.exception, MdmError)
+    assert "Core AI is a part of macOS 27" in str(refused.exception)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release="26.0.0"))
+    *cells, total = planned().stdout.splitlines()
+    assert len(cells) == 4 * (2 * ROUNDS + 1)
+    assert all(line.startswith("not estimated") for line in cells)
+    assert total == "20 cells, not estimated, nothing measured"
+    assert (
+        planned(str(tiny_bundle.path))
+        .stdout.splitlines()[-1]
+        .endswith("20 not estimated, nothing measured")
+    )
+    assert "leave the option out" in str(planned("--precision", "fp32").exception)
 
 
 @needs_coreai

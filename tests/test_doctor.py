@@ -54,6 +54,21 @@ def test_of_equally_fast_bundles_the_smallest_is_taken() -> None:
     assert best.bundle == "big"
 
 
+def test_of_equally_fast_formats_core_ml_is_taken() -> None:
+    """It runs on more systems, even where its packages are a little larger."""
+    cells = [
+        cell("ml", seconds=1.02, size=51),
+        cell("ai", seconds=1.0, size=50, engine="coreai", format="coreai"),
+    ]
+    best = advise(cells).best
+    assert best is not None
+    assert best.bundle == "ml"
+    cells[0] = cell("ml", seconds=1.2, size=51)
+    best = advise(cells).best
+    assert best is not None
+    assert best.bundle == "ai"
+
+
 def test_a_silent_fallback_to_the_cpu_is_named_and_not_recommended() -> None:
     cells = [
         cell("a", "cpuAndNeuralEngine", seconds=0.5),

@@ -12,14 +12,21 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_server import CommandServer, command_server
+from device_records import cell
 from hidden_packages import hiding_path, run_without
+from small import random_state
 
+from mdm_apple.cli import COMMANDS
+from mdm_apple.config.presets import preset
 from mdm_apple.conversion.bundle.folder import Bundle
+from mdm_apple.conversion.device.results import append
 from mdm_apple.conversion.run.serve_frames import pack_tensor, pack_text, read_frame
 
 SENTENCE = "pip install 'mdm-apple[coreai]', or leave out --format coreai."
@@ -72,34 +79,137 @@ def bundle(
     return folder / "tiny.bundle"
 
 
+@dataclass(frozen=True)
+class Given:
+    """Folders for a command: a model, its bundle, captioned pictures, and an Apple checkpoint."""
+
+    model: Path
+    bundle: Path
+    pictures: Path
+    pth: Path
+
+
 SAMPLE = ["sample", "a cat", "--steps", "1", "--out", "cat.png"]
-# By name: the words for a model and a bundle, and a file that they leave.
-OTHERS: dict[str, tuple[Callable[[Path, Path], list[str | Path]], str | None]] = {
-    "verify": (lambda model, bundle: ["verify", bundle, "--model", model, "--prompts", "1"], None),
-    "inspect a bundle": (lambda model, bundle: ["inspect", bundle], None),
-    "inspect a package": (lambda model, bundle: ["inspect", bundle / "denoiser.mlpackage"], None),
-    "inspect a model": (lambda model, bundle: ["inspect", model], None),
+FEW = ["--steps", "1", "--batch-size", "2"]
+# By name: the words of a command, and a file that it leaves.
+OTHERS: dict[str, tuple[Callable[[Given], list[str | Path]], str | None]] = {
+    "data": (lambda given: ["data", "check", given.pictures], None),
+    "shards": (
+        lambda given: ["shards", "pack", given.pictures, "--samples", "8", "--out", "shards"],
+        "shards/000000.tar",
+    ),
+    "train": (
+        lambda given: [
+            *("train", "--preset", "tiny", "--data", given.pictures, *FEW, "--out", "run")
+        ],
+        "run/model.safetensors",
+    ),
+    "distill": (
+        lambda given: [
+            *("distill", "--teacher", given.model, "--captions", "captions.txt", *FEW),
+            *("--out", "student"),
+        ],
+        "student/model.safetensors",
+    ),
+    "sample a model": (lambda given: [*SAMPLE, "--model", given.model], "cat.png"),
+    "sample a bundle": (lambda given: [*SAMPLE, "--model", given.bundle], "cat.png"),
+    "import": (
+        lambda given: ["import", given.pth, "--preset", "tiny", "--out", "imported"],
+        "imported/model.safetensors",
+    ),
+    "export": (lambda given: ["export", given.model, "--out", "small"], "small/config.json"),
+    "embed": (
+        lambda given: ["embed", "--model", given.model, "--prompt", "a cat", "--out", "f.features"],
+        "f.features",
+    ),
     "palettize": (
-        lambda model, bundle: ["palettize", bundle, "--bits", "4", "--out", "four.bundle"],
+        lambda given: ["palettize", given.bundle, "--bits", "4", "--out", "four.bundle"],
         "four.bundle/manifest.json",
     ),
-    "sample a model": (lambda model, bundle: [*SAMPLE, "--model", model], "cat.png"),
-    "sample a bundle": (lambda model, bundle: [*SAMPLE, "--model", bundle], "cat.png"),
-    "bench device": (lambda model, bundle: ["bench", "device", bundle, "--plan"], None),
-    "export": (lambda model, bundle: ["export", model, "--out", "small"], "small/config.json"),
+    "verify": (
+        lambda given: ["verify", given.bundle, "--model", given.model, "--prompts", "1"],
+        None,
+    ),
+    "evaluate": (
+        lambda given: [
+            *("evaluate", "--model", given.model, "--data", given.pictures),
+            *("--count", "4", "--steps", "1"),
+        ],
+        None,
+    ),
+    "inspect a bundle": (lambda given: ["inspect", given.bundle], None),
+    "inspect a package": (lambda given: ["inspect", given.bundle / "denoiser.mlpackage"], None),
+    "inspect a model": (lambda given: ["inspect", given.model], None),
+    "bench device": (lambda given: ["bench", "device", given.bundle, "--plan"], None),
 }
+ELSEWHERE = {
+    "convert": "makes the bundle of these tests",
+    "index": "needs shards first: test_shards_are_indexed_without_them",
+    "run": "test_a_package_runs_without_them",
+    "serve-bundle": "test_a_bundle_is_served_without_them",
+    "doctor": "test_results_are_read_without_them",
+    "fetch": "test_a_download_is_tried_without_them",
+    "demo": "takes minutes; it asks has_coreai, and calls the commands above",
+}
+
+
+@pytest.mark.unit
+def test_every_command_is_tried() -> None:
+    assert {name.split()[0] for name in OTHERS} | set(ELSEWHERE) == set(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def given(
+    bundle: Path, model_folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Given:
+    weights = random_state(preset("tiny").model)
+    pth = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, pth)
+    return Given(model_folder, bundle, pictures, pth)
 
 
 @pytest.mark.bundle
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_commands_do_not_need_them(
-    server: CommandServer, bundle: Path, model_folder: Path, tmp_path: Path, name: str
+    server: CommandServer, given: Given, tmp_path: Path, name: str
 ) -> None:
+    (tmp_path / "captions.txt").write_text("a cat\na dog\n")
     words, made = OTHERS[name]
-    done = server.ask(words(model_folder, bundle), tmp_path)
+    done = server.ask(words(given), tmp_path)
     assert done.code == 0, done.stderr
     assert "coreai" not in done.stderr
     assert made is None or (tmp_path / made).is_file(), list(tmp_path.rglob("*"))
+
+
+@pytest.mark.bundle
+def test_shards_are_indexed_without_them(
+    server: CommandServer, pictures: Path, tmp_path: Path
+) -> None:
+    for words in (
+        ["shards", "pack", pictures, "--out", "shards"],
+        ["index", "shards", "--out", "all.index"],
+    ):
+        done = server.ask(words, tmp_path)
+        assert done.code == 0, done.stderr
+    assert (tmp_path / "all.index").is_dir()
+
+
+@pytest.mark.bundle
+def test_results_are_read_without_them(server: CommandServer, tmp_path: Path) -> None:
+    append(tmp_path / "mac.jsonl", cell())
+    done = server.ask(["doctor", "mac.jsonl"], tmp_path)
+    assert done.code == 0, done.stderr
+    assert "a.bundle" in done.stdout
+
+
+@pytest.mark.bundle
+def test_a_download_is_tried_without_them(server: CommandServer, given: Given) -> None:
+    """There is nothing to download from; that is all it says."""
+    folder = given.pth.parent
+    done = server.ask(["fetch", "text-encoder", "--out", "no-model"], folder)
+    assert done.code == 1
+    assert "no-model" in done.stderr
+    assert "coreai" not in done.stderr
 
 
 @pytest.mark.bundle

@@ -13,6 +13,7 @@ _SYSTEMS = {
     "iOS26": "iOS 26 or macOS 26",
     "iOS27": "iOS 27 or macOS 27",
 }
+_EXTRAS = {"coreml": "convert", "coreai": "coreai"}
 _OFTEN = {"text": "once per prompt", "prompt": "once per prompt", "step": "once per step"}
 
 
@@ -37,12 +38,12 @@ def readme(manifest: Manifest) -> str:
             "",
             "## Try it",
             "",
-            "    pip install 'mdm-apple[convert]'",
+            f"    pip install 'mdm-apple[{_EXTRAS[manifest.format]}]'",
             f"    mdm sample --model THIS_FOLDER {_request(manifest)}--out {out}",
             "    mdm verify THIS_FOLDER",
             "",
-            "On a Mac add `--backend coreml` to the first. In an app: the Swift package "
-            "MatryoshkaDiffusion of mdm-apple takes the folder as it is.",
+            f"On a Mac add `--backend {manifest.format}` to the first. In an app: the Swift "
+            "package MatryoshkaDiffusion of mdm-apple takes the folder as it is.",
             "",
             "## What is inside",
             "",

@@ -58,7 +58,7 @@ def lower(
     writes, to the last digits: the numbers in the code, an epsilon say, are rounded to fp16, and a
     group norm is followed by a batch norm, which adds an epsilon of its own.
     """
-    with quiet():
+    with quiet("coreai_torch"):
         from coreai_torch import TorchConverter, get_decomp_table
 
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)  # no source paths

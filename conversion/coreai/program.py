@@ -97,7 +97,7 @@ def read_program(path: Path) -> Any:
 
     Raises MissingPackageError if Core AI's packages are missing.
     """
-    with quiet():
+    with quiet("coreai.authoring.asset"):
         from coreai.authoring.asset import AIModelAsset
 
         return AIModelAsset.load(path).program

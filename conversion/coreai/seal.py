@@ -32,7 +32,10 @@ def save_sealed(program: Any, path: Path, license_text: str | None) -> None:
         raise ConversionError(f"{path.name}: cannot be written; {system_reason(error)}") from error
     except RuntimeError as error:
         said = (str(error.__cause__ or error).strip().splitlines() or ["nothing"])[0]
-        raise ConversionError(f"{path.name}: Apple's packages do not save it ({said}).") from error
+        raise ConversionError(
+            f"{path.name}: Apple's packages cannot save it ({said}); leave out --format coreai, "
+            "and report this with the model's config.json."
+        ) from error
     metadata: dict[str, Any] = json.loads((path / METADATA).read_text(encoding="utf-8"))
     metadata.pop("creationDate", None)
     metadata["license"] = license_text or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Generator
@@ -11,18 +12,21 @@ from mdm_apple.errors import MissingPackageError, require_coreai
 
 
 @contextlib.contextmanager
-def quiet() -> Generator[None]:
+def quiet(package: str) -> Generator[None]:
     """Neither warnings about versions nor lines on stdout for the length of the block.
 
-    Raises MissingPackageError if the packages are missing, or cannot be loaded here.
+    Args:
+        package: what the block imports from.
+    Raises MissingPackageError if it is missing, or cannot be loaded here.
     """
     require_coreai()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
-            yield
+            importlib.import_module(package)
         except ImportError as error:
             raise cannot_be_loaded(str(error)) from None
+        yield
 
 
 def cannot_be_loaded(reason: str) -> MissingPackageError:

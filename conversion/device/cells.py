@@ -28,11 +28,10 @@ ROUNDS = 2
 PACKAGE_REPETITIONS, PICTURE_REPETITIONS, SUSTAINED_PICTURES = 30, 10, 10
 
 # operations per second for a plan's minutes: a cautious guess, not a claim about any device
-_PACE: dict[Units, float] = {"executor": 10e9, "interpreter": 1e9, "cpuOnly": 50e9}
+_PACE: dict[Units, float] = {"executor": 10e9, "cpuOnly": 50e9}
 _PACE_ELSEWHERE = 200e9
 _LOAD_MINUTES: dict[Units, float] = {
     "executor": 0.05,
-    "interpreter": 0.05,
     "cpuOnly": 0.1,
     "cpuAndGPU": 0.3,
 }
@@ -132,15 +131,18 @@ def _check_steps(bundle: Bundle, steps: Iterable[int]) -> None:
             )
 
 
-def minutes(cell: Cell, bundle: Bundle) -> float:
+def minutes(cell: Cell, bundle: Bundle) -> float | None:
     """Planning estimate: counted operations at a cautious pace, plus loading.
 
-    The operations of Core AI packages are not counted, so theirs is the loading alone.
+    None for Core AI, whose operations are not counted.
     """
     flops = {"text": 0, "prompt": 0, "step": 0}
     packages = [p for p in bundle.manifest.packages if _in_full_nest(bundle, p.side)]
     for info in packages:
-        flops[info.phase] += flops_of(bundle, info) or 0
+        counted = flops_of(bundle, info)
+        if counted is None:
+            return None
+        flops[info.phase] += counted
     prompt = flops["text"] + flops["prompt"]
     evaluations = 1 if cell.kind == "packages" else sum(cell.steps) * cell.evaluations
     pictures = 1 if cell.kind == "packages" else len(cell.steps)

@@ -114,7 +114,11 @@ def advise(records: Sequence[Record], least_psnr: float = LEAST_PSNR) -> Advice:
     compared = [c for c in fit if steps in c.seconds]
     fastest = min(statistics.median(c.seconds[steps]) for c in compared)
     near = [c for c in compared if statistics.median(c.seconds[steps]) <= ABOUT * fastest]
-    best = min(near, key=lambda c: (c.bytes, statistics.median(c.seconds[steps])))
+    # equally fast: Core ML runs on more systems, then the smaller download
+    best = min(
+        near,
+        key=lambda c: (c.format != "coreml", c.bytes, statistics.median(c.seconds[steps])),
+    )
     return Advice(best, _reason(best, compared, steps), tuple(notes), False)
 
 

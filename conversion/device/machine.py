@@ -40,8 +40,10 @@ def commit() -> str | None:
 
 def _os_version() -> str:
     if sys.platform == "darwin":
+        # Python's own answer may be 16 on macOS 26
+        found = _said("sw_vers", "-productVersion") or platform.mac_ver()[0]
         build = _said("sw_vers", "-buildVersion")
-        return f"{platform.mac_ver()[0]} ({build})" if build else platform.mac_ver()[0]
+        return f"{found} ({build})" if build else found
     return platform.release()
 
 

@@ -27,7 +27,14 @@ from ..errors import BundleError
 from ..execute import Range, Watch
 from ..run.packages import Denoiser, Load, default_load, executor
 from ..source.model import ModelSource, load_source
-from ..source.trajectory import PROMPTS, TextInputs, Trajectory, record_trajectory, text_inputs
+from ..source.trajectory import (
+    PROMPTS,
+    Predict,
+    TextInputs,
+    Trajectory,
+    record_trajectory,
+    text_inputs,
+)
 from .formats import check_other_format, rows_of_formats
 from .fp32 import Fp32Packages
 from .ladder import (
@@ -50,7 +57,7 @@ from .ladder import (
 )
 from .parts import rows_against_torch, same_parts
 
-GUIDED_STEPS = 15  # of Core AI's guided pictures, as an app would draw them
+GUIDED_STEPS = 15  # for a Core AI bundle, as an app would draw its pictures
 
 
 @dataclass(frozen=True)
@@ -322,25 +329,29 @@ def _guided_rung(
     options.say("a guided trajectory")
     both = None if text is None else text_inputs(source, PROMPTS[:2])
     given, null = (network_predict(source, source.net, both, p) for p in range(2))
-    coreai = denoiser.bundle.manifest.format == "coreai"
-    steps = GUIDED_STEPS if coreai else None
-    wanted = guided_pictures(source.config, given, null, steps)
-    got = _guided(denoiser, source.config, both, steps)
-    if coreai:  # as an app shows them: a few pixels leave the range and diverge there
-        wanted, got = ([np.clip(x, -1, 1) for x in pictures] for pictures in (wanted, got))
+    wanted = _guided_as_shown(denoiser.bundle, given, null)
+    got = _guided(denoiser, both)
     floor = FLOOR_PICTURES if is_fp16(denoiser.bundle) else None
     by_side = picture_rows(source.config.sides, wanted, got)
     return Rung("guided pictures", "network", None, (), floor, by_side)
 
 
-def _guided(
-    denoiser: Denoiser, config: ModelConfig, both: TextInputs | None, steps: int | None = None
-) -> list[Floats]:
+def _guided(denoiser: Denoiser, both: TextInputs | None) -> list[Floats]:
+    """Guided pictures by the packages of a bundle."""
     given, null = (
         bundle_predict(denoiser, denoiser.condition(text_of(denoiser.bundle, both, p)))
         for p in range(2)
     )
-    return guided_pictures(config, given, null, steps)
+    return _guided_as_shown(denoiser.bundle, given, null)
+
+
+def _guided_as_shown(bundle: Bundle, given: Predict, null: Predict) -> list[Floats]:
+    """Guided pictures by any predictions, so many steps and as much clipped as its format wants."""
+    if bundle.manifest.format == "coreml":
+        return guided_pictures(bundle.config(), given, null)
+    made = guided_pictures(bundle.config(), given, null, GUIDED_STEPS)
+    # as an app shows them: a few pixels leave the range and diverge there
+    return [np.clip(x, -1, 1) for x in made]
 
 
 def _compressed_rung(
@@ -358,9 +369,8 @@ def _compressed_rung(
     wanted = _answers(plain, text, record, {}, options.say)
     rows = worst_rows(bundle.sides, record, wanted, answers)
     by_side: dict[int, float] = {}
-    config = bundle.config()
-    if config.distilled is None and (text is None or len(text.mask) > 1):
-        both = [_guided(d, config, text) for d in (plain, denoiser)]
+    if bundle.config().distilled is None and (text is None or len(text.mask) > 1):
+        both = [_guided(d, text) for d in (plain, denoiser)]
         by_side = picture_rows(bundle.sides, *both)
     return Rung(
         bundle.manifest.variant, "fp16 packages", floor_of(bundle), tuple(rows), None, by_side

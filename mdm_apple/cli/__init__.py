@@ -22,7 +22,7 @@ COMMANDS = {
     "fetch": "Download one of Apple's checkpoints and import it.",
     "export": "Write a trained model for shipping: averaged weights only, in 16 bits.",
     "embed": "Compute text features once, for training or for apps.",
-    "convert": "Make a Core ML bundle from a model folder.",
+    "convert": "Make a Core ML or Core AI bundle from a model folder.",
     "palettize": "Compress the weights of a bundle.",
     "verify": "Prove a bundle against the model it came from.",
     "evaluate": "Score a model's pictures against real ones.",

@@ -19,7 +19,7 @@ from mdm_apple.errors import MdmError, require_installed
 
 if TYPE_CHECKING:
     from benchmarks.suites import Entry
-    from mdm_apple.conversion.device.cells import Units
+    from mdm_apple.conversion.device.cells import Cell, Units
 
 # in the order in which they are measured
 UNITS: tuple[ComputeUnits, ...] = ("cpuAndNeuralEngine", "cpuAndGPU", "all", "cpuOnly")
@@ -299,6 +299,11 @@ def device(request: DeviceRequest, output: Output) -> None:
             raise MdmError(
                 f"{named}: Core AI is a part of macOS 27; measure it there, or leave it out."
             )
+        if named.format == "coreai" and request.precision == "fp32":
+            raise MdmError(
+                f"precision: fp32 is for Core ML bundles without a Mac, and {named} is for Core "
+                "AI; leave the option out."
+            )
     from mdm_apple.conversion.device.cells import Demand, minutes, plan
     from mdm_apple.conversion.device.run import run_plan
 
@@ -314,11 +319,7 @@ def device(request: DeviceRequest, output: Output) -> None:
     )
     cells, by_digest = plan(bundles, demand), {b.manifest.digest: b for b in bundles}
     if request.out is None or request.only_plan:
-        each = [minutes(cell, by_digest[cell.digest]) for cell in cells]
-        lines = [f"{m:6.1f} min  {c.bundle}: {c.id}" for c, m in zip(cells, each, strict=True)]
-        lines.append(f"{len(cells)} cells, about {sum(each):.0f} minutes, estimated, not measured")
-        found = [{"id": c.id, "minutes": m} for c, m in zip(cells, each, strict=True)]
-        output.result({"cells": found}, "\n".join(lines))
+        _show_plan([(cell, minutes(cell, by_digest[cell.digest])) for cell in cells], output)
         return
     if "executor" in units:
         output.say("no Apple system here: what stands in proves the harness only")
@@ -335,6 +336,22 @@ def device(request: DeviceRequest, output: Output) -> None:
     output.result(result, f"{len(records)} cells measured, {len(failed)} failed: {request.out}")
     if failed:
         raise SystemExit(1)
+
+
+def _show_plan(cells: list[tuple[Cell, float | None]], output: Output) -> None:
+    """Name the cells in running order, each with its estimate or None."""
+    lines = [
+        f"{'not estimated' if m is None else f'{m:9.1f} min'}  {c.bundle}: {c.id}" for c, m in cells
+    ]
+    known = [m for _, m in cells if m is not None]
+    rest = f", and {len(cells) - len(known)} not estimated" if len(known) < len(cells) else ""
+    lines.append(
+        f"{len(cells)} cells, about {sum(known):.0f} minutes{rest}, nothing measured"
+        if known
+        else f"{len(cells)} cells, not estimated, nothing measured"
+    )
+    found = [{"id": c.id, "minutes": m} for c, m in cells]
+    output.result({"cells": found}, "\n".join(lines))
 
 
 def _checkout() -> None:

@@ -119,8 +119,9 @@ def command(request: VerifyRequest, output: Output) -> None:
     """Prove a bundle against the model it came from; exit 1 below a floor.
 
     With --model, three things are compared with the network: its layers for the Neural Engine, the
-    packages, and guided pictures. The PSNR of predictions is 20 log10(largest |value| / RMSE), for
-    the worst prompt at each level and noise; the PSNR of pictures has a peak of 2.
+    packages, and guided pictures. For Core AI, also each package with its part of the network. The
+    PSNR of predictions is 20 log10(largest |value| / RMSE), for the worst prompt at each level and
+    noise; the PSNR of pictures has a peak of 2.
     """
     _check(request)
     reports = _verify(request, output)

@@ -20,6 +20,7 @@ struct StartView: View {
 
   var body: some View {
     if let opened, isMeasuring {
+      if let remark { Text(remark).font(.footnote) }
       BenchmarkView(bundle: opened.bundle, runtime: opened.runtime, units: units)
     } else if let opened {
       if let remark { Text(remark).font(.footnote) }
@@ -70,6 +71,7 @@ struct StartView: View {
       failure = error.localizedDescription
     }
   }
+
   private func coreMLRuntime(_ bundle: BundleFolder) async throws -> any PackageRuntime {
     let base = URL.applicationSupportDirectory.appending(path: "compiled")
     let models = CompiledModels(bundle: bundle, base: base)
@@ -84,7 +86,11 @@ struct StartView: View {
         let runtime = try CoreAIRuntime(bundle: bundle, computeUnits: units)
         try await runtime.prepare()
         // Once per device, system and bundle would do.
-        remark = try await runtime.selfTest().remark
+        let found = try await runtime.selfTest()
+        // The benchmark names the units that ran, which may be others than those asked for.
+        units = found.attempts.last?.units ?? units
+        let said = await [found.remark].compactMap { $0 } + runtime.remarks
+        remark = said.isEmpty ? nil : said.joined(separator: " ")
         return runtime
       }
     #endif
