@@ -92,6 +92,22 @@ def test_animations_are_read_by_their_durations(
     assert shown_frames(found) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "fps", "milliseconds"),
+    [
+        (".webp", 30.0, [33, 34, 33] * 2),
+        (".png", 30.0, [33, 34, 33] * 2),
+        (".gif", 15.0, [70, 60, 70] * 2),
+    ],
+)
+def test_a_clock_of_whole_ticks_repeats_no_frame(
+    process: Decoders, tmp_path: Path, suffix: str, fps: float, milliseconds: list[int]
+) -> None:
+    """The times of frames are rounded to 1 or 10 ms; none is too late for that."""
+    path = animation(tmp_path / f"a{suffix}", gray(6), milliseconds)
+    assert shown_frames(process.decode(path, Wanted(2 * SIDE, 4, fps, 8))) == [0, 1, 2, 3]
+
+
 def test_a_frame_of_no_duration_lasts_as_in_browsers(process: Decoders, tmp_path: Path) -> None:
     path = tmp_path / "hurried.gif"
     path.write_bytes(gif((8, 8), 10, 0))

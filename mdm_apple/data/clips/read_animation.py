@@ -22,6 +22,13 @@ from mdm_apple.data.clips.limits import (
 from mdm_apple.data.clips.sample_times import Shown
 from mdm_apple.data.read_picture import centre_square
 
+# Half a tick of each format's clock in milliseconds, within which two times are equal: at 30 frames
+# a second, the third one of a WebP begins after 67 ms. PNG has fractions; writers use thousandths.
+SLACK: dict[Container, Fraction] = {
+    "gif": Fraction(5),
+    "webp": Fraction(1, 2),
+    "png": Fraction(1, 2),
+}
 HURRIED, INSTEAD = 10, 100  # milliseconds: browsers show a frame of 10 or less for 100
 
 
@@ -42,6 +49,7 @@ class Animation:
             raise too_large() from None
         except UnidentifiedImageError:
             raise UnfitFileError("it cannot be decoded (its header is damaged)") from None
+        self._slack = SLACK[container] / 1000
         self.size = self._image.size
         check_size(*self.size)
         self._count = int(getattr(self._image, "n_frames", 1))
@@ -62,7 +70,7 @@ class Animation:
             duration = self._image.info.get("duration", 0)
             stop = start + Fraction(duration if duration > HURRIED else INSTEAD) / 1000
             check_length(float(stop))
-            yield Shown(self._image.copy(), start, stop)
+            yield Shown(self._image.copy(), start, stop, self._slack)
             start = stop
 
     def square(self, picture: Image.Image, side: int) -> Pixels:
