@@ -300,7 +300,7 @@ def test_a_core_ai_bundle_is_measured_by_the_command(core_ai: Bundle, tmp_path: 
         assert (record["status"], record["reason"]) == ("measured", None)
         assert (record["engine"], record["format"]) == ("interpreter", "coreai")
         assert record["peak_bytes"] > 200e6
-    assert records[1]["quality"]["prediction_psnr"] >= 55
+    assert records[1]["quality"]["prediction_psnr"] >= 50
     row = table("r", read_results(out)).splitlines()[-1].split("|")
     assert row[9].strip() == "not measured"  # the share on the Neural Engine
 

@@ -103,7 +103,7 @@ Examples:
     "--floor",
     type=Number(0, 200),
     metavar="DB",
-    help="Lowest PSNR to accept. Default: 60 for fp16 weights, 55 in Core AI; 30, 20, 8, 4, 0 for "
+    help="Lowest PSNR to accept. Default: 60 for fp16 weights, 50 in Core AI; 30, 20, 8, 4, 0 for "
     "8, 6, 4, 3, 2 bits.",
 )
 @click.option(
@@ -231,10 +231,11 @@ def _table(report: VerifyReport) -> str:
 def _rung_lines(rung: Rung) -> list[str]:
     floors = {"": rung.floor, "pictures ": rung.picture_floor}
     demanded = [f"{what}floor {f:g} dB" for what, f in floors.items() if f is not None]
+    if not demanded:
+        demanded = ["a floor for each"] if rung.parts else ["no floor"]
     verdict = "passed" if rung.passed else "FAILED"
     return [
-        f"{rung.candidate}, against the {rung.reference}: {verdict}, "
-        f"{', '.join(demanded) or 'no floor'}",
+        f"{rung.candidate}, against the {rung.reference}: {verdict}, {', '.join(demanded)}",
         *(f"{r.side:5d} {r.t:5d} {r.psnr:8.2f} {r.snr:8.2f}" for r in rung.rows),
         *(f"picture {side}: {value:.2f} dB" for side, value in rung.picture_psnr.items()),
         *(f"{p.psnr:8.2f}  {p.package}, floor {p.floor:g} dB ({p.output})" for p in rung.parts),
