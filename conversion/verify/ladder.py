@@ -50,7 +50,7 @@ from .parts import PartRow
 FLOOR_REWRITE = 70.0  # dB; fp32 rounding in a different order gives about 110
 FLOOR_FP16 = 60.0  # reached by trained fp16 packages in fp16-storage execution
 # Apple's interpreter rounds between operations that the executor fuses, and adds up products of
-# matrices in fp16: the text encoder of the emoji model then leaves 54.8 dB at high noise.
+# matrices in fp16: the text encoder of the student of the box then leaves 52.7 dB at pure noise.
 FLOOR_COREAI = 50.0
 FLOOR_PICTURES = 40.0  # for an fp16 bundle's guided pictures
 GUIDANCE = 3.0
