@@ -35,7 +35,10 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_is_saved_and_resumed_to_where_an_undisturbed_run_ends(
     config_file: Path, pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -45,7 +48,7 @@ def test_a_stopped_run_is_saved_and_resumed_to_where_an_undisturbed_run_ends(
     with started(asked) as process:
         assert wait_until(lambda: lines_logged(out) >= 2, process)
         process.send_signal(number)
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=120) == 75
         assert process.stderr is not None
         said = process.stderr.read()
     done = json.loads((out / "training.json").read_text())["step"]
@@ -62,20 +65,6 @@ def test_a_stopped_run_is_saved_and_resumed_to_where_an_undisturbed_run_ends(
     assert hashes(out) == hashes(whole)
     assert logged(out) == logged(whole)
     assert list(logged(out)) == list(range(done + 2))
-
-
-def test_two_processes_learn_what_one_does_with_the_whole_batch(
-    config_file: Path, pictures: Path, tmp_path: Path
-) -> None:
-    """The first 20 losses, to 1e-5."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    one, two = tmp_path / "one", tmp_path / "two"
-    for out, how in ((one, ()), (two, launcher)):
-        done = finish(arguments(config_file, pictures, out, 20), how)
-        assert done.returncode == 0, done.stderr
-    alone, together = logged(one), logged(two)
-    assert list(alone) == list(together) == list(range(20))
-    assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5)
 
 
 def test_a_bad_picture_of_another_process_costs_no_step_before_it(
@@ -103,10 +92,10 @@ def test_a_bad_picture_of_another_process_costs_no_step_before_it(
 def test_processes_that_cannot_share_a_batch_are_refused_in_one_sentence(
     config_file: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    asked = arguments(config_file, pictures, tmp_path / "out", 1, "--accumulate", "3")
+    asked = arguments(config_file, pictures, tmp_path / "out", 1, "--accumulate", "5")
     done = finish(asked)
     assert done.returncode == 1
-    assert done.stderr.startswith("mdm: batch_size: expected a multiple of accumulate (3)")
+    assert done.stderr.startswith("mdm: accumulate: expected at most batch_size (4) parts")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -133,7 +133,7 @@ def test_a_folder_that_holds_something_is_left_alone(config_file: Path, tmp_path
     ("arguments", "expected"),
     [
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--data", "twemoji", "--batch-size", "3", "--accumulate", "2"], "batch_size: "),
+        (["--data", "twemoji", "--batch-size", "3", "--accumulate", "4"], "accumulate: "),
         (["--data", "twemoji", "--validation-share", "1.5"], "validation_share: "),
         (["--data", "twemoji", "--resume"], "no such model folder"),
         (["--data", "twemoji", "--features", __file__], "features: this model trains its own text"),

@@ -72,12 +72,12 @@ def wait_until(
     return True
 
 
-def logged(folder: Path) -> dict[int, float]:
+def logged(folder: Path, kind: str = "loss") -> dict[int, float]:
     """Losses by step; refuses steps that appear twice."""
     lines = (folder / METRICS).read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    losses = {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
-    assert len(losses) == len(lines)
+    entries = [entry for line in lines if kind in (entry := json.loads(line))]
+    losses = {entry["step"]: entry[kind] for entry in entries}
+    assert len(losses) == len(entries)
     return losses
 
 

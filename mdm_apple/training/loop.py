@@ -122,7 +122,7 @@ def _read(batches: Iterator[Rows], learner: Learner[Rows]) -> Rows:
         learner.any_asked(True)
         raise
     if learner.any_asked(False):
-        raise TrainingStoppedError("stopped, because another process could not read its pictures.")
+        raise MdmError("stopped, because another process could not read its pictures.")
     return batch
 
 
@@ -141,4 +141,6 @@ class TrainingDivergedError(MdmError):
 
 
 class TrainingStoppedError(MdmError):
-    """The user asked to stop; everything is saved."""
+    """The user or the machine asked to stop; everything is saved."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers run the same command again
