@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mdm_apple.errors import MdmError
+from mdm_apple.training.learner import LostProcessError
 
 # that a process waits for the others, longer than the first one saves, or draws a grid of samples
 PATIENCE = timedelta(minutes=15)
@@ -37,13 +38,14 @@ def own_gpu() -> torch.device:
 
 
 def all_reduce(values: Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
-    """Add up over all processes, in place. Raises MdmError if one of them is gone."""
+    """Add up over all processes, in place. Raises LostProcessError if one of them is gone."""
     try:
         dist.all_reduce(values, how)
     except RuntimeError as error:
-        raise MdmError(
-            f"processes: another process of this run has ended or cannot be reached "
-            f"({_first_line(error)}); the last save is kept, go on with --resume."
+        raise LostProcessError(
+            "processes: another process of this run has ended or cannot be reached "
+            f"({_first_line(error)}); the last save is kept, go on with --resume.",
+            known=values.device.type == "cpu",
         ) from None
 
 

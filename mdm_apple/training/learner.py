@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.data.batches import Batch
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Runtime
 from mdm_apple.training.parts import Part
 
@@ -44,6 +45,18 @@ class Snapshot:
     encoder: Mapping[str, NDArray[np.float32]] | None
     encoder_ema: Mapping[str, NDArray[np.float32]] | None
     optimizer: Mapping[str, NDArray[np.float32]]
+
+
+class LostProcessError(MdmError):
+    """Another process of this run has ended or cannot be reached.
+
+    known: whether the weights are those of the last step. A GPU tells of a loss only later, when
+    what it has computed since may be wrong.
+    """
+
+    def __init__(self, sentence: str, known: bool) -> None:
+        super().__init__(sentence)
+        self.known = known
 
 
 class Learner(Protocol[Rows]):
