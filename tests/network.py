@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +117,7 @@ class Network:
 
 
 @contextmanager
-def network(logs: Path) -> Iterator[Network]:
+def network(logs: Path) -> Generator[Network]:
     """Two nodes and the store, running. Raises CalledProcessError or OSError without the right."""
     made = Network(logs)
     try:

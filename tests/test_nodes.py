@@ -115,6 +115,8 @@ def test_what_is_lost_comes_back_and_the_run_ends_bit_identical(
         print(f"\n{lost}: at step {stood}, saved {saved}, went on after {seconds:.0f} s", end="")
     assert seconds <= WITHIN
     assert stood - saved <= SAVE_EVERY
+    gone = "another process of this run has ended or cannot be reached"
+    assert (gone in (tmp_path / "a.log").read_text()) == (lost in ("worker", "node b"))
     assert hashes(out) == hashes(undisturbed)
     assert logged(out) == logged(undisturbed)
 

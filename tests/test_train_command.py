@@ -165,6 +165,7 @@ def test_resuming_as_another_model_is_refused(
     assert train("--config", config_file, "--data", pictures, "--out", out).exit_code == 0
     again = ("--data", pictures, "--out", out, "--resume")
     assert "a different model" in refusal("--preset", "tiny", *again)
+    assert "order: applies to an index of shards" in refusal(*again, "--order", "lanes")
     assert train("--config", config_file, *again).exit_code == 0
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mdm_apple.training.metrics import METRICS
 
@@ -60,7 +61,7 @@ def started(asked: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], pause: float = 0.01
+    condition: Callable[[], bool], process: subprocess.Popen[Any], pause: float = 0.01
 ) -> bool:
     """Whether the condition came true before the process ended."""
     deadline = time.monotonic() + PATIENCE

@@ -161,7 +161,7 @@ class MlxLearner(ABC, Generic[Rows]):
         if self.world == 1:
             return True
         ends = mx.distributed.all_max(mx.array([number, -number], mx.int32))
-        return int(ends.sum().item()) == 0
+        return ends.sum().item() == 0
 
     def any_asked(self, asked: bool) -> bool:
         return asked if self.world == 1 else bool(mx.distributed.all_max(mx.array(asked)).item())
