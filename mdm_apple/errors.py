@@ -29,6 +29,8 @@ _EXTRAS = {
 class MdmError(ValueError):
     """One sentence: what was wrong, what was expected, what to do."""
 
+    exit_code = 1  # of a command that ends with it
+
 
 class ConfigError(MdmError):
     """A configuration that cannot be built; names the field, the value and the way out."""

@@ -85,7 +85,7 @@ def fine_tune(name: str, says: str, change: Change) -> Case:
 
 
 def uneven(room: Room) -> Command:
-    return trained(room, "--init", room.good.model, "--batch-size", "3", "--accumulate", "2", *MLX)
+    return trained(room, "--init", room.good.model, "--batch-size", "3", "--accumulate", "4", *MLX)
 
 
 OWN = [

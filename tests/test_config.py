@@ -263,7 +263,7 @@ IMPOSSIBLE: list[tuple[str, Callable[[], object]]] = [
     ("eta", lambda: SamplerConfig(eta=1.5)),
     ("guidance", lambda: SamplerConfig(guidance_scale=1e6)),
     ("steps", lambda: TrainConfig(steps=0)),
-    ("batch_size", lambda: TrainConfig(steps=1, batch_size=3, accumulate=2)),
+    ("accumulate", lambda: TrainConfig(steps=1, batch_size=3, accumulate=4)),
     ("ema_decay", lambda: TrainConfig(steps=1, ema_decay=1.0)),
     ("caption_dropout", lambda: TrainConfig(steps=1, caption_dropout=1.0)),
 ]

@@ -102,7 +102,7 @@ def test_runs_that_cannot_start_are_refused_and_make_nothing(
         ([*small(teacher, out), "--stride", "0"], "stride: expected"),
         ([*small(teacher, out), "--resume"], "no such model folder"),
         ([*small(teacher, out), "--captions", tmp_path / "no.txt"], "no.txt: no such file"),
-        ([*small(teacher, out), "--accumulate", "3"], "batch_size: expected a multiple"),
+        ([*small(teacher, out), "--accumulate", "3"], "accumulate: expected at most"),
     ):
         assert said in refusal(*arguments)
         assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from PIL import Image
 
 from mdm_apple.bundled_models import EMOJI
 from mdm_apple.cli import group
+from mdm_apple.training.launch import RECOVERS
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "tests" / "old" / "model.bundle"
@@ -73,6 +74,27 @@ def test_the_commands_of_a_page_are_found(page: str, count: int) -> None:
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_command_that_a_page_shows_parses(words: list[str]) -> None:
     parse(words)
+
+
+def launched(file: Path) -> list[str]:
+    """Arguments of the `mdm` that a file of docs/launch starts, a shell script or a manifest."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".sh":
+        found = re.search(r"--no-python +mdm ([^&]*)&$", text.replace("\\\n", " "), re.MULTILINE)
+        return shlex.split(found[1]) if found else []
+    return ["train", *re.findall(r"^ +- (--\S+)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "trainjob.yaml"])
+def test_a_launch_file_starts_a_command_that_parses_and_may_be_repeated(name: str) -> None:
+    file = ROOT / "docs" / "launch" / name
+    words = launched(file)
+    parse(words)
+    joined = " ".join(words).replace("=", " ")
+    assert "--resume auto" in joined
+    assert "--backend torch" in joined
+    assert RECOVERS in file.read_text(encoding="utf-8")
+    assert RECOVERS in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
 def test_a_command_that_does_not_exist_does_not_parse() -> None:

@@ -118,8 +118,8 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 # itself ends it
 ENDS = {
     signal.SIGKILL: (-9,),
-    signal.SIGTERM: (1, 128 + 15, -15),
-    signal.SIGINT: (1, 128 + 2, -2),
+    signal.SIGTERM: (1, 75, 128 + 15, -15),
+    signal.SIGINT: (1, 75, 128 + 2, -2),
 }
 TEXT = ("--log-every", "1", "--save-every", "1", "--backend", "torch", "--quiet", "--seed", "5")
 

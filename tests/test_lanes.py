@@ -17,7 +17,8 @@ from mdm_apple.data.shards.open_index import OpenIndex
 from mdm_apple.data.shards.permutation import Permutation
 from mdm_apple.data.shards.plans import LanePlan, UniformPlan, plan_of, shards_held_out
 from mdm_apple.data.shards.shard_pictures import ShardPictures
-from mdm_apple.training.settings import TrainConfig, rows_of
+from mdm_apple.training.parts import rows_of
+from mdm_apple.training.settings import TrainConfig
 
 NONE = np.empty(0, np.int64)
 Ends = NDArray[np.int64]

@@ -20,7 +20,8 @@ from mdm_apple.data.dataset import Dataset
 from mdm_apple.data.stills import MixedPlan, clip_rows, with_stills
 from mdm_apple.diffusion.canvas import tiled, untiled
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.training.settings import TrainConfig, rows_of
+from mdm_apple.training.parts import rows_of
+from mdm_apple.training.settings import TrainConfig
 
 CLIPS, PICTURES = 7, 5
 BATCH = 9

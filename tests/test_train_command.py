@@ -133,7 +133,7 @@ def test_a_folder_that_holds_something_is_left_alone(config_file: Path, tmp_path
     ("arguments", "expected"),
     [
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--data", "twemoji", "--batch-size", "3", "--accumulate", "2"], "batch_size: "),
+        (["--data", "twemoji", "--batch-size", "3", "--accumulate", "4"], "accumulate: "),
         (["--data", "twemoji", "--validation-share", "1.5"], "validation_share: "),
         (["--data", "twemoji", "--resume"], "no such model folder"),
         (["--data", "twemoji", "--features", __file__], "features: this model trains its own text"),
@@ -165,6 +165,7 @@ def test_resuming_as_another_model_is_refused(
     assert train("--config", config_file, "--data", pictures, "--out", out).exit_code == 0
     again = ("--data", pictures, "--out", out, "--resume")
     assert "a different model" in refusal("--preset", "tiny", *again)
+    assert "order: applies to an index of shards" in refusal(*again, "--order", "lanes")
     assert train("--config", config_file, *again).exit_code == 0
 
 

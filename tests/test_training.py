@@ -41,14 +41,13 @@ from mdm_apple.storage.model_folder import load_model_config, load_training, loa
 from mdm_apple.training.learner import PictureLearner, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.loop import TrainingDivergedError
 from mdm_apple.training.metrics import METRICS, MetricsLog
+from mdm_apple.training.parts import check_parts, most_rows, parts_of, rows_of
 from mdm_apple.training.run import Run, run_job
 from mdm_apple.training.run_folder import LOCK, stop_on_interrupt
 from mdm_apple.training.settings import (
     TrainConfig,
-    check_mixing,
     ema_decay_at,
     learning_rate,
-    rows_of,
 )
 from mdm_apple.training.start import Job, resumed_config
 
@@ -147,9 +146,25 @@ def test_processes_and_parts_share_out_every_row_once(world: int, parts: int, ea
     assert sorted(first) == list(range(world * parts))  # the first of each part, for mixed batches
 
 
-def test_a_batch_that_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match="multiple of processes x accumulate"):
-        rows_of(TrainConfig(steps=1, batch_size=6), 0, 4)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.floats(0, 1))
+def test_uneven_parts_share_out_what_the_whole_batch_sees(
+    world: int, accumulate: int, size: int, share: float
+) -> None:
+    world, accumulate = min(world, size), min(accumulate, size)
+    config = TrainConfig(steps=1, batch_size=size, accumulate=accumulate)
+    parts = [part for rank in range(world) for part in parts_of(config, rank, world)]
+    assert sorted(np.concatenate([part.rows for part in parts])) == list(range(size))
+    assert sum(part.weight for part in parts) / (world * accumulate) == pytest.approx(1)
+    assert max(len(part.rows) for part in parts) == most_rows(config, world)
+    (seen,) = zip(*(part.seen([share]) for part in parts), strict=True)
+    assert sum(seen) == int(share * size)
+    for part, number in zip(parts, seen, strict=True):  # the first rows of the whole batch
+        assert (part.rows[:number] < int(share * size)).all()
+
+
+def test_more_processes_than_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a row or more for each of 4 processes, got 3"):
+        rows_of(TrainConfig(steps=1, batch_size=3), 0, 4)
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -193,7 +208,7 @@ def learner_for(
 
 
 @pytest.mark.parametrize("mixed", [None, (1.0, 1.0)])
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, 3, 5])
 def test_accumulated_parts_equal_the_whole_batch(
     backend: Backend, parts: int, mixed: tuple[float, ...] | None
 ) -> None:
@@ -217,8 +232,9 @@ def test_accumulated_parts_equal_the_whole_batch(
 
 
 def test_parts_are_runs_of_rows() -> None:
-    batch = batch_of(wordless(), 6)
-    assert [p.indices.tolist() for p in split_rows(batch, 3)] == [[0, 1], [2, 3], [4, 5]]
+    batch, train = batch_of(wordless(), 5), TrainConfig(steps=1, batch_size=5, accumulate=3)
+    parts = split_rows(batch, parts_of(train, 0, 1))
+    assert [part.indices.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
 
 
 def test_a_level_that_sees_no_row_of_a_small_batch_reports_a_number(backend: Backend) -> None:
@@ -562,7 +578,7 @@ def test_validation_in_parts_is_that_of_the_whole(
     backend: Backend, pictures: Path, tmp_path: Path
 ) -> None:
     found = []
-    for accumulate in (1, 4):
+    for accumulate in (1, 3):
         task = job(tmp_path / f"run{accumulate}", pictures, steps=1)
         train = dataclasses.replace(
             task.train, lr=1e-30, validate_every=1, validation_share=0.5, accumulate=accumulate
@@ -658,7 +674,7 @@ def test_the_log_drops_what_a_resumed_run_will_write_again(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("ratio", "weighting", "accumulate", "said"),
     [
-        ((1.0, 3.0), "plain", 2, "cannot be mixed"),
+        ((1.0, 99.0), "plain", 1, "needs 100 pictures or more"),
         (None, "vdm", 2, "weighs each picture against the whole batch"),
     ],
 )
@@ -667,9 +683,9 @@ def test_parts_that_do_not_add_up_to_the_whole_batch_are_refused(
 ) -> None:
     diffusion = DiffusionConfig(mixed_ratio=ratio, loss_weighting=weighting)
     whole = TrainConfig(steps=1, batch_size=12)
-    check_mixing(whole, diffusion, 1)
+    check_parts(whole, dataclasses.replace(diffusion, mixed_ratio=None), 1)
     with pytest.raises(ConfigError, match=said):
-        check_mixing(dataclasses.replace(whole, accumulate=accumulate), diffusion, 1)
+        check_parts(dataclasses.replace(whole, accumulate=accumulate), diffusion, 1)
 
 
 @pytest.mark.parametrize("failing", ["validate", "draw", "log"])
@@ -732,6 +748,7 @@ def test_a_second_signal_at_once_is_the_same_wish_and_a_later_one_ends(
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.is_set()
         monkeypatch.setattr("mdm_apple.training.run_folder.TOGETHER", -1.0)
+        os.kill(os.getpid(), signal.SIGUSR1)  # only a machine sends this, and it may send many
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
 

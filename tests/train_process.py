@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mdm_apple.training.metrics import METRICS
 
@@ -60,7 +61,7 @@ def started(asked: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], pause: float = 0.01
+    condition: Callable[[], bool], process: subprocess.Popen[Any], pause: float = 0.01
 ) -> bool:
     """Whether the condition came true before the process ended."""
     deadline = time.monotonic() + PATIENCE
@@ -72,12 +73,12 @@ def wait_until(
     return True
 
 
-def logged(folder: Path) -> dict[int, float]:
+def logged(folder: Path, kind: str = "loss") -> dict[int, float]:
     """Losses by step; refuses steps that appear twice."""
     lines = (folder / METRICS).read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    losses = {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
-    assert len(losses) == len(lines)
+    entries = [entry for line in lines if kind in (entry := json.loads(line))]
+    losses = {entry["step"]: entry[kind] for entry in entries}
+    assert len(losses) == len(entries)
     return losses
 
 

@@ -61,6 +61,8 @@ def group() -> None:
 def main() -> None:
     """Run a command; a refusal is one sentence on stderr and exit code 1, or 2 for a wrong call.
 
+    75 means: saved, run me again.
+
     SIGTERM ends a command as Ctrl-C does: it tidies up after itself.
     """
     signal.signal(signal.SIGTERM, _ended)
@@ -74,7 +76,7 @@ def main() -> None:
     except click.ClickException as error:
         raise _refusal(_explained(error), error.exit_code) from None
     except MdmError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), error.exit_code) from None
     except OSError as error:  # code that knows more than the system names the file itself
         place = f"{error.filename}: " if error.filename is not None else ""
         raise _refusal(f"{place}cannot continue; {system_reason(error)}") from None

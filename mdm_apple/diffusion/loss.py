@@ -40,8 +40,9 @@ def nested_loss(
     config: DiffusionConfig,
     scales: Sequence[int],
     ops: Ops,
+    seen: Sequence[int] | None = None,
 ) -> LossParts:
-    """Loss of one batch.
+    """Loss of one batch, or of some rows of it.
 
     Args:
         network: maps noisy images per level to predictions per level; higher levels may return
@@ -56,7 +57,7 @@ def nested_loss(
     target_signal = (
         [1.0] if len(x0) == 1 else signal
     )  # as published: a plain target is not rescaled
-    seen = [int(f * rows) for f in fractions]
+    seen = [int(f * rows) for f in fractions] if seen is None else list(seen)
 
     x_t = [arithmetic.add_noise(x0[i] / signal[i], eps[i], alpha_bar[i]) for i in levels]
     raw = network([x_t[i][: seen[i]] for i in levels])
@@ -73,8 +74,9 @@ def nested_loss(
     for i in levels:
         error = ops.sample_mean((pred[i] - target[i]) ** 2)
         mse.append(error)
-        if seen[i] < rows:
-            error = ops.pad_rows(error[: seen[i]] / fractions[i], rows)
+        if fractions[i] < 1:  # also where a part of the batch happens to be seen as a whole
+            error = error[: seen[i]] / fractions[i]
+            error = ops.pad_rows(error, rows) if seen[i] < rows else error
         weight = snr_weight(alpha_bar[i].reshape(rows), config, ops)
         total = total + weights[i] * (error if weight is None else weight * error)
     return LossParts(total, mse, seen, x_t, out, pred, target)

@@ -29,6 +29,7 @@ from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, nested
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.parts import Part
 from mdm_apple.training.settings import TrainConfig
 
 MaybeText = Text | tuple[None, None, None]
@@ -68,10 +69,10 @@ class MlxBootLearner(MlxLearner[BootBatch]):
     def idle(self) -> frozenset[str]:
         return frozenset(name for name in super().idle() if not is_students_own(name))
 
-    def arrays(self, batch: BootBatch) -> Mapping[str, Any]:
+    def arrays(self, batch: BootBatch, part: Part) -> Mapping[str, Any]:
         encode = self._encode
         text = encode.features(*encode.inputs(batch.captions)) if encode else NO_TEXT
-        return {"batch": batch, "text": text}
+        return {"batch": batch, "part": part, "text": text}
 
     def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
         batch: BootBatch = given["batch"]
@@ -82,13 +83,17 @@ class MlxBootLearner(MlxLearner[BootBatch]):
             _without_gradients(self._teacher(batch, given["text"])),
             [to_image(noise) for noise in batch.noise],
             batch,
+            given["part"],
         )
-        shown = [m[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)]
+        weight, means = given["share"]["weight"], given["share"]["mean_seen"]
+        shown = [
+            m[:n].sum() / mean for m, n, mean in zip(parts.mse, parts.seen, means, strict=True)
+        ]
         at_start = batch.times == batch.start
         own = (parts.mse[-1] * mx.array(at_start)).sum()
-        shown.append(own / max(int(at_start.sum()), 1))
+        shown.append(own / max(int(at_start.sum()), 1) * weight)
         if parts.level_gap is not None:
-            shown.append(mx.sqrt(parts.level_gap))
+            shown.append(mx.sqrt(parts.level_gap) * weight)
         return parts.per_sample.mean(), mx.stack(shown)
 
     def _jump(self, batch: BootBatch, text: MaybeText) -> Jump:

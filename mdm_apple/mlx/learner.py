@@ -8,7 +8,7 @@ step is an array, so the step is traced only once; it is evaluated once, at its 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Generic
@@ -35,6 +35,7 @@ from mdm_apple.mlx.text import NO_TEXT, EncodeText
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
+from mdm_apple.training.parts import Part, parts_of, whole
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
 ENCODER = "text_encoder."  # prefix of the encoder's names in the optimiser's state
@@ -98,26 +99,43 @@ class MlxLearner(ABC, Generic[Rows]):
         return idle_parameters(self.config.model)
 
     @abstractmethod
-    def arrays(self, batch: Rows) -> Mapping[str, Any]:
+    def arrays(self, batch: Rows, part: Part) -> Mapping[str, Any]:
         """Some rows in the form that `losses` takes; only arrays if it is traced."""
 
     @abstractmethod
     def losses(self, given: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
-        """Loss of some rows, and one array: mean unweighted error per level, then `extra`."""
+        """Mean loss of some rows, and one array: what they add to the mean over all parts of the
+        unweighted error per level, then of `extra`.
+
+        given: `arrays`, and "share", see `_given`.
+        """
+
+    def _given(self, batch: Rows, part: Part) -> Mapping[str, Any]:
+        """What a traced step takes: `arrays`, and as constants the numbers of a part."""
+        fractions = (1.0,) * len(self.config.sides)
+        if self.net.training:  # for validation: every level sees all
+            fractions = self.config.diffusion.mixed_fractions or fractions
+        share = {
+            "weight": part.weight,
+            "seen": part.seen(fractions),
+            "mean_seen": part.mean_seen(fractions),
+        }
+        return {**self.arrays(batch, part), "share": share}
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
         seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
         mx.random.seed(seed % 2**63)
-        *first, last = split_rows(batch, self.train.accumulate)
+        parts = parts_of(self.train, self.rank, self.world)
+        *first, last = map(self._given, split_rows(batch, parts), parts)
         sums: Sums | None = None
         for part in first:  # evaluated one by one, so that not all activations are kept
-            sums = self._add_part(self.arrays(part), sums)
+            sums = self._add_part(part, sums)
             mx.eval(sums, self._state)
         decay = ema_decay_at(self.train, index)
         scalars = self.optimizer.begin(learning_rate(self.train, index))
         scalars |= {"decay": mx.array(decay), "rest": mx.array(1 - decay)}
-        loss, levels, norm = self._finish(self.arrays(last), sums, scalars)
+        loss, levels, norm = self._finish(last, sums, scalars)
         mx.eval(loss, levels, norm, self._state)
         numbers = np.array(levels).tolist()
         count = len(numbers) - len(self.extra)
@@ -128,11 +146,22 @@ class MlxLearner(ABC, Generic[Rows]):
         self._set_mode(training=False)
         self._swap_averages()
         try:
-            loss = self._evaluate(self.arrays(batch))
+            loss = self._evaluate(self._given(batch, whole(len(batch))))
             mx.eval(loss, self._state)
         finally:
             self._swap_averages()
         return float(loss)
+
+    def totals(self, numbers: Sequence[float]) -> list[float]:
+        if self.world == 1:
+            return list(numbers)
+        return np.array(mx.distributed.all_sum(mx.array(numbers, mx.float32))).tolist()
+
+    def same_everywhere(self, number: int) -> bool:
+        if self.world == 1:
+            return True
+        ends = mx.distributed.all_max(mx.array([number, -number], mx.int32))
+        return ends.sum().item() == 0
 
     def any_asked(self, asked: bool) -> bool:
         return asked if self.world == 1 else bool(mx.distributed.all_max(mx.array(asked)).item())
@@ -178,7 +207,9 @@ class MlxLearner(ABC, Generic[Rows]):
             weights = everything | parameters
             reduced = {k: weights[k].astype(DTYPES["bf16"]) for k in self._reduced}
             self._install(weights | reduced)
-            return self.losses(given)
+            loss, levels = self.losses(given)
+            weight = given["share"]["weight"]
+            return loss if weight == 1 else loss * weight, levels
 
         (loss, levels), gradients = mx.value_and_grad(loss_of)(self._trainable())
         self._install(everything)
@@ -207,7 +238,7 @@ class MlxLearner(ABC, Generic[Rows]):
 
     def _validation_loss(self, given: Mapping[str, Any]) -> mx.array:
         loss, _ = self.losses(given)
-        return self._mean(loss)
+        return loss
 
     def _mean(self, value: mx.array) -> mx.array:
         """Over processes."""
@@ -281,7 +312,7 @@ class MlxLearner(ABC, Generic[Rows]):
 class MlxPictureLearner(MlxLearner[Batch]):
     """Learns the nested loss from captioned pictures."""
 
-    def arrays(self, batch: Batch) -> Mapping[str, Any]:
+    def arrays(self, batch: Batch, part: Part) -> Mapping[str, Any]:
         tables = [t[batch.times + 1].astype(np.float32) for t in self._schedule.tables]
         given: dict[str, Any] = {
             "images": to_image(batch.images),
@@ -318,8 +349,12 @@ class MlxPictureLearner(MlxLearner[Batch]):
             diffusion,
             config.model.scales,
             self._ops,
+            given["share"]["seen"],
         )
-        levels = [m[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)]
+        means = given["share"]["mean_seen"]
+        levels = [
+            m[:n].sum() / mean for m, n, mean in zip(parts.mse, parts.seen, means, strict=True)
+        ]
         return batch_loss(parts.per_sample, given.get("weights")), mx.stack(levels)
 
 

@@ -16,7 +16,7 @@ from mdm_apple.diffusion.arithmetic import guide
 from mdm_apple.diffusion.prediction import limit_output
 from mdm_apple.diffusion.schedule import build_schedule
 from mdm_apple.errors import MdmError
-from mdm_apple.torch.learner import Losses, TorchLearner, process_rank
+from mdm_apple.torch.learner import Losses, TorchLearner
 from mdm_apple.torch.load import open_network
 from mdm_apple.torch.nested_unet import build_unet
 from mdm_apple.torch.open_run import default_device
@@ -25,6 +25,7 @@ from mdm_apple.torch.text import NO_TEXT, EncodeText, Text, open_text
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training.boot import BootBatch, BootConfig, BootLoss, Jump, Teacher
 from mdm_apple.training.distill import DistillJob
+from mdm_apple.training.parts import Part
 from mdm_apple.training.settings import TrainConfig
 
 MaybeText = Text | tuple[None, None, None]
@@ -60,7 +61,7 @@ class TorchBootLearner(TorchLearner[BootBatch]):
             self._array,
         )
 
-    def losses(self, batch: BootBatch) -> Losses:
+    def losses(self, batch: BootBatch, part: Part) -> Losses:
         with torch.no_grad():
             text = self._encode(batch.captions) if self._encode else NO_TEXT
             teacher = self._teacher(batch, text)
@@ -71,6 +72,7 @@ class TorchBootLearner(TorchLearner[BootBatch]):
             _without_gradients(teacher),
             [self._image(noise) for noise in batch.noise],
             batch,
+            part,
         )
         at_start = torch.from_numpy(batch.times == batch.start).to(self.device)
         own = parts.mse[-1].detach() * at_start
@@ -136,8 +138,7 @@ def open_boot_learner(
     config: ModelConfig, job: DistillJob, device: torch.device | None = None
 ) -> TorchBootLearner:
     """A learner whose student starts as its teacher; `distill.OpenBootLearner` for torch."""
-    rank, _ = process_rank()
-    device = device or default_device(rank)
+    device = device or default_device()
     teacher = open_network(job.teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(job.train.seed)
     student = student_of(teacher, config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +22,12 @@ from mdm_apple.diffusion.schedule import build_schedule, vdm_weights
 from mdm_apple.errors import MdmError
 from mdm_apple.torch.ema import Ema
 from mdm_apple.torch.ops import TorchOps
+from mdm_apple.torch.processes import all_reduce, process_rank
 from mdm_apple.torch.runtime import TorchRuntime
 from mdm_apple.torch.text import NO_TEXT, EncodeText
 from mdm_apple.torch.unet import UNet
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
+from mdm_apple.training.parts import Part, parts_of, whole
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
 
 
@@ -72,8 +73,8 @@ class TorchLearner(ABC, Generic[Rows]):
             self._broadcast()
 
     @abstractmethod
-    def losses(self, batch: Rows) -> Losses:
-        """Loss of some rows, with its parts."""
+    def losses(self, batch: Rows, part: Part) -> Losses:
+        """Mean loss of some rows, with its parts; part: which of the whole batch they are."""
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
@@ -82,22 +83,27 @@ class TorchLearner(ABC, Generic[Rows]):
         self.optimizer.zero_grad(set_to_none=True)
         losses, levels = [], []
         names: list[str] = []
-        for part in split_rows(batch, self.train.accumulate):
-            parts = self.losses(part)
-            (parts.total / self.train.accumulate).backward()
-            losses.append(parts.total.detach())
+        shares = parts_of(self.train, self.rank, self.world)
+        for rows, part in zip(split_rows(batch, shares), shares, strict=True):
+            parts = self.losses(rows, part)
+            # exactly the number of parts if they are even
+            (parts.total / (self.train.accumulate / part.weight)).backward()
+            losses.append(parts.total.detach() * part.weight)
+            means = part.mean_seen(self.config.diffusion.mixed_fractions or (1.0,) * len(parts.mse))
             shown = [
-                m.detach()[:n].sum() / max(n, 1) for m, n in zip(parts.mse, parts.seen, strict=True)
+                m.detach()[:n].sum() / mean
+                for m, n, mean in zip(parts.mse, parts.seen, means, strict=True)
             ]
-            shown += [value.detach() for value in parts.extra.values()]
+            shown += [value.detach() * part.weight for value in parts.extra.values()]
             levels.append(torch.stack(shown))
             names = list(parts.extra)
         parameters = [p for p in self._parameters() if p.grad is not None]
-        loss, level_losses = torch.stack(losses).mean(), torch.stack(levels).mean(dim=0)
+        loss = torch.stack(losses).sum() / self.train.accumulate
+        level_losses = torch.stack(levels).sum(dim=0) / self.train.accumulate
         if self.world > 1:
             _average_gradients(parameters, self.world)
             summary = torch.cat([loss[None], level_losses])
-            dist.all_reduce(summary)
+            all_reduce(summary)
             loss, level_losses = summary[0] / self.world, summary[1:] / self.world
         norm = nn.utils.clip_grad_norm_(parameters, self.train.clip_norm, foreach=True)
         rate = learning_rate(self.train, index)
@@ -115,18 +121,30 @@ class TorchLearner(ABC, Generic[Rows]):
         self._set_mode(training=False)
         self._swap_averages()
         try:
-            loss = self.losses(batch).total
+            loss = self.losses(batch, whole(len(batch))).total
         finally:
             self._swap_averages()
-        if self.world > 1:
-            dist.all_reduce(loss)
-        return float(loss) / self.world
+        return float(loss)
+
+    def totals(self, numbers: Sequence[float]) -> list[float]:
+        if self.world == 1:
+            return list(numbers)
+        sums = torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        all_reduce(sums)
+        return sums.tolist()
+
+    def same_everywhere(self, number: int) -> bool:
+        if self.world == 1:
+            return True
+        ends = torch.tensor([number, -number], device=self.device)
+        all_reduce(ends, dist.ReduceOp.MAX)
+        return int(ends.sum()) == 0
 
     def any_asked(self, asked: bool) -> bool:
         if self.world == 1:
             return asked
         flag = torch.tensor(float(asked), device=self.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     @contextmanager
@@ -235,7 +253,7 @@ class TorchPictureLearner(TorchLearner[Batch]):
         self._objective = Objective(config.diffusion, scales, self.device)
         self._whole = Objective(unmixed, scales, self.device)  # validation: all levels see all
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: Batch, part: Part) -> Losses:
         times = torch.from_numpy(batch.times).to(self.device)
         micros = {k: torch.from_numpy(v).to(self.device) for k, v in batch.micros.items()}
         autocast = self._autocast()
@@ -249,7 +267,7 @@ class TorchPictureLearner(TorchLearner[Batch]):
         x0 = build_pyramid(self._image(batch.images), self.config.model, self._ops)
         eps = [self._image(noise) for noise in batch.noise]
         objective = self._objective if self.net.training else self._whole
-        parts = objective(network, x0, eps, batch.times, self._ops)
+        parts = objective(network, x0, eps, batch.times, self._ops, part)
         weights = objective.sample_weights(batch.times)
         return Losses(batch_loss(parts.per_sample, weights), parts.mse, parts.seen)
 
@@ -270,11 +288,13 @@ class Objective:
         eps: Sequence[Tensor],
         times: NDArray[np.int64],
         ops: TorchOps,
+        part: Part,
     ) -> LossParts:
         """times (B,): the network's input; the table index is one more."""
         tables = [t[times + 1].astype(np.float32) for t in self._schedule.tables]
         alpha_bar = [torch.from_numpy(t).to(self._device)[:, None, None, None] for t in tables]
-        return nested_loss(network, x0, eps, alpha_bar, self._config, self._scales, ops)
+        seen = part.seen(self._config.mixed_fractions or (1.0,) * len(x0))
+        return nested_loss(network, x0, eps, alpha_bar, self._config, self._scales, ops, seen)
 
     def sample_weights(self, times: NDArray[np.int64]) -> Tensor | None:
         """Weights (B,) of whole samples, if the configuration uses variational weighting."""
@@ -282,15 +302,6 @@ class Objective:
             return None
         weights = vdm_weights(self._schedule.base)[times + 1].astype(np.float32)
         return torch.from_numpy(weights).to(self._device)
-
-
-def process_rank() -> tuple[int, int]:
-    """Rank and number of processes; starts torch.distributed under torchrun."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank(), dist.get_world_size()
 
 
 def _optimizer(net: nn.Module, encoder: nn.Module | None, train: TrainConfig) -> torch.optim.AdamW:
@@ -314,7 +325,7 @@ def _optimizer(net: nn.Module, encoder: nn.Module | None, train: TrainConfig) ->
 def _average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
     """Mean over processes, as one message."""
     flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
-    dist.all_reduce(flat)
+    all_reduce(flat)
     flat /= world
     offset = 0
     for parameter in parameters:

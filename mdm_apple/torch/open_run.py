@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
 from mdm_apple.text.tokenizer import Tokenizer
-from mdm_apple.torch.learner import TorchPictureLearner, process_rank, to_torch
+from mdm_apple.torch.learner import TorchPictureLearner, to_torch
 from mdm_apple.torch.nested_unet import build_unet
+from mdm_apple.torch.processes import own_gpu
 from mdm_apple.torch.t5 import T5Encoder
 from mdm_apple.torch.text import EncodeText, open_text, through_encoder
 from mdm_apple.torch.unet import UNet
@@ -27,8 +28,7 @@ def open_learner(
     device: torch.device | None = None,
 ) -> TorchPictureLearner:
     """A learner with fresh weights or the weights of `start`; `run.OpenLearner` for torch."""
-    rank, _ = process_rank()
-    device = device or default_device(rank)
+    device = device or default_device()
     torch.manual_seed(job.train.seed)
     net = build_unet(config.model)
     if start.weights is not None:
@@ -38,10 +38,10 @@ def open_learner(
     return TorchPictureLearner(net, config, job.train, encode, encoder)
 
 
-def default_device(rank: int = 0) -> torch.device:
+def default_device() -> torch.device:
     """This process's GPU if there is one, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", rank % torch.cuda.device_count())
+        return own_gpu()
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -34,6 +34,7 @@ from mdm_apple.diffusion.pyramid import level_below
 from mdm_apple.diffusion.schedule import Schedule, mean_share
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.walk import apply_threshold
+from mdm_apple.training.parts import Part, whole
 
 # (states per level, start, target) -> v per level; indices as NumPy arrays (B,)
 Jump = Callable[[Sequence[Array], Indices, Indices], Sequence[Array]]
@@ -222,18 +223,21 @@ class BootLoss:
         teacher: Teacher,
         noise: Sequence[Array],
         batch: BootBatch,
+        part: Part | None = None,
     ) -> BootParts:
-        """Loss of one batch.
+        """Loss of one batch, or of some rows of it.
 
         Args:
             student: the network that learns. settled: the same network without gradients.
             teacher: without gradients, guidance applied.
             noise: the batch's; with `mixed_ratio`, higher levels see only its first rows.
+            part: which rows of a batch these are; None for all.
         """
         rows = len(batch)
+        part = part or whole(rows)
         fractions = self.diffusion.mixed_fractions or (1.0,) * len(noise)
         weights = self.diffusion.level_weights or (1.0,) * len(noise)
-        seen = [int(f * rows) for f in fractions]
+        seen, of_batch = part.seen(fractions), part.seen_of_batch(fractions)
         z = [x[:n] for x, n in zip(noise, seen, strict=True)]
         start, target = self.targets(settled, teacher, z, batch)
 
@@ -246,8 +250,8 @@ class BootLoss:
             total = total + weights[i] * self._padded(error / fractions[i], rows)
         level_gap = self._level_gap(pred, signal)
         if level_gap:
-            for n, error in zip(seen, level_gap, strict=False):
-                share = self.config.consistency_weight * rows / max(n, 1)
+            for n, error in zip(of_batch, level_gap, strict=False):
+                share = self.config.consistency_weight * part.batch_size / max(n, 1)
                 total = total + share * self._padded(error, rows)
         mean_gap = sum(error.mean() for error in level_gap) / len(level_gap) if level_gap else None
         return BootParts(total, mse, seen, mean_gap, start, target, pred)

@@ -25,18 +25,21 @@ from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.captions import CAPTIONS, read_captions, write_captions
 from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.boot import BootBatch, BootConfig, BootDraws, student_config
+from mdm_apple.training.launch import launch_remarks
 from mdm_apple.training.learner import Learner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
+from mdm_apple.training.parts import check_parts, rows_of
 from mdm_apple.training.run_folder import (
     as_it_was,
     last_save,
     refuse_changes,
+    refuse_parted,
     refuse_running,
     steps_done,
     stop_on_interrupt,
 )
-from mdm_apple.training.settings import TrainConfig, check_mixing, rows_of
+from mdm_apple.training.settings import TrainConfig
 
 ANEW = "start anew"  # advice when a run cannot be resumed
 
@@ -76,6 +79,8 @@ def distill(
         tokenizer = tokenizer_in_use(job.teacher, teacher, job.text_encoder)
         for remark in unread_remarks("captions", captions, tokenizer, teacher.text.max_tokens):
             say(remark)
+    for remark in launch_remarks():
+        say(remark)
     meta = {
         "train": dataclasses.asdict(job.train),
         "boot": dataclasses.asdict(job.boot),
@@ -87,12 +92,13 @@ def distill(
     begun_from = last_save(job.out)
     resumed = _resumed(job, config, meta) if job.resume else None
     learner = open_learner(config, job)
-    check_mixing(job.train, config.diffusion, learner.world)
+    check_parts(job.train, config.diffusion, learner.world)
     check_memory(config, job.train, learner.world)
     start = 0
     if resumed is not None:
         start, snapshot = resumed
         learner.restore(snapshot)
+    refuse_parted(job.out, learner, begun_from, start)
     encoder = model_folder.averaged_encoder(job.teacher)
     own_tokenizer = None if encoder is None else model_folder.load_tokenizer(job.teacher)
     saved = Event()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeVar
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_apple.data.batches import Batch
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Runtime
+from mdm_apple.training.parts import Part
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,18 @@ class Snapshot:
     optimizer: Mapping[str, NDArray[np.float32]]
 
 
+class LostProcessError(MdmError):
+    """Another process of this run has ended or cannot be reached.
+
+    known: whether the weights are those of the last step. A GPU tells of a loss only later, when
+    what it has computed since may be wrong.
+    """
+
+    def __init__(self, sentence: str, known: bool) -> None:
+        super().__init__(sentence)
+        self.known = known
+
+
 class Learner(Protocol[Rows]):
     """One backend's network, optimiser and average, learning from batches of some kind."""
 
@@ -55,7 +70,15 @@ class Learner(Protocol[Rows]):
         ...
 
     def validate(self, batch: Rows) -> float:
-        """Loss of the averaged weights, averaged over processes."""
+        """Mean loss of the averaged weights on some rows, of this process alone."""
+        ...
+
+    def totals(self, numbers: Sequence[float]) -> list[float]:
+        """Each number, summed over processes; every process calls this."""
+        ...
+
+    def same_everywhere(self, number: int) -> bool:
+        """Whether all processes have the same number, 0 to 2**31 - 1; every process calls this."""
         ...
 
     def any_asked(self, asked: bool) -> bool:
@@ -74,7 +97,7 @@ class Learner(Protocol[Rows]):
 PictureLearner = Learner[Batch]  # learns from captioned pictures
 
 
-def split_rows(batch: Rows, parts: int) -> list[Rows]:
-    """The accumulation steps of a batch, in order."""
-    size = len(batch) // parts
-    return [batch.rows(k * size, (k + 1) * size) for k in range(parts)]
+def split_rows(batch: Rows, parts: Sequence[Part]) -> list[Rows]:
+    """The rows of a process, taken apart into its parts."""
+    ends = list(itertools.accumulate(len(part.rows) for part in parts))
+    return [batch.rows(start, end) for start, end in itertools.pairwise([0, *ends])]

@@ -16,7 +16,7 @@ from threading import Event
 from tqdm import tqdm
 
 from mdm_apple.errors import MdmError
-from mdm_apple.training.learner import Learner, Rows, Snapshot
+from mdm_apple.training.learner import Learner, LostProcessError, Rows, Snapshot
 from mdm_apple.training.metrics import open_log
 from mdm_apple.training.settings import TrainConfig, learning_rate
 
@@ -77,7 +77,12 @@ def train(
         for index in range(start, config.steps):
             with _kept(keep, index):  # a bad picture is no reason to lose the steps before it
                 batch = _read(batches, learner)
-            metrics = learner.step(batch, index)
+            try:
+                metrics = learner.step(batch, index)
+            except LostProcessError as error:  # it is noticed before any weight changes
+                if error.known:
+                    keep(index)
+                raise
             seen += config.batch_size
             done = index + 1
             if not math.isfinite(metrics.loss):
@@ -122,7 +127,7 @@ def _read(batches: Iterator[Rows], learner: Learner[Rows]) -> Rows:
         learner.any_asked(True)
         raise
     if learner.any_asked(False):
-        raise TrainingStoppedError("stopped, because another process could not read its pictures.")
+        raise MdmError("stopped, because another process could not read its pictures.")
     return batch
 
 
@@ -131,8 +136,9 @@ def _kept(keep: Callable[[int], None], done: int) -> Generator[None]:
     """Save the steps below `done` if the block fails, which changes no weight."""
     try:
         yield
-    except Exception:  # not for a second Ctrl-C, which ends at once
-        keep(done)
+    except Exception as error:  # not for a second Ctrl-C, which ends at once
+        if not isinstance(error, LostProcessError) or error.known:
+            keep(done)
         raise
 
 
@@ -141,4 +147,6 @@ class TrainingDivergedError(MdmError):
 
 
 class TrainingStoppedError(MdmError):
-    """The user asked to stop; everything is saved."""
+    """The user or the machine asked to stop; everything is saved."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers run the same command again

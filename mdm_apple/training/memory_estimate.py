@@ -19,6 +19,7 @@ from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.network import ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH, UNetConfig
 from mdm_apple.config.shapes import encoder_shapes, idle_parameters, parameter_count, state_shapes
 from mdm_apple.errors import ConfigError
+from mdm_apple.training.parts import most_rows
 from mdm_apple.training.settings import TrainConfig
 
 FP32 = 4
@@ -80,7 +81,7 @@ def usable_memory(gigabytes: float | None = None) -> int | None:
 def needs_recomputing(config: ModelConfig, train: TrainConfig, available: int | None) -> bool:
     """Whether a batch with all its activations would not fit into this many bytes."""
     keeping = estimate(config, dataclasses.replace(train, checkpointing=False))
-    at_once = train.batch_size // train.accumulate
+    at_once = most_rows(train)
     return available is not None and keeping.total(at_once) > available
 
 
@@ -91,7 +92,7 @@ def check_memory(config: ModelConfig, train: TrainConfig, world: int) -> None:
     BEYOND times the memory of the machine is refused. Raises ConfigError.
     """
     machine, found = machine_memory(), estimate(config, train)
-    at_once = train.batch_size // train.accumulate // world
+    at_once = most_rows(train, world)
     if machine is not None and found.total(at_once) > BEYOND * machine:
         fits = found.largest_batch(int(machine * USABLE_SHARE))
         raise ConfigError(
@@ -199,8 +200,7 @@ def _temporal_attention(config: UNetConfig, pixels: int, width: int, stage: int)
 
 def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> dict[str, object]:
     """The estimate as plain values, with the largest batch for this many bytes."""
-    found = estimate(config, train)
-    at_once = train.batch_size // train.accumulate
+    found, at_once = estimate(config, train), most_rows(train)
     values: dict[str, object] = dataclasses.asdict(found)
     values["activations"] = at_once * found.activations_per_picture
     values["total"] = found.total(at_once)
@@ -211,7 +211,7 @@ def describe(config: ModelConfig, train: TrainConfig, available: int | None) -> 
 
 def summary(config: ModelConfig, train: TrainConfig, available: int | None) -> str:
     """The same as text for a person."""
-    found, at_once = estimate(config, train), train.batch_size // train.accumulate
+    found, at_once = estimate(config, train), most_rows(train)
     again = ", recomputed" if train.checkpointing else ""
     parts = {
         "weights": found.weights,

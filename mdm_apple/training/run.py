@@ -40,6 +40,7 @@ from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.chosen_data import OPTIONS
+from mdm_apple.training.launch import launch_remarks
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
 from mdm_apple.training.memory_estimate import check_memory
@@ -51,6 +52,7 @@ from mdm_apple.training.on_shards import (
     refuse_order,
     shard_plan,
 )
+from mdm_apple.training.parts import check_parts, most_rows, rows_of
 from mdm_apple.training.picture_record import read_record, write_record
 from mdm_apple.training.pictures import (
     VALIDATION_PICTURES,
@@ -60,8 +62,7 @@ from mdm_apple.training.pictures import (
     skips_bad,
     without_bad,
 )
-from mdm_apple.training.run_folder import as_it_was, last_save, stop_on_interrupt
-from mdm_apple.training.settings import check_mixing, rows_of
+from mdm_apple.training.run_folder import as_it_was, last_save, refuse_parted, stop_on_interrupt
 from mdm_apple.training.start import (
     Job,
     Start,
@@ -83,6 +84,8 @@ OpenLearner = Callable[[ModelConfig, Job, Tokenizer | None, Start], PictureLearn
 def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> Run:
     """Train and write the model folder. Raises MdmError."""
     check_job(job)
+    if index_of(job) is None:
+        refuse_order(job)  # also on a run that is resumed, which would take the order it had
     begun_from = last_save(job.out)
     job = dataclasses.replace(as_started(job), skip_bad=skips_bad(job))
     lineup = lineup_of(job, job_pictures(job))
@@ -92,13 +95,14 @@ def run_job(job: Job, open_learner: OpenLearner, say: Callable[[str], None]) -> 
     if stills is not None and isinstance(dataset, Dataset):
         dataset = with_stills(dataset, stills, job.config.frames)
         warnings = [*warnings, *stills.warnings]
-    for remark in (*warnings, *lineup.remarks, *left_out):
+    for remark in (*warnings, *lineup.remarks, *left_out, *launch_remarks()):
         say(remark)
     config, tokenizer = starting_model(job, dataset)
     for remark in unread_captions(config, job, dataset, tokenizer):
         say(remark)
     start = starting_point(job, config)
     learner = open_learner(config, job, tokenizer, start)
+    refuse_parted(job.out, learner, begun_from, start.step)
     if start.snapshot is not None:
         learner.restore(start.snapshot)
     run = None
@@ -233,7 +237,7 @@ class Run:
         """dataset: of the lineup, with the stills behind it.
 
         Raises ConfigError if the batch cannot be divided as the model needs it."""
-        check_mixing(job.train, config.diffusion, learner.world)
+        check_parts(job.train, config.diffusion, learner.world)
         check_memory(config, job.train, learner.world)
         self.config, self.learner = config, learner
         self._job, self._lineup, self._tokenizer = job, lineup, tokenizer
@@ -316,7 +320,8 @@ class Run:
         prompts = [Prompt(caption, seed) for seed, caption in enumerate(shown)]
         steps = min(GRID_STEPS, self.config.diffusion.schedule.num_steps)
         sampler = SamplerConfig("ddim", num_steps=steps, guidance_scale=3.0)
-        at_once = max(1, self._rows_at_once() // 2)  # guidance doubles the rows
+        rows = most_rows(self._job.train, self.learner.world)
+        at_once = max(1, rows // 2)  # guidance doubles the rows
         with self.learner.averaged() as runtime:
             parts = [
                 finish(generate(runtime, prompts[first : first + at_once], sampler))[0]
@@ -327,17 +332,13 @@ class Run:
     def validate(self) -> float:
         """Loss of the averaged weights on the held-out pictures; all processes call it."""
         assert self._validation is not None, "called only if pictures are held out"
-        rows, at_once = len(self._validation), self._rows_at_once()
+        rows, at_once = len(self._validation), most_rows(self._job.train, self.learner.world)
         total = 0.0
         for first in range(0, rows, at_once):
             part = self._validation.rows(first, min(first + at_once, rows))
             total += self.learner.validate(part) * len(part)
+        total, rows = self.learner.totals([total, rows])
         return total / rows
-
-    def _rows_at_once(self) -> int:
-        """The rows of a training step that are in memory together."""
-        config = self._job.train
-        return config.batch_size // self.learner.world // config.accumulate
 
     def _loader(self, first_step: int) -> Loader:
         train_config = self._job.train
@@ -365,11 +366,9 @@ class Run:
 
     def _validation_batch(self) -> Batch | None:
         """A fixed batch of held-out pictures, shared between the processes."""
-        rank, world = self.learner.rank, self.learner.world
         chosen = self._held_out[:VALIDATION_PICTURES]
-        chosen = chosen[: len(chosen) // world * world]
-        rows = np.arange(rank, len(chosen), world)
-        if not len(rows):
+        if not len(chosen):
             return None
+        rows = np.arange(self.learner.rank, len(chosen), self.learner.world)  # perhaps none
         fixed = dataclasses.replace(self._draws, caption_dropout=0.0)
         return make_batch(self._dataset, chosen[rows], fixed, 2**31, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import signal
 import time
@@ -10,18 +11,21 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, current_thread, main_thread
+from typing import Any
 
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.storage.atomic_folder import HASHES, SAVING
 from mdm_apple.storage.file_lock import try_lock
 from mdm_apple.storage.files import is_system_file, partial_name, remove_empty
 from mdm_apple.training.boot import BootConfig
+from mdm_apple.training.learner import Learner
 from mdm_apple.training.loop import SAMPLES
 from mdm_apple.training.metrics import EVENTS, METRICS
 from mdm_apple.training.picture_record import PICTURES
 from mdm_apple.training.settings import FREE_ON_RESUME, TrainConfig
 
 TOGETHER = 1.0  # seconds
+ENDING = (signal.SIGINT, signal.SIGTERM)
 LOCK = ".lock"  # in the folder of a run, while the run is at work
 # what a run may have written before its first save
 EARLY = frozenset((LOCK, METRICS, EVENTS, SAMPLES, SAVING, PICTURES))
@@ -63,6 +67,20 @@ def last_save(out: Path) -> bytes | None:
     """What tells the last save in a folder from others; None if there is none."""
     place = out / HASHES
     return place.read_bytes() if place.is_file() else None
+
+
+def refuse_parted(out: Path, learner: Learner[Any], begun_from: bytes | None, step: int) -> None:
+    """Refuse processes that begin from different saves: each would train a model of its own.
+
+    It happens where machines see different folders, or one process was still saving while another
+    began. Every process calls this.
+    """
+    digest = hashlib.sha256(b"%d %b" % (step, begun_from or b"")).digest()
+    if not learner.same_everywhere(int.from_bytes(digest[:4], "big") >> 1):
+        raise MdmError(
+            f"{out}: the processes of this run found different saves there; give a folder that "
+            "all machines share, and start them again."
+        )
 
 
 @contextmanager
@@ -115,7 +133,7 @@ def _running(out: Path) -> MdmError:
 
 @contextmanager
 def stop_on_interrupt() -> Generator[Event]:
-    """Ctrl-C and SIGTERM save after the current step; a later one of them ends at once.
+    """Ctrl-C, SIGTERM and SIGUSR1 save after the current step; a later one of ENDING ends at once.
 
     What comes within TOGETHER of the first is taken for the same wish: torchrun and Slurm send
     SIGTERM twice. Python gives signals to the main thread alone. A run on another thread is left as
@@ -133,10 +151,10 @@ def stop_on_interrupt() -> Generator[Event]:
         if not stop.is_set():
             first = time.monotonic()
             stop.set()
-        elif time.monotonic() - first > TOGETHER:
+        elif number in ENDING and time.monotonic() - first > TOGETHER:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (*ENDING, signal.SIGUSR1)}
     try:
         yield stop
     finally:

@@ -1,26 +1,32 @@
-"""How to train: settings, the learning rate and decay of each step, and each process's rows."""
+"""How to train: settings, and the learning rate and decay of each step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mdm_apple.config.model import DiffusionConfig
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import TrainingPrecision
 from mdm_apple.errors import ConfigError
 
 MAX_ROWS = 1 << 20  # of a batch
-# settings that a resumed run may change
-FREE_ON_RESUME = {"steps", "save_every", "log_every", "validate_every", "sample_every"}
+# settings that a resumed run may change: they change no step
+FREE_ON_RESUME = {
+    "steps",
+    "accumulate",  # only how a batch is processed; its loss is the same to rounding
+    "save_every",
+    "log_every",
+    "validate_every",
+    "sample_every",
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Batch sizes are totals over all processes and accumulation steps."""
+    """How to train. Batch sizes are totals over all processes and accumulation steps.
+
+    accumulate: parts in which each process processes its rows; the step stays the same.
+    """
 
     steps: int
     batch_size: int = 32
@@ -59,10 +65,10 @@ class TrainConfig:
             in_range(name, getattr(self, name), 0, above=True, below=True)
         for name in ("embedding_lr_scale", "weight_decay", "white_headroom"):
             in_range(name, getattr(self, name), 0, below=True)
-        if self.batch_size % self.accumulate:
+        if self.accumulate > self.batch_size:
             raise ConfigError(
-                f"batch_size: expected a multiple of accumulate ({self.accumulate}), "
-                f"got {self.batch_size}."
+                f"accumulate: expected at most batch_size ({self.batch_size}) parts, "
+                f"got {self.accumulate}."
             )
         for name in ("decay_share", "caption_dropout", "beta1", "beta2", "validation_share"):
             in_range(name, getattr(self, name), 0, 1, below=True)
@@ -84,43 +90,3 @@ def ema_decay_at(config: TrainConfig, step: int) -> float:
     if config.ema_decay is None or step < config.ema_warmup_steps:
         return 0.0
     return min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_ramp else config.ema_decay
-
-
-def rows_of(config: TrainConfig, rank: int, world: int) -> NDArray[np.int64]:
-    """Rows of the whole batch that a process takes, in the order of its accumulation steps.
-
-    The rows are strided, so that the first rows of the whole batch (which mixed-resolution training
-    treats differently) are the first rows of every part.
-    """
-    parts = world * config.accumulate
-    if config.batch_size % parts:
-        raise ConfigError(
-            f"batch_size: expected a multiple of processes x accumulate ({parts}), "
-            f"got {config.batch_size}."
-        )
-    strides = [
-        np.arange(rank + world * k, config.batch_size, parts) for k in range(config.accumulate)
-    ]
-    return np.concatenate(strides)
-
-
-def check_mixing(config: TrainConfig, diffusion: DiffusionConfig, world: int) -> None:
-    """Refuse parts of a batch whose losses do not add up to the loss of the whole batch."""
-    parts = world * config.accumulate
-    part = config.batch_size // parts
-    shares = diffusion.mixed_fractions or (1.0,)
-    if int(min(shares) * part) < 1:
-        raise ConfigError(
-            f"batch_size: with this mixed_ratio each process and accumulation step needs "
-            f"{math.ceil(1 / min(shares))} pictures or more, got {part}."
-        )
-    if any(parts * int(share * part) != int(share * config.batch_size) for share in shares):
-        raise ConfigError(
-            f"batch_size: {parts} parts of {part} pictures cannot be mixed as {shares} like the "
-            f"whole batch of {config.batch_size}; choose one whose parts divide evenly."
-        )
-    if parts > 1 and diffusion.loss_weighting == "vdm":
-        raise ConfigError(
-            "accumulate: loss_weighting vdm weighs each picture against the whole batch, so it "
-            f"needs one process and one accumulation step, got {parts} parts."
-        )
