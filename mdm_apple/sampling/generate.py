@@ -183,6 +183,14 @@ def generate(
         yield Preview(step.index, step.total, setting.shown(step.x0), final)
 
 
+def check_given(
+    config: ModelConfig, sampler: SamplerConfig, stop_at: int | None, given: Given
+) -> None:
+    """Refuse frames or a picture that the model or its sampler cannot use. Raises ConfigError."""
+    given.check(config, stop_at)
+    beginning_of(config, sampler, given)
+
+
 def beginning_of(config: ModelConfig, sampler: SamplerConfig, given: Given) -> int:
     """How many of the first steps a given picture leaves out. Raises ConfigError."""
     if not isinstance(given, GivenPicture):
