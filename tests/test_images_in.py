@@ -19,6 +19,7 @@ from students import save_random_student
 
 import mdm_apple as mdm
 from mdm_apple.cli import group
+from mdm_apple.config.model import ModelConfig
 from mdm_apple.config.presets import preset
 from mdm_apple.config.types import Pixels
 from mdm_apple.data.open import open_dataset
@@ -250,8 +251,9 @@ def test_a_seam_is_no_steeper_than_one_and_a_half_times_what_is_beside_it() -> N
 class WithoutRings(GivenPicture):
     """A kept part that the rest learns of from the network alone."""
 
-    def levels(self, *where: Any) -> list[Any]:
-        return [dataclasses.replace(level, rings=()) for level in super().levels(*where)]
+    def levels(self, config: ModelConfig, first_level: int) -> list[Any]:
+        levels: list[Any] = [*super().levels(config, first_level)]
+        return [dataclasses.replace(level, rings=()) for level in levels]
 
 
 # --- margins ----------------------------------------------------------------------------------

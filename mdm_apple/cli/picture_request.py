@@ -11,6 +11,7 @@ import click
 from mdm_apple.cli.clip_request import Like
 from mdm_apple.cli.model_options import FILE, Number
 from mdm_apple.config.model import ModelConfig
+from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.errors import MdmError
 from mdm_apple.given_pictures.margins import Margins
 from mdm_apple.given_pictures.picture import PictureAsked, small_picture
@@ -71,7 +72,11 @@ OPTIONS = (
         metavar="PROMPT PROMPT",
         help="Make --frames pictures on the way from one prompt to another.",
     ),
-    click.option("--to-seed", type=int, help="The seed that --between moves to. Default: none."),
+    click.option(
+        "--to-seed",
+        type=click.IntRange(0, MAX_SEED),
+        help="The seed that --between moves to. Default: none.",
+    ),
 )
 
 

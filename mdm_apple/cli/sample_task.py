@@ -115,6 +115,7 @@ def task_of(request: SampleRequest, like: Recipe | None) -> Task:
     )
     precision = request.precision
     quantize = None if request.quantize is None else BITS[request.quantize]
+    each = list[SampleSettings]()
     if like is not None:
         if texts or (seeds and request.vary is None):
             raise MdmError("like: brings its own prompt and seed, so leave out PROMPT and --seed.")
@@ -132,8 +133,7 @@ def task_of(request: SampleRequest, like: Recipe | None) -> Task:
         prompts, each = every_picture(lines, seeds, negative, settings)
     else:
         prompts = _asked(request, texts, seeds, negative)
-    if request.prompts_file is None:
-        each = [settings] * len(prompts)
+    each = each or [settings] * len(prompts)
     model, remark = _default_model(request, each, prompts, like)
     if request.model is not None:
         model, remark = request.model, None

@@ -60,7 +60,7 @@ class MixedNoise:
             return other if self._share else one
         angle = self._share * math.pi / 2
         near, far = np.float32(math.cos(angle)), np.float32(math.sin(angle))
-        return [near * a + far * b for a, b in zip(one, other, strict=True)]
+        return [(near * a + far * b).astype(np.float32) for a, b in zip(one, other, strict=True)]
 
 
 def draw_batch(streams: Sequence[NoiseStream | MixedNoise]) -> list[NDArray[np.float32]]:

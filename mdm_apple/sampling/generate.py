@@ -230,6 +230,8 @@ def check_request(
         if prompt.to_text is not None:
             check_text("prompt", prompt.to_text)
         in_range("share", prompt.share, 0, 1)
+        in_range("seed", prompt.seed, 0, MAX_SEED)
+        in_range("to-seed", prompt.to_seed, 0, MAX_SEED)
     if config.distilled is not None and any(prompt.negative for prompt in prompts):
         raise ConfigError("negative: a student takes no negative prompt; leave it out.")
 
