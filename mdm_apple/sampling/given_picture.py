@@ -125,8 +125,9 @@ class GivenPicture:
         return build_pyramid(pixels, config.model.levels[first_level], NumpyOps())
 
     def _images(self, white_headroom: float) -> Images:
-        pixels = self.pixels.astype(np.float32)
-        return training_range(pixels, -1, white_headroom).transpose(2, 0, 1)[None]
+        pixels = training_range(self.pixels.astype(np.float32), -1, white_headroom)
+        # of its own memory: averages of a view would add up in another order than Swift's
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
 def _held(free: Images, known: Images) -> Held:
