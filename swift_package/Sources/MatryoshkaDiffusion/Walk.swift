@@ -65,7 +65,11 @@ struct Walk {
     noise = NoiseStream(seed: request.seed, sides: sides)
     guard let given else {
       constraint = nil
-      self.states = try states ?? noise.draw()
+      if let states {
+        self.states = states
+      } else {
+        self.states = try noise.draw()
+      }
       return
     }
     var own = noise  // a snapshot knows how far the stream was read
