@@ -58,6 +58,11 @@ def noise(side: int = 16, seed: int = 0) -> Pixels:
     return np.random.RandomState(seed).randint(0, 256, (side, side, 3), dtype=np.uint8)
 
 
+def below(picture: Pixels) -> Pixels:
+    """The picture at half its side, added up in the order of a level's averages."""
+    return to_pixels(pool(np.ascontiguousarray(as_images(picture[None])), len(picture) // 2))[0]
+
+
 def right_half(side: int = 16) -> np.ndarray:
     free = np.zeros((side, side), bool)
     free[:, side // 2 :] = True
@@ -115,7 +120,7 @@ def test_strength_goes_from_the_picture_to_none(runtime: Any, sampler: SamplerCo
         painted(runtime, sampler, GivenPicture(noise(), strength=s)) for s in (0, 0.25, 0.75, 1)
     )
     np.testing.assert_array_equal(kept[0], noise())
-    np.testing.assert_array_equal(kept[1], to_pixels(pool(as_images(noise()[None]), 8))[0])
+    np.testing.assert_array_equal(kept[1], below(noise()))
     free = painted(runtime, sampler)
     for whole, level in zip(others[-1], free, strict=True):
         np.testing.assert_array_equal(whole, level)
@@ -169,11 +174,17 @@ def test_known_pixels_stay_to_the_byte(
     runtime = backend().runtime(model_folder)
     high, low = painted(runtime, sampler, GivenPicture(noise(), right_half(), harmonize=harmonize))
     np.testing.assert_array_equal(high[:, :8], noise()[:, :8])
-    below = to_pixels(pool(as_images(noise()[None]), 8))[0]
-    np.testing.assert_array_equal(low[:, :4], below[:, :4])
+    np.testing.assert_array_equal(low[:, :4], below(noise())[:, :4])
     assert np.abs(high[:, 8:].astype(int) - noise()[:, 8:]).mean() > 10
     free = painted(runtime, sampler)[0]  # the twin: nothing is kept
     assert np.abs(free[:, :8].astype(int) - noise()[:, :8]).mean() > 10
+
+
+def test_kept_white_has_the_headroom_of_training_and_ends_in_range() -> None:
+    config = dataclasses.replace(preset("tiny"), white_headroom=0.2)
+    held, _ = GivenPicture(np.full((16, 16, 3), 255, np.uint8), right_half()).levels(config, 0)
+    assert held.known.max() == pytest.approx(1.2)  # type: ignore[union-attr]
+    assert held.finished(np.zeros((1, 3, 16, 16), np.float32)).max() == 1
 
 
 def test_what_is_kept_leads_the_rest(runtime: Any) -> None:

@@ -80,7 +80,7 @@ GIVEN = {
     "from 16 px": lambda: GivenPicture(noise(16)),
     "from 8 px": lambda: GivenPicture(noise(8)),
 }
-SAMPLERS = {
+SAMPLERS: dict[str, tuple[dict[str, Any], float | None]] = {
     "ddim": ({"kind": "ddim", "steps": 6, "eta": 0.0}, 2.0),
     "ddim with noise": ({"kind": "ddim", "steps": 6, "eta": 0.7}, 2.0),
     "ddpm": ({"kind": "ddpm", "steps": 5, "eta": 0.0}, 2.0),
@@ -98,13 +98,13 @@ def both(
     monkeypatch: pytest.MonkeyPatch,
     moved: GivenPicture | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """States, estimates and pictures in Python and in Swift. moved: what Python is given instead."""
+    """States, estimates and pictures, of Python and of Swift. moved: Python is given this."""
     settings, power = SAMPLERS[how]
     student = settings["kind"] == "student"
     if student and 0 < given.strength < 1:
         given = dataclasses.replace(given, strength=0.45)
     runtime, seed = Quarter(power, student), random.SystemRandom().randrange(2**32)
-    case = {
+    case: dict[str, Any] = {
         "seed": seed,
         "sides": SIDES,
         "settings": {"guidanceScale": 1.0, "grid": "even", **settings},

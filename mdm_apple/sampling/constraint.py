@@ -69,7 +69,7 @@ class Held:
         """The finished pixels (NumPy), with the known ones exactly as given."""
         if self.fixed is None:
             return picture
-        return np.where(self.fixed == 1, self.known, picture)
+        return np.where(self.fixed == 1, np.clip(self.known, -1, 1), picture)
 
 
 def rings_around(fixed: Images, count: int) -> tuple[Images, ...]:
