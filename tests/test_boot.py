@@ -434,7 +434,8 @@ def end_points_apart(
         jump = runtime.jumper([Prompt("", 0)] * rows, 1.0, 0)
         start = [runtime.image(x) for x in noise]
         schedule = exact.loss.schedule
-        (step,) = sample_student(jump, start, schedule, config.diffusion, [1000, 0])
+        grid, ops = [1000, 0], backend.ops
+        (step,) = sample_student(jump, start, schedule, config.diffusion, grid, ops)
         jumped = [runtime.numpy(x) for x in step.x_next]
     errors = [np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(jumped, walked, strict=True)]
     return [float(e) / s for e, s in zip(errors, exact.mixture.spread(), strict=True)]

@@ -36,7 +36,7 @@ from mdm_apple.diffusion.canvas import tiled, untiled
 from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError, MdmError, MissingPackageError
-from mdm_apple.given_pictures import frame_of_clip, given_frames
+from mdm_apple.given_pictures.frames import frame_of_clip, given_frames
 from mdm_apple.model import Model
 from mdm_apple.sampling.filters import FilteredError
 from mdm_apple.sampling.generate import Prompt, finish, generate

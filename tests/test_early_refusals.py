@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small import plain
 
 from mdm_apple.cli import COMMANDS
@@ -58,6 +59,13 @@ TABLE = [
     Wrong("sample heart --like {file}", "expected a picture or clip made by mdm sample"),
     Wrong("sample heart --stop-at 4x8", "this model makes pictures, so give a side alone"),
     Wrong("sample heart --first-frame {file}", "first-frame: belongs to clips"),
+    Wrong("sample heart --image {file}", "cannot be read as a PNG"),
+    Wrong("sample heart --image {picture} --mask {black}", "mask: has no white in it"),
+    Wrong(
+        "sample heart --model box:student --image {picture} --strength 0.6", "1, 0.75, 0.5, 0.25"
+    ),
+    Wrong("sample --prompts {file} --seeds 1-5000 --out {new}", "5,000 seeds, expected up to", 2),
+    Wrong("upscale {picture}", "50 px is none of 16, 32, 64; give --resize"),
     Wrong("sample heart --out {none}.mp4", "pictures are written as .png"),
     Wrong("sample heart --model {clips} --stop-at 8", "give 4x8 or 1x8 (frames x side)"),
     Wrong("sample heart --model {clips} --stop-at 4by8", "nor such as 16x32", 2),
@@ -212,6 +220,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("early")
     names = ("new", "none", "full", "file", "bundle", "folder", "frozen", "clips")
     paths = {name: root / name for name in names}
+    for name, color in (("picture", "red"), ("black", "black")):
+        paths[name] = root / f"{name}.png"
+        Image.new("RGB", (50, 50), color).save(paths[name])
     for name in ("full", "bundle", "folder", "frozen", "clips"):
         paths[name].mkdir()
     (paths["full"] / "mine.txt").write_text("mine")

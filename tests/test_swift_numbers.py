@@ -82,7 +82,7 @@ def python_walk(case: dict[str, Any], schedule: Schedule) -> dict[str, np.ndarra
     if settings["kind"] == "student":
         starts = case["starts"]
         grid = [*starts[:: len(starts) // settings["steps"]], 0]
-        steps = sample_student(denoise, draw(), schedule, config, grid)
+        steps = sample_student(denoise, draw(), schedule, config, grid, NumpyOps())
     else:
         sampler = SamplerConfig(
             kind=settings["kind"],

@@ -33,6 +33,9 @@ FORWARD_OVER_TORCH = 3.0  # error of MLX in fp32 over that of torch in fp32
 GRADIENT = 1e-5  # norm of the error of a weight's gradient over the norm of the gradient
 GRADIENT_NORM_FLOOR = 1e-4  # of the largest norm; smaller gradients are measured against this
 MLX_PICTURE = 60.0  # dB, worst of 8 pictures after 25 steps against torch, peak 2
+# dB, pictures of 3 steps that begin with others, random weights, fp32 against torch, peak 2.
+PICTURE_IN = 100.0  # MLX
+PICTURE_IN_BUNDLE = 60.0  # the executor; weights of a bundle are fp16
 REDUCED_PICTURE = {"bf16": 20.0, "fp16": 35.0}  # dB, random weights, 10 steps, against fp32
 # Absolute, of images in [-1, 1]: BOOT's recursion against joint DDIM.
 BOOT_FP64 = 1e-10

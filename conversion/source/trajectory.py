@@ -203,7 +203,7 @@ def trajectory_steps(
     schedule, diffusion = _schedule(config), config.diffusion
     if config.distilled is not None:
         grid = student_grid(config.distilled, num_steps) if num_steps else trajectory_grid(config)
-        return sample_student(predict, draw(), schedule, diffusion, grid)
+        return sample_student(predict, draw(), schedule, diffusion, grid, ops)
     sampler = trajectory_sampler(schedule.num_steps)
     if num_steps is not None:
         sampler = replace(sampler, num_steps=num_steps)

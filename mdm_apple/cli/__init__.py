@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "distill": "Teach a student to make a model's pictures in a few steps.",
     "sample": "Make pictures from prompts.",
+    "upscale": "Enlarge a small picture, as the model does from level to level.",
     "import": "Turn an Apple checkpoint into a model folder.",
     "fetch": "Download one of Apple's checkpoints and import it.",
     "export": "Write a trained model for shipping: averaged weights only, in 16 bits.",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mdm_apple.config.model import ModelConfig
 from mdm_apple.errors import MdmError
-from mdm_apple.given_pictures import FramePicture, frame_of_clip, given_frames
+from mdm_apple.given_pictures.frames import FramePicture, frame_of_clip, given_frames
 from mdm_apple.sampling.given_frames import NOTHING_GIVEN, GivenFrames, sha256_of
 from mdm_apple.sampling.inner_model import AskedLevel, level_of_side, require_clip, side_of_level
 from mdm_apple.sampling.pictures import Recipe

@@ -25,6 +25,7 @@ from mdm_apple.cli.output import (
     renamed,
 )
 from mdm_apple.cli.scene_report import scene_text, scene_values
+from mdm_apple.cli.upscale_report import triples, upscale_text, upscale_values
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.config.types import Background, Pixels, Precision
 from mdm_apple.data.dataset import with_captions
@@ -45,6 +46,7 @@ from mdm_apple.evaluation.evaluate import (
 )
 from mdm_apple.evaluation.evaluate_motion import MotionPlan, check_motion_model, evaluate_motion
 from mdm_apple.evaluation.evaluate_scenes import ScenePlan, check_scene_model, evaluate_scenes
+from mdm_apple.evaluation.evaluate_upscale import UpscalePlan, check_upscale, evaluate_upscale
 from mdm_apple.evaluation.trained_motion import judged_by
 from mdm_apple.model import Model
 from mdm_apple.open_model import Backend, Opening, OpenOptions, prepare
@@ -78,6 +80,7 @@ class EvaluateRequest:
     captions: Path | None
     background: Background
     skin_tones: bool
+    upscale: int | None
     teacher: str | None
     teacher_steps: int
     inception: bool
@@ -148,6 +151,12 @@ Examples:
 @click.option("--background", type=click.Choice(get_args(Background)), default="white")
 @click.option("--skin-tones", is_flag=True, help="Include emoji with skin tones.")
 @click.option(
+    "--upscale",
+    type=click.IntRange(1),
+    metavar="SIDE",
+    help="Instead, reduce pictures to this level, enlarge them, and compare with bicubic.",
+)
+@click.option(
     "--teacher",
     metavar="NAME",
     help="Also measure the distance to this model's pictures from the same noise.",
@@ -179,6 +188,9 @@ def command(request: EvaluateRequest, output: Output) -> None:
     for path in (request.out, request.grid):
         if path is not None:
             refuse_existing(path, request.overwrite)
+    if request.upscale is not None:
+        _evaluate_upscale(request, request.upscale, output)
+        return
     if request.data == SCENES:
         _evaluate_scenes(request, output)
         return
@@ -277,25 +289,72 @@ def _evaluate_motion(request: EvaluateRequest, output: Output) -> None:
     output.result(report, motion_text(found))
 
 
+def _evaluate_upscale(request: EvaluateRequest, side: int, output: Output) -> None:
+    _refuse(
+        "--upscale",
+        {
+            "data": request.data if request.data.partition(":")[0] in (SCENES, MOTION) else None,
+            "teacher": request.teacher,
+            "inception": request.inception,
+            "clip": request.clip,
+        },
+    )
+    captions = None if request.captions is None else read_captions(request.captions)
+    opening = prepare(find_model(request.model), _opening(request))
+    settings = request.settings(opening.config)
+    check_upscale(opening.config, side, settings.stop_at)
+    sampler = opening.check(settings, ())
+    plan = UpscalePlan(sampler, side, request.count, request.seeds or (0,), settings.stop_at)
+    dataset = open_dataset(
+        request.data,
+        side_to_open(opening.config, settings.stop_at),
+        background=request.background,
+        skin_tones=request.skin_tones,
+    )
+    if captions is not None:
+        dataset = with_captions(dataset, captions)
+    for warning in dataset.warnings:
+        output.say(warning)
+    output.say(f"loading {opening.named} on {opening.backend}")
+    model = Model(opening, opening.load())
+    began = time.perf_counter()
+    total = plan.count * len(plan.seeds)
+    with tqdm(total=total, unit="picture", disable=output.quiet) as bar:
+        found = evaluate_upscale(model.runtime, dataset, plan, bar.update)
+    data = {"name": request.data, "fingerprint": dataset.fingerprint}
+    report = _report(request, model, plan, data, upscale_values(found), began)
+    if request.grid is not None:
+        save_png(request.grid, triples(found.shown))
+    _save(request, report)
+    output.result(report, upscale_text(report))
+
+
 def _refuse_others(request: EvaluateRequest, data: str, more: dict[str, object]) -> None:
     """Refuse the options that data with a judge of its own has no use for."""
-    for name, given in (
-        *more.items(),
-        ("grid", request.grid),
-        ("teacher", request.teacher),
-        ("inception", request.inception),
-        ("clip", request.clip),
-        ("skin-tones", request.skin_tones),
-        ("background", request.background != "white"),
-    ):
+    _refuse(
+        data,
+        {
+            **more,
+            "grid": request.grid,
+            "teacher": request.teacher,
+            "inception": request.inception,
+            "clip": request.clip,
+            "skin-tones": request.skin_tones,
+            "background": request.background != "white",
+        },
+    )
+
+
+def _refuse(what: str, others: dict[str, object]) -> None:
+    for name, given in others.items():
         if given:
-            raise MdmError(f"{name}: does not apply to {data}; leave out --{name}.")
+            raise MdmError(f"{name}: does not apply to {what}; leave out --{name}.")
 
 
 def _report(
     request: EvaluateRequest,
     model: Model,
-    plan: EvaluationPlan | ScenePlan | MotionPlan,
+    plan: EvaluationPlan | ScenePlan | MotionPlan | UpscalePlan,
     data: dict[str, str],
     scores: dict[str, Any],
     began: float,

@@ -69,6 +69,7 @@ class PictureFiles:
     """Where the pictures go: a path for each, and one for the grid of a folder.
 
     fps: frames a second of clips; None for pictures. sheet: where the frames of all clips go.
+    grows: a folder without a grid, where the same command may go on at any time.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class PictureFiles:
     overwrite: bool
     fps: float | None = None
     sheet: Path | None = None
+    grows: bool = False
 
     @classmethod
     def of(
@@ -88,9 +90,10 @@ class PictureFiles:
         overwrite: bool,
         fps: float | None = None,
         sheet: Path | None = None,
+        grows: bool = False,
     ) -> PictureFiles:
         """Refuses unusable names and files that exist, but not an interrupted run of the same."""
-        files = cls._of(out, prompts, previews, overwrite, fps, sheet)
+        files = cls._of(out, prompts, previews, overwrite, fps, sheet, grows)
         _check_sheet(files, overwrite)
         return files
 
@@ -103,11 +106,14 @@ class PictureFiles:
         overwrite: bool,
         fps: float | None,
         sheet: Path | None,
+        grows: bool,
     ) -> PictureFiles:
         if out is None:
             taken: set[Path] = set()
             paths = tuple(_free(Path(_slug(p)), taken, previews) for p in prompts)
             return cls(Path(), paths, None, previews, overwrite, fps, sheet)
+        if grows and out.suffix.lower() in (PICTURE, *OTHER_FILES, *MOVIES):
+            raise MdmError(f"out: --prompts needs a folder, got the file {out}.")
         if out.suffix.lower() in (PICTURE, *OTHER_FILES, *MOVIES):
             if fps is not None:
                 check_clip_name(out, fps)
@@ -121,10 +127,16 @@ class PictureFiles:
                 refuse_existing(strip_of(out), overwrite)
             return cls(out.parent, (out,), None, previews, overwrite, fps, sheet)
         paths = tuple(out / f"{k:04d}_{_slug(p)}.png" for k, p in enumerate(prompts))
-        files = cls(out, paths, out / "grid.png", previews, overwrite, fps, sheet)
+        grid = None if grows else out / "grid.png"
+        files = cls(out, paths, grid, previews, overwrite, fps, sheet, grows)
         if not files.interrupted:
             refuse_existing(out, overwrite)
         return files
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the pictures have a folder of their own."""
+        return self.grid is not None or self.grows
 
     @property
     def interrupted(self) -> bool:
@@ -132,10 +144,10 @@ class PictureFiles:
 
         What a killed process was writing counts as well.
         """
-        if self.grid is None or not self.folder.is_dir() or not occupied(self.folder):
+        if not self.in_folder or not self.folder.is_dir() or not occupied(self.folder):
             return False
         ours = {path.name for path in (*self.paths, *map(strip_of, self.paths))}
-        begun = {*ours, self.grid.name}
+        begun = ours if self.grid is None else {*ours, self.grid.name}
         names = [item.name for item in self.folder.iterdir() if not is_system_file(item.name)]
         return all(name in ours or partial_name(name) in begun for name in names)
 
@@ -150,7 +162,7 @@ class PictureFiles:
             with ExitStack() as kept:
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    alone = self.grid is None or kept.enter_context(locked_place(self.folder))
+                    alone = not self.in_folder or kept.enter_context(locked_place(self.folder))
                 except OSError as error:
                     reason = system_reason(error)
                     raise FileError(f"{self.folder}: cannot be written; {reason}") from None
@@ -174,7 +186,7 @@ class PictureFiles:
 
     def done(self, recipes: Sequence[Recipe]) -> set[int]:
         """The pictures that are there already, made as asked. Raises MdmError for others."""
-        if self.overwrite or self.grid is None:
+        if self.overwrite or not self.in_folder:
             return set()
         if not self.interrupted:  # another command may have filled it since it was looked at
             refuse_existing(self.folder, self.overwrite)

@@ -131,6 +131,31 @@ def read_upright(path: Path) -> Image.Image:
         raise _unreadable(path, error) from None
 
 
+def read_layers(path: Path) -> Image.Image:
+    """Decode at full size, in 8 bits, EXIF rotation applied; RGBA where a part is transparent.
+
+    Colors stay as stored, with their profile. The file must have passed `picture_size`; raises
+    BadPictureError where `read_square` does.
+    """
+    try:
+        with _decoded(path) as image:
+            return upright_layers(image)
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
+
+
+def upright_layers(image: Image.Image) -> Image.Image:
+    """The same of an open picture. Its EXIF does not come along, so nothing turns it again."""
+    turned = _resizable(_upright(image))
+    if turned.mode == "RGBA" and turned.getchannel("A").getextrema() == (255, 255):
+        turned = turned.convert("RGB")
+    plain = Image.frombytes(turned.mode, turned.size, turned.tobytes())
+    profile = image.info.get("icc_profile")
+    if isinstance(profile, bytes):
+        plain.info["icc_profile"] = profile
+    return plain
+
+
 def as_png(path: Path) -> bytes:
     """The file of the same pixels as a PNG, for formats that are not compressed.
 

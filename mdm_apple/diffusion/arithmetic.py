@@ -20,6 +20,12 @@ def add_noise(x0: Array, eps: Array, alpha_bar: Any) -> Array:
     return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
 
+def noise_back(x_s: Array, noise: Array, alpha_bar_next: float, alpha_bar: float) -> Array:
+    """A draw from q(x_t | x_s): from the cleaner alpha_bar_next back to the noisier alpha_bar."""
+    kept = alpha_bar / alpha_bar_next
+    return kept**0.5 * x_s + (1 - kept) ** 0.5 * noise
+
+
 def x0_from_eps(x_t: Array, eps: Array, alpha_bar: Any) -> Array:
     return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
 

@@ -7,6 +7,7 @@ the initial noise first, then one draw per step. No level touches another's stre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +42,27 @@ class NoiseStream:
         ]
 
 
-def draw_batch(streams: Sequence[NoiseStream]) -> list[NDArray[np.float32]]:
+class MixedNoise:
+    """Draws that lie between those of two seeds, on the arc that keeps their variance.
+
+    Args:
+        share: 0 gives the draws of `one`, 1 those of `other`, both to the bit.
+    """
+
+    def __init__(self, one: NoiseStream, other: NoiseStream, share: float) -> None:
+        in_range("share", share, 0, 1, error=MdmError)
+        self._one, self._other, self._share = one, other, share
+
+    def draw(self) -> list[NDArray[np.float32]]:
+        """As `NoiseStream.draw`."""
+        one, other = self._one.draw(), self._other.draw()
+        if self._share in (0, 1):
+            return other if self._share else one
+        angle = self._share * math.pi / 2
+        near, far = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+        return [(near * a + far * b).astype(np.float32) for a, b in zip(one, other, strict=True)]
+
+
+def draw_batch(streams: Sequence[NoiseStream | MixedNoise]) -> list[NDArray[np.float32]]:
     """One draw for several pictures, stacked per level: float32 (B, 3, side, side) each."""
     return [np.stack(level) for level in zip(*(s.draw() for s in streams), strict=True)]

@@ -30,6 +30,14 @@ class Ops(Protocol):
         """Average over factor x factor squares of pixels."""
         ...
 
+    def repeat(self, x: Array, factor: int) -> Array:
+        """Enlarge by repetition: every pixel becomes a square of factor x factor."""
+        ...
+
+    def smooth(self, x: Array) -> Array:
+        """Average with the neighbours, weights 1 2 1 both ways; beyond the border are zeros."""
+        ...
+
     def sample_mean(self, x: Array) -> Array:
         """Mean over everything except the batch: (B,)."""
         ...
@@ -60,6 +68,14 @@ class NumpyOps:
     def avg_pool(self, x: Array, factor: int) -> Array:
         b, c, h, w = x.shape
         return x.reshape(b, c, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
+
+    def repeat(self, x: Array, factor: int) -> Array:
+        return x.repeat(factor, axis=2).repeat(factor, axis=3)
+
+    def smooth(self, x: Array) -> Array:
+        x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        x = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
+        return (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 16
 
     def sample_mean(self, x: Array) -> Array:
         return x.reshape(len(x), -1).mean(axis=1)

@@ -28,6 +28,14 @@ class MlxOps:
         b, h, w, c = x.shape
         return x.reshape(b, h // factor, factor, w // factor, factor, c).mean(axis=(2, 4))
 
+    def repeat(self, x: mx.array, factor: int) -> mx.array:
+        return mx.repeat(mx.repeat(x, factor, axis=1), factor, axis=2)
+
+    def smooth(self, x: mx.array) -> mx.array:
+        x = mx.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+        return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 16
+
     def sample_mean(self, x: mx.array) -> mx.array:
         return x.reshape(len(x), -1).mean(axis=1)
 

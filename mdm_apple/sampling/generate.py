@@ -15,26 +15,27 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mdm_apple.config.model import DiffusionConfig, ModelConfig
+from mdm_apple.config.ranges import in_range
 from mdm_apple.config.types import Images
-from mdm_apple.diffusion.noise import MAX_SEED, NoiseStream, draw_batch
+from mdm_apple.diffusion.arithmetic import add_noise
+from mdm_apple.diffusion.noise import MAX_SEED, MixedNoise, NoiseStream, draw_batch
 from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
-from mdm_apple.diffusion.schedule import Schedule, check_steps
+from mdm_apple.diffusion.schedule import Schedule, check_steps, timestep_grid
 from mdm_apple.errors import ConfigError, MdmError
-from mdm_apple.sampling.given_frames import (
-    NOTHING_GIVEN,
-    GivenFrames,
-    check_given,
-    given_at_levels,
-)
+from mdm_apple.sampling.constraint import Known
+from mdm_apple.sampling.given_frames import NOTHING_GIVEN, GivenFrames
+from mdm_apple.sampling.given_picture import GivenPicture, repeated
 from mdm_apple.sampling.inner_model import level_of_side
 from mdm_apple.sampling.walk import (
     Denoise,
-    Held,
     JumpTo,
     SamplerConfig,
     Step,
     check_student,
+    first_start,
+    first_step,
+    repeated_steps,
     sample,
     sample_student,
     student_grid,
@@ -44,11 +45,26 @@ from mdm_apple.text.captions import check_text
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to make. An empty negative prompt means the unconditional one."""
+    """One picture to make. An empty negative prompt means the unconditional one.
+
+    to_seed, to_text: another noise and another text, towards which the picture lies by `share`, 0
+    to 1; None: the same.
+    """
 
     text: str
     seed: int
     negative: str = ""
+    to_seed: int | None = None
+    to_text: str | None = None
+    share: float = 0.0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the model reads for it."""
+        return (self.text, self.negative, *(() if self.to_text is None else (self.to_text,)))
+
+
+Given = GivenFrames | GivenPicture
 
 
 def random_seed(count: int = 1) -> int:
@@ -109,7 +125,7 @@ def generate(
     prompts: Sequence[Prompt],
     sampler: SamplerConfig,
     stop_at: int | None = None,
-    given: GivenFrames = NOTHING_GIVEN,
+    given: Given = NOTHING_GIVEN,
 ) -> Iterator[Preview]:
     """Make one picture per prompt, as one batch; yields after every network evaluation.
 
@@ -117,29 +133,87 @@ def generate(
 
     Args:
         stop_at: side of the highest level to run; the levels above are not computed.
-        given: frames that every clip is to have; each is equal to its picture in the end.
+        given: frames that every clip is to have, or a picture to start from or to keep a part of.
+            A given picture at strength 0 is yielded as it is, without an evaluation.
     """
     check_request(runtime.config, prompts, sampler, stop_at)
-    check_given(runtime.config, given, stop_at)
-    setting = _setting(runtime, prompts, stop_at, given)
+    given.check(runtime.config, stop_at)
+    begin = beginning_of(runtime.config, sampler, given)
+    setting = _setting(runtime, prompts, stop_at)
+    levels = given.levels(runtime.config, setting.first)
+    initial = setting.draw()
+    known = (
+        [
+            level.on(runtime.image, q, noise)
+            for level, q, noise in zip(levels, setting.signal, initial, strict=True)
+        ]
+        if levels
+        else list[Known]()
+    )
+    if isinstance(given, GivenPicture):
+        pictures = given.beginning(runtime.config, setting.first)
+        if pictures is not None:
+            start = _grid(runtime, sampler, begin)[0]
+            if start == 0:
+                shown = [np.clip(x, -1, 1) for x in repeated(pictures, len(prompts))]
+                yield Preview(0, 1, shown, shown)
+                return
+            initial = setting.noisy(pictures, initial, start)
     if sampler.kind == "student":
-        steps = _student_steps(runtime, prompts, sampler, setting)
+        steps = _student_steps(runtime, prompts, sampler, setting, initial, known, begin)
     else:
         steps = sample(
-            runtime.denoiser(prompts, sampler.guidance_scale, setting.first),
-            setting.draw(),
+            _denoiser(runtime, prompts, sampler.guidance_scale, setting.first),
+            initial,
             setting.draw,
             setting.schedule,
             setting.diffusion,
             sampler,
             setting.scales,
             runtime.ops,
-            setting.held,
+            known,
+            begin,
+            given.harmonize if isinstance(given, GivenPicture) else 0,
         )
     for step in steps:
         last = step.index == step.total - 1
         final = setting.shown(step.x_next) if last else None
+        if final is not None and levels:
+            final = [level.finished(x) for level, x in zip(levels, final, strict=True)]
         yield Preview(step.index, step.total, setting.shown(step.x0), final)
+
+
+def check_given(
+    config: ModelConfig, sampler: SamplerConfig, stop_at: int | None, given: Given
+) -> None:
+    """Refuse frames or a picture that the model or its sampler cannot use. Raises ConfigError."""
+    given.check(config, stop_at)
+    beginning_of(config, sampler, given)
+
+
+def beginning_of(config: ModelConfig, sampler: SamplerConfig, given: Given) -> int:
+    """How many of the first steps a given picture leaves out. Raises ConfigError."""
+    if not isinstance(given, GivenPicture):
+        return 0
+    length = config.diffusion.schedule.num_steps
+    if config.distilled is None:
+        return first_step(sampler.num_steps or length, given.strength)
+    if given.harmonize:
+        raise ConfigError(
+            "harmonize: a student jumps over the steps that are repeated; use the model that it "
+            "learned from."
+        )
+    return first_start(config.distilled, given.strength, length)
+
+
+def evaluations(config: ModelConfig, sampler: SamplerConfig, given: Given = NOTHING_GIVEN) -> int:
+    """How many steps `generate` yields."""
+    begin = beginning_of(config, sampler, given)
+    if config.distilled is not None:
+        return max(1, len(student_grid(config.distilled, sampler.num_steps, begin)) - 1)
+    steps = (sampler.num_steps or config.diffusion.schedule.num_steps) - begin
+    rounds = given.harmonize if isinstance(given, GivenPicture) else 0
+    return max(1, steps + rounds * repeated_steps(steps))
 
 
 def check_request(
@@ -153,6 +227,11 @@ def check_request(
     for prompt in prompts:
         check_text("prompt", prompt.text)
         check_text("negative", prompt.negative)
+        if prompt.to_text is not None:
+            check_text("prompt", prompt.to_text)
+        in_range("share", prompt.share, 0, 1)
+        in_range("seed", prompt.seed, 0, MAX_SEED)
+        in_range("to-seed", prompt.to_seed, 0, MAX_SEED)
     if config.distilled is not None and any(prompt.negative for prompt in prompts):
         raise ConfigError("negative: a student takes no negative prompt; leave it out.")
 
@@ -181,18 +260,79 @@ def clean_estimate(
 
 
 def _student_steps(
-    runtime: Runtime, prompts: Sequence[Prompt], sampler: SamplerConfig, setting: _Setting
+    runtime: Runtime,
+    prompts: Sequence[Prompt],
+    sampler: SamplerConfig,
+    setting: _Setting,
+    initial: list[Any],
+    known: Sequence[Known],
+    begin: int,
 ) -> Iterator[Step]:
-    distilled = runtime.config.distilled
-    assert distilled is not None, "check_student passed"
     return sample_student(
-        _jumps(runtime).jumper(prompts, sampler.guidance_scale, setting.first),
-        setting.draw(),
+        _jumper(runtime, prompts, sampler.guidance_scale, setting.first),
+        initial,
         setting.schedule,
         setting.diffusion,
-        student_grid(distilled, sampler.num_steps),
-        setting.held,
+        _grid(runtime, sampler, begin),
+        runtime.ops,
+        known,
     )
+
+
+def _grid(runtime: Runtime, sampler: SamplerConfig, begin: int) -> list[int]:
+    """The table indices that sampling visits, when so many of the first are left out."""
+    distilled = runtime.config.distilled
+    if distilled is not None:
+        return student_grid(distilled, sampler.num_steps, begin)
+    return timestep_grid(runtime.schedule, sampler.num_steps, sampler.spacing)[begin:]
+
+
+def _denoiser(
+    runtime: Runtime, prompts: Sequence[Prompt], guidance_scale: float, first: int
+) -> Denoise:
+    """The network for prompts, of which some may lie between two texts."""
+    denoise = runtime.denoiser(prompts, guidance_scale, first)
+    others = _other_ends(prompts)
+    if others is None:
+        return denoise
+    other, near, far = runtime.denoiser(others, guidance_scale, first), *_shares(runtime, prompts)
+
+    def between(x_t: list[Any], time: int) -> list[Any]:
+        pairs = zip(denoise(x_t, time), other(x_t, time), strict=True)
+        return [a * near + b * far for a, b in pairs]
+
+    return between
+
+
+def _jumper(
+    runtime: Runtime, prompts: Sequence[Prompt], guidance_scale: float, first: int
+) -> JumpTo:
+    """The same for a student."""
+    jump = _jumps(runtime).jumper(prompts, guidance_scale, first)
+    others = _other_ends(prompts)
+    if others is None:
+        return jump
+    other = _jumps(runtime).jumper(others, guidance_scale, first)
+    near, far = _shares(runtime, prompts)
+
+    def between(x_t: list[Any], time: int, target: int) -> list[Any]:
+        pairs = zip(jump(x_t, time, target), other(x_t, time, target), strict=True)
+        return [a * near + b * far for a, b in pairs]
+
+    return between
+
+
+def _other_ends(prompts: Sequence[Prompt]) -> list[Prompt] | None:
+    """The prompts with the texts towards which they lie; None if there are none."""
+    if all(p.to_text in (None, p.text) for p in prompts):
+        return None
+    return [Prompt(p.text if p.to_text is None else p.to_text, p.seed, p.negative) for p in prompts]
+
+
+def _shares(runtime: Runtime, prompts: Sequence[Prompt]) -> tuple[Any, Any]:
+    """Of the first text and of the other, one for each picture; both predictions are mixed so."""
+    far = np.array([p.share for p in prompts], np.float32)[:, None, None, None]
+    return runtime.image(1 - far), runtime.image(far)
 
 
 def _jumps(runtime: Runtime) -> StudentRuntime:
@@ -203,26 +343,14 @@ def _jumps(runtime: Runtime) -> StudentRuntime:
 
 @dataclass(frozen=True)
 class _Setting:
-    """The levels that run, highest first, the noise of some prompts at them, and given frames."""
+    """The levels that run, highest first, and the noise of some prompts at them."""
 
     runtime: Runtime
     first: int
     scales: tuple[int, ...]
     schedule: Schedule
     diffusion: DiffusionConfig
-    streams: list[NoiseStream]
-    given: GivenFrames
-
-    @property
-    def held(self) -> list[Held]:
-        if not self.given:
-            return []
-        levels = given_at_levels(self.runtime.config, self.given, self.first)
-        image, signal = self.runtime.image, self.signal
-        return [
-            Held(image(free), image(known / np.float32(q)))
-            for (free, known), q in zip(levels, signal, strict=True)
-        ]
+    streams: list[NoiseStream | MixedNoise]
 
     @property
     def signal(self) -> list[float]:
@@ -231,6 +359,15 @@ class _Setting:
 
     def draw(self) -> list[Any]:
         return [self.runtime.image(level) for level in draw_batch(self.streams)]
+
+    def noisy(self, pictures: Sequence[Images], noise: list[Any], t: int) -> list[Any]:
+        """A picture (1, 3, side, side) at every level with the noise of table index t."""
+        return [
+            add_noise(self.runtime.image(x / np.float32(q)), eps, float(table[t]))
+            for x, q, eps, table in zip(
+                pictures, self.signal, noise, self.schedule.tables, strict=True
+            )
+        ]
 
     def shown(self, images: Sequence[Any]) -> list[Images]:
         """Convert backend images to pictures."""
@@ -244,7 +381,6 @@ def _setting(
     runtime: Runtime,
     prompts: Sequence[Prompt],
     stop_at: int | None,
-    given: GivenFrames = NOTHING_GIVEN,
 ) -> _Setting:
     config = runtime.config
     first = level_of_side(config, stop_at)
@@ -258,9 +394,15 @@ def _setting(
         config.model.scales[first:],
         Schedule(full.base, full.tables[first:]),
         diffusion,
-        [NoiseStream(p.seed, config.sides[first:]) for p in prompts],
-        given,
+        [_noise(p, config.sides[first:]) for p in prompts],
     )
+
+
+def _noise(prompt: Prompt, sides: Sequence[int]) -> NoiseStream | MixedNoise:
+    own = NoiseStream(prompt.seed, sides)
+    if prompt.to_seed in (None, prompt.seed):
+        return own
+    return MixedNoise(own, NoiseStream(prompt.to_seed, sides), prompt.share)
 
 
 def finish(previews: Iterator[Preview]) -> list[Images]:

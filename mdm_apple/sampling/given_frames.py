@@ -14,6 +14,7 @@ from mdm_apple.diffusion.ops import NumpyOps
 from mdm_apple.diffusion.pixel_range import training_range
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError
+from mdm_apple.sampling.constraint import Held, Known
 from mdm_apple.sampling.inner_model import level_of_side, require_clip
 
 
@@ -30,21 +31,30 @@ class GivenFrames:
     def __bool__(self) -> bool:
         return self.first is not None or self.last is not None
 
+    def check(self, config: ModelConfig, stop_at: int | None) -> None:
+        """Refuse frames that do not fit the clips of a model. Raises ConfigError."""
+        asked = {"first-frame": self.first, "last-frame": self.last}
+        require_clip(config, stop_at, asked)
+        _, side = config.clip_shapes[level_of_side(config, stop_at)]
+        shape = side, side, 3
+        for name, picture in asked.items():
+            if picture is not None and (picture.shape, picture.dtype) != (shape, np.uint8):
+                raise ConfigError(
+                    f"{name}: expected bytes of shape {shape}, got {picture.dtype} of "
+                    f"{picture.shape}."
+                )
+
+    def levels(self, config: ModelConfig, first_level: int) -> list[Known]:
+        """What is known of each level, highest first; empty where nothing is.
+
+        Only the clean estimates are held: the frames of a clip follow them from step to step.
+        """
+        if not self:
+            return []
+        return [Held(*pair) for pair in given_at_levels(config, self, first_level)]
+
 
 NOTHING_GIVEN = GivenFrames()
-
-
-def check_given(config: ModelConfig, given: GivenFrames, stop_at: int | None) -> None:
-    """Refuse frames that do not fit the clips of a model. Raises ConfigError."""
-    asked = {"first-frame": given.first, "last-frame": given.last}
-    require_clip(config, stop_at, asked)
-    _, side = config.clip_shapes[level_of_side(config, stop_at)]
-    for name, picture in asked.items():
-        if picture is not None and (picture.shape, picture.dtype) != ((side, side, 3), np.uint8):
-            raise ConfigError(
-                f"{name}: expected bytes of shape {(side, side, 3)}, got {picture.dtype} of "
-                f"{picture.shape}."
-            )
 
 
 def given_at_levels(

@@ -49,6 +49,18 @@ class Recipe:
     fps: float | None = field(default=None, metadata=ADDED_LATER)
     first_frame: str | None = field(default=None, metadata=ADDED_LATER)
     last_frame: str | None = field(default=None, metadata=ADDED_LATER)
+    # of a picture that was given: SHA-256 of its pixels and its mask at the model's side, and of
+    # one that was enlarged, its side
+    image: str | None = field(default=None, metadata=ADDED_LATER)
+    mask: str | None = field(default=None, metadata=ADDED_LATER)
+    strength: float | None = field(default=None, metadata=ADDED_LATER)
+    extend: str | None = field(default=None, metadata=ADDED_LATER)
+    harmonize: int | None = field(default=None, metadata=ADDED_LATER)
+    level: int | None = field(default=None, metadata=ADDED_LATER)
+    # of a picture between two: what it lies towards, and how far
+    to_prompt: str | None = field(default=None, metadata=ADDED_LATER)
+    to_seed: int | None = field(default=None, metadata=ADDED_LATER)
+    share: float | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_fps(self.fps)

@@ -69,7 +69,7 @@ def unread(
     if config.text is None:
         return []
     tokenizer = tokenizer_in_use(folder, config, encoder_folder)
-    texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+    texts = [text for prompt in prompts for text in prompt.texts]
     return unread_remarks("prompt", filter(None, texts), tokenizer, config.text.max_tokens)
 
 
@@ -80,7 +80,8 @@ def _unlearned(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
         return []
     learned = read_captions(path)
     known = {caption.casefold() for caption in learned}
-    asked = dict.fromkeys(filter(None, (clean_caption(p.text) for p in prompts)))
+    texts = [text for p in prompts for text in (p.text, p.to_text or "")]
+    asked = dict.fromkeys(filter(None, map(clean_caption, texts)))
     unknown = [text for text in asked if text.casefold() not in known]
     if not unknown:
         return []

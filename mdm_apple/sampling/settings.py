@@ -14,6 +14,7 @@ from mdm_apple.config.model import Distilled, Threshold
 from mdm_apple.config.ranges import in_range
 from mdm_apple.config.strict_json import read_config, to_json
 from mdm_apple.diffusion.schedule import Spacing
+from mdm_apple.sampling.pictures import Recipe
 from mdm_apple.sampling.walk import SamplerConfig, SamplerKind
 from mdm_apple.storage.files import atomic_file
 
@@ -58,6 +59,20 @@ class SampleSettings:
     threshold: Threshold | None = None
     spacing: Spacing | None = None
     stop_at: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> SampleSettings:
+        """The settings that made a picture."""
+        return cls(
+            recipe.sampler,
+            recipe.steps,
+            recipe.steps is None,
+            recipe.eta,
+            recipe.guidance,
+            recipe.threshold,
+            recipe.grid,
+            recipe.stop_at,
+        )
 
     def sampler_config(self, defaults: SamplingDefaults) -> SamplerConfig:
         """The complete settings, with gaps filled from `defaults`. Raises ConfigError."""

@@ -19,6 +19,7 @@ from mdm_apple.diffusion.ops import Ops
 from mdm_apple.diffusion.prediction import image_scale, x0_of
 from mdm_apple.diffusion.schedule import Schedule, Spacing, timestep_grid
 from mdm_apple.errors import ConfigError
+from mdm_apple.sampling.constraint import Known
 
 SamplerKind = Literal["ddpm", "ddim", "dpmpp", "student"]
 Denoise = Callable[[list[Array], int], Sequence[Array]]
@@ -55,21 +56,6 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What is known of a level's clean image, in the units of its network.
-
-    free: 1 where nothing is known, 0 elsewhere. known: 0 where nothing is known.
-    """
-
-    free: Array
-    known: Array
-
-    def put_into(self, x0: Array) -> Array:
-        """The clean estimate, with what is known in place of what was estimated."""
-        return x0 * self.free + self.known
-
-
-@dataclass(frozen=True)
 class Step:
     """One evaluation of the network. Lists run over levels, highest first."""
 
@@ -92,34 +78,43 @@ def sample(
     sampler: SamplerConfig,
     scales: Sequence[int],
     ops: Ops,
-    held: Sequence[Held] = (),
+    known: Sequence[Known] = (),
+    begin: int = 0,
+    harmonize: int = 0,
 ) -> Iterator[Step]:
     """Trajectory from `initial` noise to a picture, one network evaluation per yielded step.
 
     Args:
         denoise: maps noisy images and the number the network receives (table index - 1) to
             predictions with guidance applied.
-        initial: standard normals per level. draw: returns the next normals, called once per step
-            if the sampler adds noise.
+        initial: standard normals per level, or noisy images where steps are left out. draw: returns
+            the next normals, called where the sampler adds noise and where noise goes back.
         schedule: has one table per level of `initial`. scales: as in `image_scale`.
-        held: what is known of each level; empty: nothing.
+        known: what is known of each level; empty: nothing.
+        begin: so many of the first steps are left out.
+        harmonize: after each step of the noisier half, noise goes back and the step is taken again,
+            so many times. What is made anew then fits what is known better (Lugmayr et al. 2022,
+            arXiv:2201.09865); in the cleaner half this was measured to do the opposite.
     """
-    grid = timestep_grid(schedule, sampler.num_steps, sampler.spacing)
+    grid = timestep_grid(schedule, sampler.num_steps, sampler.spacing)[begin:]
+    rounds = _rounds(grid, harmonize)
     threshold = sampler.threshold or config.threshold
     signal = [image_scale(config, scales, i) for i in range(len(initial))]
     x_t, history = list(initial), _History()
-    for index, (t, t_next) in enumerate(pairwise(grid)):
+    for index, (t, t_next, again) in enumerate(rounds):
         now = [float(table[t]) for table in schedule.tables]
         after = [float(table[t_next]) for table in schedule.tables]
+        x_t = _known_states(x_t, known, now)
         prediction = list(denoise(x_t, t - 1))
         x0 = [
             apply_threshold(x0_of(p, x, a, config.prediction), threshold, q, ops)
             for p, x, a, q in zip(prediction, x_t, now, signal, strict=True)
         ]
-        x0 = _with_known(x0, held)
+        x0 = _known_estimates(x0, known, ops)
         noise = draw() if sampler.draws_noise else [0.0] * len(x_t)
         if sampler.kind == "dpmpp":
-            extrapolated = history.extrapolate(x0, schedule.log_snr(t), schedule.log_snr(t_next))
+            log_snrs = schedule.log_snr(t), schedule.log_snr(t_next)
+            extrapolated = history.extrapolate(x0, *log_snrs, remember=not again)
             x_next = [
                 arithmetic.dpmpp_step(*args)
                 for args in zip(x_t, extrapolated, now, after, strict=True)
@@ -133,8 +128,13 @@ def sample(
             x_next = [
                 arithmetic.ddpm_step(*args) for args in zip(x_t, x0, noise, now, after, strict=True)
             ]
-        yield Step(index, len(grid) - 1, t, t_next, x_t, prediction, x0, x_next)
+        yield Step(index, len(rounds), t, t_next, x_t, prediction, x0, x_next)
         x_t = x_next
+        if again:
+            x_t = [
+                arithmetic.noise_back(*args)
+                for args in zip(x_next, draw(), after, now, strict=True)
+            ]
 
 
 def sample_student(
@@ -143,7 +143,8 @@ def sample_student(
     schedule: Schedule,
     config: DiffusionConfig,
     grid: Sequence[int],
-    held: Sequence[Held] = (),
+    ops: Ops,
+    known: Sequence[Known] = (),
 ) -> Iterator[Step]:
     """Jump from `initial` noise to a picture, one evaluation of a student per yielded step.
 
@@ -153,17 +154,18 @@ def sample_student(
     Args:
         jump: maps noisy images to predictions; guidance is an input of the network.
         grid: table indices, noisiest first, ending in 0; see `student_grid`.
-        held: as in `sample`; the mean of an image that is known is that image.
+        known: as in `sample`; the mean of an image that is known is that image.
     """
     x_t = list(initial)
     for index, (t, t_next) in enumerate(pairwise(grid)):
-        prediction = list(jump(x_t, t - 1, t_next))
         tables = [(float(table[t]), float(table[t_next])) for table in schedule.tables]
+        x_t = _known_states(x_t, known, [now for now, _ in tables])
+        prediction = list(jump(x_t, t - 1, t_next))
         x0 = [
             x0_of(p, x, now, config.prediction)
             for p, x, (now, _) in zip(prediction, x_t, tables, strict=True)
         ]
-        x0 = _with_known(x0, held)
+        x0 = _known_estimates(x0, known, ops)
         x_next = [
             arithmetic.dpmpp_step(x, mean, *pair)
             for x, mean, pair in zip(x_t, x0, tables, strict=True)
@@ -172,8 +174,51 @@ def sample_student(
         x_t = x_next
 
 
-def student_grid(distilled: Distilled, num_steps: int | None) -> list[int]:
-    """Table indices that a student visits; ConfigError for an unsupported number of steps."""
+def repeated_steps(num_steps: int) -> int:
+    """How many of so many steps harmonizing repeats: the noisier half."""
+    return (num_steps + 1) // 2
+
+
+def _rounds(grid: Sequence[int], harmonize: int) -> list[tuple[int, int, bool]]:
+    """Steps between table indices, and whether the same step comes again."""
+    last = repeated_steps(len(grid) - 1)
+    return [
+        (t, t_next, k < harmonize and index < last)
+        for index, (t, t_next) in enumerate(pairwise(grid))
+        for k in range(1 + (harmonize if index < last else 0))
+    ]
+
+
+def first_step(num_steps: int, strength: float) -> int:
+    """How many of the first steps a start from a picture leaves out.
+
+    Strength 1 leaves out none, 0 all; in between, at least one is taken.
+    """
+    taken = int(strength * num_steps + 0.5)
+    return num_steps - (max(1, taken) if strength > 0 else 0)
+
+
+def first_start(distilled: Distilled, strength: float, length: int) -> int:
+    """The same in starts of a student, which are the only places where it can begin.
+
+    length: of the table. Raises ConfigError for a strength at which none is.
+    """
+    known = [1.0, *(round(start / length, 3) for start in distilled.starts[1:]), 0.0]
+    for index, one in enumerate(known):
+        if abs(one - strength) < 1e-3:
+            return index
+    names = ", ".join(f"{one:g}" for one in known)
+    raise ConfigError(
+        f"strength: this student begins at {names} only, got {strength:g}; give one of these, or "
+        "use the model that it learned from."
+    )
+
+
+def student_grid(distilled: Distilled, num_steps: int | None, begin: int = 0) -> list[int]:
+    """Table indices that a student visits; ConfigError for an unsupported number of steps.
+
+    begin: so many of its starts are left out.
+    """
     starts = distilled.starts
     allowed = [n for n in range(1, len(starts) + 1) if len(starts) % n == 0]
     if num_steps not in allowed:
@@ -182,7 +227,7 @@ def student_grid(distilled: Distilled, num_steps: int | None) -> list[int]:
             f"steps: this student takes {known}, got {num_steps or 'the whole table'}; give "
             "--steps."
         )
-    return [*starts[:: len(starts) // num_steps], 0]
+    return [*starts[begin :: len(starts) // num_steps], 0]
 
 
 def check_student(distilled: Distilled | None, sampler: SamplerConfig) -> None:
@@ -226,8 +271,16 @@ def apply_threshold(x0: Array, threshold: Threshold, signal: float, ops: Ops) ->
     return ops.clip(x0 * signal, -limit, limit) / limit / signal
 
 
-def _with_known(x0: list[Array], held: Sequence[Held]) -> list[Array]:
-    return [h.put_into(x) for h, x in zip(held, x0, strict=True)] if held else x0
+def _known_estimates(x0: list[Array], known: Sequence[Known], ops: Ops) -> list[Array]:
+    return [k.estimate(x, ops) for k, x in zip(known, x0, strict=True)] if known else x0
+
+
+def _known_states(
+    x_t: list[Array], known: Sequence[Known], alpha_bars: Sequence[float]
+) -> list[Array]:
+    if not known:
+        return x_t
+    return [k.state(x, a) for k, x, a in zip(known, x_t, alpha_bars, strict=True)]
 
 
 class _History:
@@ -237,10 +290,14 @@ class _History:
         self.x0: list[Array] | None = None
         self.step = 0.0
 
-    def extrapolate(self, x0: list[Array], log_snr: float, log_snr_next: float) -> list[Array]:
+    def extrapolate(
+        self, x0: list[Array], log_snr: float, log_snr_next: float, remember: bool
+    ) -> list[Array]:
+        """remember: False for a step that is taken again."""
         step = (log_snr_next - log_snr) / 2
         before, step_before = self.x0, self.step
-        self.x0, self.step = x0, step
+        if remember:
+            self.x0, self.step = x0, step
         if before is None or step == float("inf"):  # the first step, and the last: to zero noise
             return x0
         return [

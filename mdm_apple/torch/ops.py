@@ -29,6 +29,14 @@ class TorchOps:
     def avg_pool(self, x: Tensor, factor: int) -> Tensor:
         return F.avg_pool2d(x, factor)
 
+    def repeat(self, x: Tensor, factor: int) -> Tensor:
+        return x.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+    def smooth(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1))
+        x = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
+        return (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 16
+
     def sample_mean(self, x: Tensor) -> Tensor:
         return x.flatten(1).mean(dim=1)
 

@@ -1,3 +1,5 @@
+import Foundation
+
 /// An 8-bit RGB picture.
 public struct Picture: Sendable, Equatable {
   /// Width in pixels.
@@ -37,5 +39,28 @@ public struct Picture: Sendable, Equatable {
       filled = 3 * plane
     }
     try self.init(width: width, height: height, rgb: rgb)
+  }
+}
+
+extension Picture: Codable {
+  private enum Keys: String, CodingKey {
+    case width, height, rgb
+  }
+
+  /// Encodes the bytes as they are.
+  public func encode(to encoder: any Encoder) throws {
+    var container = encoder.container(keyedBy: Keys.self)
+    try container.encode(width, forKey: .width)
+    try container.encode(height, forKey: .height)
+    try container.encode(Data(rgb), forKey: .rgb)
+  }
+
+  /// Throws if size and bytes disagree.
+  public init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: Keys.self)
+    let rgb = try container.decode(Data.self, forKey: .rgb)
+    try self.init(
+      width: container.decode(Int.self, forKey: .width),
+      height: container.decode(Int.self, forKey: .height), rgb: [UInt8](rgb))
   }
 }

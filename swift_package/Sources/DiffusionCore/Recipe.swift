@@ -55,6 +55,11 @@ public struct Recipe: Sendable, Equatable {
       members.append(JSON.Member("frames", number(video.frames[level])))
       members.append(JSON.Member("fps", number(video.fps)))
     }
+    let first = manifest.levels.firstIndex { $0.side == request.stopAt } ?? 0
+    let levels = manifest.levels[first...]
+    let given = try? GivenPicture(
+      request, sides: levels.map(\.side), signals: levels.map(\.imageScale))
+    members += given?.recipe.map { JSON.Member($0.name, $0.value) } ?? []
     return .object(members)
   }
 

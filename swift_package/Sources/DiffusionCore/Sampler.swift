@@ -26,9 +26,10 @@ public struct Sampler: Sendable {
   ///   - schedule: one table per level, highest first.
   ///   - imageScales: per level, the factor that turns a clean estimate into a picture in [-1, 1].
   ///   - starts: the table indices that a student learned to jump from, noisiest first.
+  ///   - begin: so many of the first steps, or of a student's starts, are left out.
   public init(
     schedule: NoiseSchedule, settings: SamplerSettings, prediction: Manifest.Prediction,
-    threshold: Manifest.Threshold, imageScales: [Double], starts: [Int] = []
+    threshold: Manifest.Threshold, imageScales: [Double], starts: [Int] = [], begin: Int = 0
   ) throws {
     try settings.check()
     guard schedule.tables.count == imageScales.count, imageScales.allSatisfy({ $0 > 0 }) else {
@@ -40,8 +41,8 @@ public struct Sampler: Sendable {
     self.imageScales = imageScales
     indices =
       settings.kind == .student
-      ? try Sampler.studentIndices(starts, steps: settings.steps, table: schedule.numSteps)
-      : try schedule.indices(steps: settings.steps, grid: settings.grid)
+      ? try Sampler.studentIndices(starts, steps: settings.steps, table: schedule.numSteps, begin)
+      : try Array(schedule.indices(steps: settings.steps, grid: settings.grid).dropFirst(begin))
   }
 
   /// Total number of steps.
@@ -53,6 +54,9 @@ public struct Sampler: Sendable {
   /// Table index of the state after the next step, which is the target of a student's jump.
   public var nextIndex: Int { indices[stepsDone + 1] }
 
+  /// Noise of the state before the next step, as `alpha_bar` of each level.
+  package var alphaBars: [Double] { schedule.tables.map { $0[index] } }
+
   /// Takes one step.
   ///
   /// - Parameters:
@@ -62,6 +66,13 @@ public struct Sampler: Sendable {
   /// - Returns: the clean estimate of every level.
   public mutating func step(
     _ x: inout [Tensor], prediction: consuming [Tensor], noise: [Tensor]?
+  ) throws -> [Tensor] {
+    try step(&x, prediction: prediction, noise: noise, constraint: nil)
+  }
+
+  /// The same; `constraint` is what is known of the picture.
+  package mutating func step(
+    _ x: inout [Tensor], prediction: consuming [Tensor], noise: [Tensor]?, constraint: Constraint?
   ) throws -> [Tensor] {
     try check(x, prediction, noise)
     let (now, next) = (indices[stepsDone], indices[stepsDone + 1])
@@ -74,6 +85,7 @@ public struct Sampler: Sendable {
         Thresholding.apply(threshold, to: &x0[level].values, signal: imageScales[level])
       }
     }
+    constraint?.estimate(&x0)
     let towards = settings.kind == .dpmpp ? extrapolated(x0, now, next) : x0
     for level in x.indices {
       let (from, to) = (schedule.tables[level][now], schedule.tables[level][next])
@@ -127,7 +139,9 @@ public struct Sampler: Sendable {
   }
 
   /// Table indices that a student visits in `steps` steps. Refuses other numbers of steps.
-  private static func studentIndices(_ starts: [Int], steps: Int?, table: Int) throws -> [Int] {
+  private static func studentIndices(
+    _ starts: [Int], steps: Int?, table: Int, _ begin: Int
+  ) throws -> [Int] {
     let falls = zip(starts, starts.dropFirst()).allSatisfy { $0 > $1 }
     guard let first = starts.first, let last = starts.last, falls, last >= 1, first <= table else {
       throw MatryoshkaError.invalidArgument(name: "sampler", reason: "the model is not a student")
@@ -137,6 +151,6 @@ public struct Sampler: Sendable {
       throw MatryoshkaError.invalidArgument(
         name: "steps", reason: "this student takes \(known), got \(steps.map(String.init) ?? "all")")
     }
-    return stride(from: 0, to: starts.count, by: starts.count / steps).map { starts[$0] } + [0]
+    return stride(from: begin, to: starts.count, by: starts.count / steps).map { starts[$0] } + [0]
   }
 }

@@ -10,6 +10,7 @@ struct Walk {
   private let scales: [Double]
   private var sampler: Sampler
   private var noise: NoiseStream
+  private let constraint: Constraint?
   private(set) var states: [Tensor]
 
   /// Starts a new run.
@@ -44,15 +45,42 @@ struct Walk {
     let levels = manifest.levels[firstLevel...]
     (self.bundle, self.request, self.policy) = (bundle, request, policy)
     scales = levels.map(\.imageScale)
+    let sides = levels.map(\.side)
+    let given = try GivenPicture(request, sides: sides, signals: scales)
+    guard given == nil || !manifest.makesClips(upTo: request.stopAt) else {
+      throw MatryoshkaError.invalidArgument(
+        name: "image", reason: "belongs to models of pictures, and this one makes clips")
+    }
+    let schedule = try bundle.schedule.dropping(firstLevel)
+    let starts = manifest.student?.starts ?? []
+    let begin =
+      if starts.isEmpty {
+        given?.begin(steps: request.sampler.steps ?? schedule.numSteps) ?? 0
+      } else {
+        try given?.begin(starts: starts, table: schedule.numSteps) ?? 0
+      }
     sampler = try Sampler(
-      schedule: bundle.schedule.dropping(firstLevel), settings: request.sampler,
-      prediction: manifest.prediction, threshold: manifest.threshold, imageScales: scales,
-      starts: manifest.student?.starts ?? [])
-    noise = NoiseStream(seed: request.seed, sides: levels.map(\.side))
+      schedule: schedule, settings: request.sampler, prediction: manifest.prediction,
+      threshold: manifest.threshold, imageScales: scales, starts: starts, begin: begin)
+    noise = NoiseStream(seed: request.seed, sides: sides)
+    guard let given else {
+      constraint = nil
+      if let states {
+        self.states = states
+      } else {
+        self.states = try noise.draw()
+      }
+      return
+    }
+    var own = noise  // a snapshot knows how far the stream was read
+    let first = try own.draw()
+    constraint = given.constraint(noise: first)
     if let states {
       self.states = states
     } else {
-      self.states = try noise.draw()
+      noise = own
+      self.states = try given.states(noise: first, alphaBars: sampler.alphaBars)
+      constraint?.replace(&self.states, alphaBars: sampler.alphaBars)
     }
   }
 
@@ -101,7 +129,10 @@ struct Walk {
   /// predictions, so that they are turned into estimates in place.
   mutating func advance(_ predictions: consuming [Tensor]) throws -> [Tensor] {
     let draw = request.sampler.drawsNoise ? try noise.draw() : nil
-    return try sampler.step(&states, prediction: predictions, noise: draw)
+    let estimates = try sampler.step(
+      &states, prediction: predictions, noise: draw, constraint: constraint)
+    if !isFinished { constraint?.replace(&states, alphaBars: sampler.alphaBars) }
+    return estimates
   }
 
   func pictures(_ images: [Tensor], of isWanted: (Int) -> Bool) throws -> [Picture] {
@@ -121,11 +152,12 @@ struct Walk {
   }
 
   func finished() throws -> Finished {
-    let values = try zip(states, scales).map { state, scale in
+    var values = try zip(states, scales).map { state, scale in
       try Tensor(
         shape: state.shape, values: state.values.map { min(max($0 * Float(scale), -1), 1) })
     }
-    let pictures = try pictures(states) { _ in true }
+    constraint?.finish(&values)
+    let pictures = try values.map { try Picture($0, scale: 1) }
     return Finished(pictures: pictures, clips: try clips(pictures), values: values)
   }
 }

@@ -137,6 +137,49 @@ import MatryoshkaDiffusion
     watch.cancel()
   }
 
+  @Test func aGivenPictureIsKeptAlsoAfterASnapshot() async throws {
+    let small = try SmallBundle()
+    let image = try Picture(width: 8, height: 8, rgb: (0..<192).map { UInt8($0) })
+    let mask = try Picture(width: 8, height: 8, rgb: (0..<192).map { $0 % 24 < 12 ? 0 : 255 })
+    var asked = request(.dpmpp)
+    (asked.image, asked.mask) = (image, mask)
+    let whole = try #require(try await last(pipeline(small, ArithmeticRuntime()).generate(asked)))
+    let kept = (0..<192).filter { $0 % 24 < 12 }
+    #expect(kept.allSatisfy { whole.picture.rgb[$0] == image.rgb[$0] })
+    #expect(whole.picture.rgb != image.rgb)
+    let failing = ArithmeticRuntime { number in
+      if number == 8 { throw MatryoshkaError.packageFailed(package: "core_4", reason: "test") }
+    }
+    do {
+      _ = try await last(pipeline(small, failing).generate(asked))
+      Issue.record("it did not fail")
+    } catch MatryoshkaError.interrupted(let snapshot, _) {
+      let stored = try JSONDecoder().decode(Snapshot.self, from: JSONEncoder().encode(snapshot))
+      let resumed = try await last(pipeline(small, ArithmeticRuntime()).resume(stored))
+      #expect(resumed?.values == whole.values)
+    }
+    asked.strength = 0
+    await #expect(throws: MatryoshkaError.self) {
+      try await last(pipeline(small, ArithmeticRuntime()).generate(asked))
+    }
+  }
+
+  @Test func aSmallPictureIsWhatTheLargeOneAveragesTo() async throws {
+    let small = try SmallBundle()
+    let image = try Picture(width: 4, height: 4, rgb: (0..<48).map { UInt8(5 * $0) })
+    var asked = request()
+    (asked.image, asked.level) = (image, 4)
+    let made = try #require(try await last(pipeline(small, ArithmeticRuntime()).generate(asked)))
+    #expect(made.pictures[1] == image)
+    for (place, wanted) in image.rgb.enumerated() {
+      let (row, column, channel) = (place / 12, place / 3 % 4, place % 3)
+      let sum = [0, 3, 24, 27].reduce(0) {
+        $0 + Int(made.picture.rgb[48 * row + 6 * column + $1 + channel])
+      }
+      #expect(abs(sum - 4 * Int(wanted)) <= 4)
+    }
+  }
+
   @Test func aPackageThatFailsLaterLeavesASnapshot() async throws {
     let small = try SmallBundle()
     for (run, isSnapshot) in [(2, false), (8, true)] {
