@@ -16,6 +16,7 @@ from mdm_apple.data.batches import Batch
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.torch.learner import Objective, TorchOps, TorchPictureLearner
 from mdm_apple.torch.nested_unet import build_unet
+from mdm_apple.training.parts import whole
 from mdm_apple.training.settings import TrainConfig
 
 ROWS, TOKENS, TEXT = 4, 32, 256
@@ -86,7 +87,9 @@ def plain_step(
     def step() -> float:
         net.train()
         optimizer.zero_grad()
-        parts = objective(lambda x: run(net, x, times, text, mask), x0, eps, batch.times, ops)
+        parts = objective(
+            lambda x: run(net, x, times, text, mask), x0, eps, batch.times, ops, whole(len(times))
+        )
         loss = parts.per_sample.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 2.0)
