@@ -53,8 +53,6 @@ Examples:
   mdm sample "red heart"
   mdm sample "red heart" "cat face" --model runs/emoji --seed 1 --seed 2 \\
       --steps 25 --guidance 4 --previews --out pictures
-  mdm sample "blue heart" --image heart.png --mask half.png --harmonize 3
-  mdm sample --prompts prompts.txt --seeds 1-16 --out pictures
 """
 )
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
