@@ -72,8 +72,9 @@ def step(
     start = Start(weights=weights, encoder=encoder, dropout_by_row=by_row)
     job = Job(config, train, "nowhere", Path("nowhere"))
     learner = backend.open_learner(config, job, tokenizer, start)
-    for index in range(2):
-        metrics = learner.step(batch(config, rows_of(train, 0, 1)), index)
+    mine = batch(config, rows_of(train, 0, 1))
+    learner.step(mine, 0)
+    metrics = learner.step(mine, 1)
     means = learner.snapshot().optimizer
     return metrics, {k: v for k, v in means.items() if k.startswith("exp_avg.")}, learner
 

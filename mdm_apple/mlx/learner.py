@@ -170,7 +170,7 @@ class MlxLearner(ABC, Generic[Rows]):
     def totals(self, numbers: Sequence[float]) -> list[float]:
         if self.world == 1:
             return list(numbers)
-        return np.array(mx.distributed.all_sum(mx.array(numbers, mx.float32))).tolist()
+        return np.array(mx.distributed.all_sum(mx.array(list(numbers), mx.float32))).tolist()
 
     def same_everywhere(self, number: int) -> bool:
         if self.world == 1:
