@@ -46,11 +46,18 @@ def run(
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mixed: the higher of two levels sees the first half of a batch."""
+    """Mixed: the higher of two levels sees the first half of a batch. The text encoder drops."""
     model = trainable_model()
-    mixed = dataclasses.replace(model.diffusion, mixed_ratio=(1.0, 1.0))
+    assert model.text is not None
+    assert model.text.encoder is not None
+    encoder = dataclasses.replace(model.text.encoder, dropout=0.1)
+    model = dataclasses.replace(
+        model,
+        diffusion=dataclasses.replace(model.diffusion, mixed_ratio=(1.0, 1.0)),
+        text=dataclasses.replace(model.text, encoder=encoder),
+    )
     path = tmp_path_factory.mktemp("config") / "config.json"
-    path.write_text(to_json(dataclasses.replace(model, diffusion=mixed)), encoding="utf-8")
+    path.write_text(to_json(model), encoding="utf-8")
     return path
 
 

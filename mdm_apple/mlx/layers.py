@@ -18,6 +18,7 @@ from mlx import nn
 from mlx.utils import tree_map
 
 from mdm_apple.config.network import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL_HEAD_WIDTH
+from mdm_apple.mlx.dropout import Dropout
 
 KeysValues = tuple[mx.array, mx.array]  # both (B, heads, L, head width)
 
@@ -93,20 +94,6 @@ def upsample_nearest(x: mx.array) -> mx.array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
-class Dropout(nn.Module):
-    """Like MLX's, but with a key: a recomputation must draw the same mask as the first time."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self._kept = 1 - share
-
-    def __call__(self, x: mx.array, key: mx.array | None) -> mx.array:
-        """key: for the random mask; None takes the next key of MLX's global state."""
-        if self._kept == 1 or not self.training:
-            return x
-        return mx.random.bernoulli(self._kept, x.shape, key=key) * x * (1 / self._kept)
-
-
 class ResNet(nn.Module):
     """Residual block whose second norm is scaled and shifted by the time embedding (FiLM)."""
 
@@ -129,7 +116,7 @@ class ResNet(nn.Module):
             film = mx.repeat(film, len(h) // len(film), axis=0)
         scale, shift = mx.split(film[:, None, None, :], 2, axis=-1)
         h = nn.silu(self.norm2(h) * (1 + scale) + shift)
-        h = self.conv2(self.dropout(h, key))
+        h = self.conv2(self.dropout(h, key, len(temb)))
         shortcut = self.conv3(x) if "conv3" in self else x
         return shortcut + h
 

@@ -26,6 +26,7 @@ from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import build_schedule, vdm_weights
 from mdm_apple.errors import MdmError
 from mdm_apple.mlx.adamw import AdamW, Arrays, clip
+from mdm_apple.mlx.dropout import dropouts_of, keys_of
 from mdm_apple.mlx.ema import Ema
 from mdm_apple.mlx.ops import MlxOps
 from mdm_apple.mlx.precision import DTYPES, reducible
@@ -34,6 +35,7 @@ from mdm_apple.mlx.t5 import T5Encoder
 from mdm_apple.mlx.text import NO_TEXT, EncodeText
 from mdm_apple.mlx.unet import UNet
 from mdm_apple.mlx.weights import flat, load_weights, nested, save_weights, to_folder, to_mlx
+from mdm_apple.training.dropout import row_seeds
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.parts import Part, parts_of, whole
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
@@ -51,6 +53,7 @@ class MlxLearner(ABC, Generic[Rows]):
         encode: maps captions to features, through `encoder` or from elsewhere; None without text.
         encoder: trained with the network, if given.
         compiled: False runs the same step eagerly.
+        dropout_by_row: see `training.dropout`.
     """
 
     extra: tuple[str, ...] = ()  # names of values to log besides the losses of the levels
@@ -63,6 +66,7 @@ class MlxLearner(ABC, Generic[Rows]):
         encode: EncodeText | None = None,
         encoder: T5Encoder | None = None,
         compiled: bool = True,
+        dropout_by_row: bool = False,
     ) -> None:
         self.net, self.encoder, self._encode = net, encoder, encode
         self.config, self.train = config, train
@@ -78,6 +82,8 @@ class MlxLearner(ABC, Generic[Rows]):
             own = encoder_shapes(encoder.config)
             self._shapes |= {ENCODER + name: shape for name, shape in own.items()}
         self._rate_scales = {EMBEDDINGS: train.embedding_lr_scale}
+        self._row_keys, dropouts = dropouts_of(net, encoder)
+        self.dropout_by_row = dropout_by_row and dropouts > 0
         self.optimizer = AdamW(self._trainable(), train)
         self.ema = Ema(net) if train.ema_decay is not None else None
         self.encoder_ema = Ema(encoder) if encoder and train.ema_decay is not None else None
@@ -110,8 +116,11 @@ class MlxLearner(ABC, Generic[Rows]):
         given: `arrays`, and "share", see `_given`.
         """
 
-    def _given(self, batch: Rows, part: Part) -> Mapping[str, Any]:
-        """What a traced step takes: `arrays`, and as constants the numbers of a part."""
+    def _given(self, batch: Rows, part: Part, index: int | None = None) -> Mapping[str, Any]:
+        """What a traced step takes: `arrays`, and as constants the numbers of a part.
+
+        index: of the step; None for validation, which drops nothing.
+        """
         fractions = (1.0,) * len(self.config.sides)
         if self.net.training:  # for validation: every level sees all
             fractions = self.config.diffusion.mixed_fractions or fractions
@@ -120,14 +129,20 @@ class MlxLearner(ABC, Generic[Rows]):
             "seen": part.seen(fractions),
             "mean_seen": part.mean_seen(fractions),
         }
-        return {**self.arrays(batch, part), "share": share}
+        given = {**self.arrays(batch, part), "share": share}
+        if self.dropout_by_row and index is not None:
+            given["keys"] = keys_of(row_seeds(self.train.seed, index, part.rows))
+        return given
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
-        seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
+        seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout of older runs
         mx.random.seed(seed % 2**63)
         parts = parts_of(self.train, self.rank, self.world)
-        *first, last = map(self._given, split_rows(batch, parts), parts)
+        *first, last = [
+            self._given(rows, part, index)
+            for rows, part in zip(split_rows(batch, parts), parts, strict=True)
+        ]
         sums: Sums | None = None
         for part in first:  # evaluated one by one, so that not all activations are kept
             sums = self._add_part(part, sums)
@@ -211,7 +226,9 @@ class MlxLearner(ABC, Generic[Rows]):
             weight = given["share"]["weight"]
             return loss if weight == 1 else loss * weight, levels
 
+        self._row_keys.keys = given.get("keys")  # also for what the backward pass recomputes
         (loss, levels), gradients = mx.value_and_grad(loss_of)(self._trainable())
+        self._row_keys.keys = None
         self._install(everything)
         if sums is None:
             return gradients, loss, levels

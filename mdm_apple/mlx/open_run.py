@@ -26,7 +26,9 @@ def open_learner(
     if start.weights is not None:
         load_weights(net, start.weights, common_prefix(start.weights))
     encoder, encode = _text(config, job, tokenizer, start)
-    return MlxPictureLearner(net, config, job.train, encode, encoder)
+    return MlxPictureLearner(
+        net, config, job.train, encode, encoder, dropout_by_row=start.dropout_by_row
+    )
 
 
 def _text(

@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mdm_apple.config.network import T5Config
+from mdm_apple.mlx.dropout import Dropout
 from mdm_apple.mlx.weights import nested
 from mdm_apple.text.encoder_folder import HubError, read_encoder_folder
 from mdm_apple.text.t5_positions import relative_buckets
@@ -44,7 +45,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         width, inner = config.d_model, config.num_heads * config.d_kv
         self.heads = config.num_heads
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         # only the queries carry the 1/sqrt(head width); see `normal_linear`
         self.q = normal_linear(width, inner, (width * config.d_kv) ** -0.5)
         self.k = normal_linear(width, inner, width**-0.5)
@@ -84,7 +85,7 @@ class DenseReluDense(nn.Module):
         else:
             self.wi = normal_linear(*sizes)
         self.wo = normal_linear(config.d_ff, config.d_model, config.d_ff**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
         if self.gated:
@@ -99,7 +100,7 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.SelfAttention = SelfAttention(config, has_bias_table)
         self.layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
         return x + self.dropout(self.SelfAttention(self.layer_norm(x), bias))
@@ -110,7 +111,7 @@ class FeedForwardLayer(nn.Module):
         super().__init__()
         self.DenseReluDense = DenseReluDense(config)
         self.layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
         return x + self.dropout(self.DenseReluDense(self.layer_norm(x)))
@@ -134,7 +135,7 @@ class Stack(nn.Module):
         self.config = config
         self.block = [Block(config, i == 0) for i in range(config.num_layers)]
         self.final_layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         """x (B, L, D), mask (B, L)."""

@@ -18,6 +18,7 @@ from mdm_apple.config.network import ATTENTION_GROUPS, ATTENTION_HEADS, TEMPORAL
 from mdm_apple.torch.cpu import strips
 from mdm_apple.torch.cpu.conv import Conv3x3, upsample_nearest
 from mdm_apple.torch.cpu.norm import normalize, normalize_silu
+from mdm_apple.torch.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # both (B, heads, L, head width)
 
@@ -62,7 +63,7 @@ class ResNet(nn.Module):
         self.conv1 = Conv3x3(c_in, c_out)
         self.time_layer = nn.Linear(time_dim, 2 * c_out)
         self.norm2 = nn.GroupNorm(groups, c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zeroed(Conv3x3(c_out, c_out))
         if c_in != c_out:
             self.conv3 = nn.Conv2d(c_in, c_out, 1)
@@ -81,7 +82,7 @@ class ResNet(nn.Module):
         x = x if skip is None else torch.cat(parts, dim=1)
         h = self.conv1(normalize_silu(self.norm1, x))
         h = normalize_silu(self.norm2, h, film)
-        h = self.conv2(self.dropout(h))
+        h = self.conv2(self.dropout(h, len(temb)))
         shortcut = self.conv3(x) if hasattr(self, "conv3") else x
         return shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
 

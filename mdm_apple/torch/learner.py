@@ -20,12 +20,14 @@ from mdm_apple.diffusion.loss import LossParts, batch_loss, nested_loss
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.diffusion.schedule import build_schedule, vdm_weights
 from mdm_apple.errors import MdmError
+from mdm_apple.torch.dropout import draw_by_row, dropouts_of
 from mdm_apple.torch.ema import Ema
 from mdm_apple.torch.ops import TorchOps
 from mdm_apple.torch.processes import all_reduce, process_rank
 from mdm_apple.torch.runtime import TorchRuntime
 from mdm_apple.torch.text import NO_TEXT, EncodeText
 from mdm_apple.torch.unet import UNet
+from mdm_apple.training.dropout import row_seeds
 from mdm_apple.training.learner import Rows, Snapshot, StepMetrics, split_rows
 from mdm_apple.training.parts import Part, parts_of, whole
 from mdm_apple.training.settings import TrainConfig, ema_decay_at, learning_rate
@@ -47,6 +49,7 @@ class TorchLearner(ABC, Generic[Rows]):
     Args:
         net: already on its device. encoder: trained with the network, if given.
         encode: maps captions to features, through `encoder` or from a cache; None without text.
+        dropout_by_row: see `training.dropout`.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class TorchLearner(ABC, Generic[Rows]):
         train: TrainConfig,
         encode: EncodeText | None = None,
         encoder: nn.Module | None = None,
+        dropout_by_row: bool = False,
     ) -> None:
         # before the optimiser: the layout of its moments must stay the weights' layout
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -66,6 +70,8 @@ class TorchLearner(ABC, Generic[Rows]):
         self._ops = TorchOps()
         for level in net.level_modules():
             level.checkpointing = train.checkpointing
+        self._dropouts = dropouts_of(net, encoder) if dropout_by_row else []
+        self.dropout_by_row = bool(self._dropouts)
         self.optimizer = _optimizer(net, encoder, train)
         self.ema = Ema(net) if train.ema_decay is not None else None
         self.encoder_ema = Ema(encoder) if encoder and train.ema_decay is not None else None
@@ -78,13 +84,15 @@ class TorchLearner(ABC, Generic[Rows]):
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         self._set_mode(training=True)
-        seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout
+        seed = (self.train.seed << 40) + (index << 12) + self.rank  # for dropout of older runs
         torch.manual_seed(seed % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
         losses, levels = [], []
         names: list[str] = []
         shares = parts_of(self.train, self.rank, self.world)
         for rows, part in zip(split_rows(batch, shares), shares, strict=True):
+            if self.dropout_by_row:
+                draw_by_row(self._dropouts, row_seeds(self.train.seed, index, part.rows))
             parts = self.losses(rows, part)
             # exactly the number of parts if they are even
             (parts.total / (self.train.accumulate / part.weight)).backward()
@@ -247,8 +255,9 @@ class TorchPictureLearner(TorchLearner[Batch]):
         train: TrainConfig,
         encode: EncodeText | None = None,
         encoder: nn.Module | None = None,
+        dropout_by_row: bool = False,
     ) -> None:
-        super().__init__(net, config, train, encode, encoder)
+        super().__init__(net, config, train, encode, encoder, dropout_by_row)
         scales, unmixed = config.model.scales, replace(config.diffusion, mixed_ratio=None)
         self._objective = Objective(config.diffusion, scales, self.device)
         self._whole = Objective(unmixed, scales, self.device)  # validation: all levels see all

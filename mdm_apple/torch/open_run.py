@@ -35,7 +35,7 @@ def open_learner(
         load_part(net, start.weights)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder, encode = _text(config, job, tokenizer, start, device)
-    return TorchPictureLearner(net, config, job.train, encode, encoder)
+    return TorchPictureLearner(net, config, job.train, encode, encoder, start.dropout_by_row)
 
 
 def default_device() -> torch.device:

@@ -19,6 +19,7 @@ from mdm_apple.config.network import T5Config
 from mdm_apple.text.encoder_folder import read_encoder_folder
 from mdm_apple.text.t5_positions import relative_buckets
 from mdm_apple.text.tokenizer import TextError, TextFeatures, TokenBatch
+from mdm_apple.torch.dropout import Dropout
 
 MASKED = -3e4  # added to logits: leaves no weight, and is finite in fp16 too
 
@@ -43,7 +44,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         inner = config.num_heads * config.d_kv
         self.heads = config.num_heads
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         self.q = nn.Linear(config.d_model, inner, bias=False)
         self.k = nn.Linear(config.d_model, inner, bias=False)
         self.v = nn.Linear(config.d_model, inner, bias=False)
@@ -54,8 +55,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, L, D), bias (B, heads, L, L) added to the logits."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in self.qkv)
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout, scale=1.0)
+        bias = bias.to(q.dtype)
+        if self.dropout.by_row:  # the fused operator draws its own masks
+            scores = torch.softmax((q @ k.transpose(-2, -1) + bias).float(), dim=-1)
+            out = self.dropout(scores).to(v.dtype) @ v
+        else:
+            dropout = self.dropout.share if self.training else 0.0
+            out = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
 
     @property
@@ -75,7 +81,7 @@ class DenseReluDense(nn.Module):
         else:
             self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
@@ -90,7 +96,7 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.SelfAttention = SelfAttention(config, has_bias_table)
         self.layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         return x + self.dropout(self.SelfAttention(self.layer_norm(x), bias))
@@ -101,7 +107,7 @@ class FeedForwardLayer(nn.Module):
         super().__init__()
         self.DenseReluDense = DenseReluDense(config)
         self.layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.DenseReluDense(self.layer_norm(x)))
@@ -126,7 +132,7 @@ class Stack(nn.Module):
         self.config = config
         self.block = nn.ModuleList(Block(config, i == 0) for i in range(config.num_layers))
         self.final_layer_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L)."""

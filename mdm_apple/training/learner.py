@@ -64,6 +64,7 @@ class Learner(Protocol[Rows]):
 
     rank: int
     world: int
+    dropout_by_row: bool  # whether it drops something, and draws as `training.dropout` says
 
     def step(self, batch: Rows, index: int) -> StepMetrics:
         """One optimisation step on this process's rows."""

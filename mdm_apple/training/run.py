@@ -40,6 +40,7 @@ from mdm_apple.text.captions import CAPTIONS, write_captions
 from mdm_apple.text.tokenizer import Tokenizer
 from mdm_apple.text.unread import tokenizer_in_use, unread_remarks
 from mdm_apple.training.chosen_data import OPTIONS
+from mdm_apple.training.dropout import BY_ROW, DROPOUT
 from mdm_apple.training.launch import launch_remarks
 from mdm_apple.training.learner import PictureLearner, Snapshot
 from mdm_apple.training.loop import train
@@ -291,6 +292,7 @@ class Run:
             OPTIONS: chosen_data(self._job).as_json(),
             **self._lineup.meta,
             **lanes_noted(self._planned),
+            **({DROPOUT: BY_ROW} if self.learner.dropout_by_row else {}),
             **({} if self._stills is None else {STILLS: self._stills.fingerprint}),
             "step": done,
         }

@@ -27,6 +27,7 @@ from mdm_apple.storage import model_folder
 from mdm_apple.storage.atomic_folder import finish_save, has_file, verify_files
 from mdm_apple.text.tokenizer import Tokenizer, train_tokenizer
 from mdm_apple.training.chosen_data import ChosenData
+from mdm_apple.training.dropout import BY_ROW, DROPOUT
 from mdm_apple.training.learner import Snapshot
 from mdm_apple.training.run_folder import refuse_changes, refuse_running, steps_done
 from mdm_apple.training.settings import TrainConfig
@@ -70,6 +71,7 @@ class Start:
     weights: Weights | None = None  # of the network; for `grow` only of the inner levels
     encoder: Weights | None = None
     snapshot: Snapshot | None = None
+    dropout_by_row: bool = True  # False: a run that was begun before rows had masks of their own
 
 
 def check_job(job: Job) -> None:
@@ -185,7 +187,8 @@ def _resumed(job: Job) -> Start:
         encoder_ema=optional["text_encoder_ema"],
         optimizer=state.tensors,
     )
-    return Start(step, snapshot.weights, snapshot.encoder, snapshot)
+    by_row = state.meta.get(DROPOUT) == BY_ROW
+    return Start(step, snapshot.weights, snapshot.encoder, snapshot, by_row)
 
 
 def _inner_weights(
