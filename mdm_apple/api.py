@@ -112,7 +112,7 @@ def load(
     """Open a model for sampling.
 
     Args:
-        name: a model folder, a bundle, `box:emoji` or `box:student`.
+        name: a model folder, a bundle, `box:emoji`, `box:student` or `box:motion`.
         backend: None chooses by the machine and the model.
         precision: None means fp32 for a model folder, fp16 for a bundle.
         features: text features made by `mdm embed`. text_encoder: folder of a frozen encoder.

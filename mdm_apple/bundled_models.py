@@ -1,7 +1,7 @@
 """The models that come with the package, ready without a download, and how model names are read.
 
-A name is a model folder, a bundle, or a bundled model: `box:emoji`, or `box:student`, which makes
-the same pictures in one, two or four steps.
+A name is a model folder, a bundle, or a bundled model: `box:emoji`, `box:student`, which makes the
+same pictures in one, two or four steps, or `box:motion`, which makes clips.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mdm_apple.errors import MdmError, require_coreai, require_installed
 
 EMOJI = Path(__file__).parent / "models" / "emoji"
 EMOJI_STUDENT = EMOJI.with_name("emoji_student")
-BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT}
+MOTION = EMOJI.with_name("motion")
+BOX = {"box:emoji": EMOJI, "box:student": EMOJI_STUDENT, "box:motion": MOTION}
 FORMATS: dict[Format, str] = {"coreml": "Core ML", "coreai": "Core AI"}
 MAX_MANIFEST_BYTES = 16 << 20
 MADE_FROM = "give the model folder that it was made from"

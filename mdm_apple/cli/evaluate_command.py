@@ -118,7 +118,7 @@ Examples:
     metavar="NAME",
     default="box:student",
     show_default=True,
-    help="A model folder, a bundle, box:emoji or box:student.",
+    help="A model folder, a bundle, box:emoji, box:student or box:motion.",
 )
 @click.option(
     "--data",

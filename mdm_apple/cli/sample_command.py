@@ -60,8 +60,8 @@ Examples:
 @click.option(
     "--model",
     metavar="NAME",
-    help="A model folder, a bundle, box:emoji or box:student. Default: box:student, or box:emoji "
-    "for what a student cannot do.",
+    help="A model folder, a bundle, box:emoji, box:student or box:motion (clips). Default: "
+    "box:student, or box:emoji for what a student cannot do.",
 )
 @click.option(
     "--seed",
