@@ -86,7 +86,8 @@ class Network:
 
     def torchrun(self, node: str, nodes: str, asked: Sequence[str]) -> subprocess.Popen[bytes]:
         """An agent with one process, as docs/scale.md starts them."""
-        where = ("--rdzv-endpoint", f"{self.address('hub')}:{PORT}", "--rdzv-conf", "is_host=0")
+        conf = ("--rdzv-conf", "is_host=0,read_timeout=600")
+        where = ("--rdzv-endpoint", f"{self.address('hub')}:{PORT}", *conf)
         how = ("--nnodes", nodes, "--nproc-per-node", "1", "--max-restarts", "100")
         what = ("--rdzv-backend", "c10d", "--rdzv-id", "run", "--local-addr", self.address(node))
         command = (sys.executable, "-m", "torch.distributed.run", *how, *what, *where)

@@ -107,7 +107,12 @@ def test_what_is_lost_comes_back_and_the_run_ends_bit_identical(
         agents[node] = nodes.torchrun(node, "2", asked)
     assert stood < STEPS, "the run was over before; give it more steps"
     saved = last_save(out)
-    seconds = seconds_until(lambda: lines_logged(out) > stood, "the run went on")
+
+    def went_on() -> bool:
+        assert all(agent.poll() in (None, 0) for agent in agents.values()), "an agent ended"
+        return lines_logged(out) > stood
+
+    seconds = seconds_until(went_on, "the run went on")
     for node in NODES:
         log = (tmp_path / f"{node}.log").read_text()
         assert agents[node].wait(timeout=PATIENCE) == 0, log

@@ -26,7 +26,8 @@ again() {
 trap again TERM
 
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 100 --shutdown-timeout 120 \
-    --rdzv-backend c10d --rdzv-endpoint "$first:29400" --rdzv-id "$SLURM_JOB_ID" --no-python \
+    --rdzv-backend c10d --rdzv-endpoint "$first:29400" --rdzv-id "$SLURM_JOB_ID" \
+    --rdzv-conf read_timeout=600 --no-python \
     mdm train --preset mdm64 --data /shared/train.index --text-encoder /shared/flan-t5-xl \
     --batch-size 2048 --steps 400000 --save-every 500 --workers 4 --backend torch --quiet \
     --out /shared/runs/mine --resume auto &

@@ -131,9 +131,9 @@ Examples:
 def command(request: DistillRequest, output: Output) -> None:
     """Teach a student to make a model's pictures in one or a few steps.
 
-    It learns from noise and captions alone (BOOT): no picture is read. Ctrl-C and SIGTERM save and
-    stop; --resume continues exactly there. --resume auto starts a run or continues it, so that one
-    command may be repeated until it is done.
+    It learns from noise and captions alone (BOOT): no picture is read. Ctrl-C, SIGTERM and SIGUSR1
+    save and stop with exit code 75; --resume continues exactly there. --resume auto starts a run or
+    continues it, so that one command may be repeated until it is done.
     """
     goes_on = resumes(request.resume, request.out)
     if not goes_on and request.steps is None:

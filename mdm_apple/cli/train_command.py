@@ -212,9 +212,9 @@ Examples:
 def command(request: TrainRequest, output: Output) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C and SIGTERM save and stop; --resume continues exactly there. --resume auto starts a run
-    or continues it, so that one command may be repeated until it is done. With torchrun, or
-    mlx.launch for MLX, the processes share each batch.
+    Ctrl-C, SIGTERM and SIGUSR1 save and stop with exit code 75; --resume continues exactly there.
+    --resume auto starts a run or continues it, so that one command may be repeated until it is
+    done. With torchrun, or mlx.launch for MLX, the processes share each batch.
     """
     goes_on = resumes(request.resume, request.out)
     config, train, data = _resumed(request) if goes_on else _fresh(request)
