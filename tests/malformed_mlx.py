@@ -111,7 +111,7 @@ OWN = [
     fine_tune("of NaN weights", "NaN or infinite", weights(not_a_number)),
     fine_tune("of another configuration", "should be", edit("config.json", model__channels=[64, 64])),
     fine_tune("of another encoder", "text_encoder.safetensors", edit("config.json", text__encoder__num_layers=2)),
-    Case("mlx parts of different size", "batch_size: expected a multiple", uneven),
+    Case("mlx more parts than rows", "accumulate: expected at most", uneven),
     Case("mlx dry run of no memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "0"), code=2),
     Case("mlx dry run of endless memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "inf"), code=2),
     Case("mlx dry run of nan memory", "is not an amount of memory", lambda room: trained(room, "--init", room.good.model, "--dry-run", "--memory", "nan"), code=2),
