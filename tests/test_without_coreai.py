@@ -113,6 +113,13 @@ OTHERS: dict[str, tuple[Callable[[Given], list[str | Path]], str | None]] = {
     ),
     "sample a model": (lambda given: [*SAMPLE, "--model", given.model], "cat.png"),
     "sample a bundle": (lambda given: [*SAMPLE, "--model", given.bundle], "cat.png"),
+    "upscale": (
+        lambda given: [
+            *("upscale", given.pictures / "00.png", "--model", given.model),
+            *("--steps", "1", "--out", "large.png"),
+        ],
+        "large.png",
+    ),
     "import": (
         lambda given: ["import", given.pth, "--preset", "tiny", "--out", "imported"],
         "imported/model.safetensors",
