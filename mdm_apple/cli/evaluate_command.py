@@ -28,7 +28,7 @@ from mdm_apple.cli.scene_report import scene_text, scene_values
 from mdm_apple.cli.upscale_report import triples, upscale_text, upscale_values
 from mdm_apple.config.model import ModelConfig, Threshold
 from mdm_apple.config.types import Background, Pixels, Precision
-from mdm_apple.data.dataset import with_captions
+from mdm_apple.data.dataset import Dataset, with_captions
 from mdm_apple.data.open import MOTION, SCENES, motion_counts, open_dataset
 from mdm_apple.diffusion.schedule import Spacing
 from mdm_apple.errors import MdmError, require
@@ -209,16 +209,7 @@ def command(request: EvaluateRequest, output: Output) -> None:
         request.batch_size,
     )
     teacher_opening = _teacher_opening(request, plan, opening.config)
-    dataset = open_dataset(
-        request.data,
-        side_to_open(opening.config, plan.stop_at),
-        background=request.background,
-        skin_tones=request.skin_tones,
-    )
-    if captions is not None:
-        dataset = with_captions(dataset, captions)
-    for warning in dataset.warnings:
-        output.say(warning)
+    dataset = _pictures(request, side_to_open(opening.config, plan.stop_at), captions, output)
     output.say(f"loading {opening.named} on {opening.backend}")
     model = Model(opening, opening.load())
     teacher = None
@@ -241,6 +232,20 @@ def command(request: EvaluateRequest, output: Output) -> None:
         save_png(request.grid, _paired(found.shown))
     _save(request, report)
     output.result(report, _text(report))
+
+
+def _pictures(
+    request: EvaluateRequest, side: int, captions: tuple[str, ...] | None, output: Output
+) -> Dataset:
+    """The real pictures at a side, with a word on those that cannot be used."""
+    dataset = open_dataset(
+        request.data, side, background=request.background, skin_tones=request.skin_tones
+    )
+    if captions is not None:
+        dataset = with_captions(dataset, captions)
+    for warning in dataset.warnings:
+        output.say(warning)
+    return dataset
 
 
 def _evaluate_scenes(request: EvaluateRequest, output: Output) -> None:
@@ -305,16 +310,7 @@ def _evaluate_upscale(request: EvaluateRequest, side: int, output: Output) -> No
     check_upscale(opening.config, side, settings.stop_at)
     sampler = opening.check(settings, ())
     plan = UpscalePlan(sampler, side, request.count, request.seeds or (0,), settings.stop_at)
-    dataset = open_dataset(
-        request.data,
-        side_to_open(opening.config, settings.stop_at),
-        background=request.background,
-        skin_tones=request.skin_tones,
-    )
-    if captions is not None:
-        dataset = with_captions(dataset, captions)
-    for warning in dataset.warnings:
-        output.say(warning)
+    dataset = _pictures(request, side_to_open(opening.config, plan.stop_at), captions, output)
     output.say(f"loading {opening.named} on {opening.backend}")
     model = Model(opening, opening.load())
     began = time.perf_counter()

@@ -13,11 +13,11 @@ from mdm_apple.config.model import Threshold
 from mdm_apple.config.strict_json import from_json
 from mdm_apple.diffusion.noise import MAX_SEED
 from mdm_apple.diffusion.schedule import Spacing
-from mdm_apple.errors import MdmError, system_reason
+from mdm_apple.errors import MdmError
 from mdm_apple.sampling.generate import Prompt
 from mdm_apple.sampling.settings import SampleSettings
 from mdm_apple.sampling.walk import SamplerKind
-from mdm_apple.text.captions import clean_caption
+from mdm_apple.text.captions import clean_caption, read_list
 
 MAX_BYTES = 16 << 20
 MOST_SEEDS = 4096
@@ -79,18 +79,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
 
     Raises MdmError with the number of a line that is wrong.
     """
-    try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise MdmError(f"{path}: expected at most {MAX_BYTES >> 20} MiB of prompts.")
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MdmError(f"{path}: no such file; give a text file with a prompt a line.") from None
-    except UnicodeDecodeError as error:
-        raise MdmError(
-            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8."
-        ) from None
-    except OSError as error:
-        raise MdmError(f"{path}: cannot be read: {system_reason(error)}") from None
+    text = read_list(path, "prompts", "a prompt a line", MAX_BYTES)
     lines = [
         _line(line.strip(), f"{path}, line {number}")
         for number, line in enumerate(text.split("\n"), start=1)

@@ -30,7 +30,7 @@ from mdm_apple.evaluation.evaluate import MAX_COUNT, MAX_SHOWN, check_count_and_
 from mdm_apple.evaluation.retrieval import as_images, drawn_captions, pool
 from mdm_apple.sampling.generate import Prompt, Runtime, finish, generate
 from mdm_apple.sampling.given_picture import GivenPicture
-from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.inner_model import level_of_side, picture_sides
 from mdm_apple.sampling.pictures import to_pixels
 from mdm_apple.sampling.walk import SamplerConfig
 
@@ -77,8 +77,7 @@ class UpscaleEvaluation:
 def check_upscale(config: ModelConfig, side: int, stop_at: int | None) -> None:
     """Refuse a side that the model cannot enlarge from. Raises MdmError."""
     first = level_of_side(config, stop_at)
-    shapes = zip(config.clip_shapes, config.sides, strict=True)
-    lower = [s for (frames, _), s in shapes if frames == 1 and s < config.sides[first]]
+    lower = picture_sides(config, first + 1)
     if config.clip_shapes[first][0] > 1 or side not in lower:
         known = ", ".join(map(str, sorted(lower))) or "none"
         raise MdmError(f"upscale: expected a level below the pictures ({known}), got {side}.")

@@ -26,8 +26,8 @@ from mdm_apple.data.read_picture import (
 )
 from mdm_apple.errors import ConfigError, MdmError
 from mdm_apple.given_pictures.margins import Margins
-from mdm_apple.sampling.given_picture import MOST_HARMONIZING, GivenPicture
-from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.given_picture import MOST_HARMONIZING, GivenPicture, refuse_clips
+from mdm_apple.sampling.inner_model import level_of_side, picture_sides
 
 InPicture = str | Path | Image.Image
 MAX_SIDE = 4096
@@ -83,12 +83,9 @@ class PictureAsked:
         self.check()
         if self.image is None:
             return None
-        frames, side = config.clip_shapes[level_of_side(config, stop_at)]
-        if frames > 1:
-            raise ConfigError(
-                "image: belongs to models of pictures, and this one makes clips; give it as "
-                "--first-frame."
-            )
+        highest = level_of_side(config, stop_at)
+        refuse_clips(config, highest)
+        side = config.sides[highest]
         layers = _layers("image", self.image)
         pixels = _square("image", layers, side, self.background)
         free, source, extend = None, None, None
@@ -123,8 +120,7 @@ def small_picture(
     Raises MdmError.
     """
     highest = level_of_side(config, to)
-    shapes = zip(config.clip_shapes, config.sides, strict=True)
-    levels = sorted(side for (frames, _), side in shapes if frames == 1)
+    levels = sorted(picture_sides(config))
     if config.clip_shapes[highest][0] > 1:
         raise ConfigError("upscale: enlarges pictures, and this model makes clips.")
     target = config.sides[highest]

@@ -21,10 +21,19 @@ from mdm_apple.diffusion.pixel_range import training_range
 from mdm_apple.diffusion.pyramid import build_pyramid
 from mdm_apple.errors import ConfigError
 from mdm_apple.sampling.constraint import Averages, Held, Known, rings_around
-from mdm_apple.sampling.inner_model import level_of_side
+from mdm_apple.sampling.inner_model import level_of_side, picture_sides
 
 MOST_HARMONIZING = 20
 RING_SHARE, MOST_RINGS = 8, 32  # what is known reaches an eighth of a side into what is made anew
+
+
+def refuse_clips(config: ModelConfig, level: int) -> None:
+    """Refuse a picture for a level of clips. Raises ConfigError."""
+    if config.clip_shapes[level][0] > 1:
+        raise ConfigError(
+            "image: belongs to models of pictures, and this one makes clips; give it as "
+            "--first-frame."
+        )
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,8 @@ class GivenPicture:
     def check(self, config: ModelConfig, stop_at: int | None) -> None:
         """Refuse a picture that does not fit the model. Raises ConfigError."""
         first = level_of_side(config, stop_at)
-        if config.clip_shapes[first][0] > 1:
-            raise ConfigError(
-                "image: belongs to models of pictures, and this one makes clips; give a clip its "
-                "--first-frame."
-            )
-        sides = [s for (f, _), s in zip(config.clip_shapes, config.sides, strict=True) if f == 1]
-        sides = [side for side in sides if side <= config.sides[first]]
+        refuse_clips(config, first)
+        sides = picture_sides(config, first)
         if (self.pixels.shape, self.pixels.dtype) != ((self.side, self.side, 3), np.uint8):
             raise ConfigError(
                 f"image: expected bytes of shape (S, S, 3), got {self.pixels.dtype} of "

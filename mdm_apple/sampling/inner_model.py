@@ -38,6 +38,12 @@ def side_of_level(config: ModelConfig, asked: Level | None) -> int | None:
     return None if asked is None else level_side(config, asked)
 
 
+def picture_sides(config: ModelConfig, first_level: int = 0) -> list[int]:
+    """The sides of the levels from this one down that make a single picture, highest first."""
+    shapes = zip(config.clip_shapes[first_level:], config.sides[first_level:], strict=True)
+    return [side for (frames, _), side in shapes if frames == 1]
+
+
 def level_side(config: ModelConfig, level: Level) -> int:
     """The side of a level, of its canvas for clips, as SampleSettings take it. Raises ConfigError.
 

@@ -64,24 +64,33 @@ def read_captions(path: Path) -> tuple[str, ...]:
 
     Raises MdmError if the file is not text or holds no caption.
     """
+    text = read_list(path, "captions", "one caption per line", MAX_CAPTIONS_BYTES)
+    captions = tuple(filter(None, map(clean_caption, text.splitlines())))
+    if not captions:
+        raise MdmError(f"{path}: holds no caption; expected one per line.")
+    return captions
+
+
+def read_list(path: Path, of: str, form: str, most: int) -> str:
+    """The text of a file that lists something, without its byte order mark.
+
+    Args:
+        of: the things, as a refusal names them. form: how they are written. most: bytes.
+
+    Raises MdmError.
+    """
     try:
-        if path.stat().st_size > MAX_CAPTIONS_BYTES:
-            raise MdmError(f"{path}: expected at most {MAX_CAPTIONS_BYTES >> 20} MiB of captions.")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        if path.stat().st_size > most:
+            raise MdmError(f"{path}: expected at most {most >> 20} MiB of {of}.")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise MdmError(
-            f"{path}: no such file; give a text file with one caption per line."
-        ) from None
+        raise MdmError(f"{path}: no such file; give a text file with {form}.") from None
     except UnicodeDecodeError as error:
         raise MdmError(
             f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8."
         ) from None
     except OSError as error:
         raise MdmError(f"{path}: cannot be read: {system_reason(error)}") from None
-    captions = tuple(filter(None, map(clean_caption, lines)))
-    if not captions:
-        raise MdmError(f"{path}: holds no caption; expected one per line.")
-    return captions
 
 
 def write_captions(path: Path, captions: Iterable[str]) -> None:
